@@ -1,0 +1,303 @@
+"""Labelled images drawn in code: one textured, coloured shape on a varied ground, with its mask and its factors.
+
+The class of an image is the shape, the texture and the colour of its object together, so a network has to see all three.
+Position, size, angle, texture period, the second colour, the ground, clutter and noise are free.
+
+Every image is a function of ``(seed, index, size)`` alone, to the last bit, on every platform: random numbers are the raw
+stream of a Philox counter, and pixels are made with the operations that IEEE 754 rounds exactly (+ - * / sqrt, comparisons).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from featviz.errors import UsageError
+from featviz.geometry import Box
+
+Plane = NDArray[np.float32]
+
+SHAPES = ("disc", "ring", "square", "cross", "triangle", "star", "crescent", "face")
+TEXTURES = ("striped", "checked", "dotted")
+COLOURS = {"red": (212, 44, 40), "yellow": (226, 190, 40), "green": (44, 156, 64), "blue": (48, 84, 208)}
+CLASSES = tuple(f"{texture} {colour} {shape}" for shape, texture, colour in product(SHAPES, TEXTURES, COLOURS))
+
+_TURN = 256  # angles are whole numbers of 1/256 turn; the table's entries are far from any rounding tie
+_COS = (np.round(np.cos(np.arange(_TURN) * (2 * np.pi / _TURN)) * 4096) / 4096).astype(np.float32)
+_LUMA = np.array([77, 150, 29], np.float32) / np.float32(256)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One synthetic image with everything that is known about it.
+
+    Attributes:
+        image: (3, size, size) uint8, RGB, 0 to 255.
+        label: index into ``CLASSES``.
+        mask: (size, size) bool, True on the object.
+        parts: named boxes in pixels, of the parts that the object has (a face has ``left eye``, ``right eye``, ``nose``).
+        factors: what the image was drawn from: shape, texture, colour, angle and texture_angle (turns, 0 to 1),
+            period, radius, x, y (pixels).
+    """
+
+    image: Tensor
+    label: int
+    mask: Tensor
+    parts: dict[str, Box]
+    factors: dict[str, str | float]
+
+
+class SyntheticImages(Dataset[tuple[Tensor, int]]):
+    """``n`` labelled images drawn in code; item i is ``(image, label)``, image (3, size, size) float32 in [0, 1].
+
+    Args:
+        n: number of images.
+        seed: images of two seeds are independent; the training set of the bundled network is seed 0, its test set seed 1.
+        size: side in pixels, 32 to 1024. Everything but the noise scales with it.
+
+    Raises:
+        UsageError: a size or a number that is out of range.
+
+    Example:
+        >>> from featviz.data import SyntheticImages
+        >>> data = SyntheticImages(10, seed=1)
+        >>> data[3][0].shape, data.classes[data[3][1]]
+        (torch.Size([3, 96, 96]), 'dotted green face')
+    """
+
+    classes = CLASSES
+
+    def __init__(self, n: int = 2000, *, seed: int = 1, size: int = 96) -> None:
+        if n < 1:
+            raise UsageError(f"n={n}: a data set needs at least 1 image")
+        if not 32 <= size <= 1024:
+            raise UsageError(f"size={size}: synthetic images have a side of 32 to 1024 pixels")
+        self.n, self.seed, self.size = n, seed, size
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        drawn = self.sample(index)
+        return drawn.image.float() / 255, drawn.label
+
+    def key(self, index: int) -> str:
+        """The stable name of image ``index``: it says class, seed, size and number."""
+        label = self.classes[_draw_label(_Draws(self.seed, index))]
+        return f"{label}/{self.seed}-{self.size}-{index:06d}"
+
+    def sample(self, index: int) -> Sample:
+        """Image ``index`` with its mask, parts and factors."""
+        if not 0 <= index < self.n:
+            raise IndexError(f"image {index} of a set of {self.n}")
+        return draw(self.seed, index, self.size)
+
+
+class _Draws:
+    """A stream of random numbers that is the same for (seed, index) everywhere and for ever."""
+
+    def __init__(self, seed: int, index: int) -> None:
+        self._bits = np.random.Philox(key=np.array([seed, index], np.uint64))
+        self._raw = iter(self._bits.random_raw(256).tolist())
+
+    def below(self, n: int) -> int:
+        return int(next(self._raw) >> 11) % n
+
+    def between(self, low: float, high: float) -> float:
+        return low + (high - low) * (int(next(self._raw) >> 40) / (1 << 24))
+
+    def bytes(self, *shape: int) -> NDArray[np.uint8]:
+        n = int(np.prod(shape))
+        return np.asarray(self._bits.random_raw(-(-n // 8)), "<u8").view(np.uint8)[:n].reshape(shape)
+
+
+def _draw_label(draws: _Draws) -> int:
+    """The label is the first thing drawn, so that it can be known without drawing the image."""
+    return draws.below(len(CLASSES))
+
+
+def draw(seed: int, index: int, size: int = 96) -> Sample:
+    """Draw image ``index`` of the set ``seed`` at ``size`` pixels a side."""
+    draws = _Draws(seed, index)
+    label = _draw_label(draws)
+    texture, colour, shape = CLASSES[label].split()
+    canvas = _ground(draws, size)
+    for _ in range(draws.below(4)):
+        _clutter(canvas, draws)
+
+    radius = draws.between(0.2, 0.36) * size
+    x, y = (draws.between(0.8 * radius, size - 0.8 * radius) for _ in range(2))
+    angle, texture_angle = _angle(shape, draws), draws.below(_TURN)
+    period = draws.between(0.06, 0.14) * size
+    pigment = np.clip([c + draws.between(-28, 28) for c in COLOURS[colour]], 0, 255).astype(np.float32)
+    second = _second_colour(pigment, draws)
+
+    window, u, v = _window(x, y, radius, angle, size)
+    distance = _distance(shape, u, v, radius)
+    a, b = _turned(u, v, texture_angle)
+    blend = _texture(texture, a / period, b / period) * np.float32(period)
+    paint = _mix(second, pigment, _coverage(blend))
+    parts = {}
+    if shape == "face":
+        paint, parts = _features(paint, u, v, x, y, radius, angle, size)
+    coverage = _coverage(distance)
+    canvas[:, window[0], window[1]] = _mix(canvas[:, window[0], window[1]], paint, coverage)
+
+    noise = draws.bytes(3, size, size).astype(np.float32) * np.float32(draws.between(0.0, 0.12))
+    pixels = np.clip(np.floor(canvas + noise), 0, 255).astype(np.uint8)
+    mask = np.zeros((size, size), bool)
+    mask[window] = coverage >= 0.5
+    factors: dict[str, str | float] = {
+        "shape": shape, "texture": texture, "colour": colour, "angle": angle / _TURN,
+        "texture_angle": texture_angle / _TURN, "period": period, "radius": radius, "x": x, "y": y,
+    }  # fmt: skip
+    return Sample(torch.from_numpy(pixels), label, torch.from_numpy(mask), parts, factors)
+
+
+def _angle(shape: str, draws: _Draws) -> int:
+    """Faces are drawn upright to within 1/10 of a turn, as people see them; all else at any angle."""
+    return (draws.below(52) - 26) % _TURN if shape == "face" else draws.below(_TURN)
+
+
+def _second_colour(pigment: Plane, draws: _Draws) -> Plane:
+    """White, near-black, or a grey as light as the pigment itself: then only colour tells the two apart."""
+    level = (245.0, 16.0, float((pigment * _LUMA)[0] + (pigment * _LUMA)[1] + (pigment * _LUMA)[2]))[draws.below(3)]
+    return np.full(3, level, np.float32)
+
+
+def _ground(draws: _Draws, size: int) -> Plane:
+    """(3, size, size): smooth blobs between two soft colours, half the time with a faint grating over them."""
+    low, high = (np.array([draws.between(30, 225) for _ in range(3)], np.float32) for _ in range(2))
+    cells = 3 + draws.below(4)
+    grid = draws.bytes(cells + 1, cells + 1).astype(np.float32) / np.float32(255)
+    at = np.arange(size, dtype=np.float32) * np.float32(cells / size)
+    whole = np.minimum(at.astype(np.int64), cells - 1)
+    part = at - whole.astype(np.float32)
+    part = part * part * (3 - 2 * part)
+    rows = grid[whole] * (1 - part)[:, None] + grid[whole + 1] * part[:, None]
+    blobs = rows[:, whole] * (1 - part) + rows[:, whole + 1] * part
+    ground = _mix(low, high, blobs)
+    if draws.below(2):
+        u, v = _turned(*_grid(0, 0, slice(0, size), slice(0, size)), draws.below(_TURN))
+        ground += _wave(u / np.float32(draws.between(0.05, 0.25) * size)) * np.float32(draws.between(6, 30))
+    return ground
+
+
+def _clutter(canvas: Plane, draws: _Draws) -> None:
+    """A plain bar or a small plain disc, of any colour."""
+    size = canvas.shape[-1]
+    length = draws.between(0.06, 0.3) * size
+    thickness = draws.between(0.01, 0.05) * size if draws.below(2) else length
+    x, y = draws.between(0, size), draws.between(0, size)
+    window, u, v = _window(x, y, length, draws.below(_TURN), size)
+    if thickness == length:
+        distance = np.float32(length / 3) - np.sqrt(u * u + v * v)
+    else:
+        distance = np.minimum(np.float32(length) - np.abs(u), np.float32(thickness) - np.abs(v))
+    ink = np.array([draws.between(0, 255) for _ in range(3)], np.float32)
+    canvas[:, window[0], window[1]] = _mix(canvas[:, window[0], window[1]], ink, _coverage(distance))
+
+
+def _grid(x: float, y: float, rows: slice, cols: slice) -> tuple[Plane, Plane]:
+    u = np.arange(cols.start, cols.stop, dtype=np.float32)[None, :] + np.float32(0.5 - x)
+    v = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + np.float32(0.5 - y)
+    return u, v
+
+
+def _turned(u: Plane, v: Plane, angle: int) -> tuple[Plane, Plane]:
+    cos, sin = _COS[angle % _TURN], _COS[(angle - _TURN // 4) % _TURN]
+    return cos * u + sin * v, cos * v - sin * u
+
+
+def _window(x: float, y: float, reach: float, angle: int, size: int) -> tuple[tuple[slice, slice], Plane, Plane]:
+    """The part of the image within ``reach`` (and a little) of (x, y), with turned coordinates around that point."""
+    margin = reach * 1.45 + 2
+    rows = slice(max(0, int(y - margin)), max(1, min(size, int(y + margin) + 1)))
+    cols = slice(max(0, int(x - margin)), max(1, min(size, int(x + margin) + 1)))
+    return (rows, cols), *_turned(*_grid(x, y, rows, cols), angle)
+
+
+def _coverage(distance: Plane) -> Plane:
+    """How much of each pixel lies inside: a one pixel wide ramp over the signed distance to the edge."""
+    return np.clip(distance + np.float32(0.5), 0, 1)
+
+
+def _mix(under: Plane, over: Plane, coverage: Plane) -> Plane:
+    under, over = (c[:, None, None] if c.ndim == 1 else c for c in (under, over))
+    return under + (over - under) * coverage
+
+
+def _wave(x: Plane) -> Plane:
+    """A triangle wave of period 1 between -1 and 1, zero crossings at multiples of 1/2."""
+    return 1 - np.float32(4) * np.abs(x - np.floor(x) - np.float32(0.5))
+
+
+def _texture(name: str, a: Plane, b: Plane) -> Plane:
+    """A signed distance in periods: positive where the pigment goes."""
+    if name == "striped":
+        return _wave(a) / 4
+    if name == "checked":
+        return _wave(a / 2) * _wave(b / 2)
+    da, db = a - np.floor(a) - np.float32(0.5), b - np.floor(b) - np.float32(0.5)
+    return np.float32(0.34) - np.sqrt(da * da + db * db)
+
+
+def _distance(shape: str, u: Plane, v: Plane, r: float) -> Plane:
+    """Signed distance in pixels to the outline of a shape of radius r, positive inside."""
+    r32 = np.float32(r)
+    if shape == "square":
+        return r32 * np.float32(0.82) - np.maximum(np.abs(u), np.abs(v))
+    if shape == "cross":
+        wide, thin = r32, r32 * np.float32(0.34)
+        au, av = np.abs(u), np.abs(v)
+        return np.maximum(np.minimum(wide - au, thin - av), np.minimum(thin - au, wide - av))
+    if shape == "triangle":
+        return np.minimum.reduce([r32 * np.float32(0.55) - side for side in _sides(u, v, 3)])
+    if shape == "star":
+        sides = np.stack([r32 * np.float32(0.45) - side for side in _sides(u, v, 5)])
+        return np.partition(sides, 1, axis=0)[1]  # inside all sides but one: a pentagram
+    centre = np.sqrt(u * u + v * v)
+    if shape == "ring":
+        return np.minimum(r32 - centre, centre - r32 * np.float32(0.55))
+    if shape == "crescent":
+        offset = u - r32 * np.float32(0.45)
+        return np.minimum(r32 - centre, np.sqrt(offset * offset + v * v) - r32 * np.float32(0.8))
+    return r32 - centre
+
+
+def _sides(u: Plane, v: Plane, n: int) -> list[Plane]:
+    """The coordinate across each of the n sides of a regular polygon."""
+    return [_turned(u, v, round(i * _TURN / n))[1] for i in range(n)]
+
+
+def _features(
+    paint: Plane, u: Plane, v: Plane, x: float, y: float, r: float, angle: int, size: int
+) -> tuple[Plane, dict[str, Box]]:
+    """Two eyes, a nose and a mouth over the paint of a face, and the boxes of eyes and nose."""
+    white, black = np.full(3, 250, np.float32), np.full(3, 12, np.float32)
+    parts = {}
+    for name, du, dv, reach in (("left eye", -0.4, -0.22, 0.24), ("right eye", 0.4, -0.22, 0.24), ("nose", 0.0, 0.14, 0.16)):
+        cu, cv = u - np.float32(du * r), v - np.float32(dv * r)
+        if name == "nose":
+            sides = _sides(cu, cv, 3)
+            paint = _mix(paint, black, _coverage(np.float32(reach * r * 0.7) - np.maximum.reduce(sides)))
+        else:
+            far = np.sqrt(cu * cu + cv * cv)
+            paint = _mix(paint, white, _coverage(np.float32(reach * r) - far))
+            paint = _mix(paint, black, _coverage(np.float32(reach * r * 0.5) - far))
+        parts[name] = _part_box(x, y, du * r, dv * r, reach * r, angle, size)
+    mouth = np.minimum(np.float32(0.34 * r) - np.abs(u), np.float32(0.07 * r) - np.abs(v - np.float32(0.52 * r)))
+    return _mix(paint, black, _coverage(mouth)), parts
+
+
+def _part_box(x: float, y: float, du: float, dv: float, reach: float, angle: int, size: int) -> Box:
+    cos, sin = float(_COS[angle % _TURN]), float(_COS[(angle - _TURN // 4) % _TURN])
+    cx, cy = x + cos * du - sin * dv, y + sin * du + cos * dv
+    low_y, low_x, high_y, high_x = (int(c) for c in (cy - reach, cx - reach, cy + reach + 1, cx + reach + 1))
+    return Box(low_y, low_x, high_y, high_x).clip(Box(0, 0, size, size))

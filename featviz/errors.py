@@ -1,0 +1,61 @@
+"""Every error that featviz raises on purpose.
+
+    FeatvizError
+    ├── LayerError      a layer that is not there, or whose name is ambiguous
+    ├── UnitError       a channel or a position outside its layer
+    ├── RuleError       a backward rule that has no meaning on this network
+    ├── ImageError      a folder or an image that cannot be used
+    ├── ModelError      a model that cannot be built, or an input that it cannot take
+    ├── WeightsError    a weights file that is missing, unsafe, or does not fit
+    ├── RecordError     a scan on disk that is damaged or belongs to something else
+    └── UsageError      any other value that is not allowed
+
+Messages are one sentence or two: the value given, what is allowed, what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FeatvizError(Exception):
+    """Base of all errors raised on purpose by featviz; catch this one to catch them all."""
+
+
+class LayerError(FeatvizError):
+    """A layer that is not there, or whose name is ambiguous."""
+
+
+class UnitError(FeatvizError):
+    """A channel or a position that is outside its layer."""
+
+
+class RuleError(FeatvizError):
+    """A backward rule that has no meaning on this network."""
+
+
+class ImageError(FeatvizError):
+    """A folder, a list or an image that cannot be used."""
+
+
+class ModelError(FeatvizError):
+    """A model that cannot be built, or an input that it cannot take."""
+
+
+class WeightsError(FeatvizError):
+    """A weights file that is missing, unsafe, or does not fit the model."""
+
+
+class RecordError(FeatvizError):
+    """A scan on disk that is damaged or belongs to another model, data set or setting."""
+
+
+class UsageError(FeatvizError):
+    """Any other argument whose value is not allowed."""
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest allowed name, or an empty string."""
+    close = get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,79 @@
+"""Boxes of pixels and receptive fields: whole numbers and fractions, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+from typing import Literal, NamedTuple
+
+Kind = Literal["exact", "bound", "global", "measured"]
+Number = int | Fraction
+
+
+class Box(NamedTuple):
+    """Rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of an image, in pixels; the ends are not included."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    def clip(self, other: Box) -> Box:
+        """The part that lies inside ``other``; empty (zero high or wide) if none does."""
+        top, bottom = (min(max(edge, other.top), other.bottom) for edge in (self.top, self.bottom))
+        left, right = (min(max(edge, other.left), other.right) for edge in (self.left, self.right))
+        return Box(top, left, bottom, right)
+
+    def slices(self) -> tuple[slice, slice]:
+        """Row and column slices: ``image[..., *box.slices()]`` cuts the box out."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The box of input pixels that each position of a layer can see, as (y, x) pairs in pixels.
+
+    Position ``i`` along an axis sees pixels ``i * stride - padding`` to ``i * stride - padding + size - 1``; those outside the
+    image are padding. After a transposed convolution stride and padding can be fractions of a pixel.
+
+    Attributes:
+        size, stride, padding: per axis (y, x).
+        extent: the pixels that any position can see: the image, less what strides leave over at its edges.
+        kind: ``exact``: every pixel of the box inside the extent can matter and no other can. ``bound``: no pixel outside the
+            box can matter. ``global``: the box is the whole image. ``measured``: read off the gradient of a model that cannot
+            be traced.
+
+    Example:
+        >>> from featviz.geometry import Box, ReceptiveField
+        >>> ReceptiveField((7, 7), (2, 2), (1, 1), Box(0, 0, 224, 224)).box(3, 0)
+        Box(top=5, left=0, bottom=12, right=6)
+    """
+
+    size: tuple[int, int]
+    stride: tuple[Number, Number]
+    padding: tuple[Number, Number]
+    extent: Box
+    kind: Kind = "exact"
+
+    def box(self, y: int, x: int, *, clip: bool = True) -> Box:
+        """The pixels that position (y, x) sees; with ``clip=False`` also those that are padding."""
+        if self.kind == "global":
+            return self.extent
+        lows = [i * s - p for i, s, p in zip((y, x), self.stride, self.padding, strict=True)]
+        highs = [low + size for low, size in zip(lows, self.size, strict=True)]
+        box = Box(ceil(lows[0]), ceil(lows[1]), floor(highs[0]), floor(highs[1]))
+        return box.clip(self.extent) if clip else box
+
+    def __str__(self) -> str:
+        """size/stride/padding, one number for each where both axes agree."""
+        pairs = (str(a) if a == b else f"{a}x{b}" for a, b in (self.size, self.stride, self.padding))
+        return "whole image" if self.kind == "global" else "/".join(pairs)

@@ -1,0 +1,183 @@
+"""Backward rules: what the signal does at a rectifier on its way back to the image.
+
+With ``g`` the signal that arrives from above and ``f`` the activation at input ``x``:
+
+    gradient    f'(x) g           the derivative (Simonyan et al., arXiv 1312.6034)
+    deconvnet   max(g, 0)         whatever x was (Zeiler & Fergus, section 2.1)
+    guided      f'(x) max(g, 0)   both (Springenberg et al., arXiv 1412.6806)
+
+A rectifier is ReLU in any spelling, ReLU6 (its upper knee belongs to f'), thresholds, and ``clamp`` with a lower bound of 0.
+The smooth and leaky rectifiers are given the same three lines: GELU, SiLU, hard-swish, Mish, softplus, leaky ReLU, PReLU, ELU,
+CELU and SELU. Everything else that is differentiable follows autograd under every rule: convolutions, sums, products, gates
+(sigmoid, tanh, softmax), normalisation; max-pooling sends the signal to the positions that won, and where windows overlap
+contributions add up. What may hide or be a rectifier without being one of these is refused by name.
+
+No model is changed: a rule is a set of hooks on the autograd graph of one forward pass, removed when the block ends, so that one
+forward pass serves every rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from featviz.errors import RuleError, did_you_mean
+
+_ALWAYS = {
+    "ReluBackward0": "ReLU", "ThresholdBackward0": "threshold", "GeluBackward0": "GELU", "SiluBackward0": "SiLU",
+    "HardswishBackward0": "hard-swish", "MishBackward0": "Mish", "SoftplusBackward0": "softplus",
+    "LeakyReluBackward0": "leaky ReLU", "PreluKernelBackward0": "PReLU", "EluBackward0": "ELU", "CeluBackward0": "CELU",
+    "RreluWithNoiseBackward0": "RReLU",
+}  # fmt: skip
+_BOUNDED = {  # rectifiers when their lower bound is zero
+    "HardtanhBackward0": ("hardtanh", "_saved_min_val"),
+    "ClampBackward1": ("clamp", "_saved_min"),
+    "ClampMinBackward0": ("clamp", "_saved_min"),
+}
+_REFUSED = {
+    "WhereBackward0": "torch.where", "MaximumBackward0": "torch.maximum", "MinimumBackward0": "torch.minimum",
+    "ClampBackward0": "clamp with tensor bounds", "ClampMinBackward1": "clamp with tensor bounds",
+    "HardshrinkBackward0": "hardshrink", "SoftshrinkBackward0": "softshrink", "GluBackward0": "GLU",
+    "LogSigmoidBackward0": "log-sigmoid", "AbsBackward0": "abs", "CopySlices": "work in place on a slice",
+    "CompiledFunctionBackward": "a torch.compile'd graph, which shows no rectifier (take the model before it was compiled)",
+}  # fmt: skip
+_LINEAR = re.compile(  # what may stand between a unit and the image where there is no rectifier at all
+    r"(\w*Convolution\w*|SlowConv\w*|Addmm|Addbmm|Baddbmm|Mm|Bmm|T|Transpose|Permute|\w*View|Reshape\w*|Squeeze|Unsqueeze|Slice"
+    r"|Select|Split\w*|Unbind|Cat|Stack|Add|Sub|Neg|Sum|Mean|\w*BatchNorm|AvgPool2D|AdaptiveAvgPool2D|MkldnnAdaptiveAvgPool2D"
+    r"|MaxPool2DWithIndices|AdaptiveMaxPool2D|Clone|Expand|Im2Col|AsStrided|ConstantPadNd|ReflectionPad2D|ReplicationPad2D"
+    r"|NativeDropout|Upsample\w*|ToCopy|Alias|Detach|Repeat|Roll|Flip|Gather|Scatter|Broadcast)Backward\d*$|AccumulateGrad$",
+    re.IGNORECASE,
+)
+_PARALLEL = {"GatherBackward", "ScatterBackward", "BroadcastBackward"}  # torch.nn.DataParallel's own, all linear
+
+
+def _deconvnet(node: Node) -> Any:
+    return node.register_hook(lambda inputs, outputs: (outputs[0].clamp(min=0), *inputs[1:]))
+
+
+def _guided(node: Node) -> Any:
+    return node.register_prehook(lambda outputs: (outputs[0].clamp(min=0), *outputs[1:]))
+
+
+RULES: dict[str, Callable[[Node], Any] | None] = {"gradient": None, "deconvnet": _deconvnet, "guided": _guided}
+"""Each rule by name: the hook that it sets on a rectifier's node, or None where it is autograd's own."""
+
+
+def check_rule(rule: str) -> str:
+    """Return ``rule`` if there is one of this name.
+
+    Raises:
+        RuleError: there is none; the message lists those there are.
+    """
+    if rule not in RULES:
+        raise RuleError(f"no rule {rule!r}: the rules are {', '.join(RULES)}{did_you_mean(rule, RULES)}")
+    return rule
+
+
+@contextmanager
+def backward_rule(rule: str, outputs: Tensor | Sequence[Tensor]) -> Iterator[Counter[str]]:
+    """Within the block, backward passes through the graph of ``outputs`` follow ``rule``.
+
+    Args:
+        rule: ``gradient``, ``deconvnet`` or ``guided``.
+        outputs: the tensors whose graph is meant; what they were computed with is looked at, not changed.
+
+    Yields:
+        How many rectifiers of each kind the graph has, ``{"ReLU": 7}``; empty under ``gradient``, which needs no look.
+
+    Raises:
+        RuleError: no rule of this name; the graph holds an activation for which the rule has no meaning, or a node that may hide
+            one; or it has activations and none is a rectifier, so that the result would be a plain gradient under another name.
+
+    Example:
+        >>> import torch
+        >>> from featviz.rules import backward_rule
+        >>> x = torch.tensor([-1.0, 2.0], requires_grad=True)
+        >>> y = x.relu()
+        >>> with backward_rule("deconvnet", y):
+        ...     torch.autograd.grad(y, x, torch.tensor([3.0, -4.0]))
+        (tensor([3., 0.]),)
+    """
+    hook = RULES[check_rule(rule)]
+    if hook is None:
+        yield Counter()
+        return
+    found = _rectifiers(rule, [outputs] if isinstance(outputs, Tensor) else outputs)
+    with ExitStack() as handles:
+        for _, node in found:
+            handles.callback(hook(node).remove)
+        yield Counter(kind for kind, _ in found)
+
+
+def _rectifiers(rule: str, outputs: Iterable[Tensor]) -> list[tuple[str, Node]]:
+    """The rectifier nodes of a graph, each with its kind, after making sure that nothing else needs the rule.
+
+    A graph without one is in order only if it is linear, as below a first convolution: there all rules agree.
+    """
+    found, others = [], set()
+    for node in _nodes(outputs):
+        name = node.name().rpartition("::")[2]
+        kind = _kind(name, node)
+        if kind is not None:
+            found.append((kind, node))
+        elif (reason := _refusal(name, node)) is not None:
+            raise RuleError(
+                f"rule {rule!r} has no meaning at {reason}: it knows ReLU and its relatives (see featviz.rules); "
+                "rule 'gradient' works on any network"
+            )
+        elif not _LINEAR.match(name) and not _scales(name, node):
+            others.add(name.partition("Backward")[0])
+    if others and not found:
+        raise RuleError(
+            f"rule {rule!r} found no rectifier between the unit and the image, only {', '.join(sorted(others))}: its result would "
+            "be the plain gradient; ask for rule 'gradient'"
+        )
+    return found
+
+
+def _kind(name: str, node: Node) -> str | None:
+    if name in _ALWAYS:
+        return _ALWAYS[name]
+    if name in _BOUNDED:
+        kind, attribute = _BOUNDED[name]
+        if getattr(node, attribute) == 0:
+            return "ReLU6" if kind == "hardtanh" else kind
+    return None
+
+
+def _scales(name: str, node: Node) -> bool:
+    """Whether this is a product with, or a quotient by, a number."""
+    factors = [getattr(node, saved, None) for saved in ("_saved_self", "_saved_other")]
+    return name in ("MulBackward0", "DivBackward0") and all(not isinstance(f, Tensor) or f.dim() == 0 for f in factors)
+
+
+def _refusal(name: str, node: Node) -> str | None:
+    if name in _REFUSED:
+        return _REFUSED[name]
+    if name == "HardtanhBackward0":
+        return f"hardtanh with a lower bound of {node._saved_min_val}"  # type: ignore[attr-defined]
+    if "DifferentiableGraph" in name:
+        return "a fused TorchScript graph, which shows no rectifier (take the model before it was scripted)"
+    if isinstance(node, torch.autograd.function.BackwardCFunction) and name not in _PARALLEL:
+        return f"{name.removesuffix('Backward')!r}, an autograd function of the model's own"
+    return None
+
+
+def _nodes(outputs: Iterable[Tensor]) -> Iterator[Node]:
+    """Every node of the graph behind ``outputs``, once."""
+    stack = [output.grad_fn for output in outputs]
+    seen = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        stack.extend(parent for parent, _ in node.next_functions)

@@ -1,0 +1,42 @@
+"""Tensors to 8-bit tiles and sheets of tiles; knows no model."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PAPER = 255  # what lies between tiles, and where a patch has no image
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[0, 1] to 0 to 255, any shape; what is outside is clipped."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def signed(values: Tensor, scale: Tensor) -> Tensor:
+    """Signed values to [0, 1]: zero is middle grey, plus and minus ``scale`` white and black. ``scale`` broadcasts."""
+    return (values / scale.clamp(min=torch.finfo(values.dtype).tiny) + 1) / 2
+
+
+def contrast(projections: Tensor) -> Tensor:
+    """One scale for the k projections of a unit, (..., k, c, h, w) to (..., 1, 1, 1, 1): their largest magnitude."""
+    return projections.abs().amax(dim=(-4, -3, -2, -1), keepdim=True)
+
+
+def resized(tiles: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, c, h, w) to (n, c, *size): small tiles keep their pixels as squares, large ones are averaged down."""
+    if size[0] >= tiles.shape[-2]:
+        return F.interpolate(tiles, size, mode="nearest")
+    return F.interpolate(tiles, size, mode="bilinear", antialias=True)
+
+
+def sheet(tiles: Tensor, columns: int, gap: int = 1, fill: int = PAPER) -> Tensor:
+    """Lay (n, 3, h, w) uint8 tiles out in rows, ``gap`` pixels of ``fill`` between them: (3, H, W) uint8."""
+    n, c, h, w = tiles.shape
+    rows = -(-n // columns)
+    canvas = tiles.new_full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), fill)
+    for i, tile in enumerate(tiles):
+        top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
+        canvas[:, top : top + h, left : left + w] = tile
+    return canvas
