@@ -27,7 +27,7 @@ from torchvision.transforms import functional as transforms
 from featviz.errors import ImageError, UsageError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-Source = "Images | str | Path | Sequence[str | Path] | Dataset[Any] | Tensor"
+HELD_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Preprocess:
         return len(self.mean)
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """A picture as a (c, h, w) tensor in [0, 1], scaled and cut."""
+        """A picture as a (c, h, w) uint8 tensor, 0 to 255, scaled and cut."""
         image = _converted(image, "L" if self.channels == 1 else "RGB")
         if self.resize is not None:
             image = cast(Any, transforms.resize)(image, [self.resize], InterpolationMode(self.interpolation))
         if self.size is not None:
             image = cast(Any, transforms.center_crop)(image, list(self.size))
-        return transforms.pil_to_tensor(image).float() / 255
+        return transforms.pil_to_tensor(image)
 
     def normalise(self, images: Tensor) -> Tensor:
         """From [0, 1] to model space; (..., c, h, w), any device."""
@@ -86,6 +86,8 @@ class Preprocess:
 class Images(Sequence[Tensor]):
     """Images in a fixed order, each with a key; item i is (c, h, w) float32 in [0, 1], as the model is to see it but for scale.
 
+    What is read from files is kept in 8 bits, up to half a gigabyte, so that a scan and the projections after it decode once.
+
     Attributes:
         keys: a stable name for each, the path below the folder for files.
         labels: the class of each where there is one: the folder that a file lies in, or a data set's class.
@@ -101,6 +103,8 @@ class Images(Sequence[Tensor]):
     ) -> None:
         self.keys, self._read, self.preprocess = list(keys), read, preprocess
         self.labels = [None] * len(self.keys) if labels is None else list(labels)
+        self._held: dict[int, Tensor] = {}
+        self._room = HELD_BYTES
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -108,15 +112,25 @@ class Images(Sequence[Tensor]):
     def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
+        if index in self._held:
+            return self._held[index].float() / 255
         try:
             image = self._read(index)
             if isinstance(image, Image.Image):
-                return self.preprocess.pixels(image)
+                pixels = self.preprocess.pixels(image)  # 8 bits
+                if pixels.numel() <= self._room:
+                    self._held[index] = pixels
+                    self._room -= pixels.numel()
+                return pixels.float() / 255
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ImageError(f"image {self.keys[index]!r} cannot be read: {str(error) or type(error).__name__}") from error
         if image.shape[0] != self.preprocess.channels:
             raise ImageError(f"image {self.keys[index]!r} has {image.shape[0]} channels, the model takes {self.preprocess.channels}")
         return image
+
+    def first(self, n: int) -> Images:
+        """The first n of these."""
+        return Images(self.keys[:n], self._read, self.preprocess, self.labels[:n])
 
     def fingerprint(self) -> str:
         """A hash of the listing: which keys, in which order."""

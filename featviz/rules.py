@@ -50,7 +50,7 @@ _REFUSED = {
 }  # fmt: skip
 _LINEAR = re.compile(  # what may stand between a unit and the image where there is no rectifier at all
     r"(\w*Convolution\w*|SlowConv\w*|Addmm|Addbmm|Baddbmm|Mm|Bmm|T|Transpose|Permute|\w*View|Reshape\w*|Squeeze|Unsqueeze|Slice"
-    r"|Select|Split\w*|Unbind|Cat|Stack|Add|Sub|Neg|Sum|Mean|\w*BatchNorm|AvgPool2D|AdaptiveAvgPool2D|MkldnnAdaptiveAvgPool2D"
+    r"|Select|Index|Split\w*|Unbind|Cat|Stack|Add|Sub|Neg|Sum|Mean|\w*BatchNorm|AvgPool2D|AdaptiveAvgPool2D|MkldnnAdaptiveAvgPool2D"
     r"|MaxPool2DWithIndices|AdaptiveMaxPool2D|Clone|Expand|Im2Col|AsStrided|ConstantPadNd|ReflectionPad2D|ReplicationPad2D"
     r"|NativeDropout|Upsample\w*|ToCopy|Alias|Detach|Repeat|Roll|Flip|Gather|Scatter|Broadcast)Backward\d*$|AccumulateGrad$",
     re.IGNORECASE,

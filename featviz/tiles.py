@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PAPER = 255  # what lies between tiles, and where a patch has no image
+PAPER = 255  # what lies between tiles
+OUTSIDE = 232  # where a tile lies beyond the edge of its image
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -20,8 +21,15 @@ def signed(values: Tensor, scale: Tensor) -> Tensor:
 
 
 def contrast(projections: Tensor) -> Tensor:
-    """One scale for the k projections of a unit, (..., k, c, h, w) to (..., 1, 1, 1, 1): their largest magnitude."""
-    return projections.abs().amax(dim=(-4, -3, -2, -1), keepdim=True)
+    """One scale for the k projections of a unit, (k, c, h, w) to a number: the 98th percentile of the magnitudes above zero.
+
+    The few values beyond it are clipped; scaled by the largest, most of what a projection shows would be too faint to see.
+    """
+    magnitudes = projections.abs()
+    above = magnitudes[magnitudes > 0]
+    if not len(above):
+        return projections.new_ones(())
+    return above.kthvalue(max(1, round(0.98 * len(above)))).values
 
 
 def resized(tiles: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,5 +1,7 @@
-"""Synthetic labelled images, and training."""
+"""Synthetic labelled images, labelled folders, and training."""
 
+from featviz.data.labelled import LabelledImages, split
 from featviz.data.synthetic import CLASSES, Sample, SyntheticImages
+from featviz.data.train import PAPER_EPOCHS, Epoch, accuracy, train
 
-__all__ = ["CLASSES", "Sample", "SyntheticImages"]
+__all__ = ["CLASSES", "PAPER_EPOCHS", "Epoch", "LabelledImages", "Sample", "SyntheticImages", "accuracy", "split", "train"]

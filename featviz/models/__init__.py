@@ -1,6 +1,10 @@
 """Networks that come with featviz, and how any network is loaded."""
 
+from featviz.models.load import MINI_PREPROCESS, find_device, load_model, load_weights, preprocessing
 from featviz.models.local import LocallyConnected2d
 from featviz.models.zfnet import renormalise_filters, zfmini, zfnet
 
-__all__ = ["LocallyConnected2d", "renormalise_filters", "zfmini", "zfnet"]
+__all__ = [
+    "MINI_PREPROCESS", "LocallyConnected2d", "find_device", "load_model", "load_weights", "preprocessing",
+    "renormalise_filters", "zfmini", "zfnet",
+]  # fmt: skip
