@@ -111,7 +111,9 @@ class _Reader:
             if not names:
                 return None
             if not isinstance(output, Tensor):
-                raise LayerError(f"layer {module_name!r} returns a {type(output).__name__}, not a tensor: ask for a layer inside it")
+                raise LayerError(
+                    f"layer {module_name!r} returns a {type(output).__name__}, not a tensor: ask for a layer inside it"
+                )
             for name in names:
                 self.read[name] = output if self.reduce is None else self.reduce(name, output)
             if self.stop and self.sure and len(self.read) == len(self.wanted):

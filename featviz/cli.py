@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.data import Subset
 
@@ -68,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--channels", type=_numbers, help="draw these units of each layer, such as 0,5,17 (default: all)")
     which.add_argument("--max-channels", type=_positive, metavar="N", help="draw at most N units of each layer")
     grid.add_argument(
-        "--choose", choices=("strongest", "random"), default="strongest", help="which N: the strongest, or random ones as in the paper"
+        "--choose",
+        choices=("strongest", "random"),
+        default="strongest",
+        help="which N: the strongest, or random ones as in the paper",
     )
     grid.add_argument("--seed", type=int, default=0, help="of the random choice (default: 0)")
     grid.add_argument("--format", default="png", choices=("png", "pdf", "both"), help="of the figures (default: png)")
@@ -85,7 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     add_image_arguments(training)
     training.add_argument("--test", metavar="DIR", help="images to measure accuracy on (default: a tenth of the others)")
     training.add_argument("--epochs", type=_positive, default=16, help="passes over the images (default: 16)")
-    training.add_argument("--checkpoints", type=_numbers, default=list(PAPER_EPOCHS), help="epochs to save (default: those of figure 4)")
+    training.add_argument(
+        "--checkpoints", type=_numbers, default=list(PAPER_EPOCHS), help="epochs to save (default: those of figure 4)"
+    )
     training.add_argument("--learning-rate", type=float, default=0.02, help="the highest (default: 0.02)")
     training.add_argument("--weight-decay", type=float, default=2e-3, help="default: 0.002")
     training.add_argument("--radius", type=float, default=0.1, help="renormalise filters to this RMS, 0 for never (default: 0.1)")
@@ -101,7 +108,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model", default="zfmini", help="zfmini (bundled), zfnet, a torchvision name, timm:NAME, or package.module:factory"
     )
-    group.add_argument("--weights", help="a file, a name of the model's own (DEFAULT), or 'initial' (default: bundled, else initial)")
+    group.add_argument(
+        "--weights", help="a file, a name of the model's own (DEFAULT), or 'initial' (default: bundled, else initial)"
+    )
     group.add_argument("--partial", action="store_true", help="accept a weights file that covers a part of the model")
     group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     group.add_argument("--input-size", type=_positive, metavar="PIXELS", help="side of the square that the model sees")
@@ -173,7 +182,9 @@ def images_from(args: argparse.Namespace, model: nn.Module, *, synthetic: int = 
         images = images.first(args.limit)
     if recipe is None:
         channels = _input_channels(model)
-        images.preprocess = Preprocess(size=one_size(images), mean=args.mean or (0.0,) * channels, std=args.std or (1.0,) * channels)
+        images.preprocess = Preprocess(
+            size=one_size(images), mean=args.mean or (0.0,) * channels, std=args.std or (1.0,) * channels
+        )
     return images
 
 
@@ -193,7 +204,9 @@ def _input_channels(model: nn.Module) -> int:
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     channels = 3 if first is None else first.in_channels
     if channels not in (1, 3):
-        raise UsageError(f"the model takes images of {channels} channels: image files have 1 or 3 (from Python, scan takes any tensor)")
+        raise UsageError(
+            f"the model takes images of {channels} channels: image files have 1 or 3 (from Python, scan takes any tensor)"
+        )
     return channels
 
 
@@ -219,7 +232,8 @@ def run_layers(args: argparse.Namespace) -> None:
         cells = (c.rjust(w) if i in numeric else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         print("  ".join(cells).rstrip())
     total = sum(p.numel() for p in model.parameters())
-    print(f"{args.model}, input {recipe.channels} x {recipe.size[0]} x {recipe.size[1]}, {total:,} parameters; field: size/stride/padding in pixels")
+    size = " x ".join(map(str, (recipe.channels, *recipe.size)))
+    print(f"{args.model}, input {size}, {total:,} parameters; field: size/stride/padding in pixels")
 
 
 def _axes(pair: tuple[int, int] | None) -> str:
@@ -246,7 +260,9 @@ def run_grid(args: argparse.Namespace) -> None:
         strip = []
         pages = [channels[start : start + PAGE] for start in range(0, len(channels), PAGE)]
         for p, page in enumerate(pages):
-            exemplars = project_exemplars(model, images, found, name, page, rule=args.rule, batch_size=args.batch_size, progress=True)
+            exemplars = project_exemplars(
+                model, images, found, name, page, rule=args.rule, batch_size=args.batch_size, progress=True
+            )
             figure = figures.grid(exemplars, found.layers[name], heading=args.model)
             part = f"-{p + 1}of{len(pages)}" if len(pages) > 1 else ""
             written += _save(figure, out, f"{i:02d}-{_slug(name)}{part}", suffixes)
@@ -285,7 +301,7 @@ def _overview_channels(found: Scan, layer: str, channels: list[int]) -> list[int
     return sorted(_by_strength(found, layer, channels)[:OVERVIEW_UNITS])
 
 
-def _save(figure: figures.Figure, folder: Path, stem: str, suffixes: Sequence[str]) -> Iterator[Path]:
+def _save(figure: Figure, folder: Path, stem: str, suffixes: Sequence[str]) -> Iterator[Path]:
     for suffix in suffixes:
         path = folder / f"{stem}.{suffix}"
         partial = folder / f".{stem}.part.{suffix}"
@@ -313,22 +329,23 @@ def run_train(args: argparse.Namespace) -> None:
     if args.images is None:
         own = preprocessing(args.model)
         size = args.input_size or (own.size[0] if own is not None and own.size is not None else 96)
-        data: SyntheticImages | LabelledImages = SyntheticImages(args.limit or 30000, seed=0, size=size)
+        data: Any = SyntheticImages(args.limit or 30000, seed=0, size=size)
         args.weights = weights
         model = model_from(args, num_classes=len(data.classes))
         recipe = recipe_from(args, model) or Preprocess()
-        training, testing = data, SyntheticImages(1000, seed=1, size=size)
+        training = data
+        testing: Any = SyntheticImages(1000, seed=1, size=size)
     else:
         labelled = LabelledImages(open_images(args.images))
         args.weights = weights
         model = model_from(args, num_classes=len(labelled.classes))
-        data = LabelledImages(images_from(args, model))
-        recipe = data.images.preprocess
+        data = LabelledImages(images_from(args, model), labelled.classes)
+        recipe, training = data.images.preprocess, data
         if args.test:
-            training, testing = data, LabelledImages(open_images(args.test, recipe), data.classes)
+            testing = LabelledImages(open_images(args.test, recipe), data.classes)
         else:
             ours, theirs = split(len(data), 0.1, args.seed)
-            training, testing = Subset(data, ours), Subset(data, theirs)  # type: ignore[assignment]
+            training, testing = Subset(data, ours), Subset(data, theirs)
     history = train(
         model, training, test=testing, epochs=args.epochs, checkpoints=args.checkpoints, out=out, batch_size=args.batch_size,
         learning_rate=args.learning_rate, weight_decay=args.weight_decay, radius=args.radius or None,

@@ -47,9 +47,7 @@ class LayerInfo:
     parameters: int
 
 
-def anatomy(
-    model: nn.Module, input_shape: tuple[int, int, int], *, only: Container[str] | None = None
-) -> dict[str, LayerInfo]:
+def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Container[str] | None = None) -> dict[str, LayerInfo]:
     """Every layer that takes part in a forward pass and returns a tensor, in the order in which layers finish.
 
     Args:
@@ -134,7 +132,9 @@ def find_layers(infos: Mapping[str, LayerInfo], names: Iterable[str]) -> list[La
         if not by_call:
             calls = [info.name for info in infos.values() if info.name.rpartition("@")[0] == name]
             if calls:
-                raise LayerError(f"layer {name!r} is called more than once in one forward: say which call, {' or '.join(map(repr, calls))}")
+                raise LayerError(
+                    f"layer {name!r} is called more than once in one forward: say which call, {' or '.join(map(repr, calls))}"
+                )
             raise LayerError(f"no layer {name!r} in a forward pass{did_you_mean(name, infos)}")
         chosen += by_call[:1]
     return chosen

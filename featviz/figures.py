@@ -120,7 +120,7 @@ def _tiles(exemplars: Exemplars, row: int, side: int) -> Tensor:
     shown = torch.where(exemplars.inside[row][None, :, None], shown, torch.tensor(OUTSIDE / 255))
     h, w = shown.shape[-2:]
     size = max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w)))
-    return to_uint8(resized(shown.flatten(0, 1), size)).unflatten(0, (2, -1))
+    return torch.stack([to_uint8(resized(half, size)) for half in shown])
 
 
 def _block(exemplars: Exemplars, row: int, side: int, across: int) -> Tensor:

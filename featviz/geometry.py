@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
+from types import EllipsisType
 from typing import Literal, NamedTuple
 
 Kind = Literal["exact", "bound", "global", "measured"]
@@ -33,9 +34,10 @@ class Box(NamedTuple):
         left, right = (min(max(edge, other.left), other.right) for edge in (self.left, self.right))
         return Box(top, left, bottom, right)
 
-    def slices(self) -> tuple[slice, slice]:
-        """Row and column slices: ``image[..., *box.slices()]`` cuts the box out."""
-        return slice(self.top, self.bottom), slice(self.left, self.right)
+    @property
+    def region(self) -> tuple[EllipsisType, slice, slice]:
+        """What cuts the box out of an image: ``image[box.region]``."""
+        return ..., slice(self.top, self.bottom), slice(self.left, self.right)
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ class Images(Sequence[Tensor]):
         labels: Sequence[str | None] | None = None,
     ) -> None:
         self.keys, self._read, self.preprocess = list(keys), read, preprocess
-        self.labels = [None] * len(self.keys) if labels is None else list(labels)
+        self.labels: list[str | None] = [None] * len(self.keys) if labels is None else list(labels)
         self._held: dict[int, Tensor] = {}
         self._room = HELD_BYTES
 
@@ -125,7 +125,9 @@ class Images(Sequence[Tensor]):
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ImageError(f"image {self.keys[index]!r} cannot be read: {str(error) or type(error).__name__}") from error
         if image.shape[0] != self.preprocess.channels:
-            raise ImageError(f"image {self.keys[index]!r} has {image.shape[0]} channels, the model takes {self.preprocess.channels}")
+            raise ImageError(
+                f"image {self.keys[index]!r} has {image.shape[0]} channels, the model takes {self.preprocess.channels}"
+            )
         return image
 
     def first(self, n: int) -> Images:
@@ -266,7 +268,7 @@ def _from_tar(path: Path, preprocess: Preprocess) -> Images:
     stream: Any = path.open("rb")
     if stream.read(2) == b"\x1f\x8b":
         stream.close()
-        stream = tempfile.TemporaryFile()
+        stream = tempfile.TemporaryFile()  # noqa: SIM115 (it is read from for as long as the images are)
         with gzip.open(path) as packed:
             shutil.copyfileobj(packed, stream)
     stream.seek(0)

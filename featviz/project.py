@@ -20,7 +20,7 @@ from featviz.cuts import Cut, cut
 from featviz.errors import ImageError, UsageError
 from featviz.fields import LayerInfo, anatomy, find_layers
 from featviz.geometry import Box
-from featviz.images import Images, open_images
+from featviz.images import open_images
 from featviz.records import Scan
 from featviz.rules import backward_rule, check_rule
 from featviz.topk import TopK
@@ -58,13 +58,13 @@ class Exemplars:
     def strongest(self, channels: Sequence[int]) -> Exemplars:
         """Of these units, the strongest exemplar alone."""
         rows = [self.channels.index(channel) for channel in channels]
-        tensors = {name: getattr(self, name)[rows, :1].clone() for name in _PER_EXEMPLAR}
+        tensors: dict[str, Any] = {name: getattr(self, name)[rows, :1].clone() for name in _PER_EXEMPLAR}
         return replace(self, channels=list(channels), dead=self.dead[rows], **tensors)
 
     @staticmethod
     def joined(parts: Sequence[Exemplars]) -> Exemplars:
         """Those of several groups of units of one layer."""
-        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in (*_PER_EXEMPLAR, "dead")}
+        tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in (*_PER_EXEMPLAR, "dead")}
         return replace(parts[0], channels=[c for part in parts for c in part.channels], **tensors)
 
 
@@ -83,9 +83,7 @@ class _Job(NamedTuple):
     score: float
 
 
-def project(
-    model: nn.Module, x: Tensor, units: Unit | Sequence[Unit], *, rule: str = "deconvnet", batch_size: int = 32
-) -> Tensor:
+def project(model: nn.Module, x: Tensor, units: Unit | Sequence[Unit], *, rule: str = "deconvnet", batch_size: int = 32) -> Tensor:
     """Project units back to the pixels that they respond to.
 
     The backward signal starts as one at the unit's position and zero elsewhere.
@@ -118,7 +116,9 @@ def project(
     units = [units] if isinstance(units, Unit) else list(units)
     x = x[None] if x.dim() == 3 else x
     if x.dim() != 4 or not x.is_floating_point():
-        raise UsageError(f"x is {x.dtype} of shape {tuple(x.shape)}: give floating point images (c, h, w) or (n, c, h, w) in model space")
+        raise UsageError(
+            f"x is {x.dtype} of shape {tuple(x.shape)}: give floating point images (c, h, w) or (n, c, h, w) in model space"
+        )
     if len(x) not in (1, len(units)) or not units:
         raise UsageError(f"{len(x)} images for {len(units)} units: give one image, or one for each unit")
     infos = anatomy(model, (x.shape[1], x.shape[2], x.shape[3]), only={unit.layer for unit in units})
@@ -133,7 +133,7 @@ def project(
         peaks = _positions(model, inputs, info, [(places[i], units[i]) for i in mine], batch_size)
         jobs = [_Job(i, 0, units[i].channel, *peaks[j][:2], places[i], peaks[j][2]) for j, i in enumerate(mine)]
         for job, box, signal, _ in _projected(model, info, _by_image(jobs), inputs.__getitem__, rule, batch_size):
-            result[job.row][..., *box.slices()] = signal.to(result)
+            result[job.row][box.region] = signal.to(result)
     return result
 
 
@@ -183,7 +183,7 @@ def project_exemplars(
             raise ImageError(f"image {data.keys[i]!r} is {tuple(pixels.shape)}, in the scan it was {tuple(scan.input_shape)}")
         for job in groups[i]:
             box = Box(*result.boxes[job.row, job.rank].tolist())
-            result.patches[job.row, job.rank][:, result.inside[job.row, job.rank]] = pixels[:, *box.slices()].flatten(1)
+            result.patches[job.row, job.rank][:, result.inside[job.row, job.rank]] = pixels[box.region].flatten(1)
         normal: Tensor = data.preprocess.normalise(pixels).to(parameter)
         return normal
 
@@ -283,7 +283,7 @@ def _batch(
     model: nn.Module, info: LayerInfo, parts: list[_Part], rule: str, usual: float
 ) -> tuple[list[tuple[_Job, Box, Tensor, bool]], list[_Part]]:
     """Project parts of one size. What a cut does not reproduce comes back as a part that is the whole image."""
-    inputs = torch.stack([part.x[:, *part.cut.box.slices()] for part in parts])
+    inputs = torch.stack([part.x[part.cut.box.region] for part in parts])
     signals, values = _pull(model, info.call, inputs, [p.job.channel for p in parts], [p.cut.at for p in parts], rule)
     tolerance = max(torch.finfo(values.dtype).eps ** 0.5, 1e-6)
     done, failed = [], []
@@ -307,7 +307,7 @@ def _pull(
         model(x.clone())  # a model may work in place on its input
         output = acts[call]
     y, z = (torch.tensor(axis, device=output.device) for axis in zip(*at, strict=True))
-    index = (torch.arange(len(at), device=output.device), torch.tensor(channels, device=output.device), y, z)
+    index: tuple[Tensor, ...] = (torch.arange(len(at), device=output.device), torch.tensor(channels, device=output.device), y, z)
     index = index if output.dim() == 4 else index[:2]
     seed = torch.zeros_like(output)
     seed[index] = 1

@@ -164,7 +164,7 @@ class Scan:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, np.ndarray[Any, Any]] = {}
+        arrays: dict[str, Any] = {}
         for i, name in enumerate(self.top):
             arrays |= {f"{i}.{key}": value for key, value in self.top[name].arrays().items()}
             arrays |= {f"{i}.{key}": getattr(self.statistics[name], key).numpy() for key in _STATISTICS}

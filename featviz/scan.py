@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.capture import capture, evaluating, layers as layer_names
+from featviz.capture import capture, evaluating
+from featviz.capture import layers as layer_names
 from featviz.errors import FeatvizError, ImageError, LayerError, UsageError
 from featviz.fields import LayerInfo, anatomy, find_layers
 from featviz.images import Images, open_images
@@ -87,7 +88,9 @@ def scan(
         return state
     state = _run(model, data, state, batch_size, out, strict, progress)
     if not any(statistics.count for statistics in state.statistics.values()):
-        raise ImageError(f"none of the {len(data)} images can be read; the first: {state.skipped[0].key!r}, {state.skipped[0].reason}")
+        raise ImageError(
+            f"none of the {len(data)} images can be read; the first: {state.skipped[0].key!r}, {state.skipped[0].reason}"
+        )
     if out is not None:
         state.save(out)
     return state
@@ -108,7 +111,9 @@ def _begin(model: nn.Module, data: Images, layers: str | Iterable[str], k: int, 
         raise LayerError(f"layers {layers!r}: none of them takes part in a forward pass")
     for info in chosen:
         if len(info.shape) not in (1, 3):
-            raise LayerError(f"layer {info.name!r} returns {('n', *info.shape)}: only maps (n, c, h, w) and vectors (n, c) can be scanned")
+            raise LayerError(
+                f"layer {info.name!r} returns {('n', *info.shape)}: only maps (n, c, h, w) and vectors (n, c) can be scanned"
+            )
     identity = {
         "model": weights_fingerprint(model),
         "images": data.fingerprint(),

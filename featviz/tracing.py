@@ -9,7 +9,7 @@ Reshaping keeps both, so channel shuffles, channels-last blocks and merged (y x)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import prod
@@ -113,14 +113,14 @@ def union(a: Seen, b: Seen) -> Seen:
     return replace(a, axes=(y, x)).worse("bound")
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows what the tensors computed within its block see of ``image``, (1, c, h, w)."""
 
     def __init__(self, image: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         height, width = image.shape[-2:]
         axes = tuple(Axis(Fraction(1), Fraction(0), Fraction(0), (Fraction(0), Fraction(n - 1))) for n in (height, width))
-        self._seen: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._seen: MutableMapping[Tensor, Seen] = WeakIdKeyDictionary()
         self._seen[image] = Seen("exact", (axes[0], axes[1]), (height, width), (width, 1))
         self.unknown: set[str] = set()
 
@@ -131,7 +131,7 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         fields = [f for f in map(self._seen.get, _tensors([args, kwargs or {}])) if f is not None]
-        outputs = [out for out in _tensors(result)]
+        outputs = _tensors(result)
         name = func._schema.name.removeprefix("aten::").rstrip("_")
         if fields and outputs and name not in _SHAPE_ONLY:
             handle = _HANDLERS.get(name)
@@ -288,7 +288,7 @@ def _upsample(call: _Call) -> Seen | None:
 
 
 def _pad(call: _Call) -> Seen | None:
-    pads = list(call.args[1]) + [0, 0, 0, 0]
+    pads = [*call.args[1], 0, 0, 0, 0]
     if not _is_map(call) or any(pads[4:]):
         return None if any(pads[:4]) else _pointwise(call)
     field = call.fields[0]
@@ -302,9 +302,7 @@ def _im2col(call: _Call) -> Seen | None:
         return None
     sizes = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, d, p, s in zip(
-            call.fields[0].sizes, _pair(kernel), _pair(dilation), _pair(padding), _pair(stride), strict=True
-        )
+        for n, k, d, p, s in zip(call.fields[0].sizes, _pair(kernel), _pair(dilation), _pair(padding), _pair(stride), strict=True)
     ]
     return replace(field, sizes=(sizes[0], sizes[1]), below=(sizes[1], 1))
 
@@ -453,9 +451,9 @@ _HANDLERS: dict[str, Callable[[_Call], Seen | None]] = {
          "_transformer_encoder_layer_fwd", "_native_multi_head_attention", "index", "as_strided"], _mixes),
     **dict.fromkeys(
         ["relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "threshold", "leaky_relu", "_prelu_kernel", "elu", "celu",
-         "gelu", "silu", "mish", "softplus", "hardswish", "hardsigmoid", "sigmoid", "tanh", "rrelu_with_noise", "add", "sub", "rsub",
-         "mul", "div", "neg", "abs", "exp", "log", "sqrt", "rsqrt", "pow", "square", "reciprocal", "erf", "sin", "cos", "maximum",
-         "minimum", "where", "masked_fill", "clone", "detach", "_to_copy", "copy", "contiguous", "expand", "lift_fresh", "dropout",
-         "native_dropout", "bernoulli", "fill", "zero", "gt", "ge", "lt", "le", "eq", "ne", "log_sigmoid_forward", "addcmul",
+         "gelu", "silu", "mish", "softplus", "hardswish", "hardsigmoid", "sigmoid", "tanh", "rrelu_with_noise", "add",
+         "sub", "rsub", "mul", "div", "neg", "abs", "exp", "log", "sqrt", "rsqrt", "pow", "square", "reciprocal", "erf", "sin", "cos",
+         "maximum", "minimum", "where", "masked_fill", "clone", "detach", "_to_copy", "copy", "contiguous", "expand", "lift_fresh",
+         "dropout", "native_dropout", "bernoulli", "fill", "zero", "gt", "ge", "lt", "le", "eq", "ne", "log_sigmoid_forward", "addcmul",
          "hardshrink", "softshrink", "sign", "round", "floor", "logical_not", "bitwise_not", "to"], _pointwise),
 }  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset
 from featviz.errors import UsageError
 from featviz.geometry import Box
 
-Plane = NDArray[np.float32]
+Plane = NDArray[np.floating[Any]]
 
 SHAPES = ("disc", "ring", "square", "cross", "triangle", "star", "crescent", "face")
 TEXTURES = ("striped", "checked", "dotted")
@@ -143,7 +144,7 @@ def draw(seed: int, index: int, size: int = 96) -> Sample:
     a, b = _turned(u, v, texture_angle)
     blend = _texture(texture, a / period, b / period) * np.float32(period)
     paint = _mix(second, pigment, _coverage(blend))
-    parts = {}
+    parts: dict[str, Box] = {}
     if shape == "face":
         paint, parts = _features(paint, u, v, x, y, radius, angle, size)
     coverage = _coverage(distance)
@@ -184,7 +185,7 @@ def _ground(draws: _Draws, size: int) -> Plane:
     blobs = rows[:, whole] * (1 - part) + rows[:, whole + 1] * part
     ground = _mix(low, high, blobs)
     if draws.below(2):
-        u, v = _turned(*_grid(0, 0, slice(0, size), slice(0, size)), draws.below(_TURN))
+        u, _ = _turned(*_grid(0, 0, slice(0, size), slice(0, size)), draws.below(_TURN))
         ground += _wave(u / np.float32(draws.between(0.05, 0.25) * size)) * np.float32(draws.between(6, 30))
     return ground
 

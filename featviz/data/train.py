@@ -94,7 +94,7 @@ def train(
         for images, labels in tqdm(loader, desc=f"epoch {number}/{epochs}", unit="batch", leave=False):
             loss = F.cross_entropy(model(preprocess(images.to(device))), labels.to(device))
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             if radius is not None:
@@ -104,7 +104,9 @@ def train(
         found = None if test is None else accuracy(model, test, batch_size=256, preprocess=preprocess)
         path = save_checkpoint(model, Path(out), number, found) if out is not None and number in wanted else None
         history.append(Epoch(number, float(torch.stack(losses).mean()), found, path))
-        tqdm.write(f"epoch {number}/{epochs}: loss {history[-1].loss:.3f}" + ("" if found is None else f", test accuracy {found:.1%}"))
+        tqdm.write(
+            f"epoch {number}/{epochs}: loss {history[-1].loss:.3f}" + ("" if found is None else f", test accuracy {found:.1%}")
+        )
     model.zero_grad(set_to_none=True)
     return history
 

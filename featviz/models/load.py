@@ -13,7 +13,7 @@ from typing import Any, cast
 from urllib.error import URLError
 
 import torch
-import torchvision
+import torchvision.models
 from torch import Tensor, nn
 
 from featviz.errors import ModelError, UsageError, WeightsError, did_you_mean
@@ -90,7 +90,9 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"no device {name!r} on this machine: {str(error).partition(chr(10))[0]} (there is always 'cpu')") from error
+        raise UsageError(
+            f"no device {name!r} on this machine: {str(error).partition(chr(10))[0]} (there is always 'cpu')"
+        ) from error
     return device
 
 
@@ -118,8 +120,7 @@ def load_weights(model: nn.Module, path: str | Path, *, partial: bool = False) -
     if not fitting or ((missing or foreign or misshapen) and not partial):
         raise WeightsError(
             f"the weights in {str(path)!r} do not fit: {_listing('missing', missing)}, {_listing('unknown', foreign)}, "
-            f"{_listing('of another shape', misshapen)}"
-            + ("" if not fitting else "; --partial (partial=True) loads the rest")
+            f"{_listing('of another shape', misshapen)}" + ("" if not fitting else "; --partial (partial=True) loads the rest")
         )
     model.load_state_dict(fitting, strict=False)
     return missing + misshapen
@@ -169,8 +170,13 @@ def _build(spec: str, weights: str | Path | None, num_classes: int | None) -> nn
     return _from_torchvision(spec, named, options)
 
 
+def _known() -> list[str]:
+    """Torchvision's classifiers by name."""
+    return torchvision.models.list_models(module=torchvision.models)
+
+
 def _from_torchvision(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module:
-    known = torchvision.models.list_models()
+    known = _known()
     if name not in known:
         raise ModelError(f"no model {name!r}{did_you_mean(name, [*known, *_OWN])} (or package.module:factory for one of your own)")
     builder = torchvision.models.get_model_builder(name)
@@ -181,7 +187,7 @@ def _from_torchvision(name: str, weights: str | None, options: dict[str, Any]) -
         options.pop("init_weights", None)
         entry = _torchvision_weights(name, weights)
     try:
-        return cast(nn.Module, builder(weights=entry, **options))
+        return builder(weights=entry, **options)
     except (URLError, OSError) as error:
         raise WeightsError(f"the weights {weights!r} of {name} cannot be fetched ({error}): give a file") from error
 
@@ -229,7 +235,7 @@ def preprocessing(spec: str, weights: str | Path | None = None) -> Preprocess | 
     """
     if spec in _OWN:
         return _OWN[spec][1]
-    if spec not in torchvision.models.list_models(module=torchvision.models):
+    if spec not in _known():
         return None
     choices = torchvision.models.get_model_weights(spec)
     named = str(weights) if weights is not None and str(weights) in choices.__members__ else "DEFAULT"

@@ -58,7 +58,8 @@ class LocallyConnected2d(nn.Module):
         if tuple(x.shape[-2:]) != self.input_size:
             raise ValueError(f"input of size {tuple(x.shape[-2:])}: this layer has weights for {self.input_size} alone")
         windows = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)  # (n, inputs, positions)
-        out = torch.einsum("nip,poi->nop", windows, self.weight).unflatten(-1, self.output_size)  # (n, o, h, w)
+        out = torch.einsum("nip,poi->nop", windows, self.weight)  # (n, o, positions)
+        out = out.reshape(len(x), self.out_channels, *self.output_size)  # (n, o, h, w)
         return out if self.bias is None else out + self.bias
 
     def extra_repr(self) -> str:

@@ -116,6 +116,6 @@ def renormalise_filters(model: nn.Module, radius: float = 0.1) -> int:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             rms = module.weight.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-            module.weight.mul_((radius / rms.clamp(min=radius)))
+            module.weight.mul_(radius / rms.clamp(min=radius))
             scaled += int((rms > radius).sum())
     return scaled
