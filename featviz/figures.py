@@ -31,11 +31,11 @@ def grid(
     Args:
         exemplars: from `featviz.project_exemplars`.
         info: the layer, from ``scan.layers``.
-        tile: side of a tile in pixels; None: twice the receptive field, between 22 and 48.
+        tile: side of a tile in pixels; None: twice the receptive field, between 22 and 72.
         columns: units in a row; None: as many as make the page a little wider than high.
         heading: said first in the title, such as the model's name.
     """
-    side = tile or max(22, min(48, 2 * max(info.field.size)))
+    side = tile or max(22, min(72, 2 * max(info.field.size)))
     across = ceil(sqrt(exemplars.scores.shape[1]))
     blocks = [_block(exemplars, row, side, across) for row in range(len(exemplars.channels))]
     height, width = blocks[0].shape[1:]
@@ -48,7 +48,7 @@ def grid(
         + (f" of {info.shape[1]} x {info.shape[2]}" if len(info.shape) == 3 else "")
         + f", receptive field {_field(info)}",
         f"left: {exemplars.rule} projections of the {exemplars.scores.shape[1]} strongest responses, middle grey = 0, "
-        "contrast the same within a unit (± the 98th percentile of its magnitudes); right: the image patches",
+        "contrast the same within a unit (± the 99.5th percentile of its magnitudes); right: the image patches",
     ]
     figure, axes = _canvas(page, lines)
     for channel, dead, (left, top) in zip(exemplars.channels, exemplars.dead.tolist(), places, strict=True):
@@ -147,16 +147,18 @@ def _canvas(page: Tensor, lines: list[str]) -> tuple[Figure, Any]:
     """A figure on which one pixel of ``page`` is one pixel at 100 dpi, below a title."""
     height, width = page.shape[1:]
     total_w = max(width + 2 * _MARGIN, 620)
-    lines = [part for i, line in enumerate(lines) for part in wrap(line, (total_w - 2 * _MARGIN) // (9 if i == 0 else 6))]
-    head = 26 + 18 * len(lines)
+    text = total_w - 2 * _MARGIN
+    styled = [(part, True) for part in wrap(lines[0], int(text / 8.6))]
+    styled += [(part, False) for line in lines[1:] for part in wrap(line, int(text / 5.6))]
+    head = 26 + 18 * len(styled)
     total_h = height + head + _MARGIN
     figure = Figure(figsize=(total_w / DPI, total_h / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((_MARGIN / total_w, _MARGIN / total_h, width / total_w, height / total_h))
     axes.imshow(page.permute(1, 2, 0).numpy(), interpolation="none", extent=(0, width, height, 0))
     axes.set_axis_off()
-    for i, line in enumerate(lines):
+    for i, (line, bold) in enumerate(styled):
         figure.text(
-            _MARGIN / total_w, 1 - (18 + 18 * i) / total_h, line, va="center", size=10 if i == 0 else 8,
-            weight="bold" if i == 0 else "normal", color=_INK if i == 0 else _QUIET,
+            _MARGIN / total_w, 1 - (18 + 18 * i) / total_h, line, va="center", size=10 if bold else 8,
+            weight="bold" if bold else "normal", color=_INK if bold else _QUIET,
         )  # fmt: skip
     return figure, axes

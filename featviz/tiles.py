@@ -21,7 +21,7 @@ def signed(values: Tensor, scale: Tensor) -> Tensor:
 
 
 def contrast(projections: Tensor) -> Tensor:
-    """One scale for the k projections of a unit, (k, c, h, w) to a number: the 98th percentile of the magnitudes above zero.
+    """One scale for the k projections of a unit, (k, c, h, w) to a number: the 99.5th percentile of the magnitudes above zero.
 
     The few values beyond it are clipped; scaled by the largest, most of what a projection shows would be too faint to see.
     """
@@ -29,7 +29,7 @@ def contrast(projections: Tensor) -> Tensor:
     above = magnitudes[magnitudes > 0]
     if not len(above):
         return projections.new_ones(())
-    return above.kthvalue(max(1, round(0.98 * len(above)))).values
+    return above.kthvalue(max(1, round(0.995 * len(above)))).values
 
 
 def resized(tiles: Tensor, size: tuple[int, int]) -> Tensor:

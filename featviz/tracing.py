@@ -452,8 +452,8 @@ _HANDLERS: dict[str, Callable[[_Call], Seen | None]] = {
     **dict.fromkeys(
         ["relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "threshold", "leaky_relu", "_prelu_kernel", "elu", "celu",
          "gelu", "silu", "mish", "softplus", "hardswish", "hardsigmoid", "sigmoid", "tanh", "rrelu_with_noise", "add",
-         "sub", "rsub", "mul", "div", "neg", "abs", "exp", "log", "sqrt", "rsqrt", "pow", "square", "reciprocal", "erf", "sin", "cos",
-         "maximum", "minimum", "where", "masked_fill", "clone", "detach", "_to_copy", "copy", "contiguous", "expand", "lift_fresh",
-         "dropout", "native_dropout", "bernoulli", "fill", "zero", "gt", "ge", "lt", "le", "eq", "ne", "log_sigmoid_forward", "addcmul",
-         "hardshrink", "softshrink", "sign", "round", "floor", "logical_not", "bitwise_not", "to"], _pointwise),
+         "sub", "rsub", "mul", "div", "neg", "abs", "exp", "log", "sqrt", "rsqrt", "pow", "square", "reciprocal", "erf", "sin",
+         "cos", "maximum", "minimum", "where", "masked_fill", "clone", "detach", "_to_copy", "copy", "contiguous", "expand",
+         "lift_fresh", "dropout", "native_dropout", "bernoulli", "fill", "zero", "gt", "ge", "lt", "le", "eq", "ne", "log_sigmoid_forward",
+         "addcmul", "hardshrink", "softshrink", "sign", "round", "floor", "logical_not", "bitwise_not", "to"], _pointwise),
 }  # fmt: skip

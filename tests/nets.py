@@ -1,0 +1,92 @@
+"""Tiny networks whose answers can be worked out, or checked bit for bit: their weights are small whole numbers."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def integers(model: nn.Module, seed: int = 0, low: int = -2, high: int = 3) -> nn.Module:
+    """The model with every parameter a whole number from low to high - 1, in eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randint(low, high, parameter.shape, generator=generator))
+    return model.eval()
+
+
+def plain() -> nn.Module:
+    """conv, relu, overlapping pool, conv, relu."""
+    return integers(
+        nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU()
+        )
+    )  # fmt: skip
+
+
+class Spelled(nn.Module):
+    """conv, rectifier in a spelling of one's choice, pool, conv, the same rectifier again, conv."""
+
+    def __init__(self, rectifier: object) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1)
+        self.pool, self.rectifier = nn.MaxPool2d(2), rectifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.rectifier(self.a(x)))  # type: ignore[operator]
+        return self.c(self.rectifier(self.b(x)))  # type: ignore[operator]
+
+
+class Reused(nn.Module):
+    """One ReLU module called three times, a residual sum, and work in place behind every layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.conv2, self.conv3 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 5, 3, stride=2, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        y = self.conv2(x)
+        y += x
+        return self.relu(self.conv3(self.relu(y)))
+
+
+class Branches(nn.Module):
+    """Two parallel branches, concatenated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 5, padding=2), nn.Conv2d(6, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([F.relu(self.left(x)), torch.relu(self.right(x))], dim=1))
+
+
+class SqueezeExcite(nn.Module):
+    """Every position sees the whole image, by way of a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate, self.out = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu_()
+        return self.out(x * torch.sigmoid(self.gate(x.mean((2, 3), keepdim=True))))
+
+
+class Raises(nn.Module):
+    """A network that raises in the middle of its forward, from the nth call on."""
+
+    def __init__(self, after: int = 0) -> None:
+        super().__init__()
+        self.a, self.b, self.calls, self.after = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), 0, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        self.calls += 1
+        if self.calls > self.after:
+            raise RuntimeError("in the middle")
+        return torch.relu(self.b(x))
