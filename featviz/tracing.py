@@ -426,6 +426,13 @@ def _mixes(call: _Call) -> Seen | None:
     return None
 
 
+_POINTWISE = """
+relu relu6 hardtanh clamp clamp_min clamp_max threshold leaky_relu _prelu_kernel elu celu gelu silu
+mish softplus hardswish hardsigmoid sigmoid tanh rrelu_with_noise add sub rsub mul div neg abs exp
+log sqrt rsqrt pow square reciprocal erf sin cos maximum minimum where masked_fill clone detach
+_to_copy copy contiguous expand lift_fresh dropout native_dropout bernoulli fill zero gt ge lt le eq
+ne log_sigmoid_forward addcmul hardshrink softshrink sign round floor logical_not bitwise_not to
+"""
 _SHAPE_ONLY = {"new_zeros", "new_ones", "new_empty", "new_full", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like"}
 
 _HANDLERS: dict[str, Callable[[_Call], Seen | None]] = {
@@ -449,11 +456,5 @@ _HANDLERS: dict[str, Callable[[_Call], Seen | None]] = {
         ["native_group_norm", "roll", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
          "_scaled_dot_product_efficient_attention", "_scaled_dot_product_attention_math", "_scaled_dot_product_cudnn_attention",
          "_transformer_encoder_layer_fwd", "_native_multi_head_attention", "index", "as_strided"], _mixes),
-    **dict.fromkeys(
-        ["relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "threshold", "leaky_relu", "_prelu_kernel", "elu", "celu",
-         "gelu", "silu", "mish", "softplus", "hardswish", "hardsigmoid", "sigmoid", "tanh", "rrelu_with_noise", "add",
-         "sub", "rsub", "mul", "div", "neg", "abs", "exp", "log", "sqrt", "rsqrt", "pow", "square", "reciprocal", "erf", "sin",
-         "cos", "maximum", "minimum", "where", "masked_fill", "clone", "detach", "_to_copy", "copy", "contiguous", "expand",
-         "lift_fresh", "dropout", "native_dropout", "bernoulli", "fill", "zero", "gt", "ge", "lt", "le", "eq", "ne", "log_sigmoid_forward",
-         "addcmul", "hardshrink", "softshrink", "sign", "round", "floor", "logical_not", "bitwise_not", "to"], _pointwise),
+    **dict.fromkeys(_POINTWISE.split(), _pointwise),
 }  # fmt: skip
