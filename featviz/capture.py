@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from featviz.errors import LayerError, UsageError, did_you_mean
@@ -178,6 +179,8 @@ def capture(
     hooked = {reader.wanted[name][0]: module for name, module in reader.modules.items()}
     with ExitStack() as restore:
         for module_name, module in hooked.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                raise LayerError(f"layer {module_name!r} is scripted, which takes no hooks: use the model before it was scripted")
             restore.callback(module.register_forward_hook(reader.hook(module_name)).remove)
         restore.enter_context(_watched(model, reader))
         yield reader.read

@@ -80,7 +80,7 @@ def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Contai
 
     with ExitStack() as restore:
         for name, module in model.named_modules():
-            if name:
+            if name and not isinstance(module, torch.jit.ScriptModule):  # those take no hooks
                 restore.callback(module.register_forward_hook(note(name)).remove)
         restore.enter_context(evaluating(model))
         restore.enter_context(torch.no_grad())

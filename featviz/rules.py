@@ -30,32 +30,26 @@ from torch.autograd.graph import Node
 
 from featviz.errors import RuleError, did_you_mean
 
+# ATen's names of derivatives, less "Backward" and a number that tells variants apart (in place, or not)
 _ALWAYS = {
-    "ReluBackward0": "ReLU", "ThresholdBackward0": "threshold", "GeluBackward0": "GELU", "SiluBackward0": "SiLU",
-    "HardswishBackward0": "hard-swish", "MishBackward0": "Mish", "SoftplusBackward0": "softplus",
-    "LeakyReluBackward0": "leaky ReLU", "PreluKernelBackward0": "PReLU", "EluBackward0": "ELU", "CeluBackward0": "CELU",
-    "RreluWithNoiseBackward0": "RReLU",
+    "Relu": "ReLU", "Threshold": "threshold", "Gelu": "GELU", "Silu": "SiLU", "Hardswish": "hard-swish", "Mish": "Mish",
+    "Softplus": "softplus", "LeakyRelu": "leaky ReLU", "PreluKernel": "PReLU", "Elu": "ELU", "Celu": "CELU",
+    "RreluWithNoise": "RReLU",
 }  # fmt: skip
-_BOUNDED = {  # rectifiers when their lower bound is zero
-    "HardtanhBackward0": ("hardtanh", "_saved_min_val"),
-    "ClampBackward1": ("clamp", "_saved_min"),
-    "ClampMinBackward0": ("clamp", "_saved_min"),
-}
+_BOUNDED = {"Hardtanh": "_saved_min_val", "Clamp": "_saved_min", "ClampMin": "_saved_min"}  # rectifiers if this is zero
 _REFUSED = {
-    "WhereBackward0": "torch.where", "MaximumBackward0": "torch.maximum", "MinimumBackward0": "torch.minimum",
-    "ClampBackward0": "clamp with tensor bounds", "ClampMinBackward1": "clamp with tensor bounds",
-    "HardshrinkBackward0": "hardshrink", "SoftshrinkBackward0": "softshrink", "GluBackward0": "GLU",
-    "LogSigmoidBackward0": "log-sigmoid", "AbsBackward0": "abs", "CopySlices": "work in place on a slice",
-    "CompiledFunctionBackward": "a torch.compile'd graph, which shows no rectifier (take the model before it was compiled)",
+    "Where": "torch.where", "Maximum": "torch.maximum", "Minimum": "torch.minimum", "Hardshrink": "hardshrink",
+    "Softshrink": "softshrink", "Glu": "GLU", "LogSigmoid": "log-sigmoid", "Abs": "abs", "CopySlices": "work in place on a slice",
+    "CompiledFunction": "a torch.compile'd graph, which shows no rectifier (take the model before it was compiled)",
 }  # fmt: skip
 _LINEAR = re.compile(  # what may stand between a unit and the image where there is no rectifier at all
     r"(\w*Convolution\w*|SlowConv\w*|Addmm|Addbmm|Baddbmm|Mm|Bmm|T|Transpose|Permute|\w*View|Reshape\w*|Squeeze|Unsqueeze|Slice"
     r"|Select|Index|Split\w*|Unbind|Cat|Stack|Add|Sub|Neg|Sum|Mean|\w*BatchNorm|AvgPool2D|AdaptiveAvgPool2D|MkldnnAdaptiveAvgPool2D"
     r"|MaxPool2DWithIndices|AdaptiveMaxPool2D|Clone|Expand|Im2Col|AsStrided|ConstantPadNd|ReflectionPad2D|ReplicationPad2D"
-    r"|NativeDropout|Upsample\w*|ToCopy|Alias|Detach|Repeat|Roll|Flip|Gather|Scatter|Broadcast)Backward\d*$|AccumulateGrad$",
+    r"|NativeDropout|Upsample\w*|ToCopy|Alias|Detach|Repeat|Roll|Flip|Gather|Scatter|Broadcast|.*AccumulateGrad)$",
     re.IGNORECASE,
 )
-_PARALLEL = {"GatherBackward", "ScatterBackward", "BroadcastBackward"}  # torch.nn.DataParallel's own, all linear
+_PARALLEL = {"Gather", "Scatter", "Broadcast"}  # torch.nn.DataParallel's own, all linear
 
 
 def _deconvnet(node: Node) -> Any:
@@ -123,7 +117,7 @@ def _rectifiers(rule: str, outputs: Iterable[Tensor]) -> list[tuple[str, Node]]:
     """
     found, others = [], set()
     for node in _nodes(outputs):
-        name = node.name().rpartition("::")[2]
+        name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
         kind = _kind(name, node)
         if kind is not None:
             found.append((kind, node))
@@ -133,7 +127,7 @@ def _rectifiers(rule: str, outputs: Iterable[Tensor]) -> list[tuple[str, Node]]:
                 "rule 'gradient' works on any network"
             )
         elif not _LINEAR.match(name) and not _scales(name, node):
-            others.add(name.partition("Backward")[0])
+            others.add(name)
     if others and not found:
         raise RuleError(
             f"rule {rule!r} found no rectifier between the unit and the image, only {', '.join(sorted(others))}: its result would "
@@ -146,27 +140,29 @@ def _kind(name: str, node: Node) -> str | None:
     if name in _ALWAYS:
         return _ALWAYS[name]
     if name in _BOUNDED:
-        kind, attribute = _BOUNDED[name]
-        if getattr(node, attribute) == 0:
-            return "ReLU6" if kind == "hardtanh" else kind
+        low = getattr(node, _BOUNDED[name])
+        if not isinstance(low, Tensor) and low == 0:
+            return "ReLU6" if name == "Hardtanh" else "clamp"
     return None
 
 
 def _scales(name: str, node: Node) -> bool:
     """Whether this is a product with, or a quotient by, a number."""
     factors = [getattr(node, saved, None) for saved in ("_saved_self", "_saved_other")]
-    return name in ("MulBackward0", "DivBackward0") and all(not isinstance(f, Tensor) or f.dim() == 0 for f in factors)
+    return name in ("Mul", "Div") and all(not isinstance(f, Tensor) or f.dim() == 0 for f in factors)
 
 
 def _refusal(name: str, node: Node) -> str | None:
     if name in _REFUSED:
         return _REFUSED[name]
-    if name == "HardtanhBackward0":
+    if name == "Hardtanh":
         return f"hardtanh with a lower bound of {node._saved_min_val}"  # type: ignore[attr-defined]
+    if name in _BOUNDED and isinstance(getattr(node, _BOUNDED[name]), Tensor):
+        return "clamp with tensor bounds"
     if "DifferentiableGraph" in name:
         return "a fused TorchScript graph, which shows no rectifier (take the model before it was scripted)"
     if isinstance(node, torch.autograd.function.BackwardCFunction) and name not in _PARALLEL:
-        return f"{name.removesuffix('Backward')!r}, an autograd function of the model's own"
+        return f"{name!r}, an autograd function of the model's own"
     return None
 
 

@@ -1,0 +1,202 @@
+"""Backward rules: every spelling of a rectifier, and nothing under a false name."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import Branches, Reused, Spelled, SqueezeExcite, integers, plain
+from oracles import projection
+from torch import nn
+
+from featviz import Unit, backward_rule, project
+from featviz.errors import RuleError
+
+RULES = ("gradient", "deconvnet", "guided")
+
+
+def _dropped(x: torch.Tensor) -> torch.Tensor:
+    x.relu_()
+    return x
+
+
+def _scripted() -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and still met
+        return torch.jit.script(nn.ReLU())
+
+
+SAME = {  # spellings of one function
+    "module": nn.ReLU(),
+    "module in place": nn.ReLU(inplace=True),
+    "F.relu": F.relu,
+    "torch.relu": torch.relu,
+    "Tensor.relu": torch.Tensor.relu,
+    "relu_": torch.relu_,
+    "relu_, result dropped": _dropped,
+    "clamp": lambda x: x.clamp(min=0),
+    "clamp_min": lambda x: x.clamp_min(0),
+    "clip": lambda x: x.clip(0),
+    "F.threshold": lambda x: F.threshold(x, 0, 0),
+    "nn.Threshold in place": nn.Threshold(0, 0, inplace=True),
+    "leaky ReLU of slope 0": nn.LeakyReLU(0.0),
+    "scripted": _scripted(),
+}
+OWN = {  # functions of their own, each against the oracle's definition
+    "ReLU6": nn.ReLU6(),
+    "ReLU6 in place": nn.ReLU6(inplace=True),
+    "clamp 0 to 3": lambda x: x.clamp(0, 3),
+    "threshold at 2": lambda x: F.threshold(x, 2.0, 0.0),
+    "GELU": nn.GELU(),
+    "SiLU": nn.SiLU(),
+    "SiLU in place": nn.SiLU(inplace=True),
+    "hard-swish": nn.Hardswish(),
+    "Mish": nn.Mish(),
+    "leaky ReLU": nn.LeakyReLU(0.1),
+    "ELU": nn.ELU(),
+    "CELU": nn.CELU(),
+    "SELU": nn.SELU(),
+    "softplus": nn.Softplus(),
+}
+
+
+def image(seed: int = 0, size: int = 12) -> torch.Tensor:
+    return torch.randn(3, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def net(rectifier: object) -> nn.Module:
+    return integers(Spelled(rectifier)).double()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("spelling", SAME)
+def test_every_spelling_is_seen(spelling: str, rule: str) -> None:
+    expected = projection(net(F.relu), image(), "c", 1, (2, 3), rule)
+    assert torch.equal(project(net(SAME[spelling]), image(), Unit("c", 1, at=(2, 3)), rule=rule)[0], expected)
+    assert expected.any()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", OWN)
+def test_relatives_follow_the_stated_definition(name: str, rule: str) -> None:
+    expected = projection(net(OWN[name]), image(), "c", 1, (2, 3), rule)
+    found = project(net(OWN[name]), image(), Unit("c", 1, at=(2, 3)), rule=rule)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("make", "layer"), [(plain, "3"), (Reused, "conv3"), (Reused, "relu@2"), (Branches, "head"), (SqueezeExcite, "out")]
+)
+def test_structures_agree_with_the_oracle(make: type[nn.Module], layer: str, rule: str) -> None:
+    model = integers(make()).double()
+    expected = projection(model, image(1), layer, 2, (1, 2), rule)
+    torch.testing.assert_close(project(model, image(1), Unit(layer, 2, at=(1, 2)), rule=rule)[0], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_by_hand() -> None:
+    """conv of weight 1, rectifier, then weights +2 and -3: what each rule lets through can be worked out."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1, bias=False)).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+        model[2].weight.copy_(torch.tensor([2.0, -3.0]).view(1, 2, 1, 1))
+    for value, gradient, deconvnet, guided in ((5.0, 2.0, 2.0, 2.0), (-5.0, 3.0, 2.0, 0.0)):
+        x = torch.full((1, 1, 1), value)
+        found = [float(project(model, x, Unit("2", 0), rule=rule)) for rule in RULES]
+        assert found == [gradient, deconvnet, guided]
+
+
+def test_overlapping_pools_add_up() -> None:
+    """A maximum that wins two windows gets both signals; unpooling by switches would overwrite one."""
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(1, 1, (1, 2), bias=False)).eval()
+    nn.init.ones_(model[2].weight)
+    x = torch.zeros(1, 3, 5)
+    x[0, 1, 2] = 1
+    assert float(project(model, x, Unit("2", 0), rule="deconvnet")[0, 0, 1, 2]) == 2
+
+
+def test_the_gradient_rule_is_autograd_to_the_last_bit() -> None:
+    model, x = plain(), torch.randn(1, 3, 16, 16, requires_grad=True)
+    (expected,) = torch.autograd.grad(model(x)[0, 3, 4, 5], x)
+    assert torch.equal(project(model, x.detach(), Unit("4", 3, at=(4, 5)), rule="gradient"), expected)
+
+
+def test_one_forward_serves_all_rules_and_keeps_no_hook() -> None:
+    x = torch.randn(1, 3, 8, 8, requires_grad=True)
+    y = plain()(x).sum()
+    before = torch.autograd.grad(y, x, retain_graph=True)[0]
+    results = []
+    for rule in RULES:
+        with backward_rule(rule, y) as census:
+            results.append(torch.autograd.grad(y, x, retain_graph=True)[0])
+        assert dict(census) == ({} if rule == "gradient" else {"ReLU": 2})
+    assert torch.equal(results[0], before)
+    assert torch.equal(torch.autograd.grad(y, x)[0], before)
+    assert not torch.equal(results[1], before)
+
+
+def test_hooks_go_when_the_backward_raises() -> None:
+    x = torch.randn(1, 3, 8, 8, requires_grad=True)
+    y = plain()(x).sum()
+    with pytest.raises(ZeroDivisionError), backward_rule("guided", y):
+        raise ZeroDivisionError
+    plainly = torch.autograd.grad(y, x, retain_graph=True)[0]
+    assert torch.equal(plainly, torch.autograd.grad(y, x)[0])
+
+
+class _Own(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+        return x.relu()
+
+    @staticmethod
+    def backward(ctx: object, *grads: torch.Tensor) -> torch.Tensor:
+        return grads[0]
+
+
+REFUSED = {
+    "torch.where": lambda x: torch.where(x > 0, x, 0.0),
+    "torch.maximum": lambda x: torch.maximum(x, torch.zeros((), dtype=x.dtype)),
+    "abs": lambda x: (x + x.abs()) / 2,
+    "hardtanh with a lower bound of -1": F.hardtanh,
+    "softshrink": F.softshrink,
+    "GLU": lambda x: F.glu(torch.cat([x, x], 1), 1),
+    "'_Own', an autograd function": _Own.apply,
+    "clamp with tensor bounds": lambda x: x.clamp(min=torch.zeros((), dtype=x.dtype)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
+def test_what_has_no_meaning_is_refused_by_name(name: str, rule: str) -> None:
+    with pytest.raises(RuleError, match=name.replace("(", r"\(").replace("'", "'")):
+        project(net(REFUSED[name]), image(), Unit("c", 0), rule=rule)
+    assert project(net(REFUSED[name]), image(), Unit("c", 0), rule="gradient").any()
+
+
+@pytest.mark.parametrize("gate", [torch.tanh, torch.sigmoid, lambda x: x * (x > 0), lambda x: x.softmax(1)])
+def test_a_network_without_rectifiers_is_refused(gate: object) -> None:
+    with pytest.raises(RuleError, match="no rectifier"):
+        project(net(gate), image(), Unit("c", 0), rule="deconvnet")
+
+
+def test_below_the_first_rectifier_all_rules_agree() -> None:
+    model = plain()
+    x = torch.randn(3, 8, 8)
+    first = [project(model, x, Unit("0", 1, at=(2, 2)), rule=rule) for rule in RULES]
+    assert torch.equal(first[0], first[1])
+    assert torch.equal(first[0], first[2])
+
+
+def test_a_guard_against_zero_is_no_rectifier() -> None:
+    """clamp with a small lower bound, as in F.normalize, follows autograd."""
+    x = torch.randn(2, 3, requires_grad=True)
+    y = F.normalize(x.relu())
+    with backward_rule("deconvnet", y) as census:
+        torch.autograd.grad(y, x, torch.ones_like(y))
+    assert dict(census) == {"ReLU": 1}
+
+
+def test_unknown_rule() -> None:
+    with pytest.raises(RuleError, match="did you mean 'deconvnet'"), backward_rule("deconv", torch.zeros(1)):
+        pass
