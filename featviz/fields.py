@@ -163,7 +163,7 @@ def _field(seen: Seen | None, input_shape: tuple[int, int, int]) -> ReceptiveFie
     y, x = seen.axes
     extent = Box(ceil(y.reach[0]), ceil(x.reach[0]), int(y.reach[1]) + 1, int(x.reach[1]) + 1)
     return ReceptiveField(
-        (int(y.high - y.low) + 1, int(x.high - x.low) + 1),
+        (ceil(y.high - y.low) + 1, ceil(x.high - x.low) + 1),
         (_plain(y.stride), _plain(x.stride)),
         (_plain(-y.low), _plain(-x.low)),
         extent.clip(image),

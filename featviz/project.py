@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from featviz.capture import capture, evaluating
 from featviz.cuts import Cut, cut
-from featviz.errors import ImageError, UsageError
+from featviz.errors import FeatvizError, ImageError, RecordError, UsageError
 from featviz.fields import LayerInfo, anatomy, find_layers
 from featviz.geometry import Box
 from featviz.images import open_images
@@ -39,7 +39,7 @@ class Exemplars:
         inside: (c, k, h, w) bool, where a tile shows the image and not what lies beyond its edge.
         boxes: (c, k, 4) int64: top, left, bottom, right of the tile's image part, in pixels of the image.
         scores: (c, k), -inf in empty places; ``images``: (c, k) indices, -1 in empty places.
-        whole: (c, k) bool, where the whole image had to be computed though the receptive field promised less.
+        whole: (c, k) bool, where the whole image was computed, since the field is as large or the value on a cut disagreed.
         dead: (c,) bool, units that no image activates.
     """
 
@@ -278,24 +278,46 @@ class _Part(NamedTuple):
     def is_whole(self) -> bool:
         return (self.cut.box.height, self.cut.box.width) == tuple(self.x.shape[1:])
 
+    def whole(self) -> _Part:
+        """The same with the whole image for a cut."""
+        return self._replace(cut=Cut(Box(0, 0, self.x.shape[1], self.x.shape[2]), (self.job.y, self.job.x)))
+
 
 def _batch(
     model: nn.Module, info: LayerInfo, parts: list[_Part], rule: str, usual: float
 ) -> tuple[list[tuple[_Job, Box, Tensor, bool]], list[_Part]]:
     """Project parts of one size. What a cut does not reproduce comes back as a part that is the whole image."""
     inputs = torch.stack([part.x[part.cut.box.region] for part in parts])
-    signals, values = _pull(model, info.call, inputs, [p.job.channel for p in parts], [p.cut.at for p in parts], rule)
-    tolerance = max(torch.finfo(values.dtype).eps ** 0.5, 1e-6)
+    try:
+        signals, values = _pull(model, info.call, inputs, [p.job.channel for p in parts], [p.cut.at for p in parts], rule)
+    except FeatvizError:
+        raise
+    except Exception:
+        if parts[0].is_whole:
+            raise
+        return [], [part.whole() for part in parts]  # a network that takes images of one size alone
+    tolerance = _tolerance(values)
     done, failed = [], []
     for part, signal, value in zip(parts, signals, values.tolist(), strict=True):
         job = part.job
-        if not part.is_whole and abs(value - job.score) > tolerance * max(abs(job.score), usual):
-            failed.append(part._replace(cut=Cut(Box(0, 0, *part.x.shape[1:]), (job.y, job.x))))
+        off = abs(value - job.score) / max(abs(job.score), usual, torch.finfo(values.dtype).tiny)
+        if not part.is_whole and off > tolerance:
+            failed.append(part.whole())
             continue
+        if off > 0.05:
+            raise RecordError(
+                f"unit {info.name}:{job.channel} gives {value:.4g} where {job.score:.4g} was recorded: "
+                "the scan was made with other weights or other images; scan again"
+            )
         box = info.field.box(job.y, job.x)
         rows, columns = (slice(e - o, f - o) for e, f, o in zip(box[:2], box[2:], part.cut.box[:2], strict=True))
         done.append((job, box, signal[:, rows, columns], part.is_whole))
     return done, failed
+
+
+def _tolerance(values: Tensor) -> float:
+    """How far a value on a cut may be from the whole image's: rounding, which is coarser on GPUs (TF32)."""
+    return max(float(torch.finfo(values.dtype).eps) ** 0.5, 1e-6) * (8 if values.is_cuda else 1)
 
 
 def _pull(

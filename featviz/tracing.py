@@ -32,9 +32,9 @@ class Axis:
     high: Fraction
     reach: tuple[Fraction, Fraction]
 
-    def window(self, n: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Axis:
-        """After a window slid over n positions; a padding below zero cuts positions off."""
-        first, last = max(0, -padding), n - 1
+    def window(self, n: int, m: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Axis:
+        """After a window slid over n positions to m places; a padding below zero cuts positions off."""
+        first, last = max(0, -padding), min(n - 1, (m - 1) * stride + dilation * (kernel - 1) - padding)
         return Axis(
             self.stride * stride,
             self.low - padding * self.stride,
@@ -48,8 +48,16 @@ class Axis:
         low = self.low + (padding - dilation * (kernel - 1)) * step
         return Axis(step, low, self.high + padding * step, self.reach)
 
-    def leaves_gaps(self, dilation: int) -> bool:
-        return dilation * self.stride > self.high - self.low + 1
+    def leaves_gaps(self, n: int, m: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> bool:
+        """Whether such a window has holes, or may see less at an edge than its box: nothing, or not the outermost position."""
+        span = dilation * (kernel - 1)
+        over = (m - 1) * stride + span - padding - (n - 1)  # how far the last window lies beyond the far edge
+        holes = kernel > 1 and dilation * self.stride > self.high - self.low + 1
+        nothing = max(padding, over) > span
+        skipped = (dilation - 1) * self.stride
+        near = padding > 0 and self.low + skipped > self.reach[0]
+        far = over > 0 and self.high + (n - 1) * self.stride - skipped < self.reach[1]
+        return holes or nothing or (dilation > 1 and (near or far))
 
     def contains(self, other: Axis) -> bool:
         inside = self.low <= other.low and self.high >= other.high
@@ -145,13 +153,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     field = fields[0].worse(worst)
                 else:
                     field = handle(_Call(name, args, kwargs or {}, self._seen.get, fields, out, outputs))
-                self._record(out, field, fields)
+                self._record(out, field, fields, func._schema.is_mutable)
         return result
 
-    def _record(self, out: Tensor, field: Seen | None, fields: list[Seen]) -> None:
+    def _record(self, out: Tensor, field: Seen | None, fields: list[Seen], in_place: bool) -> None:
         before = self._seen.get(out)
         self._seen[out] = fields[0].worse("global") if field is None else field
-        if before is not None and before != self._seen[out] and out._base is not None:
+        if in_place and out._base is not None and before != self._seen[out]:
             self._seen[out._base] = fields[0].worse("unknown")  # a part was overwritten with something else
 
 
@@ -191,7 +199,7 @@ class _Call:
 
 def _pair(value: Any, default: Any = None) -> tuple[int, int]:
     values = [value] if isinstance(value, int) else list(value) or list(default)
-    return values[0], values[-1]
+    return values[-2:][0], values[-1]
 
 
 def _is_map(call: _Call) -> bool:
@@ -221,15 +229,17 @@ def _pointwise(call: _Call) -> Seen | None:
     return found
 
 
-def _window(call: _Call, kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> Seen | None:
+def _window(
+    call: _Call, kernel: Any, stride: Any, padding: Any, dilation: Any = 1, sizes: Sequence[int] | None = None
+) -> Seen | None:
     if not _is_map(call):
         return None
     field = call.fields[0]
     settings = zip(_pair(kernel), _pair(stride, kernel), _pair(padding), _pair(dilation), strict=True)
     axes, gaps = [], False
-    for axis, n, (k, s, p, d) in zip(field.axes, field.sizes, settings, strict=True):
-        axes.append(axis.window(n, k, s, p, d))
-        gaps |= k > 1 and axis.leaves_gaps(d)
+    for axis, n, m, window in zip(field.axes, field.sizes, sizes or call.out.shape[-2:], settings, strict=True):
+        axes.append(axis.window(n, m, *window))
+        gaps |= axis.leaves_gaps(n, m, *window)
     return call.windowed(axes, gaps)
 
 
@@ -263,7 +273,7 @@ def _adaptive(call: _Call) -> Seen | None:
     whole = True
     for axis, n, m in zip(field.axes, field.sizes, call.out.shape[-2:], strict=True):
         if n % m == 0:
-            axes.append(axis.window(n, n // m, n // m))
+            axes.append(axis.window(n, m, n // m, n // m))
         else:  # cells of uneven size: windows that contain them all
             whole, step, over = False, axis.stride * Fraction(n, m), axis.stride * Fraction(m - 1, m)
             axes.append(Axis(step, axis.low - over, axis.high + step + over - axis.stride, axis.reach))
@@ -271,15 +281,19 @@ def _adaptive(call: _Call) -> Seen | None:
 
 
 def _upsample(call: _Call) -> Seen | None:
-    """Output i lies at (i + 1/2) n/m - 1/2 of the input: nearest takes floor(i n/m), the others what is near."""
+    """Output i lies at (i + 1/2) r - 1/2 of the input, r input positions a step: nearest takes floor(i r), the others what is near.
+
+    r is one over the scale that was given, or the ratio of the sizes.
+    """
     if not _is_map(call) or (call.name != "upsample_nearest2d" and call.arg(2, False)):
         return None
-    axes = []
-    for axis, n, m in zip(call.fields[0].axes, call.fields[0].sizes, call.out.shape[-2:], strict=True):
-        ratio = Fraction(n, m)
+    axes, first = [], 2 if call.name == "upsample_nearest2d" else 3
+    scales = call.arg(first), call.arg(first + 1)
+    for axis, n, m, scale in zip(call.fields[0].axes, call.fields[0].sizes, call.out.shape[-2:], scales, strict=True):
+        ratio = Fraction(n, m) if scale is None else 1 / Fraction(scale).limit_denominator(1000)
         centre = (ratio - 1) / 2
         low, high = {
-            "upsample_nearest2d": (Fraction(1 - m, m), Fraction(0)),
+            "upsample_nearest2d": (1 / Fraction(ratio.denominator) - 1, Fraction(0)),
             "upsample_bilinear2d": (centre - 1, centre + 1),
             "upsample_bicubic2d": (centre - 2, centre + 2),
         }[call.name]
@@ -292,18 +306,16 @@ def _pad(call: _Call) -> Seen | None:
     if not _is_map(call) or any(pads[4:]):
         return None if any(pads[:4]) else _pointwise(call)
     field = call.fields[0]
-    axes = [axis.window(n, 1, 1, p) for axis, n, p in zip(field.axes, field.sizes, (pads[2], pads[0]), strict=True)]
-    return call.windowed(axes)
+    settings = zip(field.axes, field.sizes, call.out.shape[-2:], (pads[2], pads[0]), strict=True)
+    return call.windowed([axis.window(n, m, 1, 1, p) for axis, n, m, p in settings])
 
 
 def _im2col(call: _Call) -> Seen | None:
     kernel, dilation, padding, stride = call.args[1:5]
-    if (field := _window(call, kernel, stride, padding, dilation)) is None:
+    settings = zip(call.fields[0].sizes, _pair(kernel), _pair(dilation), _pair(padding), _pair(stride), strict=True)
+    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, d, p, s in settings]
+    if (field := _window(call, kernel, stride, padding, dilation, sizes)) is None:
         return None
-    sizes = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, d, p, s in zip(call.fields[0].sizes, _pair(kernel), _pair(dilation), _pair(padding), _pair(stride), strict=True)
-    ]
     return replace(field, sizes=(sizes[0], sizes[1]), below=(sizes[1], 1))
 
 
@@ -334,8 +346,8 @@ def _slice(call: _Call) -> Seen | None:
         if dims[0] == dims[1]:
             return None
         start, step, i = call.arg(2) or 0, call.arg(4, 1), dims.index(dim)
-        start = start + field.sizes[i] if start < 0 else start
-        axis = field.axes[i].window(field.sizes[i], 1, step, -start)
+        start = max(0, start + field.sizes[i]) if start < 0 else start
+        axis = field.axes[i].window(field.sizes[i], call.out.shape[dim], 1, step, -start)
         sizes = call.out.shape[dims[0]], call.out.shape[dims[1]]
         axes = (axis, field.axes[1]) if i == 0 else (field.axes[0], axis)
         field = replace(field, axes=axes, sizes=sizes)
@@ -373,7 +385,7 @@ def _cat(call: _Call) -> Seen | None:
 def _reduce(call: _Call) -> Seen | None:
     """Reductions and norms over dimensions: harmless unless they run along y or x."""
     tensor, dims = call.args[0], call.dims(call.args[0])
-    over = call.arg(2 if call.name == "linalg_vector_norm" else 1)
+    over = call.arg(2 if call.name in ("linalg_vector_norm", "norm") else 1)
     if dims is None or over is None or isinstance(over, float) or over == []:
         return None
     gone = {d % tensor.dim() for d in ([over] if isinstance(over, int) else over)}
