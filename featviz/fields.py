@@ -63,7 +63,7 @@ def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Contai
         >>> from featviz import anatomy, load_model
         >>> info = anatomy(load_model("zfmini"), (3, 96, 96))["conv3"]
         >>> info.shape, str(info.field), info.parameters
-        ((64, 10, 10), '51/8/5', 27712)
+        ((64, 10, 10), '51/8/13', 27712)
     """
     if len(input_shape) != 3:
         raise UsageError(f"input_shape={input_shape}: give (channels, height, width)")

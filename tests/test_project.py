@@ -70,6 +70,8 @@ def test_tiles_are_where_the_field_lies() -> None:
     data = open_images(images(1, size=9))
     found = scan(model, data, ["0"], k=1, progress=False)
     found.top["0"].positions[0, 0] = torch.tensor([0, 8])
+    found.top["0"].scores[0, 0] = model(data[0][None])[0, 0, 0, 8].detach()
+    found.statistics["0"].active[:] = 1
     made = project_exemplars(model, data, found, "0", [0])
     assert made.boxes[0, 0].tolist() == [0, 6, 3, 9]
     expected = torch.zeros(5, 5, dtype=torch.bool)

@@ -69,7 +69,7 @@ class SyntheticImages(Dataset[tuple[Tensor, int]]):
         >>> from featviz.data import SyntheticImages
         >>> data = SyntheticImages(10, seed=1)
         >>> data[3][0].shape, data.classes[data[3][1]]
-        (torch.Size([3, 96, 96]), 'dotted green face')
+        (torch.Size([3, 96, 96]), 'striped yellow crescent')
     """
 
     classes = CLASSES
