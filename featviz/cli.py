@@ -19,14 +19,15 @@ from torch.utils.data import Subset
 
 from featviz import __version__, figures
 from featviz.data import PAPER_EPOCHS, LabelledImages, SyntheticImages, split, train
-from featviz.errors import FeatvizError, UsageError
+from featviz.errors import FeatvizError, RuleError, ImageError, UsageError
 from featviz.fields import LayerInfo, anatomy
 from featviz.images import Images, Preprocess, one_size, open_images
 from featviz.models import load_model, load_weights, preprocessing
 from featviz.models.load import is_file
 from featviz.project import Exemplars, project_exemplars
+from featviz.pull import MEMORY
 from featviz.records import Scan
-from featviz.rules import RULES
+from featviz.rules import RULES, check_rule
 from featviz.scan import check_writable, scan
 from featviz.units import Unit
 
@@ -64,7 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     add_model_arguments(grid)
     add_image_arguments(grid)
     grid.add_argument("--layers", default="conv", help="'conv' (every convolution), names or globs, with commas (default: conv)")
-    grid.add_argument("--rule", default="deconvnet", choices=list(RULES), help="backward rule (default: deconvnet)")
+    grid.add_argument(
+        "--rule",
+        type=_rules,
+        default=["deconvnet"],
+        metavar="RULE",
+        help=f"{', '.join(RULES)}, or several with commas (default: deconvnet)",
+    )
     grid.add_argument("--k", type=_positive, default=9, help="strongest responses of each unit (default: 9)")
     which = grid.add_mutually_exclusive_group()
     which.add_argument("--channels", type=_numbers, help="draw these units of each layer, such as 0,5,17 (default: all)")
@@ -77,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     grid.add_argument("--seed", type=int, default=0, help="of the random choice (default: 0)")
     grid.add_argument("--format", default="png", choices=("png", "pdf", "both"), help="of the figures (default: png)")
+    grid.add_argument(
+        "--memory", type=_bytes, default=MEMORY, help="that a batch of projections may take, such as 500M (default: 1G)"
+    )
     grid.add_argument("--fresh", action="store_true", help="scan again even where a record is there")
     _add_output(grid, "where figures and the scan's record go (default: outputs/MODEL)")
     grid.set_defaults(run=run_grid, goes_on="What was scanned is kept: the same command goes on from there.")
@@ -138,6 +148,20 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _rules(text: str) -> list[str]:
+    try:
+        return [check_rule(rule.strip()) for rule in text.split(",")]
+    except RuleError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG])i?B?", text, re.IGNORECASE)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory such as 500M or 2G")
+    return int(float(match[1]) * 2 ** (20 if match[2].upper() == "M" else 30))
+
+
 def _numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -147,9 +171,12 @@ def _numbers(text: str) -> list[int]:
 
 def _floats(text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.5,0.5,0.5") from None
+        numbers = ()
+    if len(numbers) not in (1, 3):
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1 or 3 numbers such as 0.5,0.5,0.5")
+    return numbers
 
 
 def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> nn.Module:
@@ -260,18 +287,23 @@ def run_grid(args: argparse.Namespace) -> None:
         strip = []
         pages = [channels[start : start + PAGE] for start in range(0, len(channels), PAGE)]
         for p, page in enumerate(pages):
-            exemplars = project_exemplars(
-                model, images, found, name, page, rule=args.rule, batch_size=args.batch_size, progress=True
-            )
-            figure = figures.grid(exemplars, found.layers[name], heading=args.model)
-            part = f"-{p + 1}of{len(pages)}" if len(pages) > 1 else ""
-            written += _save(figure, out, f"{i:02d}-{_slug(name)}{part}", suffixes)
+            exemplars = project_exemplars(model, images, found, name, page, rule=args.rule, memory=args.memory, progress=True)
+            for rule in args.rule:
+                figure = figures.grid(exemplars, found.layers[name], rule=rule, heading=args.model)
+                part = f"-{p + 1}of{len(pages)}" if len(pages) > 1 else ""
+                written += _save(figure, out, f"{i:02d}-{_slug(name)}{_suffix(rule, args)}{part}", suffixes)
             strip.append(exemplars.strongest([c for c in kept if c in page]))
         strips.append((found.layers[name], Exemplars.joined(strip)))
     step = -(-len(strips) // OVERVIEW_LAYERS)
     heading = f"{args.model}: {'every layer' if step == 1 else f'one layer in {step}'}"
-    written += _save(figures.overview(strips[::step], heading=heading), out, "overview", suffixes)
+    for rule in args.rule:
+        figure = figures.overview(strips[::step], rule=rule, heading=heading)
+        written += _save(figure, out, f"overview{_suffix(rule, args)}", suffixes)
     _report(found, written)
+
+
+def _suffix(rule: str, args: argparse.Namespace) -> str:
+    return f"-{rule}" if len(args.rule) > 1 else ""
 
 
 def _check_channels(infos: dict[str, LayerInfo], channels: list[int] | None) -> None:
@@ -339,10 +371,12 @@ def run_train(args: argparse.Namespace) -> None:
         labelled = LabelledImages(open_images(args.images))
         args.weights = weights
         model = model_from(args, num_classes=len(labelled.classes))
-        data = LabelledImages(images_from(args, model), labelled.classes)
-        recipe, training = data.images.preprocess, data
+        images = images_from(args, model)
+        recipe, classes = images.preprocess, labelled.classes
+        data = _readable(LabelledImages(images, classes), args.strict)
+        training = data
         if args.test:
-            testing = LabelledImages(open_images(args.test, recipe), data.classes)
+            testing = _readable(LabelledImages(open_images(args.test, recipe), classes), args.strict)
         else:
             ours, theirs = split(len(data), 0.1, args.seed)
             training, testing = Subset(data, ours), Subset(data, theirs)
@@ -352,6 +386,22 @@ def run_train(args: argparse.Namespace) -> None:
         preprocess=recipe.normalise, workers=min(8, (os.cpu_count() or 1) - 1), seed=args.seed,
     )  # fmt: skip
     print("\n".join(str(epoch.checkpoint) for epoch in history if epoch.checkpoint))
+
+
+def _readable(data: LabelledImages, strict: bool) -> Subset[Any]:
+    """The items whose images can be read; the others are named."""
+    indices = []
+    for i in range(len(data)):
+        try:
+            data.images[i]
+            indices.append(i)
+        except ImageError as error:
+            if strict:
+                raise
+            print(f"skipped {error}", file=sys.stderr)
+    if not indices:
+        raise ImageError(f"none of the {len(data)} images can be read")
+    return Subset(data, indices)
 
 
 def _slug(name: str) -> str:

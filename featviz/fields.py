@@ -35,6 +35,7 @@ class LayerInfo:
         field: what its positions see.
         kernel, stride: (y, x) of the module itself, where it has them.
         parameters: numbers that the module holds, its children's included.
+        numbers: how many the forward pass of one image has computed when this layer is done; a measure of memory.
     """
 
     name: str
@@ -45,6 +46,7 @@ class LayerInfo:
     kernel: tuple[int, int] | None
     stride: tuple[int, int] | None
     parameters: int
+    numbers: int
 
 
 def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Container[str] | None = None) -> dict[str, LayerInfo]:
@@ -69,12 +71,12 @@ def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Contai
         raise UsageError(f"input_shape={input_shape}: give (channels, height, width)")
     image = _zeros(model, input_shape)
     tracer = Tracer(image)
-    found: list[tuple[str, nn.Module, tuple[int, ...], Seen | None]] = []
+    found: list[tuple[str, nn.Module, tuple[int, ...], Seen | None, int]] = []
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                found.append((name, module, tuple(output.shape[1:]), tracer.of(output)))
+                found.append((name, module, tuple(output.shape[1:]), tracer.of(output), tracer.numbers))
 
         return hook
 
@@ -93,15 +95,15 @@ def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Contai
             raise ModelError(f"the model does not take an image of shape {tuple(input_shape)}: {_first_line(error)}") from error
     calls, called = Counter(name for name, *_ in found), Counter[str]()
     infos: dict[str, LayerInfo] = {}
-    for name, module, shape, seen in found:
+    for name, module, shape, seen, numbers in found:
         call = f"{name}@{called[name]}"
         called[name] += 1
         key = name if calls[name] == 1 else call
         infos[key] = LayerInfo(
             key, call, type(module).__name__, shape, _field(seen, input_shape),
-            _window(module, "kernel_size"), _window(module, "stride"), sum(p.numel() for p in module.parameters()),
+            _window(module, "kernel_size"), _window(module, "stride"), sum(p.numel() for p in module.parameters()), numbers,
         )  # fmt: skip
-    for info, (*_, seen) in zip(list(infos.values()), found, strict=True):
+    for info, (*_, seen, _) in zip(list(infos.values()), found, strict=True):
         asked = only is None or info.name in only or info.call in only
         if asked and seen is not None and seen.kind == "unknown":
             infos[info.name] = replace(info, field=_measured(model, image, info))
@@ -193,7 +195,11 @@ def _measured(model: nn.Module, image: Tensor, info: LayerInfo, trials: int = 4)
                 model(x.clone())
             for dy, dx in ((0, 0), (1, 0), (0, 1)):
                 y, z = min(middle[0] + dy, info.shape[1] - 1), min(middle[1] + dx, info.shape[2] - 1)
-                (gradient,) = torch.autograd.grad(acts[info.call][0, :, y, z].sum(), x, retain_graph=True)
+                if not acts[info.call].requires_grad:  # whole numbers, or a forward without gradients
+                    return whole
+                (gradient,) = torch.autograd.grad(acts[info.call][0, :, y, z].sum(), x, retain_graph=True, allow_unused=True)
+                if gradient is None:
+                    return whole
                 supports.setdefault((dy, dx), []).append(_support(gradient[0]))
                 if supports[dy, dx][-1] == whole.extent:
                     return whole

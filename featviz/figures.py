@@ -21,7 +21,13 @@ _INK, _QUIET = "#1b1b1f", "#6b6b73"
 
 
 def grid(
-    exemplars: Exemplars, info: LayerInfo, *, tile: int | None = None, columns: int | None = None, heading: str = ""
+    exemplars: Exemplars,
+    info: LayerInfo,
+    *,
+    rule: str | None = None,
+    tile: int | None = None,
+    columns: int | None = None,
+    heading: str = "",
 ) -> Figure:
     """Figure 2 of the paper for one layer: for each unit its k projections, and beside them the patches that caused them.
 
@@ -31,13 +37,15 @@ def grid(
     Args:
         exemplars: from `featviz.project_exemplars`.
         info: the layer, from ``scan.layers``.
+        rule: which projections, if there are several; None: the first.
         tile: side of a tile in pixels; None: twice the receptive field, between 22 and 72.
         columns: units in a row; None: as many as make the page a little wider than high.
         heading: said first in the title, such as the model's name.
     """
+    rule = rule or next(iter(exemplars.projections))
     side = tile or max(22, min(72, 2 * max(info.field.size)))
     across = ceil(sqrt(exemplars.scores.shape[1]))
-    blocks = [_block(exemplars, row, side, across) for row in range(len(exemplars.channels))]
+    blocks = [_block(exemplars, row, rule, side, across) for row in range(len(exemplars.channels))]
     height, width = blocks[0].shape[1:]
     n = len(blocks)
     columns = columns or _columns(n, (width + _GAP) / (height + _LABEL + _GAP))
@@ -47,7 +55,7 @@ def grid(
         f"{heading + ': ' if heading else ''}{info.name}, {info.kind}, {info.shape[0]} channels"
         + (f" of {info.shape[1]} x {info.shape[2]}" if len(info.shape) == 3 else "")
         + f", receptive field {_field(info)}",
-        f"left: {exemplars.rule} projections of the {exemplars.scores.shape[1]} strongest responses, middle grey = 0, "
+        f"left: {rule} projections of the {exemplars.scores.shape[1]} strongest responses, middle grey = 0, "
         "contrast the same within a unit (± the 99.5th percentile of its magnitudes); right: the image patches",
     ]
     figure, axes = _canvas(page, lines)
@@ -59,18 +67,22 @@ def grid(
     return figure
 
 
-def overview(layers: Sequence[tuple[LayerInfo, Exemplars]], *, tile: int = 56, heading: str = "") -> Figure:
+def overview(
+    layers: Sequence[tuple[LayerInfo, Exemplars]], *, rule: str | None = None, tile: int = 56, heading: str = ""
+) -> Figure:
     """A whole network on one page: a row for each layer, the strongest exemplar of some units, projection above patch.
 
     Args:
         layers: in order, each with the exemplars of the units to show; rows may differ in length.
+        rule: which projections, if there are several; None: the first.
         tile: side of a tile in pixels.
         heading: said first in the title.
     """
+    rule = rule or next(iter(layers[0][1].projections))
     strips = []
     for _, exemplars in layers:
         rows = [i for i in range(len(exemplars.channels)) if not exemplars.dead[i]]
-        pairs = [_tiles(exemplars, i, tile)[:, 0] for i in rows]  # (2, 3, tile, tile)
+        pairs = [_tiles(exemplars, i, rule, tile)[:, 0] for i in rows]  # (2, 3, tile, tile)
         blank = torch.full((2, 3, tile, tile), PAPER, dtype=torch.uint8)
         ordered = torch.stack(pairs or [blank], dim=1)  # (2, units, 3, tile, tile)
         strips.append(sheet(ordered.flatten(0, 1), columns=ordered.shape[1], gap=2))
@@ -83,7 +95,6 @@ def overview(layers: Sequence[tuple[LayerInfo, Exemplars]], *, tile: int = 56, h
         page[:, top : top + strip.shape[1], : strip.shape[2]] = strip
         places.append(top)
         top += strip.shape[1]
-    rule = layers[0][1].rule
     lines = [heading, f"the strongest response of each unit: {rule} projection above its image patch"]
     figure, axes = _canvas(page, [line for line in lines if line])
     for (info, exemplars), top in zip(layers, places, strict=True):
@@ -111,9 +122,9 @@ def _field(info: LayerInfo) -> str:
     return " x ".join(str(size) for size in info.field.size) + " px"
 
 
-def _tiles(exemplars: Exemplars, row: int, side: int) -> Tensor:
+def _tiles(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
     """One unit's projections and patches as tiles: (2, k, 3, side', side') uint8, the longer side ``side``."""
-    projections, patches = exemplars.projections[row], exemplars.patches[row]  # (k, c, h, w)
+    projections, patches = exemplars.projections[rule][row], exemplars.patches[row]  # (k, c, h, w)
     shown = torch.stack([signed(projections, contrast(projections)), patches])  # (2, k, c, h, w)
     if shown.shape[2] != 3:
         shown = shown.mean(dim=2, keepdim=True).expand(-1, -1, 3, -1, -1)
@@ -123,9 +134,9 @@ def _tiles(exemplars: Exemplars, row: int, side: int) -> Tensor:
     return torch.stack([to_uint8(resized(half, size)) for half in shown])
 
 
-def _block(exemplars: Exemplars, row: int, side: int, across: int) -> Tensor:
+def _block(exemplars: Exemplars, row: int, rule: str, side: int, across: int) -> Tensor:
     """One unit: a square of projections and one of patches, side by side."""
-    tiles = _tiles(exemplars, row, side)
+    tiles = _tiles(exemplars, row, rule, side)
     if exemplars.dead[row]:
         tiles = torch.full_like(tiles, 244)
     left, right = (sheet(half, across) for half in tiles)

@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -211,7 +212,9 @@ def open_images(source: Any, preprocess: Preprocess | None = None) -> Images:
         if not path.exists():
             raise ImageError(f"no folder or file {str(path)!r}")
         if path.suffix == ".txt":
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [
+                line.strip() for line in path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines() if line.strip()
+            ]
             return _from_files(path.parent, [path.parent / line for line in lines], preprocess)
         if tarfile.is_tarfile(path):
             return _from_tar(path, preprocess)
@@ -266,14 +269,18 @@ def _folder(key: str) -> str | None:
 def _from_tar(path: Path, preprocess: Preprocess) -> Images:
     """Members are read where they lie; a compressed file is first unpacked into a temporary one, gone at the end."""
     stream: Any = path.open("rb")
-    if stream.read(2) == b"\x1f\x8b":
+    try:
+        if stream.read(2) == b"\x1f\x8b":
+            stream.close()
+            stream = tempfile.TemporaryFile()  # noqa: SIM115 (it is read from for as long as the images are)
+            with gzip.open(path) as packed:
+                shutil.copyfileobj(packed, stream)
+        stream.seek(0)
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            members = sorted((m.name, m.offset_data, m.size) for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         stream.close()
-        stream = tempfile.TemporaryFile()  # noqa: SIM115 (it is read from for as long as the images are)
-        with gzip.open(path) as packed:
-            shutil.copyfileobj(packed, stream)
-    stream.seek(0)
-    with tarfile.open(fileobj=stream) as tar:
-        members = sorted((m.name, m.offset_data, m.size) for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES)
+        raise ImageError(f"{str(path)!r} cannot be read as .tar or .tar.gz, or is cut short: {error}") from error
     if not members:
         raise ImageError(f"the file {str(path)!r} holds no images")
     lock = Lock()

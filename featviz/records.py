@@ -91,7 +91,8 @@ class Statistics:
 
 
 def _bins(values: Tensor) -> Tensor:
-    mantissa, exponent = torch.frexp(values)  # values = mantissa * 2**exponent, mantissa from 1/2 to 1
+    finite = values.clamp(max=torch.finfo(values.dtype).max)  # so that infinity falls in the last bin
+    mantissa, exponent = torch.frexp(finite)  # values = mantissa * 2**exponent, mantissa from 1/2 to 1
     quarter = ((mantissa - 0.5) * 8).floor().long().clamp(0, 3)
     bins = 2 + (exponent.long() - 1 - _OCTAVES[0]) * 4 + quarter
     return torch.where(values <= 0, 0, bins.clamp(1, BINS - 1))
@@ -269,7 +270,7 @@ def _layer_from_json(entry: Mapping[str, Any]) -> LayerInfo:
     return LayerInfo(
         name=entry["name"], call=entry["call"], kind=entry["kind"], shape=tuple(entry["shape"]),
         field=ReceptiveField(tuple(seen["size"]), numbers["stride"], numbers["padding"], Box(*seen["extent"]), seen["kind"]),  # type: ignore[arg-type]
-        kernel=_pair(entry["kernel"]), stride=_pair(entry["stride"]), parameters=entry["parameters"],
+        kernel=_pair(entry["kernel"]), stride=_pair(entry["stride"]), parameters=entry["parameters"], numbers=entry["numbers"],
     )  # fmt: skip
 
 

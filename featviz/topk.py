@@ -119,6 +119,7 @@ class TopK:
 def _ordered(scores: Tensor, images: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Along the second axis: score downwards, image upwards, position upwards; empty places last."""
     order = torch.arange(scores.shape[1]).expand_as(scores)
-    for key, descending in ((positions[..., 1], False), (positions[..., 0], False), (images, False), (scores, True)):
+    last = images.masked_fill(images == NONE, torch.iinfo(images.dtype).max)
+    for key, descending in ((positions[..., 1], False), (positions[..., 0], False), (last, False), (scores, True)):
         order = order.gather(1, key.gather(1, order).sort(dim=1, stable=True, descending=descending).indices)
     return scores.gather(1, order), images.gather(1, order), positions.gather(1, order[..., None].expand(-1, -1, 2))

@@ -131,6 +131,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seen: MutableMapping[Tensor, Seen] = WeakIdKeyDictionary()
         self._seen[image] = Seen("exact", (axes[0], axes[1]), (height, width), (width, 1))
         self.unknown: set[str] = set()
+        self.numbers = 0
 
     def of(self, tensor: Tensor) -> Seen | None:
         """What ``tensor`` sees; None if it does not depend on the image."""
@@ -140,6 +141,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         fields = [f for f in map(self._seen.get, _tensors([args, kwargs or {}])) if f is not None]
         outputs = _tensors(result)
+        self.numbers += sum(out.numel() for out in outputs if not out._is_view())
         name = func._schema.name.removeprefix("aten::").rstrip("_")
         if fields and outputs and name not in _SHAPE_ONLY:
             handle = _HANDLERS.get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from featviz.errors import UnitError
 
@@ -15,6 +16,7 @@ class Unit:
         layer: its name, as ``named_modules()`` gives it, or ``name@i`` for one call of a module used several times.
         channel: from 0.
         at: (y, x) in the activation map, from (0, 0) at the top left. None: the position of the map's maximum.
+            ``"map"``: all positions at once.
 
     Raises:
         UnitError: a channel or a position below 0.
@@ -27,12 +29,15 @@ class Unit:
 
     layer: str
     channel: int
-    at: tuple[int, int] | None = None
+    at: tuple[int, int] | Literal["map"] | None = None
 
     def __post_init__(self) -> None:
         if self.channel < 0:
             raise UnitError(f"channel {self.channel} of layer {self.layer!r}: channels are counted from 0")
-        if self.at is not None and (len(self.at) != 2 or min(self.at) < 0):
+        if isinstance(self.at, str):
+            if self.at != "map":
+                raise UnitError(f"position {self.at!r} in layer {self.layer!r}: give (y, x), or 'map' for all of it")
+        elif self.at is not None and (len(self.at) != 2 or min(self.at) < 0):
             raise UnitError(f"position {self.at} in layer {self.layer!r}: give (y, x), counted from (0, 0)")
 
     def __str__(self) -> str:
@@ -47,5 +52,5 @@ class Unit:
         channels, height, width = (*shape, 1, 1)[:3]
         if self.channel >= channels:
             raise UnitError(f"channel {self.channel} of layer {self.layer!r}: it has channels 0 to {channels - 1}")
-        if self.at is not None and (self.at[0] >= height or self.at[1] >= width):
+        if isinstance(self.at, tuple) and (self.at[0] >= height or self.at[1] >= width):
             raise UnitError(f"position {self.at} in layer {self.layer!r}: its map has y 0 to {height - 1} and x 0 to {width - 1}")

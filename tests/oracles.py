@@ -80,7 +80,9 @@ class Rectifiers(TorchFunctionMode):
             low = kwargs.get("min", args[1] if len(args) > 1 else None)
             high = kwargs.get("max", args[2] if len(args) > 2 else None)
             if low == 0:
-                return self._instead(_Rectify.apply(x, 0.0, float("inf") if high is None else float(high), self.rule), x, func, kwargs)
+                return self._instead(
+                    _Rectify.apply(x, 0.0, float("inf") if high is None else float(high), self.rule), x, func, kwargs
+                )
         if func in (F.threshold, torch.threshold):
             return self._instead(_Rectify.apply(x, float(args[1]), float("inf"), self.rule), x, func, kwargs)
         if func in _SMOOTH:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 from nets import Raises, Reused, SqueezeExcite, integers, plain
-from oracles import exemplars, projection
+from oracles import Rectifiers, exemplars, projection
 from torch import Tensor, nn
 
 import featviz
@@ -57,7 +57,7 @@ def test_scan_and_projection_equal_the_slow_way(rule: str) -> None:
                 signal = projection(model, data[image].double(), layer, channel, (y, x), rule)
                 box = featviz.Box(*made.boxes[channel, rank].tolist())
                 inside = made.inside[channel, rank]
-                assert torch.equal(made.projections[channel, rank][:, inside], signal[box.region].flatten(1).float())
+                assert torch.equal(made.projections[rule][channel, rank][:, inside], signal[box.region].flatten(1).float())
                 assert torch.equal(made.patches[channel, rank][:, inside], data[image][box.region].flatten(1))
                 outside = signal.clone()
                 outside[box.region] = 0
@@ -126,8 +126,10 @@ def test_cuts_are_used_where_they_can_be_and_refused_where_they_disagree(monkeyp
     made = project_exemplars(model, data, lied, "4")
     assert made.whole[~made.dead].any()
     box = featviz.Box(*honest.boxes[0, 0].tolist())
-    expected = projection(model, data[int(honest.images[0, 0])], "4", 0, tuple(found.top["4"].positions[0, 0].tolist()), "deconvnet")
-    assert torch.equal(honest.projections[0, 0][:, honest.inside[0, 0]], expected[box.region].flatten(1))
+    expected = projection(
+        model, data[int(honest.images[0, 0])], "4", 0, tuple(found.top["4"].positions[0, 0].tolist()), "deconvnet"
+    )
+    assert torch.equal(honest.projections["deconvnet"][0, 0][:, honest.inside[0, 0]], expected[box.region].flatten(1))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -174,11 +176,98 @@ def test_a_class_is_a_unit() -> None:
     assert torch.equal(project(model, x, Unit("3", 4))[0], projection(model, x, "3", 4, (0, 0), "deconvnet"))
 
 
-def test_batch_size_changes_nothing() -> None:
+def test_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = plain(), open_images(images(12))
     found = scan(model, data, ["4"], k=4, progress=False)
-    one, many = (project_exemplars(model, data, found, "4", batch_size=size) for size in (1, 64))
-    assert torch.equal(one.projections, many.projections)
+    one, many = (project_exemplars(model, data, found, "4", memory=memory) for memory in (1, 2**30))
+    assert torch.equal(one.projections["deconvnet"], many.projections["deconvnet"])
+
+
+def test_batches_are_halved_when_the_device_runs_out() -> None:
+    model, data = plain(), open_images(images(12))
+    found = scan(model, data, ["4"], k=4, progress=False)
+    expected = project_exemplars(model, data, found, "4")
+    sizes: list[int] = []
+
+    def small_device(module: nn.Module, args: tuple[Tensor]) -> None:
+        sizes.append(len(args[0]))
+        if len(args[0]) > 3:
+            raise torch.OutOfMemoryError("no more")
+
+    model.register_forward_pre_hook(small_device)
+    made = project_exemplars(model, data, found, "4")
+    assert max(sizes) > 3
+    assert torch.equal(made.projections["deconvnet"], expected.projections["deconvnet"])
+
+
+def test_several_rules_share_a_forward() -> None:
+    model, data = plain(), open_images(images(5))
+    found = scan(model, data, ["4"], k=2, progress=False)
+    forwards: list[int] = []
+    handle = model.register_forward_pre_hook(lambda module, args: forwards.append(1))
+    together = project_exemplars(model, data, found, "4", rule=RULES)
+    once = len(forwards)
+    handle.remove()
+    for rule in RULES:
+        alone = project_exemplars(model, data, found, "4", rule=rule)
+        assert torch.equal(alone.projections[rule], together.projections[rule])
+    model.register_forward_pre_hook(lambda module, args: forwards.append(1))
+    project_exemplars(model, data, found, "4", rule="guided")
+    assert len(forwards) == 2 * once
+
+
+def test_each_image_is_read_once() -> None:
+    model, x = plain(), images(6)
+    data = open_images(x)
+    found = scan(model, data, ["4"], k=5, progress=False)
+    read: list[int] = []
+    counting = featviz.Images(data.keys, lambda i: (read.append(i), x[i])[1], data.preprocess)
+    project_exemplars(model, counting, found, "4")
+    assert len(read) == len(set(read))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_sums_maps_and_seeds(rule: str) -> None:
+    """Against one backward pass of the whole network with the signal started by hand."""
+    model, x = plain().double(), images(1, 16)[0].double()
+    out = model(x[None])[0].detach()
+    y, z = divmod(int(out[2].argmax()), out.shape[2])
+    cases: list[tuple[object, str, Tensor]] = []
+    whole, peak, both = torch.zeros_like(out), torch.zeros_like(out), torch.zeros_like(out)
+    whole[1] = out[1]
+    peak[2, y, z] = out[2, y, z]
+    both[2, y, z] = 1
+    both[5, 0, 1] = 1
+    cases += [(Unit("4", 1, at="map"), "activation", whole), (Unit("4", 2), "activation", peak)]
+    cases += [([Unit("4", 2), Unit("4", 5, at=(0, 1))], "one", both)]
+    for unit, seed, start in cases:
+        leaf = x[None].clone().requires_grad_()
+        with Rectifiers(rule):
+            result = model(leaf * 1)
+        (expected,) = torch.autograd.grad(result, leaf, start[None])
+        assert torch.equal(project(model, x, [unit], rule=rule, seed=seed), expected)  # type: ignore[list-item]
+
+
+def test_units_of_several_layers_share_one_forward() -> None:
+    model = integers(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), nn.ReLU())
+    )
+    x = images(1, 10)[0]
+    units = [Unit("4", 0), Unit("4", 2), Unit("2", 1), Unit("1", 3, at="map")]
+    each = [project(model, x, unit)[0] for unit in units]
+    forwards: list[int] = []
+    model.register_forward_pre_hook(lambda module, args: forwards.append(1))
+    together = project(model, x, units)
+    assert len(forwards) == 2  # one that finds out what each layer sees, one for all units
+    assert all(torch.equal(a, b) for a, b in zip(together, each, strict=True))
+
+
+def test_nan_is_named() -> None:
+    model = plain()
+    with torch.no_grad():
+        model[3].weight[4] = torch.nan
+    with pytest.raises(featviz.FeatvizError, match="4:4 has activations that are NaN"):
+        project(model, images(1, 12)[0], Unit("4", 4))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -220,9 +309,9 @@ def test_dead_units_are_named_and_not_drawn() -> None:
     assert found.statistics["4"].dead[2]
     alive = int((~found.statistics["4"].dead).nonzero()[0])
     made = project_exemplars(model, data, found, "4", [2, alive])
-    assert made.projections[1].any()
+    assert made.projections["deconvnet"][1].any()
     assert made.dead.tolist() == [True, False]
-    assert not made.projections[0].any()
+    assert not made.projections["deconvnet"][0].any()
     assert not made.inside[0].any()
 
 

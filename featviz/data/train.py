@@ -67,7 +67,7 @@ def train(
         One record per epoch.
 
     Raises:
-        UsageError: no images, or fewer than one epoch.
+        UsageError: no images, fewer than one epoch, a rate that is not allowed, or a model that does not return (n, classes).
 
     Source: Zeiler & Fergus, section 3 (momentum 0.9, renormalised filters).
     """
@@ -75,6 +75,10 @@ def train(
         raise UsageError("there is nothing to train on: the data set has no images")
     if epochs < 1:
         raise UsageError(f"epochs={epochs}: train for at least 1 epoch")
+    if not (learning_rate > 0 and weight_decay >= 0 and (radius is None or radius > 0)):
+        raise UsageError(
+            f"learning_rate={learning_rate}, weight_decay={weight_decay}, radius={radius}: rate and radius are above 0, decay is not below"
+        )
     device = next(model.parameters()).device
     preprocess = preprocess or (lambda x: x)
     wanted = {*checkpoints, epochs}
@@ -92,7 +96,12 @@ def train(
         model.train()
         losses = []
         for images, labels in tqdm(loader, desc=f"epoch {number}/{epochs}", unit="batch", leave=False):
-            loss = F.cross_entropy(model(preprocess(images.to(device))), labels.to(device))
+            logits = model(preprocess(images.to(device)))  # (n, classes)
+            if logits.dim() != 2 or int(labels.max()) >= logits.shape[1]:
+                raise UsageError(
+                    f"the model returns {tuple(logits.shape)} for labels up to {int(labels.max())}: (n, classes) is what trains"
+                )
+            loss = F.cross_entropy(logits, labels.to(device))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

@@ -139,21 +139,27 @@ def _read(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"the weights file {str(path)!r} holds more than tensors, perhaps code, and is refused: save model.state_dict() instead"
+            f"the weights file {str(path)!r} is refused: it holds more than tensors, perhaps code, or is damaged; "
+            "save model.state_dict() instead"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise WeightsError(f"{str(path)!r} is no weights file: {str(error).partition(chr(10))[0]}") from error
+    except Exception as error:  # damaged files give errors of every kind: struct.error, IndexError, AssertionError, ...
+        raise WeightsError(f"{str(path)!r} is no weights file: {_first_line(error)}") from error
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    entries = content.items() if isinstance(content, Mapping) else ()
+    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
         raise WeightsError(f"the file {str(path)!r} holds no state dict, bare or below {' or '.join(map(repr, _NESTED))}")
     state = dict(content)
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _build(spec: str, weights: str | Path | None, num_classes: int | None) -> nn.Module:
@@ -190,6 +196,8 @@ def _from_torchvision(name: str, weights: str | None, options: dict[str, Any]) -
         return builder(weights=entry, **options)
     except (URLError, OSError) as error:
         raise WeightsError(f"the weights {weights!r} of {name} cannot be fetched ({error}): give a file") from error
+    except ValueError as error:  # such as weights of 1000 classes for a model of another number
+        raise ModelError(f"{name} cannot be built: {_first_line(error)}") from error
 
 
 def _torchvision_weights(name: str, weights: str) -> Any:
@@ -214,12 +222,18 @@ def _from_factory(spec: str) -> nn.Module:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ModelError(f"no module {error.name!r} for the model {spec!r}: run in the folder that holds it") from error
-    except AttributeError:
-        raise ModelError(f"module {module_name!r} has no {attribute!r}") from None
-    model = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except Exception as error:
+        raise ModelError(f"module {module_name!r} cannot be imported: {type(error).__name__}: {_first_line(error)}") from error
+    if not hasattr(module, attribute):
+        raise ModelError(f"module {module_name!r} has no {attribute!r}")
+    factory = getattr(module, attribute)
+    try:
+        model = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+    except Exception as error:
+        raise ModelError(f"{spec!r} fails: {type(error).__name__}: {_first_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec!r} gives a {type(model).__name__}, not a torch.nn.Module")
     return model
