@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import tarfile
 import tempfile
+import weakref
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Sized
@@ -118,7 +119,8 @@ class Images(Sequence[Tensor]):
         try:
             image = self._read(index)
             if isinstance(image, Image.Image):
-                pixels = self.preprocess.pixels(image)  # 8 bits
+                with image:  # the file is closed, also where the picture is damaged or has further frames
+                    pixels = self.preprocess.pixels(image)  # 8 bits
                 if pixels.numel() <= self._room:
                     self._held[index] = pixels
                     self._room -= pixels.numel()
@@ -212,9 +214,8 @@ def open_images(source: Any, preprocess: Preprocess | None = None) -> Images:
         if not path.exists():
             raise ImageError(f"no folder or file {str(path)!r}")
         if path.suffix == ".txt":
-            lines = [
-                line.strip() for line in path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines() if line.strip()
-            ]
+            text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
             return _from_files(path.parent, [path.parent / line for line in lines], preprocess)
         if tarfile.is_tarfile(path):
             return _from_tar(path, preprocess)
@@ -234,7 +235,11 @@ def one_size(images: Images) -> tuple[int, int]:
             image = images._read(i)
         except (OSError, ValueError, SyntaxError):
             continue
-        size = (image.height, image.width) if isinstance(image, Image.Image) else (image.shape[-2], image.shape[-1])
+        if isinstance(image, Image.Image):
+            with image:
+                size = (image.height, image.width)
+        else:
+            size = (image.shape[-2], image.shape[-1])
         first = first or (key, size)
         if size != first[1]:
             raise ImageError(
@@ -282,6 +287,7 @@ def _from_tar(path: Path, preprocess: Preprocess) -> Images:
         stream.close()
         raise ImageError(f"{str(path)!r} cannot be read as .tar or .tar.gz, or is cut short: {error}") from error
     if not members:
+        stream.close()
         raise ImageError(f"the file {str(path)!r} holds no images")
     lock = Lock()
 
@@ -291,6 +297,7 @@ def _from_tar(path: Path, preprocess: Preprocess) -> Images:
             data = stream.read(members[i][2])
         return Image.open(BytesIO(data))
 
+    weakref.finalize(read, stream.close)
     keys = [name for name, *_ in members]
     return Images(keys, read, preprocess, [_folder(key) for key in keys])
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from featviz.capture import capture, evaluating
 from featviz.cuts import cut
-from featviz.errors import FeatvizError, ImageError, UsageError
+from featviz.errors import FeatvizError, ImageError, LayerError, UsageError
 from featviz.fields import LayerInfo, anatomy, find_layers
 from featviz.geometry import Box
 from featviz.images import open_images
@@ -206,13 +206,19 @@ def _project_whole(
             continue
         x, acts = forward(model, list(calls.values()), inputs[image : image + 1])
         outputs = {name: acts[call] for name, call in calls.items()}
-        with backward_rule(rule, list(outputs.values())):
+        for name, output in outputs.items():
+            if not output.is_floating_point():
+                raise LayerError(f"layer {name!r} gives {output.dtype}, which has no gradient: only floating point layers project")
+        with backward_rule(rule, list(outputs.values()), x):
             for i in mine:
                 seeds = _seeds(targets[i], outputs, seed)
                 used = [outputs[name] for name in seeds]
-                (signal,) = torch.autograd.grad(used, x, list(seeds.values()), retain_graph=True, allow_unused=True)
-                if signal is not None:
-                    result[i] = signal[0].to(result)
+                signal = None
+                if any(output.requires_grad for output in used):
+                    (signal,) = torch.autograd.grad(used, x, list(seeds.values()), retain_graph=True, allow_unused=True)
+                if signal is None:
+                    raise LayerError(f"unit {targets[i][0]} does not depend on the image: there is nothing to project")
+                result[i] = signal[0].to(result)
 
 
 def _seeds(target: list[Unit], outputs: dict[str, Tensor], seed: str) -> dict[str, Tensor]:

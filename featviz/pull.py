@@ -192,7 +192,7 @@ def _backward(model: nn.Module, call: str, parts: list[_Part], rules: Sequence[s
         places.append(index if output.dim() == 4 else index[:2])
     signals: dict[str, list[Tensor]] = {}
     for rule in rules:
-        with backward_rule(rule, output):
+        with backward_rule(rule, output, x):
             signals[rule] = [_pulled_from(output, x, index) for index in places]
     return signals, torch.stack([output.detach()[index] for index in places], dim=1)
 

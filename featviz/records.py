@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -197,7 +198,7 @@ class Scan:
             manifest = json.loads(path.read_bytes())
             if manifest["schema"] != SCHEMA:
                 raise RecordError(f"{str(path)!r} has schema {manifest['schema']}, this version reads {SCHEMA}: scan again")
-            with np.load(path.parent / manifest["arrays"], allow_pickle=False) as data:
+            with (path.parent / manifest["arrays"]).open("rb") as file, np.load(file, allow_pickle=False) as data:
                 arrays = dict(data)
             infos = [_layer_from_json(entry) for entry in manifest["layers"]]
             top, statistics = {}, {}
@@ -212,7 +213,7 @@ class Scan:
             )  # fmt: skip
         except FileNotFoundError as error:
             raise RecordError(f"no scan in {str(folder)!r}: {Path(error.filename).name} is missing") from None
-        except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise RecordError(f"the scan in {str(folder)!r} is damaged ({type(error).__name__}: {error}): scan again") from error
 
     def resumes(self, fresh: Scan) -> None:

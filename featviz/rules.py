@@ -19,7 +19,7 @@ forward pass serves every rule.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -76,12 +76,14 @@ def check_rule(rule: str) -> str:
 
 
 @contextmanager
-def backward_rule(rule: str, outputs: Tensor | Sequence[Tensor]) -> Iterator[Counter[str]]:
-    """Within the block, backward passes through the graph of ``outputs`` follow ``rule``.
+def backward_rule(rule: str, outputs: Tensor | Sequence[Tensor], image: Tensor | None = None) -> Iterator[Counter[str]]:
+    """Within the block, backward passes from ``outputs`` to the image follow ``rule``.
 
     Args:
         rule: ``gradient``, ``deconvnet`` or ``guided``.
         outputs: the tensors whose graph is meant; what they were computed with is looked at, not changed.
+        image: the tensor that the signal goes back to; what does not depend on it, such as work on parameters alone, is left
+            out. None: the whole graph is meant.
 
     Yields:
         How many rectifiers of each kind the graph has, ``{"ReLU": 7}``; empty under ``gradient``, which needs no look.
@@ -103,20 +105,21 @@ def backward_rule(rule: str, outputs: Tensor | Sequence[Tensor]) -> Iterator[Cou
     if hook is None:
         yield Counter()
         return
-    found = _rectifiers(rule, [outputs] if isinstance(outputs, Tensor) else outputs)
+    nodes = _nodes([outputs] if isinstance(outputs, Tensor) else outputs)
+    found = _rectifiers(rule, nodes if image is None else _between(nodes, image))
     with ExitStack() as handles:
         for _, node in found:
             handles.callback(hook(node).remove)
         yield Counter(kind for kind, _ in found)
 
 
-def _rectifiers(rule: str, outputs: Iterable[Tensor]) -> list[tuple[str, Node]]:
-    """The rectifier nodes of a graph, each with its kind, after making sure that nothing else needs the rule.
+def _rectifiers(rule: str, nodes: Iterable[Node]) -> list[tuple[str, Node]]:
+    """The rectifiers among these nodes, each with its kind, after making sure that nothing else needs the rule.
 
     A graph without one is in order only if it is linear, as below a first convolution: there all rules agree.
     """
     found, others = [], set()
-    for node in _nodes(outputs):
+    for node in nodes:
         name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
         kind = _kind(name, node)
         if kind is not None:
@@ -166,14 +169,30 @@ def _refusal(name: str, node: Node) -> str | None:
     return None
 
 
-def _nodes(outputs: Iterable[Tensor]) -> Iterator[Node]:
+def _nodes(outputs: Iterable[Tensor]) -> list[Node]:
     """Every node of the graph behind ``outputs``, once."""
     stack = [output.grad_fn for output in outputs]
-    seen = set()
+    seen: dict[Node, None] = {}
     while stack:
         node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        stack.extend(parent for parent, _ in node.next_functions)
+        if node is not None and node not in seen:
+            seen[node] = None
+            stack.extend(parent for parent, _ in node.next_functions)
+    return list(seen)
+
+
+def _between(nodes: list[Node], image: Tensor) -> list[Node]:
+    """Those of the nodes whose signal reaches the image."""
+    above: dict[Node, list[Node]] = defaultdict(list)
+    for node in nodes:
+        for parent, _ in node.next_functions:
+            if parent is not None:
+                above[parent].append(node)
+    stack = [node for node in nodes if node is image.grad_fn or getattr(node, "variable", None) is image]
+    reached: set[Node] = set()
+    while stack:
+        node = stack.pop()
+        if node not in reached:
+            reached.add(node)
+            stack.extend(above[node])
+    return [node for node in nodes if node in reached]

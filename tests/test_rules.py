@@ -200,3 +200,22 @@ def test_a_guard_against_zero_is_no_rectifier() -> None:
 def test_unknown_rule() -> None:
     with pytest.raises(RuleError, match="did you mean 'deconvnet'"), backward_rule("deconv", torch.zeros(1)):
         pass
+
+
+def test_work_on_parameters_alone_is_none_of_the_rules_business() -> None:
+    """A bias that is cut in place, as in Swin v2, and a where over a table: neither lies between unit and image."""
+
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bias = nn.Conv2d(3, 4, 3), nn.Parameter(torch.ones(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bias = self.bias.clone()
+            bias[1:2].zero_()
+            return self.conv(x.relu()) + torch.where(bias > 0, bias, 0.0)[:, None, None]
+
+    model = integers(Biased()).double()
+    net_ = nn.Sequential(model, nn.Conv2d(4, 2, 1).double()).eval()
+    expected = projection(net_, image(), "1", 1, (2, 2), "guided")
+    assert torch.equal(project(net_, image(), Unit("1", 1, at=(2, 2)), rule="guided")[0], expected)

@@ -77,7 +77,7 @@ def train(
         raise UsageError(f"epochs={epochs}: train for at least 1 epoch")
     if not (learning_rate > 0 and weight_decay >= 0 and (radius is None or radius > 0)):
         raise UsageError(
-            f"learning_rate={learning_rate}, weight_decay={weight_decay}, radius={radius}: rate and radius are above 0, decay is not below"
+            f"learning_rate={learning_rate}, weight_decay={weight_decay}, radius={radius}: must be above 0, at least 0, above 0"
         )
     device = next(model.parameters()).device
     preprocess = preprocess or (lambda x: x)

@@ -230,6 +230,7 @@ def _from_factory(spec: str) -> nn.Module:
     if not hasattr(module, attribute):
         raise ModelError(f"module {module_name!r} has no {attribute!r}")
     factory = getattr(module, attribute)
+    torch.manual_seed(0)  # whatever the import has drawn
     try:
         model = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
     except Exception as error:
