@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,6 +79,7 @@ def project(
     rule: str = "deconvnet",
     seed: str = "one",
     memory: int = MEMORY,
+    known: Mapping[str, LayerInfo] | None = None,
 ) -> Tensor:
     """Project units back to the pixels that they respond to.
 
@@ -91,6 +92,8 @@ def project(
         seed: what the backward signal starts as, at the unit's positions: ``one``, or its ``activation`` there (as in the paper,
             which leaves the activations themselves and sets all others to zero).
         memory: bytes that a batch may take; halved where the device has less.
+        known: `anatomy` of this model for images of this size, for callers who project often; None: it is found out, which
+            takes a forward pass.
 
     Returns:
         (n, c, h, w) on the device and of the type of ``x``: the signal in model space, zero outside the receptive field.
@@ -122,7 +125,8 @@ def project(
     if len(x) not in (1, len(targets)) or not targets:
         raise UsageError(f"{len(x)} images for {len(targets)} units: give one image, or one for each unit")
     layers = list(dict.fromkeys(unit.layer for target in targets for unit in target))
-    known = anatomy(model, (x.shape[1], x.shape[2], x.shape[3]), only=set(layers))
+    if known is None:
+        known = anatomy(model, (x.shape[1], x.shape[2], x.shape[3]), only=set(layers))
     infos = dict(zip(layers, find_layers(known, layers), strict=True))
     for unit in (unit for target in targets for unit in target):
         unit.check(infos[unit.layer].shape)

@@ -143,7 +143,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             "save model.state_dict() instead"
         ) from error
     except Exception as error:  # damaged files give errors of every kind: struct.error, IndexError, AssertionError, ...
-        raise WeightsError(f"{str(path)!r} is no weights file: {_first_line(error)}") from error
+        raise WeightsError(f"{str(path)!r} is no weights file: {type(error).__name__}: {_first_line(error)}") from error
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

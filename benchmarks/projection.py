@@ -1,0 +1,106 @@
+"""Projections side by side with captum's NeuronDeconvolution, called once for each unit as people use it.
+
+    python benchmarks/projection.py                    # the table of docs/speed.md; --device cuda on a GPU
+
+Both project the same exemplars of the same images under the deconvnet rule, in one process, in turns. featviz projects all exemplars
+of the layer's first units (a scan's record is there, as in use); captum a random sample of the same ones. Printed are the median times
+of a unit, the median over the turns of their ratio, and the largest difference between the two, relative to the largest value. Weights
+are random: they do not change what is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+import torchvision
+from captum.attr import NeuronDeconvolution
+from torch import Tensor, nn
+
+from featviz import Images, Preprocess, Scan, open_images, project_exemplars, scan
+from featviz.data import SyntheticImages
+from featviz.geometry import Box
+
+CASES = [
+    ("alexnet", "features.3"), ("vgg16", "features.5"), ("vgg16", "features.12"), ("vgg16", "features.21"),
+    ("vgg16", "features.28"), ("resnet18", "layer2"), ("alexnet", "features.8"), ("resnet18", "layer4"),
+]  # fmt: skip
+
+
+def timed(work: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:
+    start = time.perf_counter()
+    result = work()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
+
+
+def one_case(model: nn.Module, layer: str, images: Images, found: Scan, args: argparse.Namespace) -> tuple[float, float, float, float]:
+    """Seconds a unit with captum and with featviz, the median ratio, and the largest relative difference."""
+    channels = list(range(min(args.channels, len(found.top[layer].scores))))
+    made = project_exemplars(model, images, found, layer, channels)
+    jobs = [(c, r) for c in range(len(channels)) for r in range(found.k) if not made.dead[c]]
+    sample = random.Random(0).sample(jobs, min(args.sample, len(jobs)))
+    module = dict(model.named_modules())[layer]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peer = NeuronDeconvolution(model, module)
+
+    def captum() -> Tensor:
+        results = []
+        for c, r in sample:
+            x = images.preprocess.normalise(images[int(made.images[c, r])])[None].to(args.device).requires_grad_()
+            at = found.top[layer].positions[channels[c], r].tolist()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                results.append(peer.attribute(x, (channels[c], *at))[0].detach().cpu())
+        return torch.stack(results)
+
+    def ours() -> Tensor:
+        result = project_exemplars(model, images, found, layer, channels).projections["deconvnet"]
+        return result
+
+    times: list[tuple[float, float]] = []
+    for turn in range(args.turns + 1):
+        theirs, expected = timed(captum, args.device)
+        mine, projections = timed(ours, args.device)
+        if turn:  # the first warms up
+            times.append((theirs / len(sample), mine / len(jobs)))
+    worst = 0.0
+    for (c, r), whole in zip(sample, expected, strict=True):
+        box, inside = Box(*made.boxes[c, r].tolist()), made.inside[c, r]
+        worst = max(worst, float((projections[c, r][:, inside] - whole[box.region].flatten(1)).abs().max() / whole.abs().max()))
+    medians = [statistics.median(column) for column in zip(*times, strict=True)]
+    return medians[0], medians[1], statistics.median(a / b for a, b in times), worst
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, default=32, help="images (default: 32)")
+    parser.add_argument("--channels", type=int, default=64, help="units of the layer, 9 exemplars each (default: 64)")
+    parser.add_argument("--sample", type=int, default=6, help="exemplars that captum projects in a turn (default: 6)")
+    parser.add_argument("--turns", type=int, default=3, help="measured turns (default: 3)")
+    args = parser.parse_args()
+    images = open_images(
+        SyntheticImages(args.images, size=224), Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    )
+    device = torch.cuda.get_device_name() if args.device != "cpu" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{device}, torch {torch.__version__}\n\n| layer | receptive field | captum | featviz | ratio | largest difference |")
+    print("| --- | --- | --- | --- | --- | --- |", flush=True)
+    for name, layer in CASES:
+        torch.manual_seed(0)
+        model = torchvision.models.get_model(name, weights=None).eval().to(args.device)
+        found = scan(model, images, [layer], progress=False)
+        theirs, ours, ratio, worst = one_case(model, layer, images, found, args)
+        field = found.layers[layer].field.size[0]
+        print(f"| {name} `{layer}` | {field} | {theirs * 1e3:.1f} ms | {ours * 1e3:.2f} ms | {ratio:.1f}x | {worst:.1e} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Pictures on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of twelve noisy pictures, 48 x 40, six in each of two folders."""
+    folder = tmp_path / "pictures"
+    for i in range(12):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        path = folder / ("a cat", "dog")[i % 2] / f"{i:02d}.{('png', 'jpg')[i // 2 % 2]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return folder

@@ -1,0 +1,457 @@
+"""The command line: what it writes, that it goes on where it stopped, and what it says of what it cannot use."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from featviz import Images, Scan, cli, load_model
+from featviz.data import SyntheticImages
+from featviz.errors import FeatvizError
+from featviz.models import load_weights
+
+SMALL = ("grid", "--limit", "12", "--k", "3", "--batch-size", "4", "--out", "out")
+FEW = ("--max-channels", "2")
+
+
+class Scanned(list[list[int]]):
+    """Which images each scan looked at; ``stop`` interrupts the next one after so many batches."""
+
+    stop: int | None = None
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    return tmp_path
+
+
+@pytest.fixture
+def scanned(monkeypatch: pytest.MonkeyPatch) -> Scanned:
+    seen, batches = Scanned(), Images.batches
+
+    def watched(self: Images, indices: Any, batch_size: int, **options: Any) -> Iterator[Any]:
+        seen.append(list(indices))
+        for n, batch in enumerate(batches(self, indices, batch_size, **options)):
+            if n == seen.stop:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(Images, "batches", watched)
+    return seen
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command that ends in one line of explanation, which it returns."""
+
+    def run(*arguments: str, code: int = 1) -> str:
+        capsys.readouterr()
+        if code == 2:
+            with pytest.raises(SystemExit) as left:
+                cli.main(arguments)
+            assert left.value.code == 2
+        else:
+            assert cli.main(arguments) == code
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        start = err.rindex("error: ")
+        assert len(err[start:].splitlines()) == 1, err[start:]
+        return err[start:].strip().removeprefix("error: ")
+
+    return run
+
+
+def drawn(folder: str | Path = "out") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.suffix in (".png", ".pdf")}
+
+
+def factory(name: str, body: str) -> str:
+    """A module in the current folder with a function ``net``; its name must not have been used before."""
+    Path(f"{name}.py").write_text(f"from torch import nn\n\n\ndef net():\n    return {body}\n")
+    return f"{name}:net"
+
+
+def test_grid_draws_a_figure_for_each_layer_and_an_overview(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*SMALL, *FEW]) == 0
+    printed = capsys.readouterr().out.split()
+    names = ["00-conv1.png", "01-conv2.png", "02-conv3.png", "03-conv4.png", "04-conv5.png", "overview.png"]
+    assert sorted(drawn()) == names
+    assert [path for path in printed if path.startswith("out")] == [str(Path("out") / name) for name in ["scan.json", *names]]
+    for name in names:
+        with Image.open(Path("out") / name) as image:
+            image.load()
+            assert min(image.size) > 60
+            assert image.convert("L").getextrema() != (255, 255)
+    found = Scan.load("out")
+    assert (found.k, found.done, len(found.keys)) == (3, 12, 12)
+    assert found.keys[0] == SyntheticImages(12).key(0)
+    assert not list(Path("out").glob("*.part*")) + list(Path("out").glob(".*"))
+
+
+def test_a_second_run_scans_nothing_draws_the_same_and_fresh_scans_again(scanned: Scanned) -> None:
+    command = [*SMALL, *FEW, "--layers", "conv1,conv3"]
+    assert cli.main(command) == 0
+    first, record = drawn(), Path("out/scan.json").read_bytes()
+    assert cli.main(command) == 0
+    assert scanned == [list(range(12))]
+    assert drawn() == first
+    assert cli.main([*command, "--fresh"]) == 0
+    assert scanned == [list(range(12))] * 2
+    assert Path("out/scan.json").read_bytes() == record
+    assert drawn() == first
+
+
+def test_what_is_drawn_may_change_without_a_new_scan(scanned: Scanned) -> None:
+    command = [*SMALL, "--layers", "conv2"]
+    for options in (["--channels", "1"], ["--channels", "2", "--rule", "guided"], [*FEW, "--format", "pdf"]):
+        assert cli.main([*command, *options]) == 0
+    assert len(scanned) == 1
+
+
+def test_an_interrupted_scan_is_kept_and_the_same_command_goes_on_to_the_same_result(
+    scanned: Scanned, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["grid", "--limit", "12", "--k", "3", "--batch-size", "4", "--layers", "conv1,conv4", *FEW]
+    assert cli.main([*command, "--out", "whole"]) == 0
+    scanned.stop = 2
+    assert cli.main([*command, "--out", "out"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert (Scan.load("out").done, Scan.load("out").complete) == (8, False)
+    assert not drawn("out")
+    scanned.stop = None
+    assert cli.main([*command, "--out", "out"]) == 0
+    assert scanned[-1] == [8, 9, 10, 11]
+    assert Path("out/scan.json").read_bytes() == Path("whole/scan.json").read_bytes()  # it names the arrays by their hash
+    assert drawn("out") == drawn("whole")
+
+
+def test_an_interruption_before_the_first_batch_leaves_no_record(scanned: Scanned) -> None:
+    scanned.stop = 0
+    assert cli.main([*SMALL, "--layers", "conv1"]) == 130
+    assert not list(Path("out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [
+        (["--limit", "10"], "images was"),
+        (["--k", "4"], "k was 3, is 4"),
+        (["--layers", "conv2"], r'layers was \["conv1"\], is \["conv2"\]'),
+        (["--weights", "initial"], "model was"),
+        (["--mean", "0,0,0"], "preprocess was"),
+    ],
+)
+def test_a_record_of_another_scan_is_refused_with_what_differs(other: list[str], differs: str, fails: Any) -> None:
+    command = [*SMALL, *FEW, "--layers", "conv1"]
+    assert cli.main(command) == 0
+    before = Path("out/scan.json").read_bytes()
+    assert re.search(differs, fails(*command, *other))
+    assert Path("out/scan.json").read_bytes() == before
+    assert cli.main([*command, *other, "--fresh"]) == 0
+    assert Path("out/scan.json").read_bytes() != before
+    assert len(list(Path("out").glob("scan-*.npz"))) == 1
+
+
+@pytest.mark.parametrize("damage", ["", "{", "{}", '{"schema": 99}', '["schema"]'])
+def test_a_damaged_record_is_refused_and_fresh_replaces_it(damage: str, fails: Any) -> None:
+    Path("out").mkdir()
+    Path("out/scan.json").write_text(damage)
+    command = [*SMALL, *FEW, "--layers", "conv1"]
+    assert "scan again" in fails(*command)
+    assert cli.main([*command, "--fresh"]) == 0
+    assert Scan.load("out").complete
+
+
+def test_figures_can_be_pdf_or_both() -> None:
+    command = [*SMALL, *FEW, "--layers", "conv1"]
+    assert cli.main([*command, "--format", "pdf"]) == 0
+    assert sorted(drawn()) == ["00-conv1.pdf", "overview.pdf"]
+    assert all(data.startswith(b"%PDF") for data in drawn().values())
+    assert cli.main([*command, "--format", "both"]) == 0
+    assert sorted(drawn()) == ["00-conv1.pdf", "00-conv1.png", "overview.pdf", "overview.png"]
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The channels that each command draws."""
+    real, seen = cli.project_exemplars, []
+
+    def watched(model: Any, images: Any, found: Any, layer: str, channels: Any, **options: Any) -> Any:
+        seen.append(list(channels))
+        return real(model, images, found, layer, channels, **options)
+
+    monkeypatch.setattr(cli, "project_exemplars", watched)
+    return seen
+
+
+def test_units_are_drawn_as_they_are_named_or_chosen(chosen: list[list[int]]) -> None:
+    command = [*SMALL, "--layers", "conv2"]
+    options = [
+        ["--channels", "40,3"],
+        ["--max-channels", "5"],
+        ["--max-channels", "5", "--choose", "random"],
+        ["--max-channels", "5", "--choose", "random", "--seed", "0"],
+        ["--max-channels", "5", "--choose", "random", "--seed", "1"],
+        ["--max-channels", "48"],
+    ]
+    for option in options:
+        assert cli.main([*command, *option]) == 0
+    named, strongest, first, again, other, everything = chosen
+    maximum = Scan.load("out").statistics["conv2"].maximum
+    assert named == [40, 3]
+    assert strongest == sorted(maximum.argsort(descending=True)[:5].tolist())
+    assert first == again == sorted(set(first))
+    assert len(first) == len(other) == 5
+    assert first != other
+    assert first != strongest
+    assert everything == list(range(48))
+
+
+def test_layers_are_named_or_globbed_and_come_in_the_order_of_the_network() -> None:
+    assert cli.main([*SMALL, *FEW, "--layers", "*4,conv[12],fc8"]) == 0
+    assert list(Scan.load("out").top) == ["conv1", "conv2", "conv4", "relu4", "fc8"]
+    assert sorted(drawn()) == [f"0{i}-{n}.png" for i, n in enumerate(Scan.load("out").top)] + ["overview.png"]
+
+
+def test_many_units_take_several_pages(chosen: list[list[int]]) -> None:
+    model = factory("cli_wide", "nn.Sequential(nn.Conv2d(3, 70, 3), nn.ReLU())")
+    assert cli.main([*SMALL[:5], "--out", "out", "--model", model, "--input-size", "32"]) == 0
+    assert chosen == [list(range(64)), list(range(64, 70))]
+    assert sorted(drawn()) == ["00-0-1of2.png", "00-0-2of2.png", "overview.png"]
+
+
+def test_output_goes_to_a_folder_of_the_model_s_name_by_default() -> None:
+    assert cli.main([*SMALL[:-2], *FEW, "--layers", "conv1"]) == 0
+    assert Path("outputs/zfmini/overview.png").is_file()
+    model = factory("cli_default", "nn.Sequential(nn.Conv2d(3, 2, 3))")
+    assert cli.main([*SMALL[:-2], "--model", model, "--input-size", "32"]) == 0
+    assert Path("outputs/cli_default_net/overview.png").is_file()
+
+
+def test_a_folder_of_images_is_scanned_and_what_cannot_be_read_is_counted(
+    pictures: Path, capsys: pytest.CaptureFixture[str], fails: Any
+) -> None:
+    (pictures / "a cat" / "01 bad.jpg").write_bytes(b"no picture")
+    command = ["grid", "--images", "pictures", "--layers", "conv1", *FEW, "--k", "2", "--out", "out"]
+    assert "'a cat/01 bad.jpg' cannot be read" in fails(*command, "--strict")
+    assert cli.main(command) == 0
+    err = capsys.readouterr().err
+    assert "skipped image 'a cat/01 bad.jpg' cannot be read" in err
+    assert "1 of 13 images were skipped" in err
+    manifest = json.loads(Path("out/scan.json").read_text())
+    assert [one["key"] for one in manifest["skipped"]] == ["a cat/01 bad.jpg"]
+    assert (manifest["input_shape"], manifest["sources"]["images"]) == ([3, 96, 96], "pictures")
+    assert cli.main([*command, "--limit", "3", "--fresh"]) == 0
+    assert len(Scan.load("out").keys) == 3
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_model_of_one_channel_and_no_recipe_sees_images_of_their_own_size() -> None:
+    model = factory("cli_gray", "nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())")
+    assert cli.main(["grid", "--images", "pictures", "--model", model, "--k", "2", "--out", "out"]) == 0
+    assert Scan.load("out").input_shape == (1, 40, 48)
+
+
+def rows(printed: str) -> dict[str, list[str]]:
+    return {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
+
+
+def test_layers_prints_the_table_of_zfmini(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["layers"]) == 0
+    out = capsys.readouterr().out
+    table = rows(out)
+    assert table["conv1"] == ["Conv2d", "32", "46x46", "7", "2", "7/2/1", "exact", f"{32 * 3 * 49 + 32:,}"]
+    assert table["conv5"] == ["Conv2d", "64", "10x10", "3", "1", "83/8/29", "exact", f"{64 * 64 * 9 + 64:,}"]
+    assert table["pool5"][:6] == ["MaxPool2d", "64", "4x4", "3", "2", "99/16/29"]
+    assert table["fc8"][-2:] == ["global", f"{80 * 96 + 96:,}"]
+    total = sum(p.numel() for p in load_model("zfmini").parameters())
+    assert out.splitlines()[-1].startswith(f"zfmini, input 3 x 96 x 96, {total:,} parameters")
+
+
+def test_layers_prints_the_table_of_alexnet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["layers", "--model", "alexnet"]) == 0
+    printed = capsys.readouterr()
+    table = rows(printed.out)
+    fields = {"features.0": "11/4/2", "features.3": "51/8/18", "features.6": "99/16/34", "features.10": "163/16/66"}
+    for name, field in fields.items():
+        assert table[name][5:7] == [field, "exact"], name
+    assert table["features.12"] == ["MaxPool2d", "256", "6x6", "3", "2", "195/32/66", "exact"]
+    assert "61,100,840 parameters" in printed.out
+    assert "nothing is learned yet" in printed.err
+
+
+def test_layers_takes_an_input_size(capsys: pytest.CaptureFixture[str], fails: Any) -> None:
+    assert cli.main(["layers", "--input-size", "128"]) == 0
+    assert rows(capsys.readouterr().out)["conv1"][2] == "62x62"
+    assert "--input-size" in fails("layers", "--model", factory("cli_sizeless", "nn.Sequential(nn.Conv2d(3, 2, 3))"))
+
+
+def test_train_on_synthetic_images(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "SyntheticImages", lambda n, **options: SyntheticImages(min(n, 40), **options))
+    command = ["train", "--limit", "24", "--epochs", "2", "--checkpoints", "0,1", "--batch-size", "8", "--out", "t"]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr().out.split()
+    names = ["epoch-000.pt", "epoch-001.pt", "epoch-002.pt"]
+    assert sorted(path.name for path in Path("t").iterdir()) == names
+    assert printed[-2:] == [str(Path("t") / name) for name in names[1:]]
+    initial, last = load_model("zfmini", "initial"), load_model("zfmini", "t/epoch-002.pt")
+    assert load_weights(load_model("zfmini"), "t/epoch-000.pt") == []
+    assert torch.equal(load_model("zfmini", "t/epoch-000.pt").conv3.weight, initial.conv3.weight)
+    assert not torch.equal(last.conv3.weight, initial.conv3.weight)
+
+
+def test_train_on_a_folder_makes_as_many_outputs_as_classes_and_skips_what_cannot_be_read(
+    pictures: Path, capsys: pytest.CaptureFixture[str], fails: Any
+) -> None:
+    (pictures / "dog" / "bad.jpg").write_bytes(b"no picture")
+    command = ["train", "--images", "pictures", "--epochs", "1", "--batch-size", "4", "--out", "t"]
+    assert cli.main(command) == 0
+    assert "skipped image 'dog/bad.jpg' cannot be read" in capsys.readouterr().err
+    assert load_model("zfmini", "t/epoch-001.pt", num_classes=2).fc8.out_features == 2
+    assert cli.main([*command, "--test", "pictures"]) == 0
+    assert "'dog/bad.jpg' cannot be read" in fails(*command, "--strict")
+
+
+@pytest.mark.usefixtures("pictures")
+def test_train_refuses_what_cannot_be_trained(fails: Any) -> None:
+    few = factory("cli_few", "nn.Sequential(nn.Conv2d(3, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())")
+    maps = factory("cli_maps", "nn.Sequential(nn.Conv2d(3, 2, 3))")
+    command = ["train", "--images", "pictures", "--epochs", "1", "--out", "t"]
+    assert "(n, classes)" in fails(*command, "--model", few)
+    assert "(n, classes)" in fails(*command, "--model", maps)
+    assert "has no label" in fails("train", "--images", "pictures/dog", "--epochs", "1", "--out", "t")
+    assert "learning_rate=-1.0" in fails(*command, "--learning-rate", "-1")
+    assert "'gone'" in fails(*command, "--test", "gone")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--layers", "conv9"], "no layer 'conv9'; did you mean 'conv"),
+        (["--layers", "conv1,fetures.3"], "no layer 'fetures.3'"),
+        (["--layers", ""], "names no layer"),
+        (["--layers", "conv1", "--channels", "0,32"], "channel 32 of layer 'conv1': it has channels 0 to 31"),
+        (["--layers", "conv1", "--channels", "-1"], "channel -1"),
+        (["--images", "gone"], "no folder or file 'gone'"),
+        (["--images", "void"], "the folder 'void' is empty"),
+        (["--images", "words"], "'words' holds 2 files, none of them an image"),
+        (["--images", "words/a.md"], "'words/a.md' is no folder"),
+        (["--images", "pictures", "--input-size", "20"], "does not take an image of shape (3, 20, 20)"),
+        (["--input-size", "16"], "size=16"),
+        (["--weights", "gone.pt"], "no weights file 'gone.pt'"),
+        (["--weights", "misfit.pt"], "10 missing"),
+        (["--weights", "code.pt"], "is refused"),
+        (["--weights", "words/a.md"], "'words/a.md' is no weights file"),
+        (["--weights", "DEFAULT"], "zfmini has no weights 'DEFAULT'"),
+        (["--partial"], "--partial goes with --weights FILE"),
+        (["--strict"], "--strict goes with --images"),
+        (["--model", "zfmni"], "no model 'zfmni'; did you mean 'zfmini'"),
+        (["--model", "gonepackage:net"], "no module 'gonepackage'"),
+        (["--device", "toaster"], "no device 'toaster'"),
+        (["--mean", "0.5"], "mean has 1 numbers and std 3"),
+        (["--std", "0,1,1"], "a standard deviation is above 0"),
+        (["--out", "words/a.md/deeper"], "the folder 'words/a.md/deeper' cannot be written"),
+    ],
+)
+@pytest.mark.usefixtures("pictures")
+def test_bad_input_is_explained_in_one_line_before_the_scan(options: list[str], message: str, fails: Any, scanned: Scanned) -> None:
+    Path("void").mkdir()
+    Path("words").mkdir()
+    for name in ("a.md", "b.csv"):
+        Path("words", name).write_text("hello, world")
+    state = load_model("zfmini").state_dict()
+    torch.save({name: value for name, value in state.items() if "weight" not in name} | {"x": torch.zeros(1)}, "misfit.pt")
+    torch.save(nn.Conv2d(1, 1, 1), "code.pt")
+    expected = message if "10 missing" not in message else f"{len([n for n in state if 'weight' in n])} missing (conv1.weight"
+    assert expected in fails(*SMALL, *options)
+    assert not scanned
+    with pytest.raises(FeatvizError):
+        cli.main([*SMALL, *options, "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rule", "deconv"], "deconv"),
+        (["--k", "0"], "'0' is not a whole number above 0"),
+        (["--limit", "-3"], "not a whole number"),
+        (["--limit", "many"], "not a whole number"),
+        (["--channels", "a,b"], "not a list of numbers"),
+        (["--channels", "1", "--max-channels", "2"], "not allowed with"),
+        (["--mean", "1,2"], "not 1 or 3 numbers"),
+        (["--mean", "x"], "not 1 or 3 numbers"),
+        (["--format", "gif"], "invalid choice"),
+        (["--nonsense"], "unrecognized arguments"),
+    ],
+)
+def test_arguments_that_cannot_be_read_are_argparse_s_error(options: list[str], message: str, fails: Any) -> None:
+    assert message in fails(*SMALL, *options, code=2)
+    assert not Path("out").exists()
+
+
+def test_a_command_is_needed(fails: Any) -> None:
+    assert "COMMAND" in fails(code=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_where_there_is_none(fails: Any) -> None:
+    assert "no device 'cuda' on this machine" in fails(*SMALL, "--device", "cuda")
+
+
+def test_an_output_that_cannot_be_written_is_found_out_before_any_work(fails: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def early(*args: Any, **options: Any) -> Any:
+        raise AssertionError("a model was made first")
+
+    monkeypatch.setattr(cli, "load_model", early)
+    Path("file").touch()
+    for command in (SMALL[:-2], ("train", "--limit", "8")):
+        for out in ("file", "file/below"):
+            assert f"the folder '{out}' cannot be written" in fails(*command, "--out", out)
+
+
+@pytest.mark.usefixtures("here")
+def test_images_of_different_sizes_need_an_input_size_where_the_model_has_none(fails: Any) -> None:
+    Path("mixed").mkdir()
+    for name, size in (("a.png", (40, 30)), ("b.png", (30, 40))):
+        Image.new("RGB", size).save(Path("mixed", name))
+    command = [*SMALL, "--images", "mixed", "--model", factory("cli_mixed", "nn.Sequential(nn.Conv2d(3, 2, 3))")]
+    message = fails(*command)
+    assert all(part in message for part in ("'a.png' is 30x40", "'b.png' 40x30", "--input-size"))
+    assert cli.main([*command, "--input-size", "24"]) == 0
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_model_of_other_channels_than_images_have(fails: Any) -> None:
+    model = factory("cli_four", "nn.Sequential(nn.Conv2d(4, 2, 3))")
+    assert "images of 4 channels" in fails(*SMALL, "--images", "pictures", "--model", model)
+
+
+def test_a_partial_file_is_drawn_and_what_it_left_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    state = load_model("zfmini").state_dict()
+    torch.save({name: value for name, value in state.items() if name != "fc8.bias"}, "part.pt")
+    assert cli.main([*SMALL, *FEW, "--layers", "conv1", "--weights", "part.pt", "--partial"]) == 0
+    assert "part.pt: 1 entries left at their initial values (fc8.bias)" in capsys.readouterr().out
+
+
+def test_several_rules_at_once() -> None:
+    assert cli.main([*SMALL, *FEW, "--layers", "conv2", "--rule", "deconvnet,guided"]) == 0
+    assert sorted(drawn()) == ["00-conv2-deconvnet.png", "00-conv2-guided.png", "overview-deconvnet.png", "overview-guided.png"]
+    assert len(set(drawn().values())) == 4
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--version"])
+    assert left.value.code == 0
+    assert re.match(r"featviz \d+\.\d+", capsys.readouterr().out)

@@ -1,0 +1,319 @@
+"""Images from wherever they come: keys, labels, pixels, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import nets
+import numpy as np
+import pytest
+import torch
+import torchvision.models
+from PIL import Image
+from torch.utils.data import TensorDataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import pil_to_tensor
+
+from featviz import Preprocess, Scan, open_images, scan
+from featviz.data import SyntheticImages
+from featviz.errors import ImageError, UsageError
+from featviz.images import one_size
+from featviz.models import preprocessing
+
+KEYS = sorted([f"a cat/{i:02d}.{('png', 'jpg')[i // 2 % 2]}" for i in range(0, 12, 2)]) + sorted(
+    [f"dog/{i:02d}.{('png', 'jpg')[i // 2 % 2]}" for i in range(1, 12, 2)]
+)
+
+
+def pixels(path: Path) -> torch.Tensor:
+    with Image.open(path) as image:
+        return pil_to_tensor(image.convert("RGB")).float() / 255
+
+
+def packed(folder: Path, path: Path, mode: str) -> Path:
+    with tarfile.open(path, mode) as tar:
+        tar.add(folder, arcname="")
+    return path
+
+
+def save(path: Path, image: Image.Image, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def test_a_folder_is_searched_through_in_order_with_folders_as_labels(pictures: Path) -> None:
+    (pictures / "notes.md").write_text("no image")
+    images = open_images(pictures)
+    assert images.keys == KEYS
+    assert images.labels == ["a cat"] * 6 + ["dog"] * 6
+    for key, image in zip(images.keys, images, strict=True):
+        assert torch.equal(image, pixels(pictures / key))
+
+
+def test_a_label_is_the_innermost_folder_and_upper_case_suffixes_count(tmp_path: Path) -> None:
+    save(tmp_path / "train" / "n01" / "x.PNG", Image.new("RGB", (4, 4)))
+    save(tmp_path / "top.bmp", Image.new("RGB", (4, 4)))
+    images = open_images(str(tmp_path))
+    assert list(zip(images.keys, images.labels, strict=True)) == [("top.bmp", None), ("train/n01/x.PNG", "n01")]
+
+
+@pytest.mark.parametrize(("name", "mode"), [("x.tar", "w"), ("x.tar.gz", "w:gz"), ("x.tgz", "w:gz")])
+def test_a_tar_gives_what_the_folder_gives(pictures: Path, tmp_path: Path, name: str, mode: str) -> None:
+    images = open_images(packed(pictures, tmp_path / name, mode))
+    assert (images.keys, images.labels) == (KEYS, ["a cat"] * 6 + ["dog"] * 6)
+    assert all(torch.equal(image, pixels(pictures / key)) for key, image in zip(KEYS, images, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_that_was_cut_short_is_an_error_that_names_it(pictures: Path, tmp_path: Path, mode: str) -> None:
+    path = packed(pictures, tmp_path / "cut.tar", mode)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match=r"cut\.tar"):
+        open_images(path)
+
+
+def test_a_tar_packed_otherwise_or_without_images_is_an_error_that_names_it(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"x\.tar\.bz2.*cannot be read as \.tar or \.tar\.gz"):
+        open_images(packed(pictures, tmp_path / "x.tar.bz2", "w:bz2"))
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "a.md").write_text("no image")
+    with pytest.raises(ImageError, match=r"words\.tar.*holds no images"):
+        open_images(packed(tmp_path / "words", tmp_path / "words.tar", "w"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_text_list_keeps_its_order_and_paths_are_relative_to_it(pictures: Path, encoding: str) -> None:
+    (pictures / "list.txt").write_text(f"{KEYS[7]}\n\n  {KEYS[0]}  \n", encoding=encoding)
+    images = open_images(pictures / "list.txt")
+    assert (images.keys, images.labels) == ([KEYS[7], KEYS[0]], ["dog", "a cat"])
+    assert torch.equal(images[1], pixels(pictures / KEYS[0]))
+
+
+def test_a_text_list_may_name_files_that_are_gone_or_in_another_encoding(pictures: Path) -> None:
+    (pictures / "list.txt").write_bytes(KEYS[0].encode() + b"\ngone.png\n\xe9t\xe9.png\n")
+    found = scan(nets.plain(), open_images(pictures / "list.txt"), ["0"], progress=False)
+    assert [one.key for one in found.skipped] == ["gone.png", os.fsdecode(b"\xe9t\xe9.png")]
+
+
+def test_a_list_of_paths_keeps_its_order(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = open_images([pictures / KEYS[3], str(pictures / KEYS[1])])
+    assert images.keys == [(pictures / KEYS[3]).as_posix(), (pictures / KEYS[1]).as_posix()]
+    assert torch.equal(images[0], pixels(pictures / KEYS[3]))
+    monkeypatch.chdir(pictures)
+    assert open_images(["dog/01.png"]).keys == ["dog/01.png"]
+
+
+def test_a_data_set_of_torchvision_s_gives_its_images_and_classes(pictures: Path) -> None:
+    images = open_images(ImageFolder(str(pictures)))
+    assert images.labels == ["a cat"] * 6 + ["dog"] * 6
+    assert torch.equal(images[8], pixels(pictures / KEYS[8]))
+
+
+def test_a_data_set_of_tensors_and_a_tensor_give_the_same() -> None:
+    x = torch.rand(5, 3, 6, 7)
+    for images in (open_images(x), open_images(TensorDataset(x, torch.zeros(5)))):
+        assert images.keys == ["000000", "000001", "000002", "000003", "000004"]
+        assert all(torch.equal(image, mine) for image, mine in zip(images, x, strict=True))
+
+
+def test_a_data_set_s_own_keys_are_kept() -> None:
+    data = SyntheticImages(3, size=32)
+    images = open_images(data)
+    assert images.keys == [data.key(i) for i in range(3)]
+    assert images.labels == [data.classes[data[i][1]] for i in range(3)]
+    assert torch.equal(images[2], data[2][0])
+
+
+def test_images_are_returned_as_they_are_and_an_index_is_within_them() -> None:
+    images = open_images(torch.rand(2, 3, 4, 4))
+    assert open_images(images) is images
+    assert images.first(1).keys == images.keys[:1]
+    with pytest.raises(IndexError):
+        images[2]
+
+
+@pytest.mark.parametrize("source", [torch.rand(3, 4, 4), TensorDataset(torch.rand(0, 3, 4, 4)), []])
+def test_what_holds_no_images_is_an_error(source: Any) -> None:
+    with pytest.raises(ImageError):
+        open_images(source)
+
+
+def test_folders_without_images_are_errors_that_name_them(tmp_path: Path) -> None:
+    (tmp_path / "void").mkdir()
+    (tmp_path / "words").mkdir()
+    for name in ("a.md", "b.csv"):
+        (tmp_path / "words" / name).write_text("no image")
+    (tmp_path / "none.txt").write_text("\n\n")
+    for name, why in (("gone", "no folder or file"), ("void", "is empty"), ("words", "holds 2 files, none of them an image")):
+        with pytest.raises(ImageError, match=rf"{name}.*{why}|{why}.*{name}"):
+            open_images(tmp_path / name)
+    with pytest.raises(ImageError, match="list of images is empty"):
+        open_images(tmp_path / "none.txt")
+    with pytest.raises(ImageError, match=r"a\.md"):
+        open_images(tmp_path / "words" / "a.md")
+
+
+def test_a_truncated_image_is_skipped_counted_and_named_and_strict_raises(pictures: Path, tmp_path: Path) -> None:
+    bad = pictures / KEYS[1]
+    assert bad.suffix == ".jpg"
+    bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
+    model, images = nets.plain(), open_images(pictures)
+    with pytest.raises(ImageError, match=r"a cat/02\.jpg.*cannot be read"):
+        scan(model, images, ["0"], k=3, strict=True, progress=False)
+    found = scan(model, images, ["0"], k=3, batch_size=5, out=tmp_path / "out", progress=False)
+    for record in (found, Scan.load(tmp_path / "out")):
+        assert [one.key for one in record.skipped] == [KEYS[1]]
+        assert KEYS[1] in record.skipped[0].reason
+        assert record.statistics["0"].count == 11
+        assert (record.keys, record.complete) == (KEYS, True)
+        assert not (record.top["0"].images == 1).any()
+    good = open_images([pictures / key for key in KEYS if key != KEYS[1]])
+    again = scan(model, good, ["0"], k=3, progress=False)
+    assert torch.equal(again.top["0"].scores, found.top["0"].scores)
+
+
+def test_images_of_which_none_can_be_read_are_an_error(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.png"):
+        (tmp_path / name).write_bytes(b"not a picture")
+    with pytest.raises(ImageError, match=r"none of the 2 images.*a\.jpg"):
+        scan(nets.plain(), tmp_path, ["0"], progress=False)
+    with pytest.raises(ImageError, match="none of the images"):
+        one_size(open_images(tmp_path))
+
+
+def test_grayscale_is_the_same_in_three_channels(tmp_path: Path) -> None:
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    path = save(tmp_path / "x.png", Image.fromarray(values))
+    expected = torch.from_numpy(values).float() / 255
+    assert torch.equal(open_images([path])[0], expected.expand(3, 8, 8))
+    save(tmp_path / "two.png", Image.fromarray(values > 100))  # one bit a pixel
+    assert torch.equal(open_images([tmp_path / "two.png"])[0], (torch.from_numpy(values) > 100).float().expand(3, 8, 8))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_over_white(tmp_path: Path, mode: str) -> None:
+    image = Image.new("RGBA", (3, 1), (40, 40, 40, 255))
+    image.putpixel((1, 0), (40, 40, 40, 0))
+    image.putpixel((2, 0), (40, 40, 40, 51))  # a fifth
+    row = open_images([save(tmp_path / "x.png", image.convert(mode))])[0][:, 0] * 255
+    assert row.tolist() == [[40, 255, pytest.approx(212, abs=1)]] * 3
+
+
+def test_a_palette_with_a_transparent_colour(tmp_path: Path) -> None:
+    image = Image.new("P", (3, 1))
+    image.putpalette([200, 0, 0, 0, 100, 0, 0, 0, 50])
+    image.putdata([0, 1, 2])
+    for name in ("x.png", "x.gif"):
+        tensor = open_images([save(tmp_path / name, image, transparency=1)])[0]
+        assert (tensor[:, 0].T * 255).tolist() == [[200, 0, 0], [255, 255, 255], [0, 0, 50]]
+
+
+def test_cmyk_is_converted(tmp_path: Path) -> None:
+    image = Image.new("CMYK", (2, 1))
+    image.putpixel((1, 0), (0, 255, 255, 0))
+    tensor = open_images([save(tmp_path / "x.tif", image)])[0]
+    assert tensor[:, 0].T.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert open_images([save(tmp_path / "x.jpg", Image.new("CMYK", (8, 8)))])[0].amin() > 0.95
+
+
+def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path) -> None:
+    values = np.array([[0, 257 * 100, 65535]], np.uint16)
+    path = save(tmp_path / "x.png", Image.fromarray(values))
+    with Image.open(path) as image:
+        assert image.mode.startswith("I;16")
+    assert (open_images([path])[0] * 255)[:, 0].tolist() == [[0, 100, 255]] * 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_has_the_channels_and_range_that_the_model_takes(tmp_path: Path, channels: int) -> None:
+    preprocess = Preprocess(size=(8, 8), resize=8, mean=(0.5,) * channels, std=(0.5,) * channels)
+    rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"):
+        path = tmp_path / f"{mode.replace(';', '')}.tif"
+        save(path, rgb.convert("I").convert(mode) if mode == "I;16" else rgb.convert(mode))
+        (image,) = open_images([path], preprocess)
+        assert (image.shape, image.dtype) == ((channels, 8, 8), torch.float32), mode
+        assert image.amin() >= 0, mode
+        assert image.amax() <= 1, mode
+        assert 0.3 < image.mean() < 0.7, mode
+
+
+def test_a_model_of_one_channel_sees_the_luma(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", Image.new("RGB", (2, 2), (255, 0, 0)))
+    image = open_images([path], Preprocess(mean=(0.0,), std=(1.0,)))[0]
+    assert (image * 255).round().tolist() == [[[76, 76], [76, 76]]]
+
+
+def test_a_tensor_of_other_channels_than_the_model_s_is_an_error() -> None:
+    with pytest.raises(ImageError, match=r"'000000' has 4 channels, the model takes 3"):
+        open_images(torch.rand(1, 4, 8, 8))[0]
+
+
+def test_normalise_and_denormalise_are_inverse() -> None:
+    preprocess = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    x = torch.rand(2, 3, 5, 4)
+    there = preprocess.normalise(x)
+    assert torch.allclose(there[:, 1], (x[:, 1] - 0.456) / 0.224)
+    assert torch.allclose(preprocess.denormalise(there), x, atol=1e-6)
+    assert torch.allclose(preprocess.normalise(preprocess.denormalise(x)), x, atol=1e-6)
+    assert torch.equal(Preprocess().normalise(x), x)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (1.0, 1.0, 1.0)), ((0.5,), (0.0,)), ((0.5,), (-1.0,))])
+def test_a_mean_and_std_that_make_no_sense_are_errors(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match="std"):
+        Preprocess(mean=mean, std=std)
+
+
+def test_images_of_different_sizes_are_an_error_that_names_two(tmp_path: Path) -> None:
+    for name, size in (("a.png", (12, 10)), ("b.png", (12, 10)), ("c.png", (12, 11))):
+        save(tmp_path / name, Image.new("RGB", size))
+    images = open_images(tmp_path)
+    with pytest.raises(ImageError, match=r"'a\.png' is 10x12, 'c\.png' 11x12.*--input-size"):
+        one_size(images)
+    with pytest.raises(ImageError, match=r"'c\.png' is 11x12, the first was 10x12.*--input-size"):
+        scan(nets.plain(), images, ["0"], progress=False)
+    assert one_size(images.first(2)) == (10, 12)
+    found = scan(nets.plain(), open_images(tmp_path, Preprocess(size=(8, 8), resize=8)), ["0"], progress=False)
+    assert found.input_shape == (3, 8, 8)
+
+
+def test_keys_of_any_characters_come_back_from_disk(tmp_path: Path) -> None:
+    keys = [
+        "a b/'quoted' \"twice\".png",
+        "a b/x,y;z=1 %20.png",
+        "été/日本 🐈.png",
+        os.fsdecode(b"latin\xe9.png"),
+        "line\nbreak.png",
+    ]
+    for key in keys:
+        save(tmp_path / "in" / key, Image.new("RGB", (8, 8)))
+    found = scan(nets.plain(), tmp_path / "in", ["0"], out=tmp_path / "out", progress=False)
+    assert set(found.keys) == set(keys)
+    assert Scan.load(tmp_path / "out").keys == found.keys
+    assert Scan.load(tmp_path / "out").labels == found.labels
+
+
+@pytest.mark.parametrize("name", ["alexnet", "efficientnet_b0", "efficientnet_b1", "vit_b_16", "resnet50", "swin_v2_t"])
+def test_preprocessing_is_torchvision_s_own_to_the_last_bit(name: str, tmp_path: Path) -> None:
+    recipe, own = preprocessing(name), torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    assert recipe is not None
+    for size in ((600, 450), (173, 240)):
+        picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)).resize((size[1], size[0]))
+        (image,) = open_images([save(tmp_path / "x.png", picture)], recipe)
+        assert torch.equal(recipe.normalise(image), own(picture))
+
+
+def test_some_of_these_models_scale_otherwise_than_bilinearly() -> None:
+    assert {preprocessing(name).interpolation for name in ("alexnet", "efficientnet_b0")} == {"bilinear", "bicubic"}
+
+
+def test_an_image_is_decoded_once(pictures: Path) -> None:
+    images = open_images(pictures)
+    first = images[0]
+    (pictures / KEYS[0]).unlink()
+    assert torch.equal(images[0], first)

@@ -1,0 +1,58 @@
+"""Tiles and sheets, pixel by pixel."""
+
+from __future__ import annotations
+
+import torch
+
+from featviz.tiles import PAPER, contrast, resized, sheet, signed, to_uint8
+
+
+def test_to_uint8_clips_and_rounds() -> None:
+    values = to_uint8(torch.tensor([-1.0, 0.0, 0.4999 / 255, 0.5001 / 255, 0.5, 1.0, 7.0]))
+    assert values.dtype == torch.uint8
+    assert values.tolist() == [0, 0, 0, 1, 128, 255, 255]
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(every / 255), every)
+
+
+def test_signed_puts_zero_in_the_middle() -> None:
+    values = signed(torch.tensor([[-4.0, 0.0, 2.0, 4.0], [-1.0, 0.0, 0.5, 2.0]]), torch.tensor([[4.0], [1.0]]))
+    assert values.tolist() == [[0.0, 0.5, 0.75, 1.0], [0.0, 0.5, 0.75, 1.5]]
+    assert signed(torch.zeros(3), torch.zeros(())).tolist() == [0.5] * 3
+
+
+def test_contrast_is_a_high_quantile_of_what_is_there() -> None:
+    values = torch.arange(1.0, 1001.0)
+    signs = torch.where(torch.arange(1000) % 2 == 0, 1.0, -1.0)
+    projections = torch.zeros(2, 3, 40, 40)
+    projections.view(-1)[:1000] = (values * signs)[torch.randperm(1000, generator=torch.Generator().manual_seed(0))]
+    assert contrast(projections) == 995  # the zeros around do not count
+    assert contrast(projections * 8) == 8 * contrast(projections)
+    assert contrast(torch.tensor([0.0, -3.0])) == 3
+    assert contrast(torch.zeros(1, 3, 4, 4)) == 1
+
+
+def test_resized_keeps_small_pixels_square_and_averages_large_tiles() -> None:
+    tiles = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(resized(tiles, (12, 12)), tiles.repeat_interleave(3, 2).repeat_interleave(3, 3))
+    assert torch.equal(resized(tiles, (4, 4)), tiles)
+    checks = (torch.arange(64)[:, None] + torch.arange(64)) % 2
+    small = resized(checks.float().expand(1, 1, 64, 64), (8, 8))
+    assert small.shape == (1, 1, 8, 8)
+    assert (small - 0.5).abs().max() < 0.1  # nearest would give zeros and ones
+
+
+def test_sheet_lays_rows_out_with_gaps_between() -> None:
+    tiles = torch.arange(1, 6, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2)
+    page = sheet(tiles, columns=3, gap=1, fill=9)
+    rows = ["11922933", "11922933", "99999999", "44955999", "44955999"]
+    assert page.shape == (3, 5, 8)
+    assert all(["".join(map(str, line)) for line in channel] == rows for channel in page.tolist())
+
+
+def test_sheet_without_gap_or_with_few_tiles() -> None:
+    tiles = torch.zeros(2, 3, 2, 2, dtype=torch.uint8)
+    assert sheet(tiles, columns=1, gap=0).shape == (3, 4, 2)
+    page = sheet(tiles, columns=3)
+    assert page.shape == (3, 2, 8)
+    assert (page[:, :, 5:] == PAPER).all()
