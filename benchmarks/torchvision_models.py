@@ -44,6 +44,8 @@ def build(name: str) -> nn.Module:
             module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.1)
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, 0, 0.02)  # torchvision starts ViT's head at zero
     return model
 
 

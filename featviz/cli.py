@@ -19,7 +19,7 @@ from torch.utils.data import Subset
 
 from featviz import __version__, figures
 from featviz.data import PAPER_EPOCHS, LabelledImages, SyntheticImages, split, train
-from featviz.errors import FeatvizError, RuleError, ImageError, UsageError
+from featviz.errors import FeatvizError, ImageError, RuleError, UsageError
 from featviz.fields import LayerInfo, anatomy
 from featviz.images import Images, Preprocess, one_size, open_images
 from featviz.models import load_model, load_weights, preprocessing

@@ -69,6 +69,8 @@ def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Contai
     """
     if len(input_shape) != 3:
         raise UsageError(f"input_shape={input_shape}: give (channels, height, width)")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is scripted, which takes no hooks: use the model before it was scripted")
     image = _zeros(model, input_shape)
     tracer = Tracer(image)
     found: list[tuple[str, nn.Module, tuple[int, ...], Seen | None, int]] = []

@@ -71,6 +71,7 @@ class Exemplars:
 _PER_EXEMPLAR = ("patches", "inside", "boxes", "scores", "images", "whole")
 
 
+@torch.inference_mode(False)
 def project(
     model: nn.Module,
     x: Tensor,
@@ -130,7 +131,7 @@ def project(
     infos = dict(zip(layers, find_layers(known, layers), strict=True))
     for unit in (unit for target in targets for unit in target):
         unit.check(infos[unit.layer].shape)
-    inputs = x.to(next((p for p in model.parameters() if p.is_floating_point()), x))
+    inputs = x.to(next((p for p in model.parameters() if p.is_floating_point()), x)).clone()  # no tensor of inference mode
     result = torch.zeros(len(targets), *x.shape[1:], dtype=x.dtype, device=x.device)
     local = [i for i, target in enumerate(targets) if _is_local(target, infos, (x.shape[2], x.shape[3]))]
     _project_local(model, inputs, infos, {i: targets[i][0] for i in local}, rule, seed, memory, result)
@@ -221,7 +222,7 @@ def _project_whole(
                 if any(output.requires_grad for output in used):
                     (signal,) = torch.autograd.grad(used, x, list(seeds.values()), retain_graph=True, allow_unused=True)
                 if signal is None:
-                    raise LayerError(f"unit {targets[i][0]} does not depend on the image: there is nothing to project")
+                    raise LayerError(f"unit {targets[i][0]} does not depend on the image by way of a gradient (quantised layers have none)")
                 result[i] = signal[0].to(result)
 
 
@@ -240,6 +241,7 @@ def _seeds(target: list[Unit], outputs: dict[str, Tensor], seed: str) -> dict[st
     return seeds
 
 
+@torch.inference_mode(False)
 def project_exemplars(
     model: nn.Module,
     images: Any,

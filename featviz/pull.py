@@ -207,6 +207,6 @@ def _pulled_from(output: Tensor, x: Tensor, index: tuple[Tensor, ...]) -> Tensor
 def forward(model: nn.Module, calls: Sequence[str], inputs: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
     """A forward pass with gradients, to the deepest of these layers: the leaf (n, c, h, w), and what each layer returned."""
     with evaluating(model), torch.enable_grad(), capture(model, calls) as acts:
-        x = inputs.detach().requires_grad_()
+        x = inputs.detach().clone().requires_grad_()
         model(x.clone())  # a model may work in place on its input
         return x, dict(acts)

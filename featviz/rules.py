@@ -52,12 +52,16 @@ _LINEAR = re.compile(  # what may stand between a unit and the image where there
 _PARALLEL = {"Gather", "Scatter", "Broadcast"}  # torch.nn.DataParallel's own, all linear
 
 
+def _positive(signal: Tensor | None) -> Tensor | None:
+    return None if signal is None else signal.clamp(min=0)
+
+
 def _deconvnet(node: Node) -> Any:
-    return node.register_hook(lambda inputs, outputs: (outputs[0].clamp(min=0), *inputs[1:]))
+    return node.register_hook(lambda inputs, outputs: (_positive(outputs[0]), *inputs[1:]))
 
 
 def _guided(node: Node) -> Any:
-    return node.register_prehook(lambda outputs: (outputs[0].clamp(min=0), *outputs[1:]))
+    return node.register_prehook(lambda outputs: (_positive(outputs[0]), *outputs[1:]))
 
 
 RULES: dict[str, Callable[[Node], Any] | None] = {"gradient": None, "deconvnet": _deconvnet, "guided": _guided}

@@ -60,7 +60,7 @@ class TopK:
             peaks: (n, c) the maxima of the maps, if they are known already.
         """
         peaks = maps.amax(dim=(2, 3)) if peaks is None else peaks
-        scores = peaks.T.float().cpu()  # (c, n)
+        scores = peaks.T.float().cpu() + 0.0  # (c, n); minus zero becomes zero
         enters = scores >= self.scores[:, -1:]
         channel, which = enters.nonzero(as_tuple=True)
         if not len(channel):

@@ -309,7 +309,8 @@ def _pad(call: _Call) -> Seen | None:
         return None if any(pads[:4]) else _pointwise(call)
     field = call.fields[0]
     settings = zip(field.axes, field.sizes, call.out.shape[-2:], (pads[2], pads[0]), strict=True)
-    return call.windowed([axis.window(n, m, 1, 1, p) for axis, n, m, p in settings])
+    on_image = all(axis.low == axis.high == 0 for axis in field.axes)  # further up, a position in the padding sees nothing
+    return call.windowed([axis.window(n, m, 1, 1, p) for axis, n, m, p in settings], gaps=not on_image)
 
 
 def _im2col(call: _Call) -> Seen | None:
