@@ -2,10 +2,10 @@
 
     python benchmarks/projection.py                    # the table of docs/speed.md; --device cuda on a GPU
 
-Both project the same exemplars of the same images under the deconvnet rule, in one process, in turns. featviz projects all exemplars
-of the layer's first units (a scan's record is there, as in use); captum a random sample of the same ones. Printed are the median times
-of a unit, the median over the turns of their ratio, and the largest difference between the two, relative to the largest value. Weights
-are random: they do not change what is computed.
+Both project the same exemplars of the same images under the deconvnet rule, in one process, in turns. featviz projects all
+exemplars of the layer's first units (a scan's record is there, as in use); captum a random sample of the same ones. Printed are
+the median times of a unit, the median over the turns of their ratio, and the largest difference between the two, relative to
+the largest value. Weights are random: they do not change what is computed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def timed(work: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:
     return time.perf_counter() - start, result
 
 
-def one_case(model: nn.Module, layer: str, images: Images, found: Scan, args: argparse.Namespace) -> tuple[float, float, float, float]:
+def one_case(
+    model: nn.Module, layer: str, images: Images, found: Scan, args: argparse.Namespace
+) -> tuple[float, float, float, float]:
     """Seconds a unit with captum and with featviz, the median ratio, and the largest relative difference."""
     channels = list(range(min(args.channels, len(found.top[layer].scores))))
     made = project_exemplars(model, images, found, layer, channels)
@@ -62,8 +64,7 @@ def one_case(model: nn.Module, layer: str, images: Images, found: Scan, args: ar
         return torch.stack(results)
 
     def ours() -> Tensor:
-        result = project_exemplars(model, images, found, layer, channels).projections["deconvnet"]
-        return result
+        return project_exemplars(model, images, found, layer, channels).projections["deconvnet"]
 
     times: list[tuple[float, float]] = []
     for turn in range(args.turns + 1):
@@ -87,9 +88,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=6, help="exemplars that captum projects in a turn (default: 6)")
     parser.add_argument("--turns", type=int, default=3, help="measured turns (default: 3)")
     args = parser.parse_args()
-    images = open_images(
-        SyntheticImages(args.images, size=224), Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    )
+    images = open_images(SyntheticImages(args.images, size=224), Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))
     device = torch.cuda.get_device_name() if args.device != "cpu" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{device}, torch {torch.__version__}\n\n| layer | receptive field | captum | featviz | ratio | largest difference |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
@@ -99,7 +98,9 @@ def main() -> None:
         found = scan(model, images, [layer], progress=False)
         theirs, ours, ratio, worst = one_case(model, layer, images, found, args)
         field = found.layers[layer].field.size[0]
-        print(f"| {name} `{layer}` | {field} | {theirs * 1e3:.1f} ms | {ours * 1e3:.2f} ms | {ratio:.1f}x | {worst:.1e} |", flush=True)
+        print(
+            f"| {name} `{layer}` | {field} | {theirs * 1e3:.1f} ms | {ours * 1e3:.2f} ms | {ratio:.1f}x | {worst:.1e} |", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/torchvision_models.py            # all (an hour on two cores); --models resnet18,vgg11 for some
 
-For each model: several units of several layers are projected under the three rules, and compared with an oracle that replaces
-every rectifier in the forward pass at the function level (tests/oracles.py). Weights are random, with random batch statistics so that
-no layer is degenerate. Prints a table in Markdown: layers that hold rectified or smooth activations, comparisons made, and the largest
+For each model, units of several layers are projected under the three rules, and compared with an oracle that replaces every
+rectifier in the forward pass at the function level (tests/oracles.py). Weights are random, with random batch statistics so that
+no layer is degenerate. Prints a table in Markdown: calls of rectifiers and their relatives, comparisons made, and the largest
 difference, relative to the largest magnitude of the oracle's projection. float32 rounding is 1e-7 for one operation.
 """
 
@@ -22,10 +22,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from oracles import Rectifiers, projection  # noqa: E402
+from oracles import Rectifiers, projection
 
-from featviz import Unit, anatomy, project  # noqa: E402
-from featviz.errors import LayerError, RuleError  # noqa: E402
+from featviz import Unit, anatomy, project
+from featviz.errors import LayerError, RuleError
 
 RULES = ("gradient", "deconvnet", "guided")
 SIZE = {"inception_v3": 299, "vit_h_14": 224, "vit_b_16": 224}
@@ -89,7 +89,9 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=1, help="units of each layer (default: 1)")
     args = parser.parse_args()
     names = args.models.split(",") if args.models else torchvision.models.list_models(module=torchvision.models)
-    print("| model | activations | comparisons | largest relative difference | seconds |\n| --- | --- | --- | --- | --- |", flush=True)
+    print(
+        "| model | activations | comparisons | largest relative difference | seconds |\n| --- | --- | --- | --- | --- |", flush=True
+    )
     failed = []
     for name in names:
         start = time.perf_counter()

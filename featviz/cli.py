@@ -133,7 +133,9 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """--images and how they are read."""
     group = parser.add_argument_group("images")
     group.add_argument("--images", metavar="DIR", help="a folder, a .txt list or a .tar of images (default: synthetic ones)")
-    group.add_argument("--limit", type=_positive, metavar="N", help="take only the first N images (synthetic: make N)")
+    group.add_argument(
+        "--limit", type=_positive, metavar="N", help="take only N images, spread over the listing (synthetic: make N)"
+    )
     group.add_argument("--strict", action="store_true", help="an image that cannot be read is an error (default: it is skipped)")
     group.add_argument("--batch-size", type=_positive, default=32, help="images in a forward pass (default: 32)")
 
@@ -206,7 +208,7 @@ def images_from(args: argparse.Namespace, model: nn.Module, *, synthetic: int = 
         return open_images(SyntheticImages(args.limit or synthetic, seed=1, size=size), recipe)
     images = open_images(args.images, recipe or Preprocess())
     if args.limit is not None:
-        images = images.first(args.limit)
+        images = images.spread(args.limit)
     if recipe is None:
         channels = _input_channels(model)
         images.preprocess = Preprocess(

@@ -102,7 +102,7 @@ def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Contai
         called[name] += 1
         key = name if calls[name] == 1 else call
         infos[key] = LayerInfo(
-            key, call, type(module).__name__, shape, _field(seen, input_shape),
+            key, call, type(module).__name__, shape, _field(seen if len(shape) == 3 else None, input_shape),
             _window(module, "kernel_size"), _window(module, "stride"), sum(p.numel() for p in module.parameters()), numbers,
         )  # fmt: skip
     for info, (*_, seen, _) in zip(list(infos.values()), found, strict=True):

@@ -38,12 +38,12 @@ def grid(
         exemplars: from `featviz.project_exemplars`.
         info: the layer, from ``scan.layers``.
         rule: which projections, if there are several; None: the first.
-        tile: side of a tile in pixels; None: twice the receptive field, between 22 and 72.
+        tile: side of a tile in pixels; None: twice the receptive field, between 22 and 56.
         columns: units in a row; None: as many as make the page a little wider than high.
         heading: said first in the title, such as the model's name.
     """
     rule = rule or next(iter(exemplars.projections))
-    side = tile or max(22, min(72, 2 * max(info.field.size)))
+    side = tile or max(22, min(56, 2 * max(info.field.size)))
     across = ceil(sqrt(exemplars.scores.shape[1]))
     blocks = [_block(exemplars, row, rule, side, across) for row in range(len(exemplars.channels))]
     height, width = blocks[0].shape[1:]

@@ -133,9 +133,12 @@ class Images(Sequence[Tensor]):
             )
         return image
 
-    def first(self, n: int) -> Images:
-        """The first n of these."""
-        return Images(self.keys[:n], self._read, self.preprocess, self.labels[:n])
+    def spread(self, n: int) -> Images:
+        """n of these, evenly spread over the listing; all, if there are no more."""
+        n = min(n, len(self))
+        chosen = [i * len(self) // n for i in range(n)]
+        keys, labels = [self.keys[i] for i in chosen], [self.labels[i] for i in chosen]
+        return Images(keys, lambda i: self._read(chosen[i]), self.preprocess, labels)
 
     def fingerprint(self) -> str:
         """A hash of the listing: which keys, in which order."""
@@ -324,7 +327,8 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     """Any kind of picture in 8 bits: 16 bits are scaled down, transparency is laid over white."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, np.float64)
-        most = 65535.0 if values.max(initial=0) > 255 else 255.0
+        largest = values.max(initial=0)
+        most = 65535.0 if largest > 255 else 1.0 if image.mode == "F" and largest <= 1 else 255.0
         image = Image.fromarray((values.clip(0, most) * (255 / most)).round().astype(np.uint8))
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")

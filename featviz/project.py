@@ -222,7 +222,9 @@ def _project_whole(
                 if any(output.requires_grad for output in used):
                     (signal,) = torch.autograd.grad(used, x, list(seeds.values()), retain_graph=True, allow_unused=True)
                 if signal is None:
-                    raise LayerError(f"unit {targets[i][0]} does not depend on the image by way of a gradient (quantised layers have none)")
+                    raise LayerError(
+                        f"unit {targets[i][0]} does not depend on the image by way of a gradient (quantised layers have none)"
+                    )
                 result[i] = signal[0].to(result)
 
 

@@ -225,7 +225,9 @@ class Scan:
         differ = [key for key in fresh.identity if self.identity.get(key) != fresh.identity[key]]
         if differ:
             what = "; ".join(f"{key} was {_short(self.identity.get(key))}, is {_short(fresh.identity[key])}" for key in differ)
-            raise RecordError(f"the scan on disk was made from something else: {what}. Choose another folder, or start afresh")
+            raise RecordError(
+                f"the scan on disk was made from something else: {what}. Choose another folder (--out), or start afresh (--fresh)"
+            )
 
     def advanced(self, top: dict[str, TopK], statistics: dict[str, Statistics], done: int, skipped: list[Skipped]) -> Scan:
         """This scan after more images."""

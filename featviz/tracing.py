@@ -310,7 +310,7 @@ def _pad(call: _Call) -> Seen | None:
     field = call.fields[0]
     settings = zip(field.axes, field.sizes, call.out.shape[-2:], (pads[2], pads[0]), strict=True)
     on_image = all(axis.low == axis.high == 0 for axis in field.axes)  # further up, a position in the padding sees nothing
-    return call.windowed([axis.window(n, m, 1, 1, p) for axis, n, m, p in settings], gaps=not on_image)
+    return call.windowed([axis.window(n, m, 1, 1, p) for axis, n, m, p in settings], gaps=max(pads[:4]) > 0 and not on_image)
 
 
 def _im2col(call: _Call) -> Seen | None:

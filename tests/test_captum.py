@@ -14,8 +14,8 @@ captum = pytest.importorskip("captum.attr")
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12),
-        nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(12, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 6 * 6, 5),
+        nn.Conv2d(3, 8, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(8, 12, 3, padding=1),
+        nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(12, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 6 * 6, 5),
     ).eval()  # fmt: skip
 
 

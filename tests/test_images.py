@@ -131,7 +131,7 @@ def test_a_data_set_s_own_keys_are_kept() -> None:
 def test_images_are_returned_as_they_are_and_an_index_is_within_them() -> None:
     images = open_images(torch.rand(2, 3, 4, 4))
     assert open_images(images) is images
-    assert images.first(1).keys == images.keys[:1]
+    assert images.spread(1).keys == images.keys[:1]
     with pytest.raises(IndexError):
         images[2]
 
@@ -277,7 +277,7 @@ def test_images_of_different_sizes_are_an_error_that_names_two(tmp_path: Path) -
         one_size(images)
     with pytest.raises(ImageError, match=r"'c\.png' is 11x12, the first was 10x12.*--input-size"):
         scan(nets.plain(), images, ["0"], progress=False)
-    assert one_size(images.first(2)) == (10, 12)
+    assert one_size(images.spread(2)) == (10, 12)
     found = scan(nets.plain(), open_images(tmp_path, Preprocess(size=(8, 8), resize=8)), ["0"], progress=False)
     assert found.input_shape == (3, 8, 8)
 

@@ -146,7 +146,7 @@ def test_labels_are_the_folders_in_alphabetical_order(pictures: Path) -> None:
     data = LabelledImages(open_images(pictures))
     assert data.classes == ["a cat", "dog"]
     assert [label for _, label in data] == data.targets == [0] * 6 + [1] * 6
-    assert LabelledImages(open_images(pictures / "dog", Preprocess()).first(0)).classes == []
+    assert LabelledImages(open_images(pictures / "dog", Preprocess()).spread(0)).classes == []
     assert LabelledImages(open_images(pictures), ["dog", "x", "a cat"]).targets == [2] * 6 + [0] * 6
     with pytest.raises(ImageError, match="'dog' is not among"):
         LabelledImages(open_images(pictures), ["a cat"])

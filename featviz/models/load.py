@@ -64,7 +64,7 @@ def load_model(
         241008
     """
     place = None if device is None else find_device(str(device))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
         model = _build(spec, weights, num_classes)
     if is_file(weights):
