@@ -171,7 +171,7 @@ EXACT = {
     "tokens": lambda: chain(Tokens()),
     "slices": lambda: chain(conv(3, 3), lambda x: x[:, :, 1::2, 2:-1], conv(3, 3, padding=1)),
     "constant padding": lambda: chain(lambda x: F.pad(x, (2, 0, 1, 3)), conv(3, 3, stride=2), conv(3, 3)),
-    "padding below zero": lambda: chain(conv(3, 3), lambda x: F.pad(x, (-2, -1, 1, -3)), conv(3, 3, padding=1)),
+    "padding below zero": lambda: chain(conv(3, 3), lambda x: F.pad(x, (-2, -1, 0, -3)), conv(3, 3, padding=1)),
     "adaptive, same size": lambda: chain(conv(3, 3, 3, padding=1), nn.AdaptiveAvgPool2d((17, 16))),
     "adaptive, divides": lambda: chain(conv(3, 3, (2, 1)), nn.AdaptiveAvgPool2d(8)),
     "adaptive max, divides": lambda: chain(conv(3, 3, (2, 1)), nn.AdaptiveMaxPool2d((4, 2))),
