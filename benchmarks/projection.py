@@ -88,7 +88,8 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=6, help="exemplars that captum projects in a turn (default: 6)")
     parser.add_argument("--turns", type=int, default=3, help="measured turns (default: 3)")
     args = parser.parse_args()
-    images = open_images(SyntheticImages(args.images, size=224), Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))
+    drawn = torch.stack([image for image, _ in map(SyntheticImages(args.images, size=224).__getitem__, range(args.images))])
+    images = open_images(drawn, Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))
     device = torch.cuda.get_device_name() if args.device != "cpu" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{device}, torch {torch.__version__}\n\n| layer | receptive field | captum | featviz | ratio | largest difference |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)

@@ -282,19 +282,17 @@ def project_exemplars(
     chosen = list(range(len(top.scores))) if channels is None else list(channels)
     for channel in chosen:
         Unit(layer, channel).check(info.shape)
-    result, jobs = _laid_out(scan, info, top, chosen, rules)
+    result, jobs, tiles = _laid_out(scan, info, top, chosen, rules)
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    flat = {name: tensor.flatten(0, 1) for name, tensor in (("patches", result.patches), ("inside", result.inside))}
+    patches, whole = result.patches.flatten(0, 1), result.whole.flatten()
     signals = {rule: tensor.flatten(0, 1) for rule, tensor in result.projections.items()}
-    boxes, whole = result.boxes.flatten(0, 1), result.whole.flatten()
 
     def read(i: int) -> Tensor:
         pixels = data[i]
         if tuple(pixels.shape) != tuple(scan.input_shape):
             raise ImageError(f"image {data.keys[i]!r} is {tuple(pixels.shape)}, in the scan it was {tuple(scan.input_shape)}")
         for job in jobs[i]:
-            box = Box(*boxes[job.place].tolist())
-            flat["patches"][job.place][:, flat["inside"][job.place]] = pixels[box.region].flatten(1)
+            patches[job.place][tiles[job.place].region] = pixels[info.field.box(job.y, job.x).region]
         normal: Tensor = data.preprocess.normalise(pixels).to(parameter)
         return normal
 
@@ -302,7 +300,7 @@ def project_exemplars(
     with tqdm(desc=f"project {layer}", total=total, unit="unit", disable=not progress, leave=False) as bar:
         for job, _, found, was_whole in pull(model, info, jobs, read, rules, memory):
             for name, signal in found.items():
-                signals[name][job.place][:, flat["inside"][job.place]] = signal.flatten(1).float().cpu()
+                signals[name][job.place][tiles[job.place].region] = signal.to("cpu", torch.float32)
             whole[job.place] = was_whole
             bar.update()
     return result
@@ -310,8 +308,8 @@ def project_exemplars(
 
 def _laid_out(
     scan: Scan, info: LayerInfo, top: TopK, chosen: list[int], rules: list[str]
-) -> tuple[Exemplars, dict[int, list[Job]]]:
-    """Exemplars with every tile's box and place, still without pixels, and what is to be done for each image."""
+) -> tuple[Exemplars, dict[int, list[Job]], dict[int, Box]]:
+    """Exemplars still without pixels, what is to be done for each image, and which part of each tile the image fills."""
     shape, tile = (len(chosen), top.k), tuple(map(min, info.field.size, scan.input_shape[1:]))
     rows = torch.tensor(chosen, dtype=torch.long)
     pixels = (*shape, scan.input_shape[0], *tile)
@@ -322,6 +320,7 @@ def _laid_out(
         dead=scan.statistics[info.name].dead[rows],
     )  # fmt: skip
     jobs: dict[int, list[Job]] = defaultdict(list)
+    tiles: dict[int, Box] = {}
     for row, channel in enumerate(chosen):
         for rank in range(top.k):
             if result.images[row, rank] < 0 or result.dead[row]:
@@ -335,6 +334,7 @@ def _laid_out(
                 edge - start if size <= whole else edge
                 for edge, start, size, whole in zip(box[:2], raw[:2], info.field.size, scan.input_shape[1:], strict=True)
             )
-            result.inside[row, rank, first : first + box.height, left : left + box.width] = True
+            tiles[job.place] = Box(first, left, first + box.height, left + box.width)
+            result.inside[row, rank][tiles[job.place].region] = True
             result.boxes[row, rank] = torch.tensor(box)
-    return result, dict(sorted(jobs.items()))
+    return result, dict(sorted(jobs.items())), tiles
