@@ -26,9 +26,9 @@ from featviz import Images, Preprocess, Scan, open_images, project_exemplars, sc
 from featviz.data import SyntheticImages
 from featviz.geometry import Box
 
-CASES = [
-    ("alexnet", "features.3"), ("vgg16", "features.5"), ("vgg16", "features.12"), ("vgg16", "features.21"),
-    ("vgg16", "features.28"), ("resnet18", "layer2"), ("alexnet", "features.8"), ("resnet18", "layer4"),
+CASES = [  # with how many units, nine exemplars each
+    ("alexnet", "features.3", 64), ("vgg16", "features.5", 64), ("vgg16", "features.12", 32), ("vgg16", "features.21", 16),
+    ("vgg16", "features.28", 8), ("resnet18", "layer2", 16), ("alexnet", "features.8", 32), ("resnet18", "layer4", 64),
 ]  # fmt: skip
 
 
@@ -41,10 +41,10 @@ def timed(work: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:
 
 
 def one_case(
-    model: nn.Module, layer: str, images: Images, found: Scan, args: argparse.Namespace
+    model: nn.Module, layer: str, units: int, images: Images, found: Scan, args: argparse.Namespace
 ) -> tuple[float, float, float, float]:
     """Seconds a unit with captum and with featviz, the median ratio, and the largest relative difference."""
-    channels = list(range(min(args.channels, len(found.top[layer].scores))))
+    channels = list(range(units))
     made = project_exemplars(model, images, found, layer, channels)
     jobs = [(c, r) for c in range(len(channels)) for r in range(found.k) if not made.dead[c]]
     sample = random.Random(0).sample(jobs, min(args.sample, len(jobs)))
@@ -84,7 +84,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=32, help="images (default: 32)")
-    parser.add_argument("--channels", type=int, default=64, help="units of the layer, 9 exemplars each (default: 64)")
     parser.add_argument("--sample", type=int, default=6, help="exemplars that captum projects in a turn (default: 6)")
     parser.add_argument("--turns", type=int, default=3, help="measured turns (default: 3)")
     args = parser.parse_args()
@@ -93,11 +92,11 @@ def main() -> None:
     device = torch.cuda.get_device_name() if args.device != "cpu" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{device}, torch {torch.__version__}\n\n| layer | receptive field | captum | featviz | ratio | largest difference |")
     print("| --- | --- | --- | --- | --- | --- |", flush=True)
-    for name, layer in CASES:
+    for name, layer, units in CASES:
         torch.manual_seed(0)
         model = torchvision.models.get_model(name, weights=None).eval().to(args.device)
         found = scan(model, images, [layer], progress=False)
-        theirs, ours, ratio, worst = one_case(model, layer, images, found, args)
+        theirs, ours, ratio, worst = one_case(model, layer, units, images, found, args)
         field = found.layers[layer].field.size[0]
         print(
             f"| {name} `{layer}` | {field} | {theirs * 1e3:.1f} ms | {ours * 1e3:.2f} ms | {ratio:.1f}x | {worst:.1e} |", flush=True

@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--seed", type=int, default=0, help="of the random choice (default: 0)")
     grid.add_argument("--format", default="png", choices=("png", "pdf", "both"), help="of the figures (default: png)")
     grid.add_argument(
-        "--memory", type=_bytes, default=MEMORY, help="that a batch of projections may take, such as 500M (default: 1G)"
+        "--memory", type=_bytes, default=MEMORY, help="that a batch of projections may take, such as 2G (default: 256M)"
     )
     grid.add_argument("--fresh", action="store_true", help="scan again even where a record is there")
     _add_output(grid, "where figures and the scan's record go (default: outputs/MODEL)")

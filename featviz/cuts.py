@@ -44,7 +44,7 @@ def cut(field: ReceptiveField, y: int, x: int, image: tuple[int, int]) -> Cut | 
 
 def _span(size: int, stride: int, padding: int, i: int, n: int) -> _Span:
     """One axis. All spans away from the far edge have one length, so that cuts can share a batch."""
-    length = -(-(size + -padding % stride) // stride) * stride
+    length = size + -padding % stride  # the field, and what lies before it down to a multiple of the stride
     start = max(0, (i * stride - padding) // stride * stride)
     stop = start + length
     if stop >= n:  # slide back to keep the length, then run to the edge

@@ -22,7 +22,7 @@ from featviz.fields import LayerInfo
 from featviz.geometry import Box
 from featviz.rules import backward_rule
 
-MEMORY = 2**30  # bytes that a batch may take
+MEMORY = 2**28  # bytes that a batch may take; more was slower on CPUs, whose caches it outgrows
 _BACKWARD = 2  # how much more than its activations a forward and backward pass takes
 
 
@@ -207,6 +207,6 @@ def _pulled_from(output: Tensor, x: Tensor, index: tuple[Tensor, ...]) -> Tensor
 def forward(model: nn.Module, calls: Sequence[str], inputs: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
     """A forward pass with gradients, to the deepest of these layers: the leaf (n, c, h, w), and what each layer returned."""
     with evaluating(model), torch.enable_grad(), capture(model, calls) as acts:
-        x = inputs.detach().clone().requires_grad_()
+        x = inputs.detach().requires_grad_()
         model(x.clone())  # a model may work in place on its input
         return x, dict(acts)
