@@ -349,9 +349,11 @@ def _report(found: Scan, written: list[Path]) -> None:
         print(f"skipped {one.reason}", file=sys.stderr)
     if found.skipped:
         print(f"{len(found.skipped)} of {len(found.keys)} images were skipped, all named in scan.json", file=sys.stderr)
-    dead = {name: int(s.dead.sum()) for name, s in found.statistics.items() if s.dead.any()}
-    if dead:
-        print("dead units: " + ", ".join(f"{n} in {name}" for name, n in dead.items()))
+    for name, statistics in found.statistics.items():
+        dead = statistics.dead.nonzero().flatten().tolist()
+        if dead:
+            some = ", ".join(map(str, dead[:10])) + (", ..." if len(dead) > 10 else "")
+            print(f"{name}: {len(dead)} of {len(statistics.dead)} units are dead, no image activates them ({some})")
     print("\n".join(str(path) for path in written))
 
 
