@@ -28,7 +28,7 @@ class _Span:
 
 def cut(field: ReceptiveField, y: int, x: int, image: tuple[int, int]) -> Cut | None:
     """The smallest cut of an image of this (height, width) for position (y, x); None where only the whole image will do."""
-    if field.kind not in ("exact", "bound", "measured"):
+    if field.kind == "global" or field.resampled:
         return None
     spans = []
     for axis, i in enumerate((y, x)):

@@ -172,6 +172,7 @@ def _field(seen: Seen | None, input_shape: tuple[int, int, int]) -> ReceptiveFie
         (_plain(-y.low), _plain(-x.low)),
         extent.clip(image),
         "exact" if seen.kind == "exact" else "bound",
+        seen.resampled,
     )
 
 

@@ -53,6 +53,7 @@ class ReceptiveField:
         kind: ``exact``: every pixel of the box inside the extent can matter and no other can. ``bound``: no pixel outside the
             box can matter. ``global``: the box is the whole image. ``measured``: read off the gradient of a model that cannot
             be traced.
+        resampled: behind an upsampling, a transposed convolution or an adaptive pool, which fall otherwise on a part of the image.
 
     Example:
         >>> from featviz.geometry import Box, ReceptiveField
@@ -65,6 +66,7 @@ class ReceptiveField:
     padding: tuple[Number, Number]
     extent: Box
     kind: Kind = "exact"
+    resampled: bool = False
 
     def box(self, y: int, x: int, *, clip: bool = True) -> Box:
         """The pixels that position (y, x) sees; with ``clip=False`` also those that are padding."""

@@ -270,9 +270,12 @@ def _layer_from_json(entry: Mapping[str, Any]) -> LayerInfo:
     numbers = {
         key: tuple(int(n) if "/" not in n else Fraction(n) for n in seen[key]) for key in ("stride", "padding")
     }  # fmt: skip
+    field = ReceptiveField(
+        tuple(seen["size"]), numbers["stride"], numbers["padding"], Box(*seen["extent"]), seen["kind"], seen["resampled"]  # type: ignore[arg-type]
+    )  # fmt: skip
     return LayerInfo(
         name=entry["name"], call=entry["call"], kind=entry["kind"], shape=tuple(entry["shape"]),
-        field=ReceptiveField(tuple(seen["size"]), numbers["stride"], numbers["padding"], Box(*seen["extent"]), seen["kind"]),  # type: ignore[arg-type]
+        field=field,
         kernel=_pair(entry["kernel"]), stride=_pair(entry["stride"]), parameters=entry["parameters"], numbers=entry["numbers"],
     )  # fmt: skip
 

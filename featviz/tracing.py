@@ -70,12 +70,17 @@ class Axis:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a tensor's positions see: the axes y and x, their sizes, and the number of elements below one step of each."""
+    """What a tensor's positions see: the axes y and x, their sizes, and the number of elements below one step of each.
+
+    ``resampled`` says that some step on the way depends on the size of the whole map or makes it larger: on a part of the image it
+    would fall otherwise.
+    """
 
     kind: Kind
     axes: tuple[Axis, Axis]
     sizes: tuple[int, int]
     below: tuple[int, int]
+    resampled: bool = False
 
     def worse(self, kind: Kind) -> Seen:
         return replace(self, kind=max(self.kind, kind, key=_WORSE.index))
@@ -109,6 +114,8 @@ class Seen:
 
 def union(a: Seen, b: Seen) -> Seen:
     """What a sum of two tensors sees. It is exact where one contains the other."""
+    if a.resampled != b.resampled:
+        return union(replace(a, resampled=True), replace(b, resampled=True))
     worst = a.worse(b.kind)
     if not worst.local:
         return worst
@@ -257,7 +264,7 @@ def _convolution(call: _Call) -> Seen | None:
         axis.spread(Fraction(k), Fraction(s), Fraction(p), d)
         for axis, (k, s, p, d) in zip(call.fields[0].axes, settings, strict=True)
     ]
-    return call.windowed(axes, gaps=True)
+    return replace(call.windowed(axes, gaps=True), resampled=True)
 
 
 def _pool(call: _Call) -> Seen | None:
@@ -279,7 +286,7 @@ def _adaptive(call: _Call) -> Seen | None:
         else:  # cells of uneven size: windows that contain them all
             whole, step, over = False, axis.stride * Fraction(n, m), axis.stride * Fraction(m - 1, m)
             axes.append(Axis(step, axis.low - over, axis.high + step + over - axis.stride, axis.reach))
-    return call.windowed(axes, gaps=not whole)
+    return replace(call.windowed(axes, gaps=not whole), resampled=True)
 
 
 def _upsample(call: _Call) -> Seen | None:
@@ -300,7 +307,7 @@ def _upsample(call: _Call) -> Seen | None:
             "upsample_bicubic2d": (centre - 2, centre + 2),
         }[call.name]
         axes.append(Axis(axis.stride * ratio, axis.low + low * axis.stride, axis.high + high * axis.stride, axis.reach))
-    return call.windowed(axes, gaps=True)
+    return replace(call.windowed(axes, gaps=True), resampled=True)
 
 
 def _pad(call: _Call) -> Seen | None:

@@ -353,3 +353,26 @@ def test_a_scan_of_other_weights_is_refused() -> None:
     integers(model, seed=5)
     with pytest.raises(RecordError, match="other weights"):
         project_exemplars(model, data, found, "4")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_behind_an_upsampling_the_whole_image_is_used(rule: str) -> None:
+    """The map's stride is finer than those below it: a cut could begin out of their phase."""
+
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down, self.up, self.head = nn.Conv2d(3, 4, 3, 4, 1), nn.ConvTranspose2d(4, 3, 4, 4), nn.Conv2d(6, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.cat([x, torch.relu(self.up(torch.relu(self.down(x))))], 1))
+
+    model, data = integers(Skip()).double(), open_images(images(4, 32))
+    found = scan(model, data, ["head"], k=2, progress=False)
+    assert found.layers["head"].field.resampled
+    made = project_exemplars(model, data, found, "head", rule=rule)
+    assert made.whole[~made.dead].all()
+    y, x = found.top["head"].positions[1, 0].tolist()
+    expected = projection(model, data[int(made.images[1, 0])].double(), "head", 1, (y, x), rule)
+    box = featviz.Box(*made.boxes[1, 0].tolist())
+    assert torch.equal(made.projections[rule][1, 0][:, made.inside[1, 0]], expected[box.region].flatten(1).float())
