@@ -22,7 +22,7 @@ from featviz.data import PAPER_EPOCHS, LabelledImages, SyntheticImages, split, t
 from featviz.errors import FeatvizError, ImageError, RuleError, UsageError
 from featviz.fields import LayerInfo, anatomy
 from featviz.images import Images, Preprocess, one_size, open_images
-from featviz.models import load_model, load_weights, preprocessing
+from featviz.models import LocallyConnected2d, load_model, load_weights, preprocessing
 from featviz.models.load import is_file
 from featviz.project import Exemplars, project_exemplars
 from featviz.pull import MEMORY
@@ -204,17 +204,18 @@ def images_from(args: argparse.Namespace, model: nn.Module, *, synthetic: int = 
         if args.strict:
             raise UsageError("--strict goes with --images")
         size = 96 if recipe is None or recipe.size is None else recipe.size[0]
-        recipe = recipe or Preprocess(mean=args.mean or (0.0,) * 3, std=args.std or (1.0,) * 3)
-        return open_images(SyntheticImages(args.limit or synthetic, seed=1, size=size), recipe)
-    images = open_images(args.images, recipe or Preprocess())
-    if args.limit is not None:
-        images = images.spread(args.limit)
-    if recipe is None:
-        channels = _input_channels(model)
-        images.preprocess = Preprocess(
-            size=one_size(images), mean=args.mean or (0.0,) * channels, std=args.std or (1.0,) * channels
+        images = SyntheticImages(args.limit or synthetic, seed=1, size=size)
+        return open_images(images, recipe or _normalisation(args, model))
+    if (channels := _input_channels(model)) not in (1, 3):
+        raise UsageError(
+            f"the model takes images of {channels} channels: image files have 1 or 3 (from Python, scan takes any tensor)"
         )
-    return images
+    found = open_images(args.images, recipe or _normalisation(args, model))
+    if args.limit is not None:
+        found = found.spread(args.limit)
+    if recipe is None:
+        found.preprocess = replace(found.preprocess, size=one_size(found))
+    return found
 
 
 def recipe_from(args: argparse.Namespace, model: nn.Module) -> Preprocess | None:
@@ -222,21 +223,21 @@ def recipe_from(args: argparse.Namespace, model: nn.Module) -> Preprocess | None
     recipe = preprocessing(args.model, args.weights)
     if recipe is None and args.input_size is None:
         return None
+    recipe = _normalisation(args, model, recipe)
+    return recipe if args.input_size is None else replace(recipe, size=(args.input_size,) * 2, resize=args.input_size)
+
+
+def _normalisation(args: argparse.Namespace, model: nn.Module, recipe: Preprocess | None = None) -> Preprocess:
+    """A recipe with the mean and std of the arguments; one number stands for every channel."""
     channels = _input_channels(model)
     recipe = recipe or Preprocess(mean=(0.0,) * channels, std=(1.0,) * channels)
-    if args.input_size is not None:
-        recipe = replace(recipe, size=(args.input_size,) * 2, resize=args.input_size)
-    return replace(recipe, mean=args.mean or recipe.mean, std=args.std or recipe.std)
+    mean, std = (v * channels if v is not None and len(v) == 1 else v for v in (args.mean, args.std))
+    return replace(recipe, mean=mean or recipe.mean, std=std or recipe.std)
 
 
 def _input_channels(model: nn.Module) -> int:
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    channels = 3 if first is None else first.in_channels
-    if channels not in (1, 3):
-        raise UsageError(
-            f"the model takes images of {channels} channels: image files have 1 or 3 (from Python, scan takes any tensor)"
-        )
-    return channels
+    first = next((m for m in model.modules() if isinstance(m, (nn.Conv2d, LocallyConnected2d))), None)
+    return 3 if first is None else first.in_channels
 
 
 def run_layers(args: argparse.Namespace) -> None:
@@ -271,6 +272,8 @@ def _axes(pair: tuple[int, int] | None) -> str:
 
 def run_grid(args: argparse.Namespace) -> None:
     """Scan, project, draw."""
+    if args.choose == "random" and args.max_channels is None:
+        raise UsageError("--choose random goes with --max-channels N")
     out = args.out or Path("outputs") / _slug(args.model)
     check_writable(out)
     model = model_from(args)
@@ -362,13 +365,17 @@ def run_train(args: argparse.Namespace) -> None:
     out = args.out or Path("outputs") / f"train-{_slug(args.model)}"
     check_writable(out)
     weights = args.weights or "initial"
+    # drawing takes longer than training, so other processes do it; what is read from files is held in memory by this one
+    workers = min(8, (os.cpu_count() or 1) - 1) if args.images is None else 0
+    if args.test and args.images is None:
+        raise UsageError("--test goes with --images")
     if args.images is None:
         own = preprocessing(args.model)
         size = args.input_size or (own.size[0] if own is not None and own.size is not None else 96)
         data: Any = SyntheticImages(args.limit or 30000, seed=0, size=size)
         args.weights = weights
         model = model_from(args, num_classes=len(data.classes))
-        recipe = recipe_from(args, model) or Preprocess()
+        recipe = recipe_from(args, model) or _normalisation(args, model)
         training = data
         testing: Any = SyntheticImages(1000, seed=1, size=size)
     else:
@@ -387,7 +394,7 @@ def run_train(args: argparse.Namespace) -> None:
     history = train(
         model, training, test=testing, epochs=args.epochs, checkpoints=args.checkpoints, out=out, batch_size=args.batch_size,
         learning_rate=args.learning_rate, weight_decay=args.weight_decay, radius=args.radius or None,
-        preprocess=recipe.normalise, workers=min(8, (os.cpu_count() or 1) - 1), seed=args.seed,
+        preprocess=recipe.normalise, workers=workers, seed=args.seed,
     )  # fmt: skip
     print("\n".join(str(epoch.checkpoint) for epoch in history if epoch.checkpoint))
 

@@ -236,7 +236,7 @@ def one_size(images: Images) -> tuple[int, int]:
     for i, key in enumerate(images.keys):
         try:
             image = images._read(i)
-        except (OSError, ValueError, SyntaxError):
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue
         if isinstance(image, Image.Image):
             with image:

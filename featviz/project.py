@@ -130,6 +130,9 @@ def project(
         known = anatomy(model, (x.shape[1], x.shape[2], x.shape[3]), only=set(layers))
     infos = dict(zip(layers, find_layers(known, layers), strict=True))
     for unit in (unit for target in targets for unit in target):
+        if len(infos[unit.layer].shape) not in (1, 3):
+            shape = ("n", *infos[unit.layer].shape)
+            raise LayerError(f"layer {unit.layer!r} returns {shape}: only maps (n, c, h, w) and vectors (n, c) have units")
         unit.check(infos[unit.layer].shape)
     inputs = x.to(next((p for p in model.parameters() if p.is_floating_point()), x)).clone()  # no tensor of inference mode
     result = torch.zeros(len(targets), *x.shape[1:], dtype=x.dtype, device=x.device)

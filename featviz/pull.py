@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from featviz.capture import capture, evaluating
 from featviz.cuts import Cut, cut
-from featviz.errors import FeatvizError, RecordError
+from featviz.errors import FeatvizError, LayerError, RecordError
 from featviz.fields import LayerInfo
 from featviz.geometry import Box
 from featviz.rules import backward_rule
@@ -93,7 +93,7 @@ def pull(
         for part in _parts(info, image, mine, cuts_agree):
             waiting[part.kind].append(part)
             full = len(waiting[part.kind]) >= _fitting(info, part, memory)
-            if full or sum(map(len, waiting.values())) > 4096:
+            if full or sum(map(len, waiting.values())) > 1024:
                 kind = part.kind if full else max(waiting, key=lambda kind: len(waiting[kind]))
                 done, failed = _batch(model, info, waiting.pop(kind), rules, usual)
                 yield from done
@@ -137,17 +137,23 @@ def _batch(
     model: nn.Module, info: LayerInfo, parts: list[_Part], rules: Sequence[str], usual: float
 ) -> tuple[list[Pulled], list[_Part]]:
     """Project parts of one kind. What a cut does not reproduce comes back as a part that is the whole image."""
+    failure = ""
     try:
         signals, values = _backward(model, info.call, parts, rules)
     except FeatvizError:
         raise
     except Exception as error:
-        if _out_of_memory(error) and len(parts) > 1:
-            halves = [_batch(model, info, half, rules, usual) for half in (parts[: len(parts) // 2], parts[len(parts) // 2 :])]
-            return halves[0][0] + halves[1][0], halves[0][1] + halves[1][1]
-        if _out_of_memory(error) or parts[0].is_whole:
+        out_of_memory = _out_of_memory(error)
+        if (len(parts) == 1 and out_of_memory) or (parts[0].is_whole and not out_of_memory):
             raise
-        return [], [_whole(part, part.jobs) for part in parts]  # a network that takes images of one size alone
+        failure = "memory" if out_of_memory else "size"
+    # the error is gone, and with it the tensors that its traceback held
+    if failure == "memory":
+        middle = len(parts) // 2
+        first, second = (_batch(model, info, half, rules, usual) for half in (parts[:middle], parts[middle:]))
+        return first[0] + second[0], first[1] + second[1]
+    if failure == "size":  # a network that takes images of one size alone
+        return [], [_whole(part, part.jobs) for part in parts]
     tolerance = _tolerance(values)
     done, failed = [], []
     for i, part in enumerate(parts):
@@ -162,7 +168,7 @@ def _batch(
             if off[r] > 0.05:
                 raise RecordError(
                     f"unit {info.name}:{job.channel} gives {float(values[i, r]):.4g} where {job.score:.4g} was recorded: "
-                    "the scan was made with other weights or other images; scan again"
+                    "the scan was made with other weights or other images; scan again (--fresh)"
                 )
             box = info.field.box(job.y, job.x)
             rows, columns = (slice(e - o, f - o) for e, f, o in zip(box[:2], box[2:], part.box[:2], strict=True))
@@ -184,6 +190,8 @@ def _backward(model: nn.Module, call: str, parts: list[_Part], rules: Sequence[s
     """One forward pass for n parts of r jobs each, and r backward passes a rule: signals r x (n, c, h, w), values (n, r)."""
     x, acts = forward(model, [call], torch.stack([part.image[part.box.region] for part in parts]))
     output = acts[call]
+    if not output.requires_grad:
+        raise LayerError(f"layer {call!r} does not depend on the image by way of a gradient (quantised layers have none)")
     places = []
     for r in range(len(parts[0].jobs)):
         channels = torch.tensor([part.jobs[r].channel for part in parts], device=output.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -182,7 +183,7 @@ class Scan:
         }  # fmt: skip
         _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
         for old in folder.glob("scan-*.npz"):
-            if old.name != data:
+            if old.name != data and re.fullmatch(r"scan-[0-9a-f]{16}\.npz", old.name):
                 old.unlink()
         return folder / MANIFEST
 
@@ -197,7 +198,9 @@ class Scan:
         try:
             manifest = json.loads(path.read_bytes())
             if manifest["schema"] != SCHEMA:
-                raise RecordError(f"{str(path)!r} has schema {manifest['schema']}, this version reads {SCHEMA}: scan again")
+                raise RecordError(
+                    f"{str(path)!r} has schema {manifest['schema']}, this version reads {SCHEMA}: scan again (--fresh)"
+                )
             with (path.parent / manifest["arrays"]).open("rb") as file, np.load(file, allow_pickle=False) as data:
                 arrays = dict(data)
             infos = [_layer_from_json(entry) for entry in manifest["layers"]]
@@ -214,7 +217,9 @@ class Scan:
         except FileNotFoundError as error:
             raise RecordError(f"no scan in {str(folder)!r}: {Path(error.filename).name} is missing") from None
         except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise RecordError(f"the scan in {str(folder)!r} is damaged ({type(error).__name__}: {error}): scan again") from error
+            raise RecordError(
+                f"the scan in {str(folder)!r} is damaged ({type(error).__name__}: {error}): scan again (--fresh)"
+            ) from error
 
     def resumes(self, fresh: Scan) -> None:
         """Make sure that this record, read from disk, was made from the same things as a scan about to begin.

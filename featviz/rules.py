@@ -10,7 +10,9 @@ A rectifier is ReLU in any spelling, ReLU6 (its upper knee belongs to f'), thres
 The smooth and leaky rectifiers are given the same three lines: GELU, SiLU, hard-swish, Mish, softplus, leaky ReLU, PReLU, ELU,
 CELU and SELU. Everything else that is differentiable follows autograd under every rule: convolutions, sums, products, gates
 (sigmoid, tanh, softmax), normalisation; max-pooling sends the signal to the positions that won, and where windows overlap
-contributions add up. What may hide or be a rectifier without being one of these is refused by name.
+contributions add up; a clamp from above alone, or from below at a small positive number, is a guard and no rectifier. What may
+hide or be a rectifier without being one of these is refused by name. (A product with a mask of numbers, ``x * (x > 0).float()``,
+cannot be told from a gate.)
 
 No model is changed: a rule is a set of hooks on the autograd graph of one forward pass, removed when the block ends, so that one
 forward pass serves every rule.
@@ -38,15 +40,16 @@ _ALWAYS = {
 }  # fmt: skip
 _BOUNDED = {"Hardtanh": "_saved_min_val", "Clamp": "_saved_min", "ClampMin": "_saved_min"}  # rectifiers if this is zero
 _REFUSED = {
-    "Where": "torch.where", "Maximum": "torch.maximum", "Minimum": "torch.minimum", "Hardshrink": "hardshrink",
-    "Softshrink": "softshrink", "Glu": "GLU", "LogSigmoid": "log-sigmoid", "Abs": "abs", "CopySlices": "work in place on a slice",
+    "Where": "torch.where", "Maximum": "torch.maximum", "Minimum": "torch.minimum", "Fmax": "torch.fmax", "Fmin": "torch.fmin",
+    "MaskedFill": "masked_fill", "IndexPut": "assignment to an index", "CopySlices": "work in place on a slice",
+    "Hardshrink": "hardshrink", "Softshrink": "softshrink", "Glu": "GLU", "LogSigmoid": "log-sigmoid", "Abs": "abs",
     "CompiledFunction": "a torch.compile'd graph, which shows no rectifier (take the model before it was compiled)",
 }  # fmt: skip
 _LINEAR = re.compile(  # what may stand between a unit and the image where there is no rectifier at all
     r"(\w*Convolution\w*|SlowConv\w*|Addmm|Addbmm|Baddbmm|Mm|Bmm|T|Transpose|Permute|\w*View|Reshape\w*|Squeeze|Unsqueeze|Slice"
     r"|Select|Index|Split\w*|Unbind|Cat|Stack|Add|Sub|Neg|Sum|Mean|\w*BatchNorm|AvgPool2D|AdaptiveAvgPool2D|MkldnnAdaptiveAvgPool2D"
     r"|MaxPool2DWithIndices|AdaptiveMaxPool2D|Clone|Expand|Im2Col|AsStrided|ConstantPadNd|ReflectionPad2D|ReplicationPad2D"
-    r"|NativeDropout|Upsample\w*|ToCopy|Alias|Detach|Repeat|Roll|Flip|Gather|Scatter|Broadcast|.*AccumulateGrad)$",
+    r"|NativeDropout|NativeLayerNorm|NativeGroupNorm|Upsample\w*|ToCopy|Alias|Detach|Repeat|Roll|Flip|Gather|Scatter|Broadcast|.*AccumulateGrad)$",
     re.IGNORECASE,
 )
 _PARALLEL = {"Gather", "Scatter", "Broadcast"}  # torch.nn.DataParallel's own, all linear
@@ -122,7 +125,8 @@ def _rectifiers(rule: str, nodes: Iterable[Node]) -> list[tuple[str, Node]]:
 
     A graph without one is in order only if it is linear, as below a first convolution: there all rules agree.
     """
-    found, others = [], set()
+    nodes = list(nodes)
+    found, others, among = [], set(), set(nodes)
     for node in nodes:
         name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
         kind = _kind(name, node)
@@ -133,7 +137,7 @@ def _rectifiers(rule: str, nodes: Iterable[Node]) -> list[tuple[str, Node]]:
                 f"rule {rule!r} has no meaning at {reason}: it knows ReLU and its relatives (see featviz.rules); "
                 "rule 'gradient' works on any network"
             )
-        elif not _LINEAR.match(name) and not _scales(name, node):
+        elif not _LINEAR.match(name) and not _scales(name, node, among):
             others.add(name)
     if others and not found:
         raise RuleError(
@@ -153,19 +157,31 @@ def _kind(name: str, node: Node) -> str | None:
     return None
 
 
-def _scales(name: str, node: Node) -> bool:
-    """Whether this is a product with, or a quotient by, a number."""
-    factors = [getattr(node, saved, None) for saved in ("_saved_self", "_saved_other")]
-    return name in ("Mul", "Div") and all(not isinstance(f, Tensor) or f.dim() == 0 for f in factors)
+def _scales(name: str, node: Node, among: set[Node]) -> bool:
+    """Whether this is a product with, or a quotient by, a number or one number for each channel."""
+    if name not in ("Mul", "Div"):
+        return False
+    operands = [i for i, (parent, _) in enumerate(node.next_functions) if parent in among]
+    tensors = [f for f in _factors(node) if isinstance(f, Tensor)]
+    channelwise = not tensors or any(f.numel() == 1 or f.shape[-2:] == (1, 1) for f in tensors)
+    return channelwise and len(operands) == 1 and (name == "Mul" or operands == [0])
+
+
+def _factors(node: Node) -> list[object]:
+    return [getattr(node, saved, None) for saved in ("_saved_self", "_saved_other")]
 
 
 def _refusal(name: str, node: Node) -> str | None:
     if name in _REFUSED:
         return _REFUSED[name]
-    if name == "Hardtanh":
-        return f"hardtanh with a lower bound of {node._saved_min_val}"  # type: ignore[attr-defined]
-    if name in _BOUNDED and isinstance(getattr(node, _BOUNDED[name]), Tensor):
-        return "clamp with tensor bounds"
+    if name in _BOUNDED:
+        low = getattr(node, _BOUNDED[name])
+        if isinstance(low, Tensor):
+            return "clamp with tensor bounds"
+        if low is not None and (low < 0 or name == "Hardtanh"):
+            return f"{'hardtanh' if name == 'Hardtanh' else 'clamp'} with a lower bound of {low}"
+    if name == "Mul" and any(isinstance(f, Tensor) and f.dtype == torch.bool for f in _factors(node)):
+        return "a product with a mask"
     if "DifferentiableGraph" in name:
         return "a fused TorchScript graph, which shows no rectifier (take the model before it was scripted)"
     if isinstance(node, torch.autograd.function.BackwardCFunction) and name not in _PARALLEL:

@@ -81,6 +81,8 @@ def scan(
     if resume and out is not None and (Path(out) / MANIFEST).exists():
         earlier = Scan.load(out)
         earlier.resumes(state)
+        if strict and earlier.skipped:
+            raise ImageError(earlier.skipped[0].reason)
         state = earlier
     if out is not None:
         check_writable(Path(out))

@@ -359,7 +359,6 @@ def test_train_refuses_what_cannot_be_trained(fails: Any) -> None:
         (["--model", "zfmni"], "no model 'zfmni'; did you mean 'zfmini'"),
         (["--model", "gonepackage:net"], "no module 'gonepackage'"),
         (["--device", "toaster"], "no device 'toaster'"),
-        (["--mean", "0.5"], "mean has 1 numbers and std 3"),
         (["--std", "0,1,1"], "a standard deviation is above 0"),
         (["--out", "words/a.md/deeper"], "the folder 'words/a.md/deeper' cannot be written"),
     ],
@@ -455,3 +454,33 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--version"])
     assert left.value.code == 0
     assert re.match(r"featviz \d+\.\d+", capsys.readouterr().out)
+
+
+def test_one_number_of_mean_stands_for_every_channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["grid", "--limit", "4", "--k", "2", "--layers", "conv1", "--max-channels", "2"]
+    assert cli.main([*small, "--mean", "0.5", "--std", "0.25,0.25,0.25", "--out", "one"]) == 0
+    assert cli.main([*small, "--out", "own"]) == 0
+    one, own = (json.loads((tmp_path / name / "scan.json").read_text()) for name in ("one", "own"))
+    assert one["identity"] == own["identity"]
+
+
+def test_a_resumed_scan_is_strict_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    small = [
+        "grid",
+        "--images",
+        str(tmp_path),
+        "--k",
+        "1",
+        "--layers",
+        "conv1",
+        "--max-channels",
+        "1",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert cli.main(small) == 0
+    assert cli.main([*small, "--strict"]) == 1
+    assert "b.png" in capsys.readouterr().err

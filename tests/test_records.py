@@ -338,3 +338,11 @@ def test_images_that_cannot_be_read_are_counted_and_the_rest_found() -> None:
     assert found.complete
     assert found.statistics["0"].count == 21
     assert not torch.isin(found.top["0"].images, torch.tensor([0, 7])).any()
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "scan-of-something-else.npz").write_bytes(b"mine")
+    scan(plain(), torch.zeros(2, 3, 8, 8), ["4"], k=1, out=tmp_path, progress=False)
+    scan(plain(), torch.ones(3, 3, 8, 8), ["4"], k=1, out=tmp_path, progress=False)
+    assert (tmp_path / "scan-of-something-else.npz").read_bytes() == b"mine"
+    assert len(list(tmp_path.glob("scan-*.npz"))) == 2

@@ -154,6 +154,12 @@ class _Own(torch.autograd.Function):
         return grads[0]
 
 
+def _assigned(x: torch.Tensor) -> torch.Tensor:
+    x = x * 1
+    x[x < 0] = 0
+    return x
+
+
 REFUSED = {
     "torch.where": lambda x: torch.where(x > 0, x, 0.0),
     "torch.maximum": lambda x: torch.maximum(x, torch.zeros((), dtype=x.dtype)),
@@ -162,6 +168,10 @@ REFUSED = {
     "softshrink": F.softshrink,
     "GLU": lambda x: F.glu(torch.cat([x, x], 1), 1),
     "'_Own', an autograd function": _Own.apply,
+    "clamp with a lower bound of -1": lambda x: x.clamp(-1, 1),
+    "masked_fill": lambda x: x.masked_fill(x < 0, 0),
+    "torch.fmax": lambda x: torch.fmax(x, torch.zeros((), dtype=x.dtype)),
+    "a product with a mask": lambda x: x * (x > 0),
     "clamp with tensor bounds": lambda x: x.clamp(min=torch.zeros((), dtype=x.dtype)),
 }
 
@@ -174,7 +184,7 @@ def test_what_has_no_meaning_is_refused_by_name(name: str, rule: str) -> None:
     assert project(net(REFUSED[name]), image(), Unit("c", 0), rule="gradient").any()
 
 
-@pytest.mark.parametrize("gate", [torch.tanh, torch.sigmoid, lambda x: x * (x > 0), lambda x: x.softmax(1)])
+@pytest.mark.parametrize("gate", [torch.tanh, torch.sigmoid, lambda x: x * (x > 0).to(x.dtype), lambda x: x.softmax(1)])
 def test_a_network_without_rectifiers_is_refused(gate: object) -> None:
     with pytest.raises(RuleError, match="no rectifier"):
         project(net(gate), image(), Unit("c", 0), rule="deconvnet")
@@ -219,3 +229,30 @@ def test_work_on_parameters_alone_is_none_of_the_rules_business() -> None:
     net_ = nn.Sequential(model, nn.Conv2d(4, 2, 1).double()).eval()
     expected = projection(net_, image(), "1", 1, (2, 2), "guided")
     assert torch.equal(project(net_, image(), Unit("1", 1, at=(2, 2)), rule="guided")[0], expected)
+
+
+def test_a_model_that_normalises_its_own_input_is_linear_below_its_rectifiers() -> None:
+    class Normalising(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
+            self.register_buffer("std", torch.full((1, 3, 1, 1), 0.25))
+            self.scale = nn.Parameter(torch.full((3, 1, 1), 2.0))
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.conv((x - self.mean) / self.std * self.scale))
+
+    model = Normalising().double().eval()
+    for layer in ("conv", "norm"):
+        first = [project(model, image(), Unit(layer, 1, at=(2, 2)), rule=rule) for rule in RULES]
+        assert first[0].any()
+        assert torch.equal(first[0], first[1])
+
+
+def test_a_rectifier_beside_what_is_not_one_does_not_hide_it() -> None:
+    for act in (lambda x: x.masked_fill(x < 0, 0), _assigned, lambda x: x.clamp(-1, 1)):
+        mixed = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), Spelled(act), nn.Identity())
+        mixed[3].a = nn.Conv2d(4, 5, 3, padding=1)
+        with pytest.raises(RuleError, match="no meaning"):
+            project(mixed.double().eval(), image(), Unit("4", 0), rule="deconvnet")

@@ -111,8 +111,8 @@ def load_weights(model: nn.Module, path: str | Path, *, partial: bool = False) -
     Raises:
         WeightsError: the file is missing, holds code, or does not fit; the message counts and names the first five.
     """
-    state = _read(Path(path))
     own = model.state_dict()
+    state = _unwrapped(_read(Path(path)), own)
     missing = [name for name in own if name not in state]
     foreign = [name for name in state if name not in own]
     misshapen = [name for name in own if name in state and state[name].shape != own[name].shape]
@@ -151,10 +151,16 @@ def _read(path: Path) -> dict[str, Tensor]:
     entries = content.items() if isinstance(content, Mapping) else ()
     if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
         raise WeightsError(f"the file {str(path)!r} holds no state dict, bare or below {' or '.join(map(repr, _NESTED))}")
-    state = dict(content)
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(content)
+
+
+def _unwrapped(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes that DataParallel and torch.compile put before each name, unless the model has them itself."""
+    while not any(name in own for name in state):
+        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
@@ -172,7 +178,7 @@ def _build(spec: str, weights: str | Path | None, num_classes: int | None) -> nn
     if spec.startswith("timm:"):
         return _from_timm(spec.removeprefix("timm:"), named is not None, options)
     if ":" in spec:
-        return _from_factory(spec)
+        return _from_factory(spec, options)
     return _from_torchvision(spec, named, options)
 
 
@@ -217,7 +223,7 @@ def _from_timm(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Modul
     return cast(nn.Module, timm.create_model(name, pretrained=pretrained, **options))
 
 
-def _from_factory(spec: str) -> nn.Module:
+def _from_factory(spec: str, options: dict[str, Any]) -> nn.Module:
     module_name, _, attribute = spec.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -232,7 +238,11 @@ def _from_factory(spec: str) -> nn.Module:
     factory = getattr(module, attribute)
     torch.manual_seed(0)  # whatever the import has drawn
     try:
-        model = factory() if callable(factory) and not isinstance(factory, nn.Module) else factory
+        if isinstance(factory, nn.Module) or not callable(factory):
+            model = factory
+        else:
+            taken = inspect.signature(factory).parameters
+            model = factory(**{name: value for name, value in options.items() if name in taken})
     except Exception as error:
         raise ModelError(f"{spec!r} fails: {type(error).__name__}: {_first_line(error)}") from error
     if not isinstance(model, nn.Module):
