@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.capture import capture, evaluating
-from featviz.errors import FeatvizError, LayerError, ModelError, UsageError, did_you_mean
+from featviz.errors import FeatvizError, LayerError, ModelError, UsageError, did_you_mean, first_line
 from featviz.geometry import Box, Number, ReceptiveField
 from featviz.tracing import Seen, Tracer
 
@@ -94,7 +94,7 @@ def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Contai
         except FeatvizError:
             raise
         except Exception as error:
-            raise ModelError(f"the model does not take an image of shape {tuple(input_shape)}: {_first_line(error)}") from error
+            raise ModelError(f"the model does not take an image of shape {tuple(input_shape)}: {first_line(error)}") from error
     calls, called = Counter(name for name, *_ in found), Counter[str]()
     infos: dict[str, LayerInfo] = {}
     for name, module, shape, seen, numbers in found:
@@ -144,12 +144,13 @@ def find_layers(infos: Mapping[str, LayerInfo], names: Iterable[str]) -> list[La
     return chosen
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def parameter_of(model: nn.Module) -> Tensor:
+    """A tensor of the device and type that a model's inputs have: ``x.to(parameter_of(model))``."""
+    return next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
 
 
 def _zeros(model: nn.Module, input_shape: tuple[int, int, int]) -> Tensor:
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    parameter = parameter_of(model)
     return torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype)
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from featviz.capture import capture, evaluating
 from featviz.cuts import cut
 from featviz.errors import FeatvizError, ImageError, LayerError, UsageError
-from featviz.fields import LayerInfo, anatomy, find_layers
+from featviz.fields import LayerInfo, anatomy, find_layers, parameter_of
 from featviz.geometry import Box
 from featviz.images import open_images
 from featviz.pull import MEMORY, Job, forward, pull
@@ -286,7 +286,7 @@ def project_exemplars(
     for channel in chosen:
         Unit(layer, channel).check(info.shape)
     result, jobs, tiles = _laid_out(scan, info, top, chosen, rules)
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    parameter = parameter_of(model)
     patches, whole = result.patches.flatten(0, 1), result.whole.flatten()
     signals = {rule: tensor.flatten(0, 1) for rule, tensor in result.projections.items()}
 

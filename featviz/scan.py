@@ -15,7 +15,7 @@ from tqdm import tqdm
 from featviz.capture import capture, evaluating
 from featviz.capture import layers as layer_names
 from featviz.errors import FeatvizError, ImageError, LayerError, UsageError
-from featviz.fields import LayerInfo, anatomy, find_layers
+from featviz.fields import LayerInfo, anatomy, find_layers, parameter_of
 from featviz.images import Images, open_images
 from featviz.records import MANIFEST, Scan, Skipped, Statistics, weights_fingerprint
 from featviz.topk import TopK
@@ -161,7 +161,7 @@ def check_writable(folder: Path) -> None:
 def _run(
     model: nn.Module, data: Images, state: Scan, batch_size: int, out: str | Path | None, strict: bool, progress: bool
 ) -> Scan:
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    parameter = parameter_of(model)
     calls = {info.call: info for info in state.layers.values()}
     saved = time.monotonic()
     looked_at = set(data.keys[: state.done])

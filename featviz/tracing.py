@@ -431,8 +431,8 @@ def _matmul(call: _Call) -> Seen | None:
             return replace(field, below=(field.below[0] // inner * columns, field.below[1] // inner * columns))
     elif field is None and other is not None:
         inside, matrix = second.shape[-1], prod(second.shape[-2:])
-        if field_in_columns := other.below[0] * other.sizes[0] <= inside:
-            return other if field_in_columns else None
+        if other.below[0] * other.sizes[0] <= inside:
+            return other
         if all(below % matrix == 0 for below in other.below):
             rows = prod(call.out.shape[-2:])
             return replace(other, below=(other.below[0] // matrix * rows, other.below[1] // matrix * rows))

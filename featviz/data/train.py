@@ -79,7 +79,6 @@ def train(
         raise UsageError(
             f"learning_rate={learning_rate}, weight_decay={weight_decay}, radius={radius}: must be above 0, at least 0, above 0"
         )
-    device = next(model.parameters()).device
     preprocess = preprocess or (lambda x: x)
     wanted = {*checkpoints, epochs}
     loader = DataLoader(
@@ -93,31 +92,44 @@ def train(
     history = []
     torch.manual_seed(seed)
     for number in range(1, epochs + 1):
-        model.train()
-        losses = []
-        for images, labels in tqdm(loader, desc=f"epoch {number}/{epochs}", unit="batch", leave=False):
-            logits = model(preprocess(images.to(device)))  # (n, classes)
-            if logits.dim() != 2 or int(labels.max()) >= logits.shape[1]:
-                raise UsageError(
-                    f"the model returns {tuple(logits.shape)} for labels up to {int(labels.max())}: (n, classes) is what trains"
-                )
-            loss = F.cross_entropy(logits, labels.to(device))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            schedule.step()
-            if radius is not None:
-                renormalise_filters(model, radius)
-            losses.append(loss.detach())
+        description = f"epoch {number}/{epochs}"
+        loss = _one_epoch(model, tqdm(loader, desc=description, unit="batch", leave=False), optimiser, schedule, preprocess, radius)
         model.eval()
         found = None if test is None else accuracy(model, test, batch_size=256, preprocess=preprocess)
         path = save_checkpoint(model, Path(out), number, found) if out is not None and number in wanted else None
-        history.append(Epoch(number, float(torch.stack(losses).mean()), found, path))
-        tqdm.write(
-            f"epoch {number}/{epochs}: loss {history[-1].loss:.3f}" + ("" if found is None else f", test accuracy {found:.1%}")
-        )
+        history.append(Epoch(number, loss, found, path))
+        tqdm.write(f"{description}: loss {loss:.3f}" + ("" if found is None else f", test accuracy {found:.1%}"))
     model.zero_grad(set_to_none=True)
     return history
+
+
+def _one_epoch(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    preprocess: Callable[[Tensor], Tensor],
+    radius: float | None,
+) -> float:
+    """One pass over the images; returns the mean loss."""
+    device = next(model.parameters()).device
+    model.train()
+    losses = []
+    for images, labels in batches:
+        logits = model(preprocess(images.to(device)))  # (n, classes)
+        if logits.dim() != 2 or int(labels.max()) >= logits.shape[1]:
+            raise UsageError(
+                f"the model returns {tuple(logits.shape)} for labels up to {int(labels.max())}: (n, classes) is what trains"
+            )
+        loss = F.cross_entropy(logits, labels.to(device))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        if radius is not None:
+            renormalise_filters(model, radius)
+        losses.append(loss.detach())
+    return float(torch.stack(losses).mean())
 
 
 @torch.no_grad()

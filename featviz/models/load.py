@@ -16,7 +16,7 @@ import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from featviz.errors import ModelError, UsageError, WeightsError, did_you_mean
+from featviz.errors import ModelError, UsageError, WeightsError, did_you_mean, first_line
 from featviz.images import Preprocess
 from featviz.models.zfnet import zfmini, zfnet
 
@@ -90,9 +90,7 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"no device {name!r} on this machine: {str(error).partition(chr(10))[0]} (there is always 'cpu')"
-        ) from error
+        raise UsageError(f"no device {name!r} on this machine: {first_line(error)} (there is always 'cpu')") from error
     return device
 
 
@@ -143,7 +141,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             "save model.state_dict() instead"
         ) from error
     except Exception as error:  # damaged files give errors of every kind: struct.error, IndexError, AssertionError, ...
-        raise WeightsError(f"{str(path)!r} is no weights file: {type(error).__name__}: {_first_line(error)}") from error
+        raise WeightsError(f"{str(path)!r} is no weights file: {type(error).__name__}: {first_line(error)}") from error
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -162,10 +160,6 @@ def _unwrapped(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str,
             break
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _build(spec: str, weights: str | Path | None, num_classes: int | None) -> nn.Module:
@@ -203,7 +197,7 @@ def _from_torchvision(name: str, weights: str | None, options: dict[str, Any]) -
     except (URLError, OSError) as error:
         raise WeightsError(f"the weights {weights!r} of {name} cannot be fetched ({error}): give a file") from error
     except ValueError as error:  # such as weights of 1000 classes for a model of another number
-        raise ModelError(f"{name} cannot be built: {_first_line(error)}") from error
+        raise ModelError(f"{name} cannot be built: {first_line(error)}") from error
 
 
 def _torchvision_weights(name: str, weights: str) -> Any:
@@ -232,7 +226,7 @@ def _from_factory(spec: str, options: dict[str, Any]) -> nn.Module:
     except ModuleNotFoundError as error:
         raise ModelError(f"no module {error.name!r} for the model {spec!r}: run in the folder that holds it") from error
     except Exception as error:
-        raise ModelError(f"module {module_name!r} cannot be imported: {type(error).__name__}: {_first_line(error)}") from error
+        raise ModelError(f"module {module_name!r} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
     if not hasattr(module, attribute):
         raise ModelError(f"module {module_name!r} has no {attribute!r}")
     factory = getattr(module, attribute)
@@ -244,7 +238,7 @@ def _from_factory(spec: str, options: dict[str, Any]) -> nn.Module:
             taken = inspect.signature(factory).parameters
             model = factory(**{name: value for name, value in options.items() if name in taken})
     except Exception as error:
-        raise ModelError(f"{spec!r} fails: {type(error).__name__}: {_first_line(error)}") from error
+        raise ModelError(f"{spec!r} fails: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec!r} gives a {type(model).__name__}, not a torch.nn.Module")
     return model
