@@ -185,13 +185,13 @@ def test_figures_can_be_pdf_or_both() -> None:
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The channels that each command draws."""
-    real, seen = cli.project_exemplars, []
+    real, seen = cli.grid.project_exemplars, []
 
     def watched(model: Any, images: Any, found: Any, layer: str, channels: Any, **options: Any) -> Any:
         seen.append(list(channels))
         return real(model, images, found, layer, channels, **options)
 
-    monkeypatch.setattr(cli, "project_exemplars", watched)
+    monkeypatch.setattr(cli.grid, "project_exemplars", watched)
     return seen
 
 
@@ -298,7 +298,7 @@ def test_layers_takes_an_input_size(capsys: pytest.CaptureFixture[str], fails: A
 
 
 def test_train_on_synthetic_images(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "SyntheticImages", lambda n, **options: SyntheticImages(min(n, 40), **options))
+    monkeypatch.setattr(cli.training, "SyntheticImages", lambda n, **options: SyntheticImages(min(n, 40), **options))
     command = ["train", "--limit", "24", "--epochs", "2", "--checkpoints", "0,1", "--batch-size", "8", "--out", "t"]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out.split()
@@ -412,7 +412,7 @@ def test_an_output_that_cannot_be_written_is_found_out_before_any_work(fails: An
     def early(*args: Any, **options: Any) -> Any:
         raise AssertionError("a model was made first")
 
-    monkeypatch.setattr(cli, "load_model", early)
+    monkeypatch.setattr(cli.arguments, "load_model", early)
     Path("file").touch()
     for command in (SMALL[:-2], ("train", "--limit", "8")):
         for out in ("file", "file/below"):

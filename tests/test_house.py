@@ -21,8 +21,11 @@ FLOORS = [
     {"records", "pull", "data.synthetic", "data.labelled", "data.train"},
     {"data"},
     {"project", "scan", "occlude", "sweep", "correspond", "maximize", "attribute", "checks"},
-    {"evolve", "figures"},
+    {"evolve", "figures.exemplars", "figures.occlusion", "figures.curves"},
+    {"figures"},
     {"gallery"},
+    {"cli.arguments"},
+    {"cli.grid", "cli.table", "cli.training"},
     {"cli"},
     {"__main__"},
 ]  # what lies on one floor does not import each other

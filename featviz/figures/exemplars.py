@@ -1,4 +1,4 @@
-"""Records drawn with matplotlib, for print. Every function returns a Figure, which it neither shows nor saves."""
+"""Exemplars and their projections: the grid of a layer, and a whole network on one page."""
 
 from __future__ import annotations
 

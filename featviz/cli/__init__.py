@@ -1,0 +1,43 @@
+"""The command line: one subcommand for each public verb, each in a file of its own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from featviz import __version__
+from featviz.cli import grid, table, training
+from featviz.errors import FeatvizError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 an error that was explained, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        print(f"\nfeatviz: stopped. {args.goes_on}", file=sys.stderr)
+        return 130
+    except (FeatvizError, OSError, torch.OutOfMemoryError) as error:
+        if args.debug:
+            raise
+        print(f"featviz: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def console() -> None:
+    """The entry point of the ``featviz`` command."""
+    sys.exit(main())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="featviz", description="Show what a ConvNet has learned, after Zeiler & Fergus.")
+    parser.add_argument("--version", action="version", version=f"featviz {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (grid, table, training):
+        command.register(commands)
+    return parser
