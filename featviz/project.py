@@ -285,7 +285,7 @@ def project_exemplars(
     chosen = list(range(len(top.scores))) if channels is None else list(channels)
     for channel in chosen:
         Unit(layer, channel).check(info.shape)
-    result, jobs, tiles = _laid_out(scan, info, top, chosen, rules)
+    result, jobs, places = _laid_out(scan, info, top, chosen, rules)
     parameter = parameter_of(model)
     patches, whole = result.patches.flatten(0, 1), result.whole.flatten()
     signals = {rule: tensor.flatten(0, 1) for rule, tensor in result.projections.items()}
@@ -295,7 +295,8 @@ def project_exemplars(
         if tuple(pixels.shape) != tuple(scan.input_shape):
             raise ImageError(f"image {data.keys[i]!r} is {tuple(pixels.shape)}, in the scan it was {tuple(scan.input_shape)}")
         for job in jobs[i]:
-            patches[job.place][tiles[job.place].region] = pixels[info.field.box(job.y, job.x).region]
+            tile, box = places[job.place]
+            patches[job.place][tile.region] = pixels[box.region]
         normal: Tensor = data.preprocess.normalise(pixels).to(parameter)
         return normal
 
@@ -303,7 +304,7 @@ def project_exemplars(
     with tqdm(desc=f"project {layer}", total=total, unit="unit", disable=not progress, leave=False) as bar:
         for job, _, found, was_whole in pull(model, info, jobs, read, rules, memory):
             for name, signal in found.items():
-                signals[name][job.place][tiles[job.place].region] = signal.to("cpu", torch.float32)
+                signals[name][job.place][places[job.place][0].region] = signal.to("cpu", torch.float32)
             whole[job.place] = was_whole
             bar.update()
     return result
@@ -311,8 +312,8 @@ def project_exemplars(
 
 def _laid_out(
     scan: Scan, info: LayerInfo, top: TopK, chosen: list[int], rules: list[str]
-) -> tuple[Exemplars, dict[int, list[Job]], dict[int, Box]]:
-    """Exemplars still without pixels, what is to be done for each image, and which part of each tile the image fills."""
+) -> tuple[Exemplars, dict[int, list[Job]], dict[int, tuple[Box, Box]]]:
+    """Exemplars still without pixels, what is to be done for each image, and of each job its part of the tile and of the image."""
     shape, tile = (len(chosen), top.k), tuple(map(min, info.field.size, scan.input_shape[1:]))
     rows = torch.tensor(chosen, dtype=torch.long)
     pixels = (*shape, scan.input_shape[0], *tile)
@@ -323,21 +324,26 @@ def _laid_out(
         dead=scan.statistics[info.name].dead[rows],
     )  # fmt: skip
     jobs: dict[int, list[Job]] = defaultdict(list)
-    tiles: dict[int, Box] = {}
-    for row, channel in enumerate(chosen):
+    places: dict[int, tuple[Box, Box]] = {}
+    inside, boxes = result.inside.flatten(0, 1), result.boxes.flatten(0, 1)
+    images, scores, positions = result.images.tolist(), result.scores.tolist(), top.positions[rows].tolist()
+    for row in (~result.dead).nonzero().flatten().tolist():
         for rank in range(top.k):
-            if result.images[row, rank] < 0 or result.dead[row]:
+            if images[row][rank] < 0:
                 continue
-            y, x = top.positions[channel, rank].tolist()
-            job = Job(row * top.k + rank, channel, y, x, float(result.scores[row, rank]))
-            jobs[int(result.images[row, rank])].append(job)
-            box, raw = info.field.box(y, x), info.field.box(y, x, clip=False)
-            # in its tile the box lies as in the whole field or, if that is larger than the image, as in the image
-            first, left = (
-                edge - start if size <= whole else edge
-                for edge, start, size, whole in zip(box[:2], raw[:2], info.field.size, scan.input_shape[1:], strict=True)
-            )
-            tiles[job.place] = Box(first, left, first + box.height, left + box.width)
-            result.inside[row, rank][tiles[job.place].region] = True
-            result.boxes[row, rank] = torch.tensor(box)
-    return result, dict(sorted(jobs.items())), tiles
+            job = Job(row * top.k + rank, chosen[row], *positions[row][rank], scores[row][rank])
+            jobs[images[row][rank]].append(job)
+            raw = info.field.box(job.y, job.x, clip=False)
+            box = raw.clip(info.field.extent)
+            part = _in_tile(box, raw, info.field.size, scan.input_shape[1:])
+            places[job.place] = part, box
+            inside[job.place][part.region] = True
+            boxes[job.place] = torch.tensor(box)
+    return result, dict(sorted(jobs.items())), places
+
+
+def _in_tile(box: Box, raw: Box, field: tuple[int, int], image: tuple[int, ...]) -> Box:
+    """Where a box lies in its tile: as in the whole field or, if that is larger than the image, as in the image."""
+    sizes = zip(box[:2], raw[:2], field, image, strict=True)
+    top, left = (edge - start if size <= whole else edge for edge, start, size, whole in sizes)
+    return Box(top, left, top + box.height, left + box.width)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from featviz.capture import capture, evaluating
 from featviz.cuts import Cut, cut
+from featviz.ends import Places, only_at
 from featviz.errors import FeatvizError, LayerError, RecordError
 from featviz.fields import LayerInfo
 from featviz.geometry import Box
@@ -188,28 +189,25 @@ def _tolerance(values: Tensor) -> float:
 
 def _backward(model: nn.Module, call: str, parts: list[_Part], rules: Sequence[str]) -> tuple[dict[str, list[Tensor]], Tensor]:
     """One forward pass for n parts of r jobs each, and r backward passes a rule: signals r x (n, c, h, w), values (n, r)."""
-    x, acts = forward(model, [call], torch.stack([part.image[part.box.region] for part in parts]))
+    inputs = torch.stack([part.image[part.box.region] for part in parts])
+    channels = [[job.channel for job in part.jobs] for part in parts]
+    at = torch.tensor([part.at for part in parts], device=inputs.device)  # (n, r, 2)
+    places = Places(torch.tensor(channels, device=inputs.device), at[..., 0], at[..., 1])
+    module, _, first = call.rpartition("@")
+    single = first == "0" and not isinstance(model, nn.DataParallel)  # the pass stops there, and sees the batch whole
+    with only_at(model.get_submodule(module) if single else model, places) as given:
+        x, acts = forward(model, [call], inputs)
     output = acts[call]
     if not output.requires_grad:
         raise LayerError(f"layer {call!r} does not depend on the image by way of a gradient (quantised layers have none)")
-    places = []
-    for r in range(len(parts[0].jobs)):
-        channels = torch.tensor([part.jobs[r].channel for part in parts], device=output.device)
-        y, z = (torch.tensor([part.at[r][axis] for part in parts], device=output.device) for axis in (0, 1))
-        index = (torch.arange(len(parts), device=output.device), channels, y, z)
-        places.append(index if output.dim() == 4 else index[:2])
+    values = output if given else places.of(output)
     signals: dict[str, list[Tensor]] = {}
     for rule in rules:
-        with backward_rule(rule, output, x):
-            signals[rule] = [_pulled_from(output, x, index) for index in places]
-    return signals, torch.stack([output.detach()[index] for index in places], dim=1)
-
-
-def _pulled_from(output: Tensor, x: Tensor, index: tuple[Tensor, ...]) -> Tensor:
-    seed = torch.zeros_like(output)
-    seed[index] = 1
-    (signal,) = torch.autograd.grad(output, x, seed, retain_graph=True)
-    return signal
+        with backward_rule(rule, given or output, x):
+            signals[rule] = [
+                torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in values.unbind(dim=1)
+            ]  # fmt: skip
+    return signals, values.detach()
 
 
 def forward(model: nn.Module, calls: Sequence[str], inputs: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:

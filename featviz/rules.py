@@ -60,7 +60,13 @@ def _positive(signal: Tensor | None) -> Tensor | None:
 
 
 def _deconvnet(node: Node) -> Any:
-    return node.register_hook(lambda inputs, outputs: (_positive(outputs[0]), *inputs[1:]))
+    def positive(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        own, signal = inputs[0], outputs[0]
+        if own is not None and signal is not None and own.dtype == signal.dtype and own.data_ptr() != signal.data_ptr():
+            return torch.clamp(signal, min=0, out=own), *inputs[1:]  # what the node made for itself is written over
+        return _positive(signal), *inputs[1:]
+
+    return node.register_hook(positive)
 
 
 def _guided(node: Node) -> Any:
