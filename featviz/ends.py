@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -36,14 +36,19 @@ def only_at(layer: nn.Module, places: Places) -> Iterator[list[Tensor]]:
     if not _is_plain(layer):
         yield given
         return
-    layer.__dict__["forward"] = lambda image: given.append(image) or _windows(layer, image, places)  # type: ignore[func-returns-value]
+
+    def forward(image: Tensor) -> Tensor:
+        given.append(image)
+        return _windows(layer, image, places)
+
+    layer.__dict__["forward"] = forward
     try:
         yield given
     finally:
         del layer.__dict__["forward"]
 
 
-def _is_plain(layer: nn.Module) -> bool:
+def _is_plain(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         isinstance(layer, nn.Conv2d)
         and type(layer).forward is nn.Conv2d.forward

@@ -331,9 +331,10 @@ def _laid_out(
         for rank in range(top.k):
             if images[row][rank] < 0:
                 continue
-            job = Job(row * top.k + rank, chosen[row], *positions[row][rank], scores[row][rank])
+            y, x = positions[row][rank]
+            job = Job(row * top.k + rank, chosen[row], y, x, scores[row][rank])
             jobs[images[row][rank]].append(job)
-            raw = info.field.box(job.y, job.x, clip=False)
+            raw = info.field.box(y, x, clip=False)
             box = raw.clip(info.field.extent)
             part = _in_tile(box, raw, info.field.size, scan.input_shape[1:])
             places[job.place] = part, box

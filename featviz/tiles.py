@@ -32,6 +32,16 @@ def contrast(projections: Tensor) -> Tensor:
     return above.kthvalue(max(1, round(0.995 * len(above)))).values
 
 
+def shown(values: Tensor, inside: Tensor) -> Tensor:
+    """Tiles in [0, 1], (k, c, h, w), as colours (k, 3, h, w): light grey where ``inside`` (k, h, w) is False.
+
+    Images of other than three channels are shown as their mean.
+    """
+    if values.shape[1] != 3:
+        values = values.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    return torch.where(inside[:, None], values, values.new_tensor(OUTSIDE / 255))
+
+
 def resized(tiles: Tensor, size: tuple[int, int]) -> Tensor:
     """(n, c, h, w) to (n, c, *size): small tiles keep their pixels as squares, large ones are averaged down."""
     if size[0] >= tiles.shape[-2]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
 import torch
 
 from featviz import __version__
-from featviz.cli import grid, table, training
+from featviz.cli import gallery, grid, table, training
 from featviz.errors import FeatvizError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 an error that was explained, 130 interrupted."""
     args = _parser().parse_args(argv)
+    args.command = shlex.join(["featviz", *(sys.argv[1:] if argv is None else argv)])
     try:
         args.run(args)
     except KeyboardInterrupt:
@@ -38,6 +40,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="featviz", description="Show what a ConvNet has learned, after Zeiler & Fergus.")
     parser.add_argument("--version", action="version", version=f"featviz {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (grid, table, training):
+    for command in (gallery, grid, table, training):
         command.register(commands)
     return parser

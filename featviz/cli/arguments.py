@@ -17,6 +17,7 @@ from featviz.images import Images, Preprocess, one_size, open_images
 from featviz.models import LocallyConnected2d, load_model, load_weights, preprocessing
 from featviz.models.load import is_file
 from featviz.pull import MEMORY
+from featviz.records import Scan
 from featviz.rules import RULES, check_rule
 
 
@@ -170,6 +171,19 @@ def normalisation(args: argparse.Namespace, model: nn.Module, recipe: Preprocess
 def _input_channels(model: nn.Module) -> int:
     first = next((m for m in model.modules() if isinstance(m, (nn.Conv2d, LocallyConnected2d))), None)
     return 3 if first is None else first.in_channels
+
+
+def report(found: Scan) -> None:
+    """Say which images were skipped and which units are dead."""
+    for one in found.skipped[:5]:
+        print(f"skipped {one.reason}", file=sys.stderr)
+    if found.skipped:
+        print(f"{len(found.skipped)} of {len(found.keys)} images were skipped, all named in scan.json", file=sys.stderr)
+    for name, statistics in found.statistics.items():
+        dead = statistics.dead.nonzero().flatten().tolist()
+        if dead:
+            some = ", ".join(map(str, dead[:10])) + (", ..." if len(dead) > 10 else "")
+            print(f"{name}: {len(dead)} of {len(statistics.dead)} units are dead, no image activates them ({some})")
 
 
 def slug(name: str) -> str:

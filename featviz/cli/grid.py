@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from featviz.cli.arguments import (
     model_from,
     numbers,
     positive,
+    report,
     slug,
 )  # fmt: skip
 from featviz.errors import UsageError
@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> None:
     for rule in args.rule:
         figure = figures.overview(strips[::step], rule=rule, heading=heading)
         written += _save(figure, out, f"overview{_suffix(rule, args)}", suffixes)
-    _report(found, written)
+    report(found)
+    print("\n".join(str(path) for path in written))
 
 
 def _suffix(rule: str, args: argparse.Namespace) -> str:
@@ -135,16 +136,3 @@ def _save(figure: Figure, folder: Path, stem: str, suffixes: Sequence[str]) -> I
         figure.savefig(partial, dpi=figures.DPI)
         partial.replace(path)
         yield path
-
-
-def _report(found: Scan, written: list[Path]) -> None:
-    for one in found.skipped[:5]:
-        print(f"skipped {one.reason}", file=sys.stderr)
-    if found.skipped:
-        print(f"{len(found.skipped)} of {len(found.keys)} images were skipped, all named in scan.json", file=sys.stderr)
-    for name, statistics in found.statistics.items():
-        dead = statistics.dead.nonzero().flatten().tolist()
-        if dead:
-            some = ", ".join(map(str, dead[:10])) + (", ..." if len(dead) > 10 else "")
-            print(f"{name}: {len(dead)} of {len(statistics.dead)} units are dead, no image activates them ({some})")
-    print("\n".join(str(path) for path in written))

@@ -1,0 +1,66 @@
+"""``featviz gallery``: scan, project, write the site."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from featviz import gallery
+from featviz.cli.arguments import (
+    add_image_arguments,
+    add_memory,
+    add_model_arguments,
+    add_output,
+    add_rules,
+    images_from,
+    model_from,
+    positive,
+    report,
+    slug,
+)
+from featviz.scan import check_writable, scan
+
+
+def register(commands: Any) -> None:
+    """Add the command ``gallery``."""
+    parser = commands.add_parser("gallery", help="scan images, project every unit, and write a site to browse them in")
+    add_model_arguments(parser)
+    add_image_arguments(parser)
+    parser.add_argument("--layers", default="conv", help="'conv' (every convolution), names or globs, with commas (default: conv)")
+    add_rules(parser)
+    parser.add_argument("--k", type=positive, default=9, help="strongest responses of each unit (default: 9)")
+    parser.add_argument("--title", help="at the head of the pages (default: the model)")
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("A", "B"), help="two finished galleries of the same images, side by side"
+    )
+    add_memory(parser)
+    parser.add_argument("--fresh", action="store_true", help="scan and make everything again")
+    add_output(parser, "the gallery's folder (default: outputs/MODEL-gallery)")
+    parser.set_defaults(run=run, goes_on="Finished layers are kept: the same command goes on from there.")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Make a gallery, or one of two that face each other; say where it is."""
+    if args.compare is not None:
+        out = args.out or Path("outputs") / "-".join(["compare", *(slug(path.resolve().name) for path in args.compare)])
+        check_writable(out)
+        print(gallery.compare(*args.compare, out))
+        return
+    out = args.out or Path("outputs") / f"{slug(args.model)}-gallery"
+    check_writable(out)
+    model = model_from(args)
+    images = images_from(args, model)
+    sources = {"model": args.model, "weights": str(args.weights or "default"), "images": args.images or "synthetic"}
+    found = scan(
+        model, images, args.layers, k=args.k, batch_size=args.batch_size, out=out / "scan", resume=not args.fresh,
+        strict=args.strict, sources=sources,
+    )  # fmt: skip
+    if not args.fresh and gallery.is_finished(found, out, args.rule):
+        print(f"nothing to do, the gallery is there: {out / 'index.html'}")
+        return
+    report(found)
+    page = gallery.build(
+        found, model, images, out, rule=args.rule, title=args.title, command=args.command, fresh=args.fresh, memory=args.memory,
+    )  # fmt: skip
+    print(page)
