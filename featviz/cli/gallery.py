@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
     if args.compare is not None:
         out = args.out or Path("outputs") / "-".join(["compare", *(slug(path.resolve().name) for path in args.compare)])
         check_writable(out)
-        print(gallery.compare(*args.compare, out))
+        first, second = args.compare
+        print(gallery.compare(first, second, out))
         return
     out = args.out or Path("outputs") / f"{slug(args.model)}-gallery"
     check_writable(out)

@@ -1,6 +1,6 @@
 """Records -> a static site: every unit of a network, to be looked at in any browser, from disk."""
 
-from featviz.gallery.making import build, is_finished
 from featviz.gallery.facing import compare
+from featviz.gallery.making import build, is_finished
 
 __all__ = ["build", "compare", "is_finished"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featviz.errors import RecordError, UsageError
-from featviz.gallery import site
+from featviz.gallery import site, sprites
 
 
 def compare(first: str | Path, second: str | Path, out: str | Path) -> Path:
@@ -69,23 +69,46 @@ def _written(
         shutil.rmtree(out / side, ignore_errors=True)
         shutil.copytree(folder / "layers", out / side / "layers")
         shutil.copytree(folder / "images", out / "images", dirs_exist_ok=True)
-    about = {**records[0]["about"], "title": " | ".join(titles), "command": ""}
+    about = {**records[0]["about"], "title": " | ".join(titles), "command": "", "sources": _sources(records), "fingerprints": {}}
     layers = []
-    for i, (one, other) in enumerate(pairs):
-        layer = {**one, "page": site.page_name(i), "folder": f"a/{one['folder']}", "dead": one["dead"]}
-        sides = []
-        for side, title, folder, mine in zip("ab", titles, folders, (one, other), strict=True):
+    for i, pair in enumerate(pairs):
+        layer = {**pair[0], "page": site.page_name(i)}
+        data = json.loads((folders[0] / layer["folder"] / "data.json").read_bytes())
+        sides, strips = [], []
+        for side, title, folder, mine in zip("ab", titles, folders, pair, strict=True):
             units = json.loads((folder / mine["folder"] / "units.json").read_bytes())
-            sides.append({"title": title, "folder": f"{side}/{mine['folder']}", "images": "images", "units": units})
-        data = json.loads((folders[0] / one["folder"] / "data.json").read_bytes())
+            place = f"{side}/{mine['folder']}"
+            sides.append({"title": title, "folder": place, "images": "images", "units": units})
+            _strip(out / place, layer["strip"], units, data)
+            strips.append({"folder": place, "strip": layer["strip"], "title": title, "dead": mine["dead"]})
+        layer["strips"] = strips
         site.layer_page(out, about, layer, {**data, "sides": sides})
-        layer["others"] = [{"folder": f"b/{other['folder']}", "strip": other["strip"]}]
         layers.append(layer)
     images = {image: rest for record in records for image, *rest in record["images"]}
     record = site.new({"compared": [r["identity"] for r in records]}, about, layers)
     record |= {"images": [[image, *images[image]] for image in sorted(images)], "sides": titles}
     site.begin(out)
     return site.finish(out, record)
+
+
+def _strip(folder: Path, channels: list[int], units: list[dict[str, Any]], data: dict[str, Any]) -> None:
+    """The same units in both strips of a layer: those that tell most of the first network."""
+    columns = [
+        sprites.nothing(sprites.STRIP_SIDE)
+        if units[channel]["dead"]
+        else sprites.from_sprite(
+            (folder / f"{channel}.js").read_text(), tuple(data["tile"]), 1 + len(data["rules"]), sprites.STRIP_SIDE
+        )
+        for channel in channels
+    ]
+    if columns:
+        site.write(folder / "strip.webp", sprites.strip(columns))
+
+
+def _sources(records: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, str]:
+    """What is said of both; where they differ, one after the other."""
+    first, second = (record["about"]["sources"] for record in records)
+    return {key: value if second.get(key) == value else f"{value} | {second.get(key, '')}" for key, value in first.items()}
 
 
 def _titles(folders: tuple[Path, Path], records: tuple[dict[str, Any], dict[str, Any]]) -> list[str]:

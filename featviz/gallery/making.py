@@ -24,7 +24,6 @@ from featviz.records import Scan
 from featviz.rules import check_rule
 
 STRIP = 10  # units of each layer on the front page
-STRIP_SIDE = 72
 _HELD = 2**29  # bytes of tiles that may be held before they are packed
 
 
@@ -153,7 +152,7 @@ def _layer(
                 if not unit["dead"]:
                     site.write(folder / f"{channel}.js", sprites.sprite(sprites.blocks(exemplars, row)))
                 if channel in shown:
-                    columns[channel] = sprites.strongest(exemplars, row, rules[0], STRIP_SIDE)
+                    columns[channel] = sprites.strongest(exemplars, row, rules[0], sprites.STRIP_SIDE)
                 bar.update()
     used = sorted({exemplar["image"] for unit in units for exemplar in unit["exemplars"]})
     for image in used:

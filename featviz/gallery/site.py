@@ -11,7 +11,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 
-from featviz import __version__
 from featviz.errors import RecordError
 
 SCHEMA = 1
@@ -47,7 +46,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 def new(identity: dict[str, Any], about: dict[str, Any], layers: list[dict[str, Any]]) -> dict[str, Any]:
     """The record of a gallery of which nothing is made yet."""
-    return {"schema": SCHEMA, "version": __version__, "identity": identity, "about": about, "layers": layers}
+    return {"schema": SCHEMA, "identity": identity, "about": about, "layers": layers}
 
 
 def begin(folder: Path) -> None:

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from io import BytesIO
 from math import ceil, sqrt
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from featviz.project import Exemplars
-from featviz.tiles import PAPER, contrast, resized, sheet, shown, signed, to_uint8
+from featviz.tiles import OUTSIDE, contrast, resized, sheet, shown, signed, to_uint8
 
 TILE = 96  # the longest side of a tile in pixels; what is larger is averaged down
 CRISP = 32  # tiles up to this side keep their exact pixels
 QUALITY = 80
 THUMBNAIL = 192
+STRIP_SIDE = 72
 
 
 def tile_size(height: int, width: int) -> tuple[int, int]:
@@ -74,6 +76,18 @@ def sprite(pictures: Sequence[Tensor]) -> str:
     return f'featviz.sprite("{address(packed(across, crisp=crisp))}");\n'
 
 
+def from_sprite(script: str, tile: tuple[int, int], n: int, side: int) -> Tensor:
+    """What ``strongest`` gives, read back from a unit's script of n blocks of tiles of this (height, width)."""
+    data = base64.b64decode(script.partition("base64,")[2].partition('"')[0])
+    with Image.open(BytesIO(data)) as picture:
+        width = picture.width // n
+        places = [(width, 0), (0, 0)]  # the first rule's projection, then the patch
+        pair = [picture.crop((x, y, x + tile[1], y + tile[0])).convert("RGB") for x, y in places]
+    way = Image.Resampling.NEAREST if max(tile) < side else Image.Resampling.LANCZOS
+    scaled = [np.asarray(one.resize((side, side), way)).copy() for one in pair]
+    return torch.cat([torch.from_numpy(one).permute(2, 0, 1) for one in scaled], dim=1)
+
+
 def strip(columns: Sequence[Tensor]) -> bytes:
     """Pictures of one size side by side, as WebP."""
     return packed(torch.cat(list(columns), dim=2), crisp=False)
@@ -88,6 +102,6 @@ def thumbnail(image: Tensor) -> bytes:
     return packed(to_uint8(resized(shown(image[None], inside), size))[0], crisp=False)
 
 
-def blank(side: int) -> Tensor:
-    """An empty place, (3, side, side) uint8."""
-    return torch.full((3, side, side), PAPER, dtype=torch.uint8)
+def nothing(side: int) -> Tensor:
+    """The place of a dead unit in a strip, (3, 2 * side, side) uint8."""
+    return torch.full((3, 2 * side, side), OUTSIDE, dtype=torch.uint8)

@@ -20,6 +20,8 @@ const featviz = (() => {
     return node;
   }
   const number = (value) => Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
+  /** The class that dominates a unit's exemplars, where at least two of them share it. */
+  const dominant = (unit) => (unit.label && unit.share * unit.exemplars.length > 1.5 ? unit.label : "");
   const percent = (share) => (share > 0 && share < 0.01 ? "below 1%" : Math.round(100 * share) + "%");
   const remember = (name, value) => { try { localStorage.setItem("featviz-" + name, value); } catch { /* private window */ } };
   const recall = (name) => { try { return localStorage.getItem("featviz-" + name); } catch { return null; } };
@@ -74,10 +76,10 @@ const featviz = (() => {
       return make("div", { class: "picture" + (dead ? " dead" : "") + (small ? " crisp" : ""), text: dead ? "dead" : "" });
     });
     const first = data.sides[0].units[unit];
-    const says = isDead(unit) ? "dead, no image activates it" : `strongest response ${number(first.max)}` + (first.label ? `, mostly ${first.label}` : "");
+    const says = isDead(unit) ? "dead, no image activates it" : `strongest response ${number(first.max)}` + (dominant(first) ? `, most often ${first.label}` : "");
     const link = make("a", { class: "tile", href: `#unit-${unit}`, "aria-label": `unit ${unit}: ${says}` },
       make("div", { class: "faces" }, ...faces),
-      make("div", { class: "name" }, make("b", { text: String(unit) }), make("span", { text: first.label || (isDead(unit) ? "" : number(first.max)) })));
+      make("div", { class: "name" }, make("b", { text: String(unit) }), make("span", { text: isDead(unit) ? "" : dominant(first) || number(first.max) })));
     const item = make("li", { "data-unit": unit }, link);
     item.faces = faces;
     return item;
@@ -210,7 +212,7 @@ const featviz = (() => {
     const heading = data.sides.length > 1 ? [make("h3", { text: side.title })] : [];
     const fact = (name, value) => make("div", {}, make("dt", { text: name + " " }), make("dd", { text: value }));
     const facts = [fact("strongest response", number(unit.max)), fact("mean over the images", number(unit.mean)), fact("active on", `${percent(unit.active)} of the images`)];
-    if (unit.label) facts.push(fact("most frequent class", `${unit.label} (${percent(unit.share)} of the strongest)`));
+    if (dominant(unit)) facts.push(fact("most frequent class", `${unit.label} (${percent(unit.share)} of the strongest)`));
     if (unit.dead) return [...heading, make("p", { class: "notice", text: "This unit is dead: no image activates it, so there is nothing to project." })];
     return [...heading, make("dl", { class: "stats" }, ...facts), blocks(data, side, unit),
       make("h3", { text: "Where in the images" }), exemplars(data, side, unit),
