@@ -32,16 +32,6 @@ def contrast(projections: Tensor) -> Tensor:
     return above.kthvalue(max(1, round(0.995 * len(above)))).values
 
 
-def shown(values: Tensor, inside: Tensor) -> Tensor:
-    """Tiles in [0, 1], (k, c, h, w), as colours (k, 3, h, w): light grey where ``inside`` (k, h, w) is False.
-
-    Images of other than three channels are shown as their mean.
-    """
-    if values.shape[1] != 3:
-        values = values.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    return torch.where(inside[:, None], values, values.new_tensor(OUTSIDE / 255))
-
-
 def resized(tiles: Tensor, size: tuple[int, int]) -> Tensor:
     """(n, c, h, w) to (n, c, *size): small tiles keep their pixels as squares, large ones are averaged down."""
     if size[0] >= tiles.shape[-2]:
@@ -58,3 +48,27 @@ def sheet(tiles: Tensor, columns: int, gap: int = 1, fill: int = PAPER) -> Tenso
         top, left = (i // columns) * (h + gap), (i % columns) * (w + gap)
         canvas[:, top : top + h, left : left + w] = tile
     return canvas
+
+
+def picture_tiles(patches: Tensor, inside: Tensor, size: tuple[int, int]) -> Tensor:
+    """Patches (k, c, h, w) in [0, 1] as tiles (k, 3, *size) uint8: light grey where ``inside`` (k, h, w) is False.
+
+    Images of other than three channels are shown as their mean.
+    """
+    return _shown(resized(patches, size), inside)
+
+
+def signal_tiles(projections: Tensor, inside: Tensor, size: tuple[int, int]) -> Tensor:
+    """A unit's projections (k, c, h, w) as tiles, as ``picture_tiles`` does: zero is middle grey, and the k share one contrast.
+
+    They are scaled to ``size`` first: averaging makes fine signals fainter, and it is the result that is to be seen.
+    """
+    signals = resized(projections, size)
+    return _shown(signed(signals, contrast(signals)), inside)
+
+
+def _shown(values: Tensor, inside: Tensor) -> Tensor:
+    if values.shape[1] != 3:
+        values = values.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    kept = F.interpolate(inside[:, None].float(), values.shape[-2:], mode="nearest") > 0.5
+    return to_uint8(torch.where(kept, values, values.new_tensor(OUTSIDE / 255)))

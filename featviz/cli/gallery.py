@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         model, images, args.layers, k=args.k, batch_size=args.batch_size, out=out / "scan", resume=not args.fresh,
         strict=args.strict, sources=sources,
     )  # fmt: skip
-    if not args.fresh and gallery.is_finished(found, out, args.rule):
+    if not args.fresh and gallery.is_finished(found, out, args.rule, args.title):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
         return
     report(found)

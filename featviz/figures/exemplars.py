@@ -13,7 +13,7 @@ from torch import Tensor
 
 from featviz.fields import LayerInfo
 from featviz.project import Exemplars
-from featviz.tiles import PAPER, contrast, resized, sheet, shown, signed, to_uint8
+from featviz.tiles import PAPER, picture_tiles, sheet, signal_tiles
 
 DPI = 100
 _LABEL, _GAP, _MARGIN = 16, 10, 14  # pixels: above a block, between blocks, around the page
@@ -125,10 +125,9 @@ def _field(info: LayerInfo) -> str:
 def _tiles(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
     """One unit's projections and patches as tiles: (2, k, 3, side', side') uint8, the longer side ``side``."""
     projections, inside = exemplars.projections[rule][row], exemplars.inside[row]  # (k, c, h, w)
-    halves = shown(signed(projections, contrast(projections)), inside), shown(exemplars.patches[row], inside)
     h, w = projections.shape[-2:]
     size = max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w)))
-    return torch.stack([to_uint8(resized(half, size)) for half in halves])
+    return torch.stack([signal_tiles(projections, inside, size), picture_tiles(exemplars.patches[row], inside, size)])
 
 
 def _block(exemplars: Exemplars, row: int, rule: str, side: int, across: int) -> Tensor:

@@ -26,7 +26,7 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> Path:
     Raises:
         RecordError: a folder holds no gallery, or one that is not finished, or the two are not of the same images, k and rules,
             or have no layer in common.
-        UsageError: ``out`` is one of the two.
+        UsageError: ``out`` is one of the two, or holds files of something else.
     """
     folders, out = (Path(first), Path(second)), Path(out)
     if out.resolve() in {folder.resolve() for folder in folders}:
@@ -65,8 +65,8 @@ def _written(
     pairs: list[tuple[dict[str, Any], dict[str, Any]]],
 ) -> Path:
     titles = _titles(folders, records)
+    site.clear(out)
     for side, folder in zip("ab", folders, strict=True):
-        shutil.rmtree(out / side, ignore_errors=True)
         shutil.copytree(folder / "layers", out / side / "layers")
         shutil.copytree(folder / "images", out / "images", dirs_exist_ok=True)
     about = {**records[0]["about"], "title": " | ".join(titles), "command": "", "sources": _sources(records), "fingerprints": {}}

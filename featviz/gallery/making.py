@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -61,7 +60,7 @@ def build(
     Raises:
         RecordError: ``out`` holds the gallery of something else, or the model is not that of the scan.
         ImageError: the images are not those of the scan.
-        UsageError: the scan is not complete.
+        UsageError: the scan is not complete, or ``out`` holds files of something else.
 
     Example:
         >>> import tempfile
@@ -85,19 +84,27 @@ def build(
     return site.finish(out, record)
 
 
-def is_finished(scan: Scan, out: Path, rules: Sequence[str]) -> bool:
-    """Whether the gallery of this scan under these rules is there already, whole."""
+def is_finished(scan: Scan, out: Path, rules: Sequence[str], title: str | None = None) -> bool:
+    """Whether the gallery of this scan under these rules and this title is there already, whole."""
     record = site.read(out)
-    return record is not None and record["identity"] == _identity(scan, rules) and all(layer["done"] for layer in record["layers"])
+    if record is None or record["identity"] != _identity(scan, rules, title):
+        return False
+    return all(layer["done"] for layer in record["layers"])
 
 
-def _identity(scan: Scan, rules: Sequence[str]) -> dict[str, Any]:
-    return json.loads(json.dumps({**scan.identity, "rules": list(rules), "tiles": sprites.TILE}))  # type: ignore[no-any-return]
+def _identity(scan: Scan, rules: Sequence[str], title: str | None) -> dict[str, Any]:
+    """What a gallery is made from, as it reads back from its record."""
+    identity = {**scan.identity, "rules": list(rules), "title": _title(scan, title), "tiles": sprites.TILE}
+    return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
+
+
+def _title(scan: Scan, title: str | None) -> str:
+    return text(title or scan.sources.get("model", "network"))
 
 
 def _begun(out: Path, scan: Scan, rules: Sequence[str], title: str | None, command: str, fresh: bool) -> dict[str, Any]:
     """The record in ``out`` if it is of the same things, or that of a gallery of which nothing is made yet."""
-    identity = _identity(scan, rules)
+    identity = _identity(scan, rules, title)
     old = None if fresh else site.read(out)
     if old is not None:
         differ = [key for key in identity if old["identity"].get(key) != identity[key]]
@@ -106,12 +113,13 @@ def _begun(out: Path, scan: Scan, rules: Sequence[str], title: str | None, comma
                 f"the gallery in {str(out)!r} was made from something else ({', '.join(differ)} differ): "
                 "choose another folder (--out), or make it again (--fresh)"
             )
-    site.begin(out)
     if old is not None:
+        site.begin(out)
         return old
-    shutil.rmtree(out / "layers", ignore_errors=True)
+    site.clear(out)
+    site.begin(out)
     about = {
-        "title": text(title or scan.sources.get("model", "network")),
+        "title": _title(scan, title),
         "images": len(scan.keys),
         "skipped": len(scan.skipped),
         "input": list(scan.input_shape),

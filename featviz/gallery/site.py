@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 
-from featviz.errors import RecordError
+from featviz.errors import RecordError, UsageError
 
 SCHEMA = 1
 RECORD = "gallery.json"
+_OWN = ("layers", "images", "a", "b", "static", "index.html", "index.js")
 _PAGES = Environment(
     loader=PackageLoader("featviz.gallery"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )
@@ -47,6 +49,21 @@ def read(folder: Path) -> dict[str, Any] | None:
 def new(identity: dict[str, Any], about: dict[str, Any], layers: list[dict[str, Any]]) -> dict[str, Any]:
     """The record of a gallery of which nothing is made yet."""
     return {"schema": SCHEMA, "identity": identity, "about": about, "layers": layers}
+
+
+def clear(folder: Path) -> None:
+    """Make room for a gallery: what was here of an older one goes, and nothing else.
+
+    Raises:
+        UsageError: there are files of the names that a gallery needs, and they are of no gallery.
+    """
+    there = [name for name in _OWN if (folder / name).exists()]
+    if there and not (folder / RECORD).exists():
+        raise UsageError(f"{str(folder)!r} holds {there[0]!r}, and is no gallery: choose another folder (--out)")
+    for name in there:
+        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+    for page in folder.glob("layer-[0-9][0-9][0-9].html"):
+        page.unlink()
 
 
 def begin(folder: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from featviz.project import Exemplars
-from featviz.tiles import OUTSIDE, contrast, resized, sheet, shown, signed, to_uint8
+from featviz.tiles import OUTSIDE, picture_tiles, sheet, signal_tiles
 
 TILE = 96  # the longest side of a tile in pixels; what is larger is averaged down
 CRISP = 32  # tiles up to this side keep their exact pixels
@@ -32,25 +32,22 @@ def blocks(exemplars: Exemplars, row: int) -> list[Tensor]:
     """A unit's patches and, for each rule, its projections: each a square of tiles, (3, H, W) uint8, all of one size."""
     inside, size = exemplars.inside[row], tile_size(*exemplars.inside.shape[-2:])
     across = ceil(sqrt(exemplars.scores.shape[1]))
-    pictures = [exemplars.patches[row]]
-    for projections in exemplars.projections.values():
-        signals = projections[row]
-        pictures.append(signed(signals, contrast(signals)))
-    return [sheet(to_uint8(resized(shown(picture, inside), size)), across) for picture in pictures]
+    signals = [signal_tiles(projections[row], inside, size) for projections in exemplars.projections.values()]
+    return [sheet(tiles, across) for tiles in (picture_tiles(exemplars.patches[row], inside, size), *signals)]
 
 
 def strongest(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
     """The strongest exemplar's projection above its patch, (3, 2 * side, side) uint8."""
-    signals, inside = exemplars.projections[rule][row], exemplars.inside[row]
-    pair = torch.cat([shown(signed(signals, contrast(signals)), inside)[:1], shown(exemplars.patches[row], inside)[:1]])
-    return sheet(to_uint8(resized(pair, (side, side))), columns=1, gap=0)
+    inside, size = exemplars.inside[row], (side, side)
+    signal = signal_tiles(exemplars.projections[rule][row], inside, size)[0]
+    return torch.cat([signal, picture_tiles(exemplars.patches[row], inside, size)[0]], dim=1)
 
 
 def filters(weight: Tensor) -> list[Tensor]:
     """First-layer filters (c, 1 or 3, h, w) as pictures (3, h, w) uint8, each in its own contrast."""
     inside = torch.ones(1, *weight.shape[-2:], dtype=torch.bool)
-    pictures = [shown(signed(one[None], contrast(one[None])), inside) for one in weight.detach().float().cpu()]
-    return [to_uint8(picture)[0] for picture in pictures]
+    size = (weight.shape[2], weight.shape[3])
+    return [signal_tiles(one[None], inside, size)[0] for one in weight.detach().float().cpu()]
 
 
 def packed(picture: Tensor, *, crisp: bool) -> bytes:
@@ -99,7 +96,7 @@ def thumbnail(image: Tensor) -> bytes:
     scale = min(1.0, THUMBNAIL / max(h, w))
     size = max(1, round(h * scale)), max(1, round(w * scale))
     inside = torch.ones(1, h, w, dtype=torch.bool)
-    return packed(to_uint8(resized(shown(image[None], inside), size))[0], crisp=False)
+    return packed(picture_tiles(image[None], inside, size)[0], crisp=False)
 
 
 def nothing(side: int) -> Tensor:
