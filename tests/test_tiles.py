@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from featviz.tiles import PAPER, contrast, resized, sheet, signed, to_uint8
+from featviz.tiles import OUTSIDE, PAPER, contrast, picture_tiles, resized, sheet, signal_tiles, signed, to_uint8
 
 
 def test_to_uint8_clips_and_rounds() -> None:
@@ -56,3 +56,24 @@ def test_sheet_without_gap_or_with_few_tiles() -> None:
     page = sheet(tiles, columns=3)
     assert page.shape == (3, 2, 8)
     assert (page[:, :, 5:] == PAPER).all()
+
+
+def test_tiles_are_grey_outside_the_image() -> None:
+    patches, inside = torch.ones(2, 3, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool)
+    inside[1, :, :2] = False
+    tiles = picture_tiles(patches, inside, (8, 8))
+    assert tiles.shape == (2, 3, 8, 8)
+    assert tiles[0].unique().tolist() == [255]
+    assert tiles[1, :, :, :4].unique().tolist() == [OUTSIDE]
+    assert tiles[1, :, :, 4:].unique().tolist() == [255]
+    assert picture_tiles(torch.rand(2, 1, 4, 4), inside, (4, 4)).shape == (2, 3, 4, 4), "one channel is shown as three"
+
+
+def test_the_signals_of_a_unit_share_the_contrast_of_what_is_drawn() -> None:
+    signals = torch.zeros(2, 1, 4, 4)
+    signals[0], signals[1] = 1.0, -0.5
+    inside = torch.ones(2, 4, 4, dtype=torch.bool)
+    tiles = signal_tiles(signals, inside, (4, 4))
+    assert [tile.unique().tolist() for tile in tiles] == [[255], [64]]
+    fine = torch.tensor([3.0, -1.0]).repeat(2, 1, 4, 2)  # averages to 1 when it is scaled down
+    assert signal_tiles(fine, inside, (2, 2)).max() == 255

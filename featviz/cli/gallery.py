@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     sources = {"model": args.model, "weights": str(args.weights or "default"), "images": args.images or "synthetic"}
     found = scan(
         model, images, args.layers, k=args.k, batch_size=args.batch_size, out=out / "scan", resume=not args.fresh,
-        strict=args.strict, sources=sources,
+        strict=args.strict, sources=sources, before=lambda _: gallery.check_free(out),
     )  # fmt: skip
     if not args.fresh and gallery.is_finished(found, out, args.rule, args.title):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")

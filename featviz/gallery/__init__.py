@@ -2,5 +2,6 @@
 
 from featviz.gallery.facing import compare
 from featviz.gallery.making import build, is_finished
+from featviz.gallery.site import check_free
 
-__all__ = ["build", "compare", "is_finished"]
+__all__ = ["build", "check_free", "compare", "is_finished"]

@@ -51,8 +51,8 @@ def new(identity: dict[str, Any], about: dict[str, Any], layers: list[dict[str, 
     return {"schema": SCHEMA, "identity": identity, "about": about, "layers": layers}
 
 
-def clear(folder: Path) -> None:
-    """Make room for a gallery: what was here of an older one goes, and nothing else.
+def check_free(folder: Path) -> None:
+    """Make sure that a gallery may be written to ``folder``.
 
     Raises:
         UsageError: there are files of the names that a gallery needs, and they are of no gallery.
@@ -60,10 +60,21 @@ def clear(folder: Path) -> None:
     there = [name for name in _OWN if (folder / name).exists()]
     if there and not (folder / RECORD).exists():
         raise UsageError(f"{str(folder)!r} holds {there[0]!r}, and is no gallery: choose another folder (--out)")
-    for name in there:
-        shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
-    for page in folder.glob("layer-[0-9][0-9][0-9].html"):
-        page.unlink()
+
+
+def clear(folder: Path) -> None:
+    """Make room for a gallery: what was here of an older one goes, and nothing else.
+
+    Raises:
+        UsageError: as of ``check_free``.
+    """
+    check_free(folder)
+    pages = folder.glob("layer-[0-9][0-9][0-9].html")
+    for path in [*(folder / name for name in _OWN), *pages]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def begin(folder: Path) -> None:

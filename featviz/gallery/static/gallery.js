@@ -58,9 +58,11 @@ const featviz = (() => {
 
   function paint(node, data, block, source) {
     const n = names(data).length;
+    const wide = Math.ceil(Math.sqrt(data.k)) * (data.tile[1] + 1) - 1; // pixels of a block
+    const cut = node.classList.contains("crisp") ? 0 : 1; // half a pixel on either side, so that no neighbour shines through
     node.style.backgroundImage = `url("${source}")`;
-    node.style.backgroundSize = `${100 * n}% 100%`;
-    node.style.backgroundPosition = `${(100 * block) / (n - 1)}% 0`;
+    node.style.backgroundSize = `${(100 * n * wide) / (wide - cut)}% 100%`;
+    node.style.backgroundPosition = `${(100 * (block * wide + cut / 2)) / (n * wide - wide + cut)}% 0`;
   }
   function aspect(data) {
     const across = Math.ceil(Math.sqrt(data.k));
@@ -201,7 +203,7 @@ const featviz = (() => {
         make("button", { type: "button", text: "PNG", "data-figure": "unit", "data-format": "png", "aria-label": "Download as PNG" }),
         make("button", { type: "button", text: "PDF", "data-figure": "unit", "data-format": "pdf", "aria-label": "Download as PDF" }),
         make("button", { type: "button", text: "Close", click: () => dialog.close() })),
-      ...data.sides.flatMap((side) => panel(data, side, side.units[unit])));
+      make("div", { class: data.sides.length > 1 ? "facing" : "" }, ...data.sides.map((side) => make("section", {}, ...panel(data, side, side.units[unit])))));
     dialog.onclick = download;
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
@@ -222,9 +224,10 @@ const featviz = (() => {
   function blocks(data, side, unit) {
     const small = Math.max(...data.tile) <= 32;
     const figures = names(data).map((name) => make("figure", {},
-      make("figcaption", { text: name === "patches" ? `image patches, the ${unit.exemplars.length} strongest` : `${name} projections` }),
+      make("figcaption", { text: name === "patches" ? "image patches" : `${name} projections` }),
       make("div", { class: "picture" + (small ? " crisp" : ""), role: "img", "aria-label": `${name} of unit ${unit.unit}` })));
-    load(side, unit.unit).then((source) => figures.forEach((figure, i) => paint($(".picture", figure), data, i, source)));
+    load(side, unit.unit).then((source) => figures.forEach((figure, i) => paint($(".picture", figure), data, i, source)),
+      () => figures.forEach((figure) => { $(".picture", figure).textContent = "missing"; }));
     const weights = unit.weights ? [make("figure", { class: "weights" }, make("figcaption", { text: "its filter, the weights" }),
       make("img", { class: "picture crisp", src: unit.weights, alt: `weights of unit ${unit.unit}` }))] : [];
     return make("div", { class: "blocks" }, ...weights, ...figures.slice(1), figures[0]);
@@ -244,11 +247,12 @@ const featviz = (() => {
     }));
   }
 
-  /** Bins of the record: not above 0; below 2**-16; then four to each doubling. */
+  /** Bins of the record: not above 0; below 2**-16; then four to each doubling, the last without an end. */
+  const LAST = 129;
   function edge(bin) { return bin < 1 ? -Infinity : bin < 2 ? 0 : 2 ** (-16 + Math.floor((bin - 2) / 4)) * (1 + ((bin - 2) % 4) / 4); }
 
   function histogram(unit) {
-    const [width, height, foot] = [640, 170, 34];
+    const [width, height, foot] = [Math.max(300, Math.min(640, innerWidth - 36)), 170, 34];
     const counts = new Map(unit.histogram);
     const above = [...counts.keys()].filter((bin) => bin > 0);
     const [from, to] = [Math.min(...above), Math.max(...above)];
@@ -260,8 +264,8 @@ const featviz = (() => {
     const bar = (bin, x) => {
       const count = counts.get(bin) || 0;
       const tall = ((height - foot - 16) * count) / most;
-      const says = bin === 0 ? "not above 0" : `${number(edge(bin))} to ${number(edge(bin + 1))}`;
-      svg.append(make("rect", { x, y: height - foot - tall, width: Math.max(1, each - 1), height: tall, class: bin ? "" : "none" }, make("title", { text: `${says}: ${count} images` })));
+      const says = bin === 0 ? "not above 0" : bin === LAST ? `${number(edge(bin))} and above` : `${number(edge(bin))} to ${number(edge(bin + 1))}`;
+      svg.append(make("rect", { x, y: height - foot - tall, width: Math.max(1, each - 1), height: tall, class: bin ? "" : "none" }, make("title", { text: `${says}: ${count} image${count === 1 ? "" : "s"}` })));
     };
     if (gap) {
       bar(0, 10);
@@ -269,7 +273,7 @@ const featviz = (() => {
     }
     for (let bin = from; bin <= to; bin++) bar(bin, 10 + (bin - from + gap) * each);
     svg.append(make("line", { x1: 10, x2: width - 10, y1: height - foot + 0.5, y2: height - foot + 0.5 }));
-    const every = Math.max(1, Math.ceil(bars / 8));
+    const every = Math.max(1, Math.ceil((bars * 80) / width));
     for (let bin = from; bin <= to + 1; bin += every) {
       const x = 10 + (bin - from + gap) * each;
       if (x < width - 30) svg.append(make("text", { x, y: height - foot + 15, text: number(edge(bin)) }));
@@ -300,16 +304,13 @@ const featviz = (() => {
   /** Units as in the paper's figure 2, projections left of patches, on a canvas. */
   async function figure(units) {
     const { data } = page;
-    const found = [];
-    for (const unit of units) {
-      for (const side of data.sides) {
-        if (!side.units[unit].dead) found.push({ unit, side, picture: await decoded(await load(side, unit)) });
-      }
-    }
+    const found = units.flatMap((unit) => data.sides.filter((side) => !side.units[unit].dead).map((side) => ({ unit, side })));
+    const pictureOf = async ({ unit, side }) => decoded(await load(side, unit));
     const n = names(data).length;
-    const most = Math.max(1, ...found.map((one) => one.picture.height));
-    const scale = found.length === data.sides.length ? Math.max(1, Math.round(480 / most)) : Math.min(Math.max(1, Math.round(96 / most)), Math.sqrt(6e7 / (found.length * most * most * n)));
-    const [w, h] = found.length ? [found[0].picture.width * scale, found[0].picture.height * scale] : [300, 100];
+    const first = found.length ? await pictureOf(found[0]) : { width: 300, height: 100 }; // all of a layer are of one size
+    const most = first.height;
+    const scale = found.length === data.sides.length ? Math.max(1, Math.round(480 / most)) : Math.min(Math.max(1, Math.round(96 / most)), Math.sqrt(6e7 / (Math.max(1, found.length) * most * most * n)));
+    const [w, h] = [first.width * scale, first.height * scale];
     const columns = Math.max(1, Math.min(found.length, Math.round(Math.sqrt((1.3 * found.length * (h + 28)) / (w + 12)))));
     const head = 54;
     const canvas = make("canvas", { width: Math.max(620, Math.ceil(columns * (w + 12) + 16)), height: Math.ceil(head + Math.ceil(found.length / columns) * (h + 28) + 12) });
@@ -322,14 +323,18 @@ const featviz = (() => {
     pen.fillText(`${network.title}: ${$("h1").textContent}` + (units.length === 1 ? `, unit ${units[0]}` : ""), 12, 24);
     pen.font = "13px sans-serif";
     pen.fillText(`${[...data.rules, "image patches"].join(" | ")}: the ${data.k} strongest responses; middle grey = 0`, 12, 44);
-    found.forEach(({ unit, side, picture }, i) => {
+    const put = ({ unit, side }, picture, i) => {
       const [x, y] = [12 + (i % columns) * (w + 12), head + Math.floor(i / columns) * (h + 28)];
       const part = picture.width / n;
       pen.fillText(data.sides.length > 1 ? `${unit}, ${side.title}` : String(unit), x, y + 13, w);
       for (let block = 0; block < n; block++) { // patches, which come first in the sprite, go to the right
         pen.drawImage(picture, part * ((block + 1) % n), 0, part, picture.height, x + (w / n) * block, y + 18, w / n - 2, h);
       }
-    });
+    };
+    for (let at = 0; at < found.length; at += 16) { // a few at a time, so that not all are held unpacked
+      const some = found.slice(at, at + 16);
+      (await Promise.all(some.map(pictureOf))).forEach((picture, i) => put(some[i], picture, at + i));
+    }
     return canvas;
   }
 
@@ -405,7 +410,7 @@ const featviz = (() => {
   // ---- keyboard ----------------------------------------------------------------------------------------------------
   function keys(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const typing = event.target.matches("input, select, textarea");
+    const typing = event.target.matches("input:not([type='radio']), select, textarea");
     if ($("#search").open) {
       const at = [...$("#results").children].findIndex((option) => option.getAttribute("aria-selected") === "true");
       if (event.key === "ArrowDown") choose(at + 1);
@@ -426,7 +431,7 @@ const featviz = (() => {
     } else if (!panel && event.key === "Escape") {
       if (typing) event.target.blur();
       else location.href = "index.html#" + $("#main").dataset.page.replace(".html", "");
-    } else if (!panel && !typing && event.key.startsWith("Arrow")) {
+    } else if (!panel && !event.target.matches("input, select") && event.key.startsWith("Arrow")) {
       const tiles = [...$("#tiles").children];
       const at = tiles.findIndex((item) => item.contains(document.activeElement));
       const inFirstRow = tiles.findIndex((item) => item.offsetTop !== tiles[0].offsetTop);
