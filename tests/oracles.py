@@ -156,3 +156,86 @@ def exemplars(model: nn.Module, images: list[Tensor], layer: str, k: int) -> lis
             entries.append((score, i, y, x))
         found.append(sorted(entries, key=lambda e: (-e[0], e[1], e[2], e[3]))[:k])
     return found
+
+
+def occlusion(
+    score: Callable[[Tensor], float], image: Tensor, window: tuple[int, int], stride: tuple[int, int], cover: Tensor
+) -> dict[tuple[int, int, int, int], float]:
+    """The score of one image (c, h, w) under each window, by top, left, bottom, right, in order."""
+    height, width = image.shape[1:]
+    found = {}
+    top = 0
+    while True:
+        left = 0
+        while True:
+            covered = image.clone()
+            for y in range(top, min(top + window[0], height)):
+                for x in range(left, min(left + window[1], width)):
+                    covered[:, y, x] = cover[:, y, x]
+            found[top, left, min(top + window[0], height), min(left + window[1], width)] = score(covered)
+            if left + window[1] >= width:
+                break
+            left += stride[1]
+        if top + window[0] >= height:
+            break
+        top += stride[0]
+    return found
+
+
+def attribution(found: dict[tuple[int, int, int, int], float], baseline: float, size: tuple[int, int]) -> Tensor:
+    """For each pixel the mean drop of the score over the windows that hold it."""
+    result = torch.zeros(size, dtype=torch.float64)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            drops = [baseline - v for (top, left, bottom, right), v in found.items() if top <= y < bottom and left <= x < right]
+            result[y, x] = sum(drops) / len(drops)
+    return result
+
+
+def moved(image: Tensor, dy: int, dx: int) -> Tensor:
+    """An image (c, h, w) moved down and right by whole pixels, 0 where nothing comes in."""
+    result = torch.zeros_like(image)
+    for y in range(image.shape[1]):
+        for x in range(image.shape[2]):
+            if 0 <= y - dy < image.shape[1] and 0 <= x - dx < image.shape[2]:
+                result[:, y, x] = image[:, y - dy, x - dx]
+    return result
+
+
+def sign_distance(a: Tensor, b: Tensor) -> float:
+    """The share of places in which two vectors differ in sign."""
+    different = 0
+    for p, q in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True):
+        different += ((p > 0) - (p < 0)) != ((q > 0) - (q < 0))
+    return different / a.numel()
+
+
+def development(states: list[nn.Module], images: list[Tensor], layer: str, channel: int, rule: str) -> list[dict[str, Any]]:
+    """Of one unit at each of several states of a network: the strongest image, the projection in it, the responses."""
+    found = []
+    for model in states:
+        peaks = []
+        for image in images:
+            out = output(model, layer, image)[channel]
+            peaks.append(peak(out if out.dim() == 2 else out.reshape(1, 1)))
+        best = max(range(len(images)), key=lambda i: (peaks[i][0], -i))
+        at = peaks[best][1:]
+        whole = projection(model, images[best], layer, channel, at, rule)
+        found.append({"image": best, "score": peaks[best][0], "whole": whole, "responses": [p[0] for p in peaks]})
+    return found
+
+
+def correlation(a: list[float], b: list[float]) -> float:
+    """Pearson's correlation of two lists."""
+    mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
+    top = sum((p - mean_a) * (q - mean_b) for p, q in zip(a, b, strict=True))
+    below = sum((p - mean_a) ** 2 for p in a) * sum((q - mean_b) ** 2 for q in b)
+    return float(top / below**0.5)
+
+
+def connected(module: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """How many pairs of an input and an output of a layer depend on each other, by asking each output; and all pairs."""
+    x = torch.zeros(1, *shape, requires_grad=True)
+    flat = module(x).flatten()
+    pairs = sum(int((torch.autograd.grad(value, x, retain_graph=True)[0] != 0).sum()) for value in flat)
+    return pairs, flat.numel() * x.numel()

@@ -18,7 +18,7 @@ FLOORS = [
     {"capture", "images"},
     {"fields", "models.load"},
     {"models"},
-    {"records", "connections", "pull", "masking", "data.synthetic", "data.labelled", "data.train"},
+    {"records", "connections", "pull", "masking", "shortcut", "data.synthetic", "data.labelled", "data.train"},
     {"data"},
     {"project", "scan", "occlude", "sweep", "correspond", "maximize", "attribute", "checks"},
     {"figures.style"},

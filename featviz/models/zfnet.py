@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 
-def zfnet(num_classes: int = 1000) -> nn.Sequential:
+def zfnet(
+    num_classes: int = 1000, *, widths: Sequence[int] = (96, 256, 384, 384, 256), hidden: Sequence[int] = (4096, 4096)
+) -> nn.Sequential:
     """The network of the paper's figure 3, for (n, 3, 224, 224) images.
 
     Maps are 110 wide after the first convolution, then 55, 26, 13, 13, 13, 13 and 6. Contrast is normalised across maps after
@@ -18,6 +20,7 @@ def zfnet(num_classes: int = 1000) -> nn.Sequential:
 
     Args:
         num_classes: number of outputs, the logits of ``fc8``.
+        widths, hidden: as of `zfmini`.
 
     Example:
         >>> import torch
@@ -25,12 +28,12 @@ def zfnet(num_classes: int = 1000) -> nn.Sequential:
         >>> zfnet()[:3](torch.zeros(1, 3, 224, 224)).shape
         torch.Size([1, 96, 55, 55])
     """
-    return _network(
-        (96, 256, 384, 384, 256), second=(5, 2, 0), pooled=6, hidden=4096, dropout=0.5, num_classes=num_classes, normalise=True
-    )
+    return _network(widths, second=(5, 2, 0), pooled=6, hidden=hidden, dropout=0.5, num_classes=num_classes, normalise=True)
 
 
-def zfmini(num_classes: int = 96) -> nn.Sequential:
+def zfmini(
+    num_classes: int = 96, *, widths: Sequence[int] = (32, 48, 64, 64, 64), hidden: Sequence[int] = (80, 80)
+) -> nn.Sequential:
     """ZFNet's layers at a quarter of a million parameters, for (n, 3, 96, 96) to (n, 3, 128, 128) images.
 
     The second convolution has stride 1, so that the fifth sees 83 pixels of the image rather than all of it, and contrast is
@@ -38,6 +41,8 @@ def zfmini(num_classes: int = 96) -> nn.Sequential:
 
     Args:
         num_classes: number of outputs, the logits of ``fc8``; 96 for the synthetic images that the bundled weights know.
+        widths: channels of the five convolutions, ``hidden``: units of ``fc6`` and ``fc7``; 0 leaves a layer out, with its
+            rectifier and not with its pool (the paper's table 3).
 
     Example:
         >>> import torch
@@ -45,9 +50,7 @@ def zfmini(num_classes: int = 96) -> nn.Sequential:
         >>> zfmini()(torch.zeros(2, 3, 96, 96)).shape
         torch.Size([2, 96])
     """
-    return _network(
-        (32, 48, 64, 64, 64), second=(5, 1, 1), pooled=4, hidden=80, dropout=0.1, num_classes=num_classes, normalise=False
-    )
+    return _network(widths, second=(5, 1, 1), pooled=4, hidden=hidden, dropout=0.1, num_classes=num_classes, normalise=False)
 
 
 def _network(
@@ -55,7 +58,7 @@ def _network(
     *,
     second: tuple[int, int, int],
     pooled: int,
-    hidden: int,
+    hidden: Sequence[int],
     dropout: float,
     num_classes: int,
     normalise: bool,
@@ -65,22 +68,24 @@ def _network(
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels = 3
     for i, width in enumerate(widths, start=1):
-        layers[f"conv{i}"] = nn.Conv2d(channels, width, *geometry[i])
-        layers[f"relu{i}"] = nn.ReLU()
+        if width:
+            layers[f"conv{i}"] = nn.Conv2d(channels, width, *geometry[i])
+            layers[f"relu{i}"] = nn.ReLU()
         if i in (1, 2, 5):
             layers[f"pool{i}"] = nn.MaxPool2d(3, 2, ceil_mode=i != 5)
         if i in (1, 2) and normalise:
             layers[f"norm{i}"] = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
-        channels = width
+        channels = width or channels
     layers["average"] = nn.AdaptiveAvgPool2d(pooled)
     layers["flatten"] = nn.Flatten()
     inputs = channels * pooled**2
-    for i in (6, 7):
-        layers[f"fc{i}"] = nn.Linear(inputs, hidden)
-        layers[f"relu{i}"] = nn.ReLU()
-        layers[f"drop{i}"] = nn.Dropout(dropout)
-        inputs = hidden
-    layers["fc8"] = nn.Linear(hidden, num_classes)
+    for i, units in zip((6, 7), hidden, strict=True):
+        if units:
+            layers[f"fc{i}"] = nn.Linear(inputs, units)
+            layers[f"relu{i}"] = nn.ReLU()
+            layers[f"drop{i}"] = nn.Dropout(dropout)
+            inputs = units
+    layers["fc8"] = nn.Linear(inputs, num_classes)
     network = nn.Sequential(layers)
     _initialise(network)
     return network

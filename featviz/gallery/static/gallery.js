@@ -27,22 +27,34 @@ const featviz = (() => {
   const recall = (name) => { try { return localStorage.getItem("featviz-" + name); } catch { return null; } };
 
   // ---- sprites -----------------------------------------------------------------------------------------------------
-  const sprites = new Map(); // address -> promise of a data address
+  const sprites = new Map(); // address -> promise of a picture's address; the last used come last
+  const KEPT = 200; // of them, so that a layer of thousands does not fill the memory
 
   function load(side, unit) {
     const address = `${side.folder}/${unit}.js`;
-    if (!sprites.has(address)) {
-      sprites.set(address, new Promise((resolve, reject) => {
-        const script = make("script", { src: address });
-        script.received = resolve;
-        script.onload = () => script.remove();
-        script.onerror = () => { script.remove(); sprites.delete(address); reject(new Error(address)); };
-        document.head.append(script);
-      }));
-    }
-    return sprites.get(address);
+    const found = sprites.get(address) || new Promise((resolve, reject) => {
+      const script = make("script", { src: address });
+      script.received = resolve;
+      script.onload = () => script.remove();
+      script.onerror = () => { script.remove(); sprites.delete(address); reject(new Error(address)); };
+      document.head.append(script);
+    });
+    sprites.delete(address);
+    sprites.set(address, found);
+    if (sprites.size > KEPT) forget(sprites.keys().next().value);
+    return found;
   }
-  function sprite(data) { document.currentScript.received(data); }
+  function forget(address) {
+    sprites.get(address).then(URL.revokeObjectURL, () => {});
+    sprites.delete(address);
+  }
+  /** What a unit's script calls: its picture becomes a blob, which takes a third of the memory that the text does. */
+  function sprite(data) {
+    const text = atob(data.slice(data.indexOf(",") + 1));
+    const bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    document.currentScript.received(URL.createObjectURL(new Blob([bytes], { type: "image/webp" })));
+  }
 
   function decoded(data) {
     return new Promise((resolve, reject) => {
@@ -87,13 +99,14 @@ const featviz = (() => {
     return item;
   }
 
-  /** Draw what is in view, of the block that the switch shows. */
+  /** Draw what is in view, of the block that the switch shows; what has left the view is forgotten. */
   function draw(item) {
     const { data, show } = page;
     const unit = Number(item.dataset.unit);
     data.sides.forEach((side, i) => {
       if (side.units[unit].dead) return;
-      load(side, unit).then((source) => paint(item.faces[i], data, names(data).indexOf(show), source), () => { item.faces[i].textContent = "missing"; });
+      if (!item.near) item.faces[i].style.backgroundImage = "";
+      else load(side, unit).then((source) => { if (item.near) paint(item.faces[i], data, names(data).indexOf(show), source); }, () => { item.faces[i].textContent = "missing"; });
     });
   }
 
@@ -133,8 +146,8 @@ const featviz = (() => {
     page.items = data.sides[0].units.map((_, unit) => tile(data, unit));
     const watch = new IntersectionObserver((entries) => entries.forEach((entry) => {
       entry.target.near = entry.isIntersecting;
-      if (entry.isIntersecting) draw(entry.target);
-    }), { rootMargin: "300px" });
+      draw(entry.target);
+    }), { rootMargin: "400px" });
     page.items.forEach((item) => watch.observe(item));
     const kept = recall("show");
     if (names(data).includes(kept)) page.show = kept;

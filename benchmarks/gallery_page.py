@@ -1,0 +1,111 @@
+"""How soon a layer page of many units can be used, and how much memory it keeps, in a real browser.
+
+    python benchmarks/gallery_page.py                  # 2,048 units; --units 4096 for more
+
+Writes a gallery of one made-up layer with sprites of about 30 kB, as those of photographs are, opens its page from disk in the
+system's Chromium, and prints how long it takes until every tile in view is drawn, and until the page has sorted its units and drawn
+those that come first; then the memory of the page's process and of its script (Linux): after opening, after scrolling through all
+units, after what the browser would throw away when it needs room is thrown away, and after the layer's figure is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from galleries import made_up
+
+DRAWN = """() => {
+  const tiles = [...document.querySelectorAll("#tiles li")].slice(0, 60);
+  const seen = tiles.filter((item) => item.getBoundingClientRect().top < innerHeight);
+  const drawn = (item) => item.querySelector(".dead") || item.querySelector(".picture").style.backgroundImage;
+  return seen.length > 0 && seen.every(drawn);
+}"""
+SORTED = f"() => document.querySelector('#tiles li').dataset.unit !== '0' && ({DRAWN})()"
+STEPS = """async () => {
+  for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
+    scrollTo(0, y);
+    await new Promise((resolve) => setTimeout(resolve, 60));
+  }
+}"""
+
+
+def renderer(browser: Browser) -> dict[str, float]:
+    """Megabytes of the largest page process among those of this browser: resident, and resident with what is shared divided up."""
+    session = browser.new_browser_cdp_session()
+    pids = [entry["id"] for entry in session.send("SystemInfo.getProcessInfo")["processInfo"] if entry["type"] == "renderer"]
+    found = []
+    for pid in pids:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        kib = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
+        found.append({"resident": kib["Rss"] / 1024, "own share": kib["Pss"] / 1024})
+    return max(found, key=lambda one: one["own share"])
+
+
+def heap(page: Page) -> float:
+    """Megabytes of the script's heap."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+    metrics: list[dict[str, Any]] = session.send("Performance.getMetrics")["metrics"]
+    return next(float(metric["value"]) for metric in metrics if metric["name"] == "JSHeapUsedSize") / 2**20
+
+
+def tidy(page: Page) -> None:
+    """Have the browser do what it does when memory is scarce."""
+    session = page.context.new_cdp_session(page)
+    for _ in range(3):
+        session.send("HeapProfiler.collectGarbage")
+        page.wait_for_timeout(300)
+
+
+def said(browser: Browser, page: Page, when: str) -> None:
+    memory = renderer(browser)
+    print(f"| {when} | {memory['resident']:.0f} | {memory['own share']:.0f} | {heap(page):.0f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--units", type=int, default=2048)
+    units = parser.parse_args().units
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        address = made_up(Path(folder), units)
+        sizes = [path.stat().st_size for path in Path(folder).glob("layers/000/*.js")]
+        print(f"{units} units, {sum(sizes) / len(sizes) / 1000:.0f} kB a sprite, page of {address.stat().st_size / 1e6:.1f} MB\n")
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto("about:blank")
+        start = time.perf_counter()
+        page.goto(address.as_uri(), wait_until="commit")
+        page.wait_for_function(DRAWN)
+        drawn = time.perf_counter()
+        page.select_option("#sort", "max")
+        page.wait_for_function(SORTED)
+        done = time.perf_counter()
+        print(f"tiles in view drawn after {drawn - start:.2f} s, sorted {done - drawn:.2f} s later\n")
+        print("| memory in MB | resident | own share | script's heap |\n| --- | --- | --- | --- |")
+        said(browser, page, "opened and sorted")
+        page.evaluate(STEPS)
+        said(browser, page, "scrolled through all")
+        tidy(page)
+        said(browser, page, "then tidied")
+        start = time.perf_counter()
+        with page.expect_download(timeout=300_000) as download:
+            page.click("[data-figure=layer][data-format=png]")
+        size = Path(download.value.path()).stat().st_size
+        said(browser, page, "figure of all units made")
+        print(f"\nfigure of the layer: {size / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

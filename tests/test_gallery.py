@@ -1,0 +1,554 @@
+"""The gallery: what it writes, that it goes on where it stopped, that names are text and never more, and that numbers are right."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from galleries import HOSTILE, LABELS, LAYER, Tiny, hostile_images, tiny
+from PIL import Image
+from torch import nn
+
+import featviz
+from featviz import Images, Preprocess, Scan, cli, gallery, open_images, project_exemplars
+from featviz.errors import ImageError, RecordError, UsageError
+from featviz.gallery import making, site, sprites
+from featviz.gallery.numbers import dominating, rounded, telling, text
+
+FILES = re.compile(
+    r"index\.(html|js)|gallery\.json|static/gallery\.(css|js)|layer-\d{3}\.html|images/\d{6}\.webp"
+    r"|([ab]/)?layers/\d{3}/(\d+\.js|strip\.webp|units\.json|data\.json)"
+)
+
+
+class Pages(HTMLParser):
+    """What a browser would make of a page: its tags with their attributes, its data, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.said, self.data, self._within = "", "", ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._within = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._within = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._within == "script":
+            self.data += data
+        else:
+            self.said += data
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    return dict(json.loads(Pages(page).data))
+
+
+def network(folder: Path) -> dict[str, Any]:
+    """What the script ``index.js`` hands to the pages."""
+    script = (folder / "index.js").read_text(encoding="utf-8")
+    assert script.isascii()
+    assert script.startswith("featviz.network(")
+    assert script.endswith(");\n")
+    return dict(json.loads(script[len("featviz.network(") : -3]))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def pixels(data: bytes) -> Any:
+    with Image.open(BytesIO(data)) as picture:
+        assert picture.format == "WEBP"
+        return np.asarray(picture.convert("RGB")).copy()
+
+
+def sprite(path: Path) -> Any:
+    """The pixels of a unit's script, (h, w, 3)."""
+    match = re.fullmatch(r'featviz\.sprite\("data:image/webp;base64,([A-Za-z0-9+/=]+)"\);\n', path.read_text())
+    assert match is not None
+    return pixels(base64.b64decode(match[1]))
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[nn.Module, Images, Scan]:
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def whole(made: tuple[nn.Module, Images, Scan], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gallery under two rules, alone in a folder of its own three folders down; not to be changed."""
+    model, images, found = made
+    out = tmp_path_factory.mktemp("whole") / "deep" / "er" / "gallery"
+    rules = ["deconvnet", "guided"]
+    page = gallery.build(found, model, images, out, rule=rules, command=f"featviz {HOSTILE[0]}", progress=False)
+    assert page == out / "index.html"
+    return out
+
+
+@pytest.fixture
+def layers_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The layers that are projected, as it happens; put ``"stop NAME"`` in to interrupt at a layer."""
+    seen: list[str] = []
+
+    def watched(model: Any, images: Any, scan: Any, layer: str, *args: Any, **options: Any) -> Any:
+        if f"stop {layer}" in seen:
+            seen.clear()
+            raise KeyboardInterrupt
+        seen.append(layer)
+        return project_exemplars(model, images, scan, layer, *args, **options)
+
+    monkeypatch.setattr(making, "project_exemplars", watched)
+    return seen
+
+
+def test_every_page_is_there_with_all_that_it_refers_to(whole: Path) -> None:
+    written = files(whole)
+    assert {"index.html", "index.js", "gallery.json", "static/gallery.css", "static/gallery.js"} < set(written)
+    assert sorted(name for name in written if name.startswith("layer-")) == [f"layer-{i:03d}.html" for i in range(3)]
+    for page in whole.glob("*.html"):
+        for tag, attributes in Pages(page).tags:
+            address = attributes.get("src") if tag == "script" else attributes.get("href")
+            if address and not address.startswith(("#", "data:")):
+                assert (whole / address.partition("#")[0]).is_file(), address
+            for name in re.findall(r"url\('([^']*)'\)", attributes.get("style") or ""):
+                assert (whole / name).is_file(), name
+    for i in range(3):
+        for side in data_of(whole / f"layer-{i:03d}.html")["sides"]:
+            for unit in side["units"]:
+                assert unit["dead"] != (whole / side["folder"] / f"{unit['unit']}.js").is_file()
+                assert all((whole / side["images"] / f"{e['image']:06d}.webp").is_file() for e in unit["exemplars"])
+    assert not [name for name in written if name.endswith(".part")]
+
+
+def test_the_front_page_names_layers_and_sources(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
+    said = Pages(whole / "index.html").said
+    found = made[2]
+    words = ["conv1", "conv2", LAYER, "24 images", "deconvnet, guided", found.identity["model"], found.identity["images"], "noise"]
+    for word in [*words, f"tiny {LABELS[1]}", "24 × 24", "3 × 3 px", "1 (5%)", f"featviz {HOSTILE[0]}"]:
+        assert word in said, word
+
+
+def test_a_gallery_holds_no_file_of_another_name_and_none_lies_elsewhere(whole: Path) -> None:
+    assert [name for name in files(whole) if not FILES.fullmatch(name)] == []
+    top = whole.parents[2]
+    assert [path for path in top.rglob("*") if path.is_file() and whole not in path.parents] == []
+
+
+def test_hostile_names_are_text_in_every_page_and_script(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
+    for name, data in files(whole).items():
+        if name.endswith((".html", ".js")) and not name.startswith("static/"):
+            words = data.decode("utf-8")
+            for sign in ("<script>alert", "<img src=x", "</script><", "<i>dog", "\u2028", "\u2029"):
+                assert sign not in words, (name, sign)
+    for page in whole.glob("*.html"):
+        for tag, attributes in Pages(page).tags:
+            assert tag not in ("img", "i", "iframe", "object"), page
+            assert not [name for name in attributes if name.startswith("on")]
+            addresses = [attributes.get(name) or "" for name in ("href", "src")]
+            own = r"(#[\w-]*|data:,|static/gallery\.(css|js)|index\.(js|html)|layer-\d{3}\.html(#unit-\d+)?|)"
+            assert all(re.fullmatch(own, address) for address in addresses), addresses
+    images = network(whole)["images"]
+    known = dict(enumerate(made[1].keys))
+    for number, key, label in images:
+        assert key == known[number].encode("utf-8", "backslashreplace").decode()
+        assert label == LABELS[number % 4].encode("utf-8", "backslashreplace").decode()
+    shown = {key for _, key, _ in images}
+    assert {HOSTILE[0], HOSTILE[2], HOSTILE[8], "cut short \\udce9\\udcff.png"} <= shown, "all are among some unit's strongest"
+    assert LABELS[3] not in {label for *_, label in images}
+    assert "half an emoji \\ud83e" in {label for *_, label in images}
+
+
+def test_hostile_files_on_disk_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders and files whose names Linux allows: markup, quotes, bytes that are no UTF-8, 200 characters."""
+    monkeypatch.chdir(tmp_path)
+    names = [b"<script>alert(1)<", b'"quotes" & \'all', b"caf\xe9", b"x" * 200, b"line\nend"]
+    noise = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    for i, picture in enumerate(noise):
+        path = Path(os.fsdecode(b"in/" + names[i % 5] + f"/script>{i}.png".encode()))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    command = ["gallery", "--images", "in", "--input-size", "96", "--layers", "conv1", "--k", "8", "--out", "out <b>"]
+    assert cli.main(command) == 0
+    out = Path("out <b>")
+    keys = {key for _, key, _ in network(out)["images"]}
+    assert "<script>alert(1)</script>0.png" in keys
+    assert "caf\\udce9/script>2.png" in keys
+    assert all(b"<script>alert" not in data for name, data in files(out).items() if name.endswith((".html", ".js")))
+    assert [name for name in files(out) if not FILES.fullmatch(name) and not name.startswith("scan/")] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out <b>"]
+
+
+def test_a_half_made_gallery_can_be_browsed_and_is_gone_on_with(
+    made: tuple[nn.Module, Images, Scan], whole: Path, tmp_path: Path, layers_made: list[str]
+) -> None:
+    model, images, found = made
+    rules = ["deconvnet", "guided"]
+    options: dict[str, Any] = {"rule": rules, "command": f"featviz {HOSTILE[0]}", "progress": False}
+    layers_made.append("stop conv2")
+    with pytest.raises(KeyboardInterrupt):
+        gallery.build(found, model, images, tmp_path, **options)
+    said = Pages(tmp_path / "index.html").said
+    assert "1 of 3 layers are made so far" in said
+    assert "not made yet" in said
+    links = {attributes.get("href") for tag, attributes in Pages(tmp_path / "index.html").tags if tag == "a"}
+    assert "layer-000.html" in links
+    assert "layer-001.html" not in links
+    assert (tmp_path / "layer-000.html").read_bytes() == (whole / "layer-000.html").read_bytes()
+    assert [layer["units"] is None for layer in network(tmp_path)["layers"]] == [False, True, True]
+    assert not gallery.is_finished(found, tmp_path, rules)
+    before = {name: time for name, time in times(tmp_path).items() if name.startswith(("layers/000", "layer-000", "images"))}
+    gallery.build(found, model, images, tmp_path, **options)
+    assert layers_made == ["conv2", LAYER]
+    assert before.items() <= times(tmp_path).items()
+    assert gallery.is_finished(found, tmp_path, rules)
+    assert files(tmp_path) == files(whole)
+
+
+def test_what_is_finished_is_not_made_again(made: tuple[nn.Module, Images, Scan], tmp_path: Path, layers_made: list[str]) -> None:
+    model, images, found = made
+    for _ in range(2):
+        gallery.build(found, model, images, tmp_path, progress=False)
+        assert layers_made == ["conv1", "conv2", LAYER]
+    gallery.build(found, model, images, tmp_path, progress=False, fresh=True)
+    assert layers_made == ["conv1", "conv2", LAYER] * 2
+
+
+def test_the_command_makes_goes_on_and_says_when_there_is_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], layers_made: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["gallery", "--limit", "10", "--k", "3", "--layers", "conv1,conv2"]
+    layers_made.append("stop conv2")
+    assert cli.main(command) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert cli.main(command) == 0
+    assert layers_made == ["conv2"]
+    out = Path("outputs/zfmini-gallery")
+    assert capsys.readouterr().out.splitlines()[-1] == str(out / "index.html")
+    assert "featviz gallery --limit 10 --k 3 --layers conv1,conv2" in Pages(out / "index.html").said
+    before = times(out)
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == f"nothing to do, the gallery is there: {out / 'index.html'}\n"
+    assert times(out) == before
+    for other, differs in ((["--k", "4"], "k was 3, is 4"), (["--rule", "guided"], "rules"), (["--limit", "9"], "images was")):
+        assert cli.main([*command, *other]) == 1
+        err = capsys.readouterr().err
+        assert differs in err
+        assert "--fresh" in err
+        assert {name: times(out)[name] for name in before if "scan" not in name}.items() <= before.items()
+    assert cli.main([*command, "--rule", "guided", "--fresh"]) == 0
+    assert data_of(out / "layer-000.html")["rules"] == ["guided"]
+
+
+def test_the_gallery_of_something_else_is_refused_with_what_differs(made: tuple[nn.Module, Images, Scan], whole: Path) -> None:
+    model, images, found = made
+    before = times(whole)
+    other_model, _, other_weights = tiny(seed=1)
+    _, _, other_k = tiny(k=3)
+    _, fewer, other_images = tiny(n=20)
+    cases: list[tuple[Scan, nn.Module, Images, list[str], str]] = [
+        (found, model, images, ["guided"], r"\(rules differ\)"),
+        (other_k, model, images, ["deconvnet", "guided"], r"\(k differ\)"),
+        (other_images, model, fewer, ["deconvnet", "guided"], r"\(images differ\)"),
+        (replace(other_weights, sources=found.sources), other_model, images, ["deconvnet", "guided"], r"\(model differ\)"),
+    ]
+    for scan, net, data, rules, message in cases:
+        with pytest.raises(RecordError, match=message):
+            gallery.build(scan, net, data, whole, rule=rules, progress=False)
+    with pytest.raises(RecordError, match="other weights"):
+        gallery.build(found, other_model, images, whole / "new", progress=False)
+    with pytest.raises(ImageError, match="are not the 24 of the scan"):
+        gallery.build(found, model, fewer, whole / "new", progress=False)
+    shutil.rmtree(whole / "new")
+    assert times(whole) == before
+
+
+def test_fresh_leaves_nothing_of_the_gallery_that_was_there(tmp_path: Path) -> None:
+    model, images, found = tiny()
+    gallery.build(found, model, images, tmp_path / "out", progress=False)
+    others = Images(images.keys, hostile_images(seed=5).__getitem__, Preprocess(), images.labels)  # the same names
+    again = featviz.scan(model, others, ["conv1"], k=4, progress=False)
+    gallery.build(again, model, others, tmp_path / "out", fresh=True, progress=False)
+    gallery.build(again, model, others, tmp_path / "new", progress=False)
+    assert files(tmp_path / "out") == files(tmp_path / "new")
+
+
+def test_files_that_are_of_no_gallery_are_left_alone(made: tuple[nn.Module, Images, Scan], tmp_path: Path) -> None:
+    model, images, found = made
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "mine.jpg").write_bytes(b"mine")
+    for fresh in (False, True):
+        with pytest.raises(UsageError, match="is no gallery"):
+            gallery.build(found, model, images, tmp_path, fresh=fresh, progress=False)
+    assert files(tmp_path) == {"images/mine.jpg": b"mine"}
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    gallery.build(found, model, images, out, progress=False)
+    gallery.build(found, model, images, out, rule="guided", fresh=True, progress=False)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"schema": 1}', '{"schema": 99, "identity": {}}', "\udcff"])
+def test_a_damaged_record_is_refused_and_made_again_afresh(
+    damage: str, made: tuple[nn.Module, Images, Scan], whole: Path, tmp_path: Path
+) -> None:
+    model, images, found = made
+    shutil.copytree(whole, tmp_path / "out")
+    (tmp_path / "out" / "gallery.json").write_bytes(damage.encode("utf-8", "surrogateescape"))
+    with pytest.raises(RecordError, match=r"(is damaged|has schema 99).*--fresh"):
+        gallery.build(found, model, images, tmp_path / "out", rule=["deconvnet", "guided"], progress=False)
+    gallery.build(found, model, images, tmp_path / "out", fresh=True, progress=False)
+
+
+def test_an_unfinished_scan_is_refused(made: tuple[nn.Module, Images, Scan], tmp_path: Path) -> None:
+    model, images, found = made
+    with pytest.raises(UsageError, match=r"seen 5 of 24 images: finish it first"):
+        gallery.build(replace(found, done=5), model, images, tmp_path, progress=False)
+    assert files(tmp_path) == {}
+
+
+def test_dead_units_are_named_and_have_no_tiles(whole: Path) -> None:
+    page = data_of(whole / "layer-001.html")
+    unit = page["sides"][0]["units"][3]
+    assert (unit["dead"], unit["exemplars"], unit["label"], unit["share"], unit["active"]) == (True, [], None, 0, 0)
+    assert not (whole / "layers/001/3.js").exists()
+    assert sum(one["dead"] for one in page["sides"][0]["units"]) == 1
+    record = json.loads((whole / "gallery.json").read_bytes())
+    assert record["layers"][1]["dead"] == 1
+    assert 3 not in record["layers"][1]["strip"]
+    assert len(record["layers"][1]["strip"]) == making.STRIP
+    with Image.open(whole / "layers/001/strip.webp") as strip:
+        assert strip.size == (making.STRIP * sprites.STRIP_SIDE, 2 * sprites.STRIP_SIDE)
+
+
+def test_a_layer_with_nothing_but_dead_units_has_a_page(tmp_path: Path) -> None:
+    model, images = Tiny(), hostile_images(8)
+    with torch.no_grad():
+        model.conv2.bias[:] = -1e6
+    found = featviz.scan(model, images, ["conv2"], k=2, progress=False)
+    gallery.build(found, model, images, tmp_path, progress=False)
+    assert "every unit is dead" in Pages(tmp_path / "index.html").said
+    assert "20 (100%)" in Pages(tmp_path / "index.html").said
+    assert all(unit["dead"] for unit in data_of(tmp_path / "layer-000.html")["sides"][0]["units"])
+    assert not list(tmp_path.glob("layers/000/*.js")) + list(tmp_path.glob("images/*"))
+
+
+def test_units_have_the_numbers_of_the_scan(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
+    _, images, found = made
+    for i, name in enumerate(["conv1", "conv2", LAYER]):
+        units = data_of(whole / f"layer-{i:03d}.html")["sides"][0]["units"]
+        assert [unit["unit"] for unit in units] == list(range(len(found.top[name].scores)))
+        for unit in units:
+            assert sum(count for _, count in unit["histogram"]) == len(images)
+            assert unit["active"] == rounded(sum(count for b, count in unit["histogram"] if b > 0) / len(images))
+            if not unit["dead"]:
+                assert [e["image"] for e in unit["exemplars"]] == found.top[name].images[unit["unit"]].tolist()
+                assert unit["exemplars"][0]["score"] == unit["max"]
+                labels = [images.labels[e["image"]] or "" for e in unit["exemplars"]]
+                assert unit["share"] == max(map(labels.count, labels)) / 4
+    index = network(whole)["layers"][1]["units"]
+    assert index[3] == [3, None, []]
+    assert index[5][2] == found.top["conv2"].images[5].tolist()
+
+
+def test_the_class_that_dominates_by_hand() -> None:
+    assert dominating(["a", "b", "a", None]) == ("a", 0.5)
+    assert dominating(["b", "a"]) == ("a", 0.5), "of equals the first in the alphabet"
+    assert dominating([None, None]) == (None, 0.0)
+    assert dominating([]) == (None, 0.0)
+
+
+def test_the_telling_units_by_hand() -> None:
+    def unit(number: int, label: str | None, share: float, most: float, *, dead: bool = False) -> dict[str, Any]:
+        return {"unit": number, "label": label, "share": share, "max": most, "mean": 1.0, "dead": dead}
+
+    units = [
+        unit(0, "cat", 0.5, 9.0),
+        unit(1, "cat", 1.0, 2.0),
+        unit(2, "dog", 0.5, 3.0),
+        unit(3, "dog", 0.5, 5.0),
+        unit(4, "owl", 1.0, 99.0, dead=True),
+    ]
+    assert telling(units, 1) == [1], "the one that a single class dominates most"
+    assert telling(units, 2) == [1, 3], "one of each class first, the one that stands out most"
+    assert telling(units, 3) == [0, 1, 3]
+    assert telling(units, 10) == [0, 1, 2, 3]
+    unlabelled = [unit(i, None, 0.0, most) for i, most in enumerate([1.0, 3.0, 2.0])]
+    assert telling(unlabelled, 2) == [1, 2]
+
+
+def test_numbers_have_four_digits_and_names_are_text() -> None:
+    assert [rounded(x) for x in (1234.567, 0.000123456, 0.0, -2.0)] == [1235.0, 0.0001235, 0.0, -2.0]
+    assert text("é\udce9\ud83e🦓") == "é\\udce9\\ud83e🦓"
+
+
+def test_tiles_are_the_pixels_of_the_images_and_the_signals(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
+    """Small ones are packed without loss: each is worked out here from the image, the box and the signal."""
+    model, images, found = made
+    side = found.layers["conv2"].field.size[0]
+    exemplars = project_exemplars(model, images, found, "conv2", rule=["deconvnet", "guided"])
+    edge = 2 * side + 1  # two by two tiles with a pixel between
+    for unit in (0, 7, 19):
+        picture = sprite(whole / f"layers/001/{unit}.js")
+        assert picture.shape == (edge, 3 * edge, 3)
+        assert (picture[side] == 255).all()
+        for rank in range(4):
+            top, left = (rank // 2) * (side + 1), (rank % 2) * (side + 1)
+            inside = exemplars.inside[unit, rank].numpy()
+            y0, x0, y1, x1 = exemplars.boxes[unit, rank].tolist()
+            image = (images[int(found.top["conv2"].images[unit, rank])][:, y0:y1, x0:x1] * 255).round().permute(1, 2, 0).numpy()
+            tile = picture[top : top + side, left : left + side]
+            assert (tile[inside] == image.reshape(-1, 3)).all()
+            assert (tile[~inside] == 232).all()
+            for block, rule in enumerate(["deconvnet", "guided"], 1):
+                signals = exemplars.projections[rule][unit].double().numpy()
+                magnitudes = np.sort(np.abs(signals[signals != 0]))
+                scale = magnitudes[max(1, round(0.995 * len(magnitudes))) - 1]
+                grey = np.round(np.clip((signals[rank] / scale + 1) / 2, 0, 1) * 255).transpose(1, 2, 0)
+                tile = picture[top : top + side, block * edge + left : block * edge + left + side].astype(int)
+                assert np.abs(tile[inside] - grey[inside]).max() <= 1, "half a step may round either way"
+                assert (tile[~inside] == 232).all()
+
+
+def test_tiles_of_any_number_and_size() -> None:
+    assert [sprites.tile_size(*size) for size in ((3, 3), (96, 48), (192, 96), (97, 300))] == [(3, 3), (96, 48), (96, 48), (31, 96)]
+    model, images, found = tiny(layers=["conv1"], k=5)
+    exemplars = project_exemplars(model, images, found, "conv1")
+    patches, signals = sprites.blocks(exemplars, 0)
+    assert patches.shape == signals.shape == (3, 2 * 4 - 1, 3 * 4 - 1), "five tiles: three across, two down"
+    assert (patches[:, 4:, 8:] == 255).all(), "the sixth place is empty"
+    assert sprites.strongest(exemplars, 0, "deconvnet", 10).shape == (3, 20, 10)
+    assert sprite_shape(sprites.sprite([patches, signals])) == (7, 22, 3)
+
+
+def sprite_shape(script: str) -> tuple[int, ...]:
+    return tuple(pixels(base64.b64decode(script.partition("base64,")[2].partition('"')[0])).shape)
+
+
+def test_the_first_layer_shows_its_weights(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
+    units = [data_of(whole / f"layer-{i:03d}.html")["sides"][0]["units"] for i in range(3)]
+    assert not [unit for layer in units[1:] for unit in layer if "weights" in unit]
+    for unit in units[0]:
+        packed = unit["weights"].removeprefix("data:image/webp;base64,")
+        weight = made[0].conv1.weight[unit["unit"]].detach().permute(1, 2, 0).numpy()
+        scale = max(1.0, float(np.abs(weight).max()))
+        np.testing.assert_allclose(pixels(base64.b64decode(packed)), (weight / scale + 1) / 2 * 255, atol=0.51)
+
+
+def test_thumbnails_are_the_images(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
+    with Image.open(whole / "images/000000.webp") as picture:
+        assert picture.size == (24, 24)
+    large = sprites.thumbnail(torch.rand(3, 300, 600))
+    assert pixels(large).shape == (96, 192, 3)
+    gray = sprites.thumbnail(torch.full((1, 8, 8), 0.5))
+    assert abs(int(pixels(gray).mean()) - 128) <= 2
+
+
+def test_any_layer_has_a_page_fully_connected_ones_and_grey_images_too(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 36, 5))
+    images = open_images(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), Preprocess(mean=(0.5,), std=(0.5,)))
+    found = featviz.scan(model, images, ["0", "3"], k=1, progress=False)
+    gallery.build(found, model, images, tmp_path, progress=False)
+    assert "whole image" in Pages(tmp_path / "index.html").said
+    page = data_of(tmp_path / "layer-001.html")
+    assert page["tile"] == [8, 8]
+    alive = next(unit for unit in page["sides"][0]["units"] if not unit["dead"])
+    assert alive["label"] is None
+    assert sprite(tmp_path / f"layers/001/{alive['unit']}.js").shape == (8, 16, 3)
+    assert "selectivity" not in Pages(tmp_path / "layer-001.html").said, "there are no labels"
+
+
+def test_two_galleries_face_each_other(whole: Path, tmp_path: Path) -> None:
+    other_model, images, other = tiny(seed=1)
+    rules = ["deconvnet", "guided"]
+    gallery.build(other, other_model, images, tmp_path / "other", rule=rules, title="the other", progress=False)
+    out = tmp_path / "both"
+    assert gallery.compare(whole, tmp_path / "other", out) == out / "index.html"
+    assert [name for name in files(out) if not FILES.fullmatch(name)] == []
+    page = data_of(out / "layer-001.html")
+    assert [side["title"] for side in page["sides"]] == [f"tiny {LABELS[1]}", "the other"]
+    for side, folder in zip(page["sides"], (whole, tmp_path / "other"), strict=True):
+        assert side["units"] == data_of(folder / "layer-001.html")["sides"][0]["units"]
+        for unit in side["units"]:
+            if not unit["dead"]:
+                theirs = (folder / "layers/001" / f"{unit['unit']}.js").read_bytes()
+                assert (out / side["folder"] / f"{unit['unit']}.js").read_bytes() == theirs
+                assert all((out / side["images"] / f"{e['image']:06d}.webp").is_file() for e in unit["exemplars"])
+    assert "the other" in Pages(out / "index.html").said
+    again = files(out)
+    gallery.compare(whole, tmp_path / "other", out)
+    assert files(out) == again
+    with pytest.raises(RecordError, match="is a comparison"):
+        gallery.compare(out, whole, tmp_path / "third")
+    with pytest.raises(UsageError, match="is one of the two"):
+        gallery.compare(whole, tmp_path / "other", tmp_path / "other")
+
+
+def test_what_cannot_face_each_other_is_refused(whole: Path, tmp_path: Path, layers_made: list[str]) -> None:
+    rules = ["deconvnet", "guided"]
+
+    def build(name: str, rule: list[str] = rules, **options: Any) -> Path:
+        model, images, found = tiny(**options)
+        gallery.build(found, model, images, tmp_path / name, rule=rule, progress=False)
+        return tmp_path / name
+
+    cases: dict[str, Callable[[], Path]] = {
+        "k differ": lambda: build("k", k=3),
+        "rules differ": lambda: build("rules", ["deconvnet"], layers=["conv1"]),
+        "images differ": lambda: build("images", n=20),
+        "no gallery in": lambda: tmp_path / "nothing",
+    }
+    for message, make in cases.items():
+        other = make()
+        for pair in ((whole, other), (other, whole)):
+            with pytest.raises(RecordError, match=message):
+                gallery.compare(*pair, tmp_path / "out")
+    left, right = build("left", layers=["conv1"]), build("right", layers=["conv2"])
+    with pytest.raises(RecordError, match="no layer of the same name"):
+        gallery.compare(left, right, tmp_path / "out")
+    layers_made[:] = ["stop conv2"]
+    with pytest.raises(KeyboardInterrupt):
+        build("half")
+    with pytest.raises(RecordError, match=r"is not finished \('conv2' is missing\)"):
+        gallery.compare(whole, tmp_path / "half", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["gallery", "--limit", "6", "--k", "1", "--layers", "conv1", "--batch-size", "6"]
+    assert cli.main([*small, "--out", "trained"]) == 0
+    assert cli.main([*small, "--weights", "initial", "--out", "random"]) == 0
+    capsys.readouterr()
+    assert cli.main(["gallery", "--compare", "trained", "random"]) == 0
+    assert capsys.readouterr().out == "outputs/compare-trained-random/index.html\n"
+    titles = [side["title"] for side in data_of(Path("outputs/compare-trained-random/layer-000.html"))["sides"]]
+    assert titles == ["zfmini (default)", "zfmini (initial)"]
+    assert cli.main(["gallery", "--compare", "trained", "missing"]) == 1
+    assert "no gallery in 'missing'" in capsys.readouterr().err
+
+
+def test_nothing_in_data_can_end_a_script() -> None:
+    assert re.search(r"[<>&'\u2028]", site.script(["</script>", "<!--", "it's", "\u2028", "&"])) is None
