@@ -142,7 +142,12 @@ class Images(Sequence[Tensor]):
 
     def fingerprint(self) -> str:
         """A hash of the listing: which keys, in which order."""
-        return hashlib.sha256("\n".join(self.keys).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        listing = "\n".join(self.keys)
+        try:
+            data = listing.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:  # half a surrogate pair that stands for no byte
+            data = listing.encode("utf-8", "surrogatepass")
+        return hashlib.sha256(data).hexdigest()[:16]
 
     def batches(
         self, indices: Sequence[int], batch_size: int, *, on_error: Callable[[int, ImageError], None] | None = None

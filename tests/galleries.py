@@ -104,6 +104,9 @@ def made_up(folder: Path, units: int, *, side: int = 96, kinds: int = 8, labels:
     site.layer_page(folder, about, layer, {**data, "sides": sides})
     site.finish(folder, record)
     (folder / "layers/000").mkdir(parents=True)
+    (folder / "images").mkdir()
+    for i in range(500):
+        (folder / f"images/{i:06d}.webp").write_bytes(pictures[0])
     for unit in entries:
         if not unit["dead"]:  # each ends in bytes of its own, so that no two are the same to the browser
             packed = base64.b64encode(pictures[unit["unit"] % kinds] + unit["unit"].to_bytes(4, "big")).decode()
@@ -127,5 +130,7 @@ def _unit(dice: np.random.Generator, unit: int, labels: int, *, dead: bool) -> d
         numbers, exemplars = {"max": 0.0, "mean": 0.0, "active": 0.0}, []
     return {
         "unit": unit, "dead": dead, "label": None if dead else f"class {unit % labels}",
-        "share": 0.0 if dead else (unit % 9 + 1) / 9, "histogram": [[0, 500]] if dead else [[0, 100], [70, 150], [73, 200], [77, 50]], "exemplars": exemplars, **numbers,
+        "share": 0.0 if dead else (unit % 9 + 1) / 9,
+        "histogram": [[0, 500]] if dead else [[0, 100], [70, 150], [73, 200], [77, 50]],
+        "exemplars": exemplars, **numbers,
     }  # fmt: skip

@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
-from featviz import Preprocess, Scan, open_images, scan
+from featviz import Images, Preprocess, Scan, open_images, scan
 from featviz.data import SyntheticImages
 from featviz.errors import ImageError, UsageError
 from featviz.images import one_size
@@ -317,3 +317,9 @@ def test_an_image_is_decoded_once(pictures: Path) -> None:
     first = images[0]
     (pictures / KEYS[0]).unlink()
     assert torch.equal(images[0], first)
+
+
+def test_any_key_has_a_fingerprint() -> None:
+    """Also one that no encoding can write, such as a data set may give."""
+    prints = {Images([key], lambda i: torch.zeros(3, 2, 2), Preprocess()).fingerprint() for key in ("a", "\udcff", "\ud800")}
+    assert len(prints) == 3

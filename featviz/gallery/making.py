@@ -117,7 +117,6 @@ def _begun(out: Path, scan: Scan, rules: Sequence[str], title: str | None, comma
         site.begin(out)
         return old
     site.clear(out)
-    site.begin(out)
     about = {
         "title": _title(scan, title),
         "images": len(scan.keys),
@@ -137,6 +136,7 @@ def _begun(out: Path, scan: Scan, rules: Sequence[str], title: str | None, comma
     ]
     record = site.new(identity, about, layers)
     site.finish(out, record)
+    site.begin(out)
     return record
 
 

@@ -71,7 +71,7 @@ def clear(folder: Path) -> None:
     check_free(folder)
     pages = folder.glob("layer-[0-9][0-9][0-9].html")
     for path in [*(folder / name for name in _OWN), *pages]:
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -98,9 +98,9 @@ def finish(folder: Path, record: dict[str, Any]) -> Path:
             {"name": layer["name"], "page": layer["page"], "units": layer.get("index")} for layer in layers
         ],
     }  # fmt: skip
+    write(folder / RECORD, json.dumps(record, indent=1))  # first, as it says whose folder this is
     write(folder / "index.js", f"featviz.network({script(index)});\n")
     write(folder / "index.html", _PAGES.get_template("front.html").render(record=record, about=record["about"], layers=layers))
-    write(folder / RECORD, json.dumps(record, indent=1))
     return folder / "index.html"
 
 

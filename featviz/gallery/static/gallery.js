@@ -322,7 +322,7 @@ const featviz = (() => {
     const n = names(data).length;
     const first = found.length ? await pictureOf(found[0]) : { width: 300, height: 100 }; // all of a layer are of one size
     const most = first.height;
-    const scale = found.length === data.sides.length ? Math.max(1, Math.round(480 / most)) : Math.min(Math.max(1, Math.round(96 / most)), Math.sqrt(6e7 / (Math.max(1, found.length) * most * most * n)));
+    const scale = found.length === data.sides.length ? Math.max(1, Math.round(480 / most)) : Math.min(Math.max(1, Math.round(96 / most)), Math.sqrt(3e7 / (Math.max(1, found.length) * most * most * n)));
     const [w, h] = [first.width * scale, first.height * scale];
     const columns = Math.max(1, Math.min(found.length, Math.round(Math.sqrt((1.3 * found.length * (h + 28)) / (w + 12)))));
     const head = 54;
@@ -426,7 +426,8 @@ const featviz = (() => {
     const typing = event.target.matches("input:not([type='radio']), select, textarea");
     if ($("#search").open) {
       const at = [...$("#results").children].findIndex((option) => option.getAttribute("aria-selected") === "true");
-      if (event.key === "ArrowDown") choose(at + 1);
+      if (event.key === "Escape") $("#search").close(); // at once, where the field would first be emptied
+      else if (event.key === "ArrowDown") choose(at + 1);
       else if (event.key === "ArrowUp") choose(at - 1);
       else if (event.key === "Enter" && event.target.id === "query") { const link = $("#results [aria-selected='true'] a"); if (link) link.click(); }
       else return;
