@@ -339,7 +339,8 @@ def _laid_out(
             part = _in_tile(box, raw, info.field.size, scan.input_shape[1:])
             places[job.place] = part, box
             inside[job.place][part.region] = True
-            boxes[job.place] = torch.tensor(box)
+    if places:
+        boxes[list(places)] = torch.tensor([box for _, box in places.values()])
     return result, dict(sorted(jobs.items())), places
 
 
