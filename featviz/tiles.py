@@ -55,7 +55,8 @@ def picture_tiles(patches: Tensor, inside: Tensor, size: tuple[int, int]) -> Ten
 
     Images of other than three channels are shown as their mean.
     """
-    return _shown(resized(patches, size), inside)
+    filled = torch.where(inside[:, None], patches, patches.new_tensor(OUTSIDE / 255))  # first, so that no edge turns dark
+    return _shown(resized(filled, size), inside)
 
 
 def signal_tiles(projections: Tensor, inside: Tensor, size: tuple[int, int]) -> Tensor:

@@ -21,7 +21,7 @@ FLOORS = [
     {"records", "connections", "pull", "masking", "shortcut", "data.synthetic", "data.labelled", "data.train"},
     {"data"},
     {"project", "scan", "occlude", "sweep", "correspond", "maximize", "attribute", "checks"},
-    {"figures.style"},
+    {"figures.style", "figures.blocks"},
     {"evolve", "figures.exemplars", "figures.occlusion", "figures.curves"},
     {"figures.evolution", "figures.patches", "figures.filters", "figures.maps", "figures.tables"},
     {"figures.counts"},

@@ -77,3 +77,10 @@ def test_the_signals_of_a_unit_share_the_contrast_of_what_is_drawn() -> None:
     assert [tile.unique().tolist() for tile in tiles] == [[255], [64]]
     fine = torch.tensor([3.0, -1.0]).repeat(2, 1, 4, 2)  # averages to 1 when it is scaled down
     assert signal_tiles(fine, inside, (2, 2)).max() == 255
+
+
+def test_no_edge_of_an_image_turns_dark() -> None:
+    """What lies outside, black in a patch, does not mix into the pixels beside it when they are scaled down."""
+    patches, inside = torch.ones(1, 3, 12, 12), torch.ones(1, 12, 12, dtype=torch.bool)
+    patches[..., 7:], inside[..., 7:] = 0, False
+    assert picture_tiles(patches, inside, (4, 4)).min() >= OUTSIDE

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from featviz.evolve import Evolution, Track
+from featviz.figures.blocks import tile_size
 from featviz.figures.style import DPI, INK, QUIET
-from featviz.tiles import OUTSIDE, PAPER, contrast, resized, sheet, signed, to_uint8
+from featviz.tiles import PAPER, sheet, signal_tiles
 
 _HEAD, _GAP, _LEFT, _MARGIN = 40, 30, 30, 14  # pixels: above a block, between blocks, for channel numbers, around the page
 
@@ -95,15 +96,12 @@ def _shades(n: int) -> list[Any]:
 
 def _block(track: Track, side: int) -> Tensor:
     """Projections as tiles, a row for each unit: (3, H, W) uint8."""
-    rows = []
-    for projections, inside, dead in zip(track.projections, track.inside, track.dead, strict=True):
-        shown = torch.stack([signed(one, contrast(one)) for one in projections])  # (e, c, h, w)
-        if shown.shape[1] != 3:
-            shown = shown.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-        shown = torch.where(inside[:, None] & ~dead[:, None, None, None], shown, torch.tensor(OUTSIDE / 255))
-        h, w = shown.shape[-2:]
-        rows.append(to_uint8(resized(shown, (max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w)))))))
-    return sheet(torch.cat(rows), columns=track.projections.shape[1], gap=2, fill=PAPER)
+    size = tile_size(track.inside.shape, side)
+    tiles = []
+    for projections, inside, dead in zip(track.projections, track.inside, track.dead, strict=True):  # (e, c, h, w), (e, h, w), (e,)
+        seen = inside & ~dead[:, None, None]
+        tiles += [signal_tiles(one[None], mask[None], size) for one, mask in zip(projections, seen, strict=True)]
+    return sheet(torch.cat(tiles), columns=track.projections.shape[1], gap=2, fill=PAPER)
 
 
 def _drawn(axes: Any, block: Tensor, name: str, track: Track, epochs: Sequence[int], side: int) -> None:

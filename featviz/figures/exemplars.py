@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from featviz.fields import LayerInfo
+from featviz.figures.blocks import unit_block, unit_tiles
 from featviz.project import Exemplars
-from featviz.tiles import PAPER, picture_tiles, sheet, signal_tiles
+from featviz.tiles import PAPER, sheet
 
 DPI = 100
 _LABEL, _GAP, _MARGIN = 16, 10, 14  # pixels: above a block, between blocks, around the page
@@ -44,8 +45,7 @@ def grid(
     """
     rule = rule or next(iter(exemplars.projections))
     side = tile or max(22, min(56, 2 * max(info.field.size)))
-    across = ceil(sqrt(exemplars.scores.shape[1]))
-    blocks = [_block(exemplars, row, rule, side, across) for row in range(len(exemplars.channels))]
+    blocks = [unit_block(exemplars, row, rule, side) for row in range(len(exemplars.channels))]
     height, width = blocks[0].shape[1:]
     n = len(blocks)
     columns = columns or _columns(n, (width + _GAP) / (height + _LABEL + _GAP))
@@ -82,7 +82,7 @@ def overview(
     strips = []
     for _, exemplars in layers:
         rows = [i for i in range(len(exemplars.channels)) if not exemplars.dead[i]]
-        pairs = [_tiles(exemplars, i, rule, tile)[:, 0] for i in rows]  # (2, 3, tile, tile)
+        pairs = [unit_tiles(exemplars, i, rule, tile)[:, 0] for i in rows]  # (2, 3, tile, tile)
         blank = torch.full((2, 3, tile, tile), PAPER, dtype=torch.uint8)
         ordered = torch.stack(pairs or [blank], dim=1)  # (2, units, 3, tile, tile)
         strips.append(sheet(ordered.flatten(0, 1), columns=ordered.shape[1], gap=2))
@@ -120,23 +120,6 @@ def _field(info: LayerInfo) -> str:
     if info.field.kind == "global":
         return "the whole image"
     return " x ".join(str(size) for size in info.field.size) + " px"
-
-
-def _tiles(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
-    """One unit's projections and patches as tiles: (2, k, 3, side', side') uint8, the longer side ``side``."""
-    projections, inside = exemplars.projections[rule][row], exemplars.inside[row]  # (k, c, h, w)
-    h, w = projections.shape[-2:]
-    size = max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w)))
-    return torch.stack([signal_tiles(projections, inside, size), picture_tiles(exemplars.patches[row], inside, size)])
-
-
-def _block(exemplars: Exemplars, row: int, rule: str, side: int, across: int) -> Tensor:
-    """One unit: a square of projections and one of patches, side by side."""
-    tiles = _tiles(exemplars, row, rule, side)
-    if exemplars.dead[row]:
-        tiles = torch.full_like(tiles, 244)
-    left, right = (sheet(half, across) for half in tiles)
-    return torch.cat([left, left.new_full((3, left.shape[1], 4), PAPER), right], dim=2)
 
 
 def _page(blocks: list[Tensor], rows: int, columns: int) -> tuple[Tensor, list[tuple[int, int]]]:

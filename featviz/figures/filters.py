@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from featviz.figures.style import DPI, INK, QUIET
-from featviz.tiles import OUTSIDE, PAPER, contrast, resized, sheet, signed, to_uint8
+from featviz.tiles import PAPER, contrast, resized, sheet, signal_tiles, signed, to_uint8
 
 _COLOURS = ("#d9480f", "#f0a33c", "#4dabf7", "#1864ab", "#66a80f", "#868e96")
 MEASURES = {
@@ -70,13 +70,10 @@ def _filters(weights: Tensor, wide: int) -> Tensor:
 
 def _second(projections: Tensor, inside: Tensor, wide: int) -> Tensor:
     """Projections, each on its own scale."""
-    shown = torch.stack([signed(one, contrast(one)) for one in projections])
-    if shown.shape[1] != 3:
-        shown = shown.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    shown = torch.where(inside[:, None], shown, torch.tensor(OUTSIDE / 255))
-    across = max(1, round(len(shown) ** 0.5 + 0.49))
+    across = max(1, round(len(projections) ** 0.5 + 0.49))
     side = (wide - 2 * across) // across
-    return sheet(to_uint8(resized(shown, (side, side))), across, gap=2, fill=PAPER)
+    tiles = [signal_tiles(one[None], seen[None], (side, side)) for one, seen in zip(projections, inside, strict=True)]
+    return sheet(torch.cat(tiles), across, gap=2, fill=PAPER)
 
 
 def _spectra(figure: Figure, found: Sequence[Mapping[str, Any]]) -> None:

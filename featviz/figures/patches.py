@@ -7,12 +7,12 @@ from math import ceil
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from featviz.fields import LayerInfo
+from featviz.figures.blocks import unit_block
 from featviz.figures.style import DPI, INK, QUIET
 from featviz.project import Exemplars
-from featviz.tiles import OUTSIDE, PAPER, contrast, resized, sheet, signed, to_uint8
+from featviz.tiles import PAPER
 
 _HEAD, _LABEL, _GAP, _MARGIN = 44, 15, 10, 16  # pixels: above a layer, above a unit, between units, around the page
 
@@ -35,7 +35,7 @@ def top_patches(
         heading: said first in the title.
     """
     rule = rule or next(iter(layers[0][1].projections))
-    blocks = [[_unit(exemplars, row, rule, tile) for row in range(len(exemplars.channels))] for _, exemplars in layers]
+    blocks = [[unit_block(exemplars, row, rule, tile) for row in range(len(exemplars.channels))] for _, exemplars in layers]
     most = max(map(len, blocks))
     columns = columns or min((4, 3), key=lambda c: (-most % c, -c))
     across = max(1, min(columns, most))
@@ -70,16 +70,3 @@ def _described(info: LayerInfo) -> str:
     maps = f" of {info.shape[1]} x {info.shape[2]}" if len(info.shape) == 3 else ""
     seen = "the whole image" if info.field.kind == "global" else " x ".join(map(str, info.field.size)) + " px"
     return f"{info.shape[0]} maps{maps}, receptive field {seen}"
-
-
-def _unit(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
-    """A square of projections and one of patches, side by side: (3, H, W) uint8."""
-    projections, patches = exemplars.projections[rule][row], exemplars.patches[row]  # (k, c, h, w)
-    shown = torch.stack([signed(projections, contrast(projections)), patches])  # (2, k, c, h, w)
-    if shown.shape[2] != 3:
-        shown = shown.mean(dim=2, keepdim=True).expand(-1, -1, 3, -1, -1)
-    shown = torch.where(exemplars.inside[row][None, :, None], shown, torch.tensor(OUTSIDE / 255))
-    h, w = shown.shape[-2:]
-    size = max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w)))
-    left, right = (sheet(to_uint8(resized(half, size)), ceil(len(half) ** 0.5)) for half in shown)
-    return torch.cat([left, left.new_full((3, left.shape[1], 4), PAPER), right], dim=2)
