@@ -28,7 +28,7 @@ const featviz = (() => {
 
   // ---- sprites -----------------------------------------------------------------------------------------------------
   const sprites = new Map(); // address -> promise of a picture's address; the last used come last
-  const KEPT = 80; // of them, so that a layer of thousands does not fill the memory
+  const KEPT = 200; // of them, so that a layer of thousands does not fill the memory
 
   function load(side, unit) {
     const address = `${side.folder}/${unit}.js`;
