@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from featviz.capture import capture, evaluating
 from featviz.errors import FeatvizError, LayerError, ModelError, UsageError, did_you_mean, first_line
 from featviz.geometry import Box, Number, ReceptiveField
-from featviz.tracing import Seen, Tracer
+from featviz.seen import Seen
+from featviz.tracing import Tracer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import featviz
 HOME = Path(featviz.__file__).parent
 FLOORS = [
     {"errors"},
-    {"geometry"},
+    {"geometry", "seen"},
     {"units", "rules", "topk", "tiles", "cuts", "ends", "tracing", "models.local", "models.zfnet"},
     {"capture", "images"},
     {"fields", "models.load"},
