@@ -2,6 +2,9 @@
 
 Four networks that differ in these alone are trained alike, on the 8 shapes of the synthetic images at 80 pixels, or on --images:
 the first convolution of --model is replaced. With --weights there is no training: that network's own first layer is measured.
+
+The default training is short, and one each: what strides do to aliasing is the same in every run, but which filters dominate, and
+how many units die, differs between runs that differ in rounding alone. To compare these, train longer, with several --seed.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def layer_probe(rows: Sequence[Mapping[str, Any]], *, chance: float, title: str 
     axes.set_xticks(range(len(layers)), layers, size=8, rotation=0 if max(map(len, layers)) < 10 else 30, ha="center")
     axes.set_ylabel("accuracy, % of images", size=9)
     axes.set_xlabel("features of layer, in the order of the network", size=9)
-    axes.set_ylim(0, 104)
+    axes.set_ylim(-7, 104)  # room for numbers below the lowest points
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, frameon=False)
