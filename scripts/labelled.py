@@ -54,12 +54,12 @@ class Sets:
     recipe: Preprocess
 
 
-def add_training_arguments(parser: argparse.ArgumentParser, *, epochs: int, images: int) -> None:
+def add_training_arguments(parser: argparse.ArgumentParser, *, epochs: int, images: int, rate: float = 0.02) -> None:
     """--test, --epochs, --learning-rate, --training-images."""
     group = parser.add_argument_group("training")
     group.add_argument("--test", metavar="DIR", help="images to measure on (default: a tenth of the others)")
     group.add_argument("--epochs", type=positive, default=epochs, help=f"passes over the images (default: {epochs})")
-    group.add_argument("--learning-rate", type=float, default=0.02, help="the highest (default: 0.02)")
+    group.add_argument("--learning-rate", type=float, default=rate, help=f"the highest (default: {rate})")
     parser.set_defaults(batch_size=32, training_images=images)
 
 
