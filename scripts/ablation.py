@@ -3,8 +3,8 @@
 On zfmini and zfnet the rows are the paper's. On any other model every layer of --layers whose output has the shape of its input is
 left out, one at a time. Each network is trained alike, on the 8 shapes of the synthetic images at 48 pixels, or on --images.
 
-The default training, some minutes, fits the training images; it is one seed of a small set, so that a few percent between networks say
-little. At higher learning rates single networks do not learn at all.
+The default training, some minutes, fits the training images; it is one seed of a small set, so that a few percent between networks
+say little. At higher learning rates single networks do not learn at all.
 """
 
 from __future__ import annotations

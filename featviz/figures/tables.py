@@ -26,7 +26,8 @@ def ablation(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     for shift, key, colour, label in ((-0.19, "train error", _TRAIN, "training"), (0.19, "test error", _TEST, "test")):
         axes.barh([p + shift for p in places], [100 * row[key] for row in rows], height=0.34, color=colour, label=label)
         for place, row in zip(places, rows, strict=True):
-            axes.text(100 * row[key] + 0.6, place + shift, f"{100 * row[key]:.1f}", size=8, va="center", color=INK)
+            number = axes.text(100 * row[key] + 0.6, place + shift, f"{100 * row[key]:.1f}", size=8, va="center", color=INK)
+            number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4})  # so that the dotted line does not cross it
     axes.axvline(100 * rows[0]["test error"], color=_TEST, lw=0.8, ls=":")
     axes.set_yticks([])
     axes.set_ylim(len(rows) - 0.4, -0.6)
