@@ -198,7 +198,9 @@ const featviz = (() => {
   function step(by) {
     const at = page.order.indexOf(page.unit);
     const next = page.order[at + by];
-    if (next !== undefined) location.replace(`#unit-${next}`);
+    if (next === undefined) return;
+    history.replaceState(null, "", `#unit-${next}`); // at once: following the address would come after the next key
+    open(next);
   }
 
   function open(unit) {
