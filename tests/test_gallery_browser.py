@@ -52,7 +52,8 @@ class Tab:
         return [int(match[1]) for url in self.requests if (match := re.search(r"/(\d+)\.js$", url))]
 
     def wait(self, condition: str) -> None:
-        self.page.wait_for_function(condition, timeout=10_000)
+        """Wait until an expression holds; what it looks at may not be there yet."""
+        self.page.wait_for_function(f"() => {{ try {{ return {condition} }} catch {{ return false }} }}", timeout=20_000)
 
     def at(self, place: str) -> None:
         """Wait for an address that ends so."""
