@@ -12,26 +12,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 import warnings
-from collections.abc import Callable
 
 import torch
 import torchvision
 from captum.attr import Occlusion
+from timing import timed
 from torch import Tensor, nn
 
 from featviz import Unit, anatomy, occlude
 
 MODELS = ("alexnet", "resnet18", "vgg16")
-
-
-def timed(work: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:
-    start = time.perf_counter()
-    result = work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
 
 
 def one_model(model: nn.Module, args: argparse.Namespace) -> tuple[list[list[float]], float]:

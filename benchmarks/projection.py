@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
-import time
 import warnings
-from collections.abc import Callable
 
 import torch
 import torchvision
 from captum.attr import NeuronDeconvolution
+from timing import timed
 from torch import Tensor, nn
 
 from featviz import Images, Preprocess, Scan, open_images, project_exemplars, scan
@@ -30,14 +29,6 @@ CASES = [  # with how many units, nine exemplars each
     ("alexnet", "features.3", 64), ("vgg16", "features.5", 64), ("vgg16", "features.12", 32), ("vgg16", "features.21", 16),
     ("vgg16", "features.28", 8), ("resnet18", "layer2", 16), ("alexnet", "features.8", 32), ("resnet18", "layer4", 64),
 ]  # fmt: skip
-
-
-def timed(work: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:
-    start = time.perf_counter()
-    result = work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
 
 
 def one_case(

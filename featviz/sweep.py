@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,12 +25,12 @@ Warp = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class _Affine:
+class _Affine(ABC):
     """A turn, a scale and a shift about the image's centre, in pixels; what comes from outside is 0."""
 
+    @abstractmethod
     def numbers(self) -> tuple[float, float, tuple[float, float]]:
         """Angle in degrees, scale, and shift (y, x) in pixels."""
-        raise NotImplementedError
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (n, c, h, w), transformed."""

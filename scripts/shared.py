@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
 from featviz import figures
-from featviz.cli.arguments import add_image_arguments, add_model_arguments
-from featviz.errors import FeatvizError
+from featviz.cli.arguments import add_image_arguments, add_layers, add_model_arguments, exit_code
 from featviz.scan import check_writable
 
 Rows = Sequence[Mapping[str, Any]]
@@ -32,7 +29,7 @@ def parser(doc: str, out: str) -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(arguments)
     add_image_arguments(arguments)
-    arguments.add_argument("--layers", default="conv", help="'conv' (every convolution), names or globs, with commas between them")
+    add_layers(arguments)
     arguments.add_argument("--seed", type=int, default=0, help="of whatever is drawn at random (default: 0)")
     arguments.add_argument(
         "--out", type=Path, metavar="DIR", default=Path("outputs") / out, help=f"where to write (default: outputs/{out})"
@@ -44,18 +41,12 @@ def parser(doc: str, out: str) -> argparse.ArgumentParser:
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Run a script and return its exit code: 0 done, 1 an error that was explained, 130 interrupted."""
     args = parser.parse_args(argv)
-    try:
+
+    def work(args: argparse.Namespace) -> None:
         check_writable(args.out)
         main(args)
-    except KeyboardInterrupt:
-        print(f"\nstopped. {args.goes_on}", file=sys.stderr)
-        return 130
-    except (FeatvizError, OSError, torch.OutOfMemoryError) as error:
-        if args.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_code(work, args)
 
 
 def write(figure: Figure, numbers: Rows | Mapping[str, Any], folder: Path, stem: str) -> None:

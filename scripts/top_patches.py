@@ -10,14 +10,14 @@ from typing import Any
 from shared import parser, run, write
 
 from featviz import Exemplars, Scan, figures, project_exemplars, scan
-from featviz.cli.arguments import add_memory, add_rules, images_from, model_from, positive
+from featviz.cli.arguments import add_k, add_memory, add_rules, images_from, model_from, positive
 
 
 def arguments() -> argparse.ArgumentParser:
     found = parser(__doc__ or "", "top_patches")
     add_rules(found)
     add_memory(found)
-    found.add_argument("--k", type=positive, default=9, help="strongest responses of each unit (default: 9)")
+    add_k(found)
     found.add_argument("--units", type=positive, default=8, metavar="N", help="random units of each layer (default: 8)")
     return found
 

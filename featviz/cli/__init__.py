@@ -7,28 +7,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-import torch
-
 from featviz import __version__
 from featviz.cli import gallery, grid, table, training
-from featviz.errors import FeatvizError
+from featviz.cli.arguments import exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 an error that was explained, 130 interrupted."""
     args = _parser().parse_args(argv)
     args.command = shlex.join(["featviz", *(sys.argv[1:] if argv is None else argv)])
-    try:
-        args.run(args)
-    except KeyboardInterrupt:
-        print(f"\nfeatviz: stopped. {args.goes_on}", file=sys.stderr)
-        return 130
-    except (FeatvizError, OSError, torch.OutOfMemoryError) as error:
-        if args.debug:
-            raise
-        print(f"featviz: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(args.run, args, "featviz: ")
 
 
 def console() -> None:

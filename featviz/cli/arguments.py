@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,15 @@ import torch
 from torch import nn
 
 from featviz.data import SyntheticImages
-from featviz.errors import RuleError, UsageError
+from featviz.errors import FeatvizError, RuleError, UsageError
+from featviz.fields import LayerInfo
 from featviz.images import Images, Preprocess, one_size, open_images
 from featviz.models import LocallyConnected2d, load_model, load_weights, preprocessing
 from featviz.models.load import is_file
 from featviz.pull import MEMORY
 from featviz.records import Scan
 from featviz.rules import RULES, check_rule
+from featviz.scan import scan
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +50,16 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--strict", action="store_true", help="an image that cannot be read is an error (default: it is skipped)")
     group.add_argument("--batch-size", type=positive, default=32, help="images in a forward pass (default: 32)")
+
+
+def add_layers(parser: argparse.ArgumentParser) -> None:
+    """--layers."""
+    parser.add_argument("--layers", default="conv", help="'conv' (every convolution), names or globs, with commas (default: conv)")
+
+
+def add_k(parser: argparse.ArgumentParser) -> None:
+    """--k."""
+    parser.add_argument("--k", type=positive, default=9, help="strongest responses of each unit (default: 9)")
 
 
 def add_rules(parser: argparse.ArgumentParser) -> None:
@@ -171,6 +184,32 @@ def normalisation(args: argparse.Namespace, model: nn.Module, recipe: Preprocess
 def _input_channels(model: nn.Module) -> int:
     first = next((m for m in model.modules() if isinstance(m, (nn.Conv2d, LocallyConnected2d))), None)
     return 3 if first is None else first.in_channels
+
+
+def scanned(
+    args: argparse.Namespace, model: nn.Module, images: Images, out: Path, before: Callable[[dict[str, LayerInfo]], None]
+) -> Scan:
+    """The scan that the arguments ask for, gone on with where ``out`` has a part of it."""
+    sources = {"model": args.model, "weights": str(args.weights or "default"), "images": args.images or "synthetic"}
+    return scan(
+        model, images, args.layers, k=args.k, batch_size=args.batch_size, out=out, resume=not args.fresh, strict=args.strict,
+        sources=sources, before=before,
+    )  # fmt: skip
+
+
+def exit_code(work: Callable[[argparse.Namespace], None], args: argparse.Namespace, prefix: str = "") -> int:
+    """Do the work: 0 when it is done, 1 after an error that was explained, 130 when it was interrupted."""
+    try:
+        work(args)
+    except KeyboardInterrupt:
+        print(f"\n{prefix}stopped. {args.goes_on}", file=sys.stderr)
+        return 130
+    except (FeatvizError, OSError, torch.OutOfMemoryError) as error:
+        if args.debug:
+            raise
+        print(f"{prefix}error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def report(found: Scan) -> None:

@@ -9,17 +9,19 @@ from typing import Any
 from featviz import gallery
 from featviz.cli.arguments import (
     add_image_arguments,
+    add_k,
+    add_layers,
     add_memory,
     add_model_arguments,
     add_output,
     add_rules,
     images_from,
     model_from,
-    positive,
     report,
+    scanned,
     slug,
 )
-from featviz.scan import check_writable, scan
+from featviz.scan import check_writable
 
 
 def register(commands: Any) -> None:
@@ -27,9 +29,9 @@ def register(commands: Any) -> None:
     parser = commands.add_parser("gallery", help="scan images, project every unit, and write a site to browse them in")
     add_model_arguments(parser)
     add_image_arguments(parser)
-    parser.add_argument("--layers", default="conv", help="'conv' (every convolution), names or globs, with commas (default: conv)")
+    add_layers(parser)
     add_rules(parser)
-    parser.add_argument("--k", type=positive, default=9, help="strongest responses of each unit (default: 9)")
+    add_k(parser)
     parser.add_argument("--title", help="at the head of the pages (default: the model)")
     parser.add_argument(
         "--compare", nargs=2, type=Path, metavar=("A", "B"), help="two finished galleries of the same images, side by side"
@@ -52,11 +54,7 @@ def run(args: argparse.Namespace) -> None:
     check_writable(out)
     model = model_from(args)
     images = images_from(args, model)
-    sources = {"model": args.model, "weights": str(args.weights or "default"), "images": args.images or "synthetic"}
-    found = scan(
-        model, images, args.layers, k=args.k, batch_size=args.batch_size, out=out / "scan", resume=not args.fresh,
-        strict=args.strict, sources=sources, before=lambda _: gallery.check_free(out),
-    )  # fmt: skip
+    found = scanned(args, model, images, out / "scan", lambda _: gallery.check_free(out))
     if not args.fresh and gallery.is_finished(found, out, args.rule, args.title):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
         return

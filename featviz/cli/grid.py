@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from featviz import figures
 from featviz.cli.arguments import (
     add_image_arguments,
+    add_k,
+    add_layers,
     add_memory,
     add_model_arguments,
     add_output,
@@ -22,13 +24,14 @@ from featviz.cli.arguments import (
     numbers,
     positive,
     report,
+    scanned,
     slug,
 )  # fmt: skip
 from featviz.errors import UsageError
 from featviz.fields import LayerInfo
 from featviz.project import Exemplars, project_exemplars
 from featviz.records import Scan
-from featviz.scan import check_writable, scan
+from featviz.scan import check_writable
 from featviz.units import Unit
 
 PAGE = 64  # units on one page of a grid
@@ -40,9 +43,9 @@ def register(commands: Any) -> None:
     grid = commands.add_parser("grid", help="scan images, project every unit's strongest responses, draw a grid for each layer")
     add_model_arguments(grid)
     add_image_arguments(grid)
-    grid.add_argument("--layers", default="conv", help="'conv' (every convolution), names or globs, with commas (default: conv)")
+    add_layers(grid)
     add_rules(grid)
-    grid.add_argument("--k", type=positive, default=9, help="strongest responses of each unit (default: 9)")
+    add_k(grid)
     which = grid.add_mutually_exclusive_group()
     which.add_argument("--channels", type=numbers, help="draw these units of each layer, such as 0,5,17 (default: all)")
     which.add_argument("--max-channels", type=positive, metavar="N", help="draw at most N units of each layer")
@@ -68,11 +71,7 @@ def run(args: argparse.Namespace) -> None:
     check_writable(out)
     model = model_from(args)
     images = images_from(args, model)
-    sources = {"model": args.model, "weights": str(args.weights or "default"), "images": args.images or "synthetic"}
-    found = scan(
-        model, images, args.layers, k=args.k, batch_size=args.batch_size, out=out, resume=not args.fresh, strict=args.strict,
-        sources=sources, before=lambda infos: _check_channels(infos, args.channels),
-    )  # fmt: skip
+    found = scanned(args, model, images, out, lambda infos: _check_channels(infos, args.channels))
     written = [out / "scan.json"]
     suffixes = ("png", "pdf") if args.format == "both" else (args.format,)
     strips = []

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from featviz.fields import LayerInfo
 from featviz.figures.blocks import unit_block, unit_tiles
+from featviz.figures.style import DPI, INK, QUIET, field_of
 from featviz.project import Exemplars
 from featviz.tiles import PAPER, sheet
 
-DPI = 100
 _LABEL, _GAP, _MARGIN = 16, 10, 14  # pixels: above a block, between blocks, around the page
-_INK, _QUIET = "#1b1b1f", "#6b6b73"
 
 
 def grid(
@@ -54,16 +53,16 @@ def grid(
     lines = [
         f"{heading + ': ' if heading else ''}{info.name}, {info.kind}, {info.shape[0]} channels"
         + (f" of {info.shape[1]} x {info.shape[2]}" if len(info.shape) == 3 else "")
-        + f", receptive field {_field(info)}",
+        + f", receptive field {field_of(info)}",
         f"left: {rule} projections of the {exemplars.scores.shape[1]} strongest responses, middle grey = 0, "
         "contrast the same within a unit (± the 99.5th percentile of its magnitudes); right: the image patches",
     ]
     figure, axes = _canvas(page, lines)
     for channel, dead, (left, top) in zip(exemplars.channels, exemplars.dead.tolist(), places, strict=True):
-        axes.text(left, top - 3, str(channel), size=7, color=_INK, ha="left", va="bottom")
+        axes.text(left, top - 3, str(channel), size=7, color=INK, ha="left", va="bottom")
         if dead:
             middle = left + width / 2, top + height / 2
-            axes.text(*middle, "dead: no image activates it", size=7, color=_QUIET, ha="center", va="center")
+            axes.text(*middle, "dead: no image activates it", size=7, color=QUIET, ha="center", va="center")
     return figure
 
 
@@ -98,10 +97,10 @@ def overview(
     lines = [heading, f"the strongest response of each unit: {rule} projection above its image patch"]
     figure, axes = _canvas(page, [line for line in lines if line])
     for (info, exemplars), top in zip(layers, places, strict=True):
-        axes.text(0, top - 16, f"{info.name}", size=9, weight="bold", color=_INK, va="bottom")
+        axes.text(0, top - 16, f"{info.name}", size=9, weight="bold", color=INK, va="bottom")
         size = f"{info.shape[1]} x {info.shape[2]}" if len(info.shape) == 3 else "1 x 1"
-        note = f"{info.kind}, {info.shape[0]} channels of {size}, field {_field(info)}; units {_listed(exemplars)}"
-        axes.text(0, top - 3, note, size=7, color=_QUIET, va="bottom")
+        note = f"{info.kind}, {info.shape[0]} channels of {size}, field {field_of(info)}; units {_listed(exemplars)}"
+        axes.text(0, top - 3, note, size=7, color=QUIET, va="bottom")
     return figure
 
 
@@ -114,12 +113,6 @@ def _columns(n: int, aspect: float) -> int:
 
 def _listed(exemplars: Exemplars) -> str:
     return ", ".join(str(c) for c, dead in zip(exemplars.channels, exemplars.dead.tolist(), strict=True) if not dead) or "all dead"
-
-
-def _field(info: LayerInfo) -> str:
-    if info.field.kind == "global":
-        return "the whole image"
-    return " x ".join(str(size) for size in info.field.size) + " px"
 
 
 def _page(blocks: list[Tensor], rows: int, columns: int) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -149,6 +142,6 @@ def _canvas(page: Tensor, lines: list[str]) -> tuple[Figure, Any]:
     for i, (line, bold) in enumerate(styled):
         figure.text(
             _MARGIN / total_w, 1 - (18 + 18 * i) / total_h, line, va="center", size=10 if bold else 8,
-            weight="bold" if bold else "normal", color=_INK if bold else _QUIET,
+            weight="bold" if bold else "normal", color=INK if bold else QUIET,
         )  # fmt: skip
     return figure, axes

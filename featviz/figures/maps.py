@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from featviz.fields import LayerInfo
-from featviz.figures.style import DPI, INK, QUIET
+from featviz.figures.style import DPI, INK, QUIET, field_of
 
 _TILE, _GAP, _MARGIN, _SIDE = 72, 8, 16, 130  # pixels: a map, between maps, around the page, for the names of layers
 
@@ -42,7 +42,7 @@ def activation_maps(
         _text(figure, left, y + 20, info.name, width, height, size=9, weight="bold", color=INK)
         size = f"{info.shape[1]} x {info.shape[2]}" if len(info.shape) == 3 else "1 x 1"
         _text(figure, left, y + 37, f"{info.shape[0]} maps, {size}", width, height, size=7.5, color=QUIET)
-        _text(figure, left, y + 52, f"field {_field(info)}", width, height, size=7.5, color=QUIET)
+        _text(figure, left, y + 52, f"field {field_of(info)}", width, height, size=7.5, color=QUIET)
         for j, (channel, plane) in enumerate(zip(channels[:kept], maps[:kept], strict=True)):
             x = left + names + j * (_TILE + _GAP)
             axes = _axes(figure, x, y, _TILE, _TILE, width, height)
@@ -136,10 +136,6 @@ def _short(value: float) -> str:
 
 def _size(plane: Tensor) -> str:
     return f"{plane.shape[-2]} x {plane.shape[-1]}"
-
-
-def _field(info: LayerInfo) -> str:
-    return "the whole image" if info.field.kind == "global" else " x ".join(map(str, info.field.size)) + " px"
 
 
 def _axes(figure: Figure, x: float, y: float, w: float, h: float, width: float, height: float) -> Any:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from featviz.fields import LayerInfo
 from featviz.figures.blocks import unit_block
-from featviz.figures.style import DPI, INK, QUIET
+from featviz.figures.style import DPI, INK, QUIET, field_of
 from featviz.project import Exemplars
 from featviz.tiles import PAPER
 
@@ -68,5 +68,4 @@ def top_patches(
 
 def _described(info: LayerInfo) -> str:
     maps = f" of {info.shape[1]} x {info.shape[2]}" if len(info.shape) == 3 else ""
-    seen = "the whole image" if info.field.kind == "global" else " x ".join(map(str, info.field.size)) + " px"
-    return f"{info.shape[0]} maps{maps}, receptive field {seen}"
+    return f"{info.shape[0]} maps{maps}, receptive field {field_of(info)}"

@@ -9,6 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from featviz.fields import LayerInfo
+
 DPI = 100
 INK, QUIET = "#1b1b1f", "#6b6b73"
 LINES = ("#0b6e99", "#d1495b", "#3c8d4f", "#b8860b", "#6f4ea1", "#3d3d3d", "#e07a2f", "#5b8ff9")
@@ -31,6 +33,11 @@ def page(width: float, height: float, lines: Sequence[str]) -> tuple[Figure, flo
             weight="bold" if bold else "normal", color=INK if bold else QUIET,
         )  # fmt: skip
     return figure, height / (height + head)
+
+
+def field_of(info: LayerInfo) -> str:
+    """A layer's receptive field in words."""
+    return "the whole image" if info.field.kind == "global" else " x ".join(map(str, info.field.size)) + " px"
 
 
 def picture(axes: Any, image: Tensor) -> None:

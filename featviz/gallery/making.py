@@ -202,14 +202,10 @@ def _telling(scan: Scan, name: str) -> list[int]:
     units = []
     for channel in range(len(top.scores)):
         found = [int(image) for image in top.images[channel] if image >= 0]
-        label, share = _share(scan, found)
+        label, share = dominating([scan.labels[image] for image in found])
         numbers = {"max": float(statistics.maximum[channel]), "mean": float(statistics.mean[channel])}
         units.append({"unit": channel, "dead": bool(statistics.dead[channel]), "label": label, "share": share, **numbers})
     return telling(units, STRIP)
-
-
-def _share(scan: Scan, found: Sequence[int]) -> tuple[str | None, float]:
-    return dominating([scan.labels[image] for image in found])
 
 
 def _first_layer(model: nn.Module, info: LayerInfo, scan: Scan) -> list[Tensor] | None:
