@@ -2,11 +2,12 @@
 
     python benchmarks/gallery_page.py                  # 2,048 units; --units 4096 for more
 
-Writes a gallery of one made-up layer with sprites of about 30 kB, as those of photographs are, opens its page from disk in the
-system's Chromium, and prints how long it takes until every tile in view is drawn, and until the page has sorted its units and drawn
-those that come first; then the memory of the page's process and of its script (Linux): after opening, after scrolling through all
-units, after what the browser would throw away when it needs room is thrown away, and after the layer's figure is made.
-"""
+Writes a gallery of one made-up layer with sprites of about 30 kB, as those of photographs are,
+opens its page from disk in the system's Chromium, and prints how long it takes until every tile in
+view is drawn, and until the page has sorted its units and drawn those that come first; then the
+memory of the page's process and of its script (Linux): after opening, after scrolling through all
+units, after what the browser would throw away when it needs room is thrown away, and after the
+layer's figure is made."""
 
 from __future__ import annotations
 
@@ -40,9 +41,15 @@ STEPS = """async () => {
 
 
 def renderer(browser: Browser) -> dict[str, float]:
-    """Megabytes of the largest page process among those of this browser: resident, and resident with what is shared divided up."""
+    """Megabytes of the largest page process among those of this browser: resident, and resident
+    with what is shared divided up.
+    """
     session = browser.new_browser_cdp_session()
-    pids = [entry["id"] for entry in session.send("SystemInfo.getProcessInfo")["processInfo"] if entry["type"] == "renderer"]
+    pids = [
+        entry["id"]
+        for entry in session.send("SystemInfo.getProcessInfo")["processInfo"]
+        if entry["type"] == "renderer"
+    ]
     found = []
     for pid in pids:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
@@ -56,7 +63,10 @@ def heap(page: Page) -> float:
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")
     metrics: list[dict[str, Any]] = session.send("Performance.getMetrics")["metrics"]
-    return next(float(metric["value"]) for metric in metrics if metric["name"] == "JSHeapUsedSize") / 2**20
+    return (
+        next(float(metric["value"]) for metric in metrics if metric["name"] == "JSHeapUsedSize")
+        / 2**20
+    )
 
 
 def tidy(page: Page) -> None:
@@ -69,19 +79,28 @@ def tidy(page: Page) -> None:
 
 def said(browser: Browser, page: Page, when: str) -> None:
     memory = renderer(browser)
-    print(f"| {when} | {memory['resident']:.0f} | {memory['own share']:.0f} | {heap(page):.0f} |", flush=True)
+    print(
+        f"| {when} | {memory['resident']:.0f} | {memory['own share']:.0f} | {heap(page):.0f} |",
+        flush=True,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--units", type=int, default=2048)
     units = parser.parse_args().units
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    executable = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    )
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         address = made_up(Path(folder), units)
         sizes = [path.stat().st_size for path in Path(folder).glob("layers/000/*.js")]
-        print(f"{units} units, {sum(sizes) / len(sizes) / 1000:.0f} kB a sprite, page of {address.stat().st_size / 1e6:.1f} MB\n")
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+        print(
+            f"{units} units, {sum(sizes) / len(sizes) / 1000:.0f} kB a sprite, page of {address.stat().st_size / 1e6:.1f} MB\n"
+        )
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto("about:blank")
         start = time.perf_counter()
@@ -91,7 +110,9 @@ def main() -> None:
         page.select_option("#sort", "max")
         page.wait_for_function(SORTED)
         done = time.perf_counter()
-        print(f"tiles in view drawn after {drawn - start:.2f} s, sorted {done - drawn:.2f} s later\n")
+        print(
+            f"tiles in view drawn after {drawn - start:.2f} s, sorted {done - drawn:.2f} s later\n"
+        )
         print("| memory in MB | resident | own share | script's heap |\n| --- | --- | --- | --- |")
         said(browser, page, "opened and sorted")
         page.evaluate(STEPS)

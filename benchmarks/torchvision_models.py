@@ -1,12 +1,15 @@
-"""Every classifier of torchvision against an independent oracle: is a projection right on all of them?
+"""Every classifier of torchvision against an independent oracle: is a projection right on all of
+them?
 
-    python benchmarks/torchvision_models.py            # all (an hour on two cores); --models resnet18,vgg11 for some
+    python benchmarks/torchvision_models.py            # all (an hour on two cores); --models
+    resnet18,vgg11 for some
 
-For each model, units of several layers are projected under the three rules, and compared with an oracle that replaces every
-rectifier in the forward pass at the function level (tests/oracles.py). Weights are random, with random batch statistics so that
-no layer is degenerate. Prints a table in Markdown: calls of rectifiers and their relatives, comparisons made, and the largest
-difference, relative to the largest magnitude of the oracle's projection. float32 rounding is 1e-7 for one operation.
-"""
+For each model, units of several layers are projected under the three rules, and compared with an
+oracle that replaces every rectifier in the forward pass at the function level (tests/oracles.py).
+Weights are random, with random batch statistics so that no layer is degenerate. Prints a table in
+Markdown: calls of rectifiers and their relatives, comparisons made, and the largest difference,
+relative to the largest magnitude of the oracle's projection. float32 rounding is 1e-7 for one
+operation."""
 
 from __future__ import annotations
 
@@ -51,12 +54,16 @@ def build(name: str) -> nn.Module:
 
 def spread(model: nn.Module, shape: tuple[int, int, int], n: int) -> list[str]:
     """n layers with maps, or all tokens' widths, spread evenly over the depth, and the last."""
-    found = [name for name, info in anatomy(model, shape, only=()).items() if len(info.shape) in (1, 3)]
+    found = [
+        name for name, info in anatomy(model, shape, only=()).items() if len(info.shape) in (1, 3)
+    ]
     return list(dict.fromkeys(found[round(i * (len(found) - 1) / n)] for i in range(1, n + 1)))
 
 
 def compare(name: str, layers: int, units: int) -> tuple[int, int, float, str]:
-    """Number of rectifiers that the oracle replaced, of comparisons, the largest relative difference, and a note."""
+    """Number of rectifiers that the oracle replaced, of comparisons, the largest relative
+    difference, and a note.
+    """
     model, size = build(name), SIZE.get(name, 224)
     x = torch.randn(3, size, size, generator=torch.Generator().manual_seed(1))
     with Rectifiers("gradient") as seen, torch.no_grad():
@@ -77,7 +84,12 @@ def compare(name: str, layers: int, units: int) -> tuple[int, int, float, str]:
                     continue
                 expected = projection(model, x, layer, channel, at or (0, 0), rule)
                 scale = float(expected.abs().max())
-                worst = max(worst, float((found - expected).abs().max()) / scale if scale else float(found.abs().max()))
+                worst = max(
+                    worst,
+                    float((found - expected).abs().max()) / scale
+                    if scale
+                    else float(found.abs().max()),
+                )
                 made += 1
     return seen.replaced, made, worst, note
 
@@ -88,19 +100,29 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=3, help="layers of each model (default: 3)")
     parser.add_argument("--units", type=int, default=1, help="units of each layer (default: 1)")
     args = parser.parse_args()
-    names = args.models.split(",") if args.models else torchvision.models.list_models(module=torchvision.models)
+    names = (
+        args.models.split(",")
+        if args.models
+        else torchvision.models.list_models(module=torchvision.models)
+    )
     print(
-        "| model | activations | comparisons | largest relative difference | seconds |\n| --- | --- | --- | --- | --- |", flush=True
+        "| model | activations | comparisons | largest relative difference | seconds |\n| --- | --- | --- | --- | --- |",
+        flush=True,
     )
     failed = []
     for name in names:
         start = time.perf_counter()
         activations, made, worst, note = compare(name, args.layers, args.units)
         seconds = time.perf_counter() - start
-        print(f"| {name} | {activations} | {made} | {worst:.1e} | {seconds:.0f} |{' ' + note if note else ''}", flush=True)
+        print(
+            f"| {name} | {activations} | {made} | {worst:.1e} | {seconds:.0f} |{' ' + note if note else ''}",
+            flush=True,
+        )
         if worst > 1e-3 or not made:
             failed.append(name)
-    print(f"\n{len(names)} models, {len(failed)} that differ by more than rounding: {', '.join(failed) or 'none'}")
+    print(
+        f"\n{len(names)} models, {len(failed)} that differ by more than rounding: {', '.join(failed) or 'none'}"
+    )
     raise SystemExit(bool(failed))
 
 

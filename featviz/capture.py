@@ -1,4 +1,6 @@
-"""Reading what layers return: forward hooks that stop early, protect what they read, and leave no trace."""
+"""Reading what layers return: forward hooks that stop early, protect what they read, and leave no
+trace.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ def layers(model: nn.Module, pattern: str = "*") -> list[str]:
 
     Args:
         model: any module.
-        pattern: ``conv`` for every convolution layer, else names or globs over names, with commas between them
-            (``features.*,classifier.1``). ``*`` also matches dots.
+        pattern: ``conv`` for every convolution layer, else names or globs over names, with commas
+            between them (``features.*,classifier.1``). ``*`` also matches dots.
 
     Raises:
         LayerError: a part of the pattern matches no layer; the message names the nearest.
@@ -41,7 +43,9 @@ def layers(model: nn.Module, pattern: str = "*") -> list[str]:
     chosen = set()
     for part in filter(None, (part.strip() for part in pattern.split(","))):
         if part == "conv":
-            matching = {name for name, module in modules.items() if isinstance(module, CONVOLUTIONS)}
+            matching = {
+                name for name, module in modules.items() if isinstance(module, CONVOLUTIONS)
+            }
         else:
             matching = {name for name in modules if fnmatchcase(name, part)}
         if not matching and "@" in part:
@@ -51,7 +55,9 @@ def layers(model: nn.Module, pattern: str = "*") -> list[str]:
             raise LayerError(f"no layer {part!r}{did_you_mean(part, modules)}")
         chosen |= matching
     if not chosen:
-        raise LayerError(f"the pattern {pattern!r} names no layer; 'conv' stands for every convolution")
+        raise LayerError(
+            f"the pattern {pattern!r} names no layer; 'conv' stands for every convolution"
+        )
     calls = sorted(name for name in chosen if name not in modules)
     return [name for name in modules if name in chosen] + calls
 
@@ -84,13 +90,19 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class _Stop(BaseException):
-    """All that was asked for has been read. Not an Exception, so that a model's own ``except`` lets it through."""
+    """All that was asked for has been read. Not an Exception, so that a model's own ``except`` lets
+    it through.
+    """
 
 
 class _Reader:
-    """What the hooks share: the layers still missing from this forward, and what was read in the last one."""
+    """What the hooks share: the layers still missing from this forward, and what was read in the
+    last one.
+    """
 
-    def __init__(self, model: nn.Module, names: Iterable[str], stop: bool, reduce: Reduce | None) -> None:
+    def __init__(
+        self, model: nn.Module, names: Iterable[str], stop: bool, reduce: Reduce | None
+    ) -> None:
         modules = dict(model.named_modules())
         self.wanted = {name: split_call(name, modules) for name in names}
         self.modules = {name: modules[module] for name, (module, _) in self.wanted.items()}
@@ -103,7 +115,9 @@ class _Reader:
         def read(module: nn.Module, inputs: Any, output: Any) -> Any:
             call = self.counts[module_name]
             self.counts[module_name] += 1
-            names = [n for n, (m, i) in self.wanted.items() if m == module_name and i in (None, call)]
+            names = [
+                n for n, (m, i) in self.wanted.items() if m == module_name and i in (None, call)
+            ]
             if call > 0 and any(self.wanted[name][1] is None for name in names):
                 raise LayerError(
                     f"layer {module_name!r} is called more than once in one forward: "
@@ -119,7 +133,9 @@ class _Reader:
                 self.read[name] = output if self.reduce is None else self.reduce(name, output)
             if self.stop and self.sure and len(self.read) == len(self.wanted):
                 raise _Stop
-            return output.clone() if self.reduce is None else None  # what comes next may work in place
+            return (
+                output.clone() if self.reduce is None else None
+            )  # what comes next may work in place
 
         return read
 
@@ -146,19 +162,22 @@ def capture(
 
     Args:
         model: any module; it stays in the mode (train or eval) and on the device it is in.
-        layers: names as in ``named_modules()``; one call of a module that is used several times as ``name@i``, from 0.
-        stop: end each forward as soon as all layers have been read; ``model(x)`` then returns None. A bare name is only known to
-            be called once when a forward has gone to its end, so the first one does; with ``name@i`` alone, none does.
-        reduce: ``reduce(name, output)`` is kept instead of the output. It runs on the output's device as the layer fires, so
-            that nothing large is held.
+        layers: names as in ``named_modules()``; one call of a module that is used several times as
+            ``name@i``, from 0.
+        stop: end each forward as soon as all layers have been read; ``model(x)`` then returns None.
+            A bare name is only known to be called once when a forward has gone to its end, so the
+            first one does; with ``name@i`` alone, none does.
+        reduce: ``reduce(name, output)`` is kept instead of the output. It runs on the output's
+            device as the layer fires, so that nothing large is held.
 
     Yields:
-        A mapping from each name to what the last forward gave: a tensor as the layer returned it, most often (n, c, h, w), on
+        A mapping from each name to what the last forward gave: a tensor as the layer returned it,
+            most often (n, c, h, w), on
         the autograd graph where there is one, and safe from what the next layer does in place.
 
     Raises:
-        LayerError: no such layer, a module used several times under its bare name, a layer that returns no tensor, or one that
-            took no part in the forward.
+        LayerError: no such layer, a module used several times under its bare name, a layer that
+            returns no tensor, or one that took no part in the forward.
 
     After the block, also when the forward raised, no hook is left and nothing else has changed.
 
@@ -180,7 +199,9 @@ def capture(
     with ExitStack() as restore:
         for module_name, module in hooked.items():
             if isinstance(module, torch.jit.ScriptModule):
-                raise LayerError(f"layer {module_name!r} is scripted, which takes no hooks: use the model before it was scripted")
+                raise LayerError(
+                    f"layer {module_name!r} is scripted, which takes no hooks: use the model before it was scripted"
+                )
             restore.callback(module.register_forward_hook(reader.hook(module_name)).remove)
         restore.enter_context(_watched(model, reader))
         yield reader.read
@@ -188,7 +209,9 @@ def capture(
 
 @contextmanager
 def _watched(model: nn.Module, reader: _Reader) -> Iterator[None]:
-    """Within the block, the model's forward tells the reader where it begins and ends, and survives an early stop."""
+    """Within the block, the model's forward tells the reader where it begins and ends, and survives
+    an early stop.
+    """
     forward, own = model.forward, "forward" in model.__dict__
 
     def watched(*args: Any, **kwargs: Any) -> Any:
@@ -198,7 +221,11 @@ def _watched(model: nn.Module, reader: _Reader) -> Iterator[None]:
         except _Stop:
             return None
         except Exception as error:
-            if reader.stop and len(reader.read) == len(reader.wanted) and not isinstance(error, LayerError):
+            if (
+                reader.stop
+                and len(reader.read) == len(reader.wanted)
+                and not isinstance(error, LayerError)
+            ):
                 return None  # past the last layer that was asked for, where a stopped forward does not come
             raise
         reader.end()

@@ -1,7 +1,8 @@
-"""What convolution saves: the connections and parameters of a layer as it is, unshared, and fully connected.
+"""What convolution saves: the connections and parameters of a layer as it is, unshared, and fully
+connected.
 
-Goodfellow, Bengio & Courville, *Deep Learning*, section 9.2: sparse interactions and parameter sharing.
-"""
+Goodfellow, Bengio & Courville, *Deep Learning*, section 9.2: sparse interactions and parameter
+sharing."""
 
 from __future__ import annotations
 
@@ -21,17 +22,20 @@ from featviz.models.local import LocallyConnected2d
 
 @dataclass(frozen=True)
 class Connections:
-    """One convolution layer on images of one size, and the layers between the same input and output that it is not.
+    """One convolution layer on images of one size, and the layers between the same input and output
+    that it is not.
 
     Attributes:
         layer: its name.
         inputs, outputs: shapes without the batch, (c, h, w).
-        sparse: connections of the convolution: pairs of an input and an output that depend on each other; zeros that pad an image
-            are no inputs.
+        sparse: connections of the convolution: pairs of an input and an output that depend on each
+            other; zeros that pad an image are no inputs.
         dense: connections of a fully connected layer, every input with every output.
-        convolution, local, full: parameters of the convolution (one kernel a channel, for all positions), of the locally connected
-            layer (the same connections, one number for each) and of the fully connected one; with biases where the layer has them.
-        operations: multiplications of a forward pass of the convolution as it is computed, those by padding included.
+        convolution, local, full: parameters of the convolution (one kernel a channel, for all
+            positions), of the locally connected layer (the same connections, one number for each)
+            and of the fully connected one; with biases where the layer has them.
+        operations: multiplications of a forward pass of the convolution as it is computed, those by
+            padding included.
     """
 
     layer: str
@@ -72,7 +76,9 @@ def connections(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str
 
     def note(name: str) -> Any:
         def hook(module: Any, inputs: Any, output: Any) -> None:
-            found[name] = _counted(name, module, tuple(inputs[0].shape[-3:]), tuple(output.shape[-3:]))
+            found[name] = _counted(
+                name, module, tuple(inputs[0].shape[-3:]), tuple(output.shape[-3:])
+            )
 
         return hook
 
@@ -85,31 +91,52 @@ def connections(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str
         try:
             model(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
         except Exception as error:
-            raise ModelError(f"the model does not take an image of shape {tuple(input_shape)}: {first_line(error)}") from error
+            raise ModelError(
+                f"the model does not take an image of shape {tuple(input_shape)}: {first_line(error)}"
+            ) from error
     if not found:
         raise LayerError("the model has no convolution that takes part in a forward pass")
     return found
 
 
 def _counted(
-    name: str, module: nn.Conv2d | LocallyConnected2d, inputs: tuple[int, int, int], outputs: tuple[int, int, int]
+    name: str,
+    module: nn.Conv2d | LocallyConnected2d,
+    inputs: tuple[int, int, int],
+    outputs: tuple[int, int, int],
 ) -> Connections:
-    kernel, stride, padding = (_pair(v) for v in (module.kernel_size, module.stride, _padding(module)))
+    kernel, stride, padding = (
+        _pair(v) for v in (module.kernel_size, module.stride, _padding(module))
+    )
     dilation = _pair(getattr(module, "dilation", 1))
     group = inputs[0] // getattr(module, "groups", 1)  # channels that an output sees
-    taps = [_taps(inputs[i + 1], outputs[i + 1], kernel[i], stride[i], padding[i], dilation[i]) for i in (0, 1)]
+    taps = [
+        _taps(inputs[i + 1], outputs[i + 1], kernel[i], stride[i], padding[i], dilation[i])
+        for i in (0, 1)
+    ]
     sparse, dense = outputs[0] * group * prod(taps), prod(inputs) * prod(outputs)
     each = prod(outputs) if module.bias is not None else 0
     return Connections(
-        name, inputs, outputs, sparse, dense, convolution=outputs[0] * group * prod(kernel) + (outputs[0] if each else 0),
-        local=sparse + each, full=dense + each, operations=prod(outputs) * group * prod(kernel),
-    )  # fmt: skip
+        name,
+        inputs,
+        outputs,
+        sparse,
+        dense,
+        convolution=outputs[0] * group * prod(kernel) + (outputs[0] if each else 0),
+        local=sparse + each,
+        full=dense + each,
+        operations=prod(outputs) * group * prod(kernel),
+    )
 
 
 def _taps(inputs: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Along one axis, how many pairs of an output position and an element of its window lie on the image."""
+    """Along one axis, how many pairs of an output position and an element of its window lie on the
+    image.
+    """
     starts = (position * stride - padding for position in range(outputs))
-    return sum(0 <= start + element * dilation < inputs for start in starts for element in range(kernel))
+    return sum(
+        0 <= start + element * dilation < inputs for start in starts for element in range(kernel)
+    )
 
 
 def _padding(module: Any) -> Any:
@@ -117,7 +144,9 @@ def _padding(module: Any) -> Any:
     if module.padding == "valid":
         return 0
     if module.padding == "same":
-        return tuple(d * (k - 1) // 2 for d, k in zip(module.dilation, module.kernel_size, strict=True))
+        return tuple(
+            d * (k - 1) // 2 for d, k in zip(module.dilation, module.kernel_size, strict=True)
+        )
     return module.padding
 
 

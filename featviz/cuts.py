@@ -1,8 +1,9 @@
-"""The part of an image that is enough to compute one position of a layer: integer arithmetic, no torch.
+"""The part of an image that is enough to compute one position of a layer: integer arithmetic, no
+torch.
 
-A cut must hold the position's receptive field, begin at a multiple of the layer's stride, so that every window below falls where
-it falls in the whole image, and reach the image's edge wherever the field does, so that padding is the real one.
-"""
+A cut must hold the position's receptive field, begin at a multiple of the layer's stride, so that
+every window below falls where it falls in the whole image, and reach the image's edge wherever the
+field does, so that padding is the real one."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ class _Span:
 
 
 def cut(field: ReceptiveField, y: int, x: int, image: tuple[int, int]) -> Cut | None:
-    """The smallest cut of an image of this (height, width) for position (y, x); None where only the whole image will do."""
+    """The smallest cut of an image of this (height, width) for position (y, x); None where only the
+    whole image will do.
+    """
     if field.kind == "global" or field.resampled:
         return None
     spans = []
@@ -44,7 +47,9 @@ def cut(field: ReceptiveField, y: int, x: int, image: tuple[int, int]) -> Cut | 
 
 def _span(size: int, stride: int, padding: int, i: int, n: int) -> _Span:
     """One axis. All spans away from the far edge have one length, so that cuts can share a batch."""
-    length = size + -padding % stride  # the field, and what lies before it down to a multiple of the stride
+    length = (
+        size + -padding % stride
+    )  # the field, and what lies before it down to a multiple of the stride
     start = max(0, (i * stride - padding) // stride * stride)
     stop = start + length
     if stop >= n:  # slide back to keep the length, then run to the edge

@@ -1,4 +1,6 @@
-"""The last layer of a forward pass, computed only where it is looked at: one window of a convolution, not its whole map."""
+"""The last layer of a forward pass, computed only where it is looked at: one window of a
+convolution, not its whole map.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,12 @@ class Places(NamedTuple):
 
 @contextmanager
 def only_at(layer: nn.Module, places: Places) -> Iterator[list[Tensor]]:
-    """Within the block a plain convolution returns its values at these places, (n, r), in place of its maps.
+    """Within the block a plain convolution returns its values at these places, (n, r), in place of
+    its maps.
 
     Yields:
-        What the layer was given, when it was called so; empty if it was not, as any layer that is not such a convolution.
+        What the layer was given, when it was called so; empty if it was not, as any layer that is
+        not such a convolution.
     """
     given: list[Tensor] = []
     if not _is_plain(layer):
@@ -60,7 +64,9 @@ def _is_plain(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def _windows(layer: nn.Conv2d, image: Tensor, places: Places) -> Tensor:
-    """The convolution at these places: each the product of one window with the filter of one channel."""
+    """The convolution at these places: each the product of one window with the filter of one
+    channel.
+    """
     pad = layer.padding
     image = functional.pad(image, (pad[1], pad[1], pad[0], pad[0]))  # type: ignore[arg-type]
     per_group = layer.weight.shape[1]
@@ -72,5 +78,7 @@ def _windows(layer: nn.Conv2d, image: Tensor, places: Places) -> Tensor:
         (places.y[..., None] * layer.stride[0] + steps[1] * layer.dilation[0])[..., None, :, None],
         (places.x[..., None] * layer.stride[1] + steps[2] * layer.dilation[1])[..., None, None, :],
     )
-    values = (image[index] * layer.weight.detach()[places.channels]).sum(dim=(2, 3, 4))  # (n, r, c, h, w) to (n, r)
+    values = (image[index] * layer.weight.detach()[places.channels]).sum(
+        dim=(2, 3, 4)
+    )  # (n, r, c, h, w) to (n, r)
     return values if layer.bias is None else values + layer.bias.detach()[places.channels]

@@ -1,8 +1,8 @@
 """A model's layers as a forward pass meets them: shape, receptive field, kernel, parameters.
 
-The receptive field of an output position follows from the windows below it (Dumoulin & Visin, arXiv 1603.07285; Araujo et al.,
-*Computing Receptive Fields of Convolutional Neural Networks*, Distill 2019). Where branches join, a layer's field covers them all.
-"""
+The receptive field of an output position follows from the windows below it (Dumoulin & Visin, arXiv
+1603.07285; Araujo et al., *Computing Receptive Fields of Convolutional Neural Networks*, Distill
+2019). Where branches join, a layer's field covers them all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from featviz.capture import capture, evaluating
-from featviz.errors import FeatvizError, LayerError, ModelError, UsageError, did_you_mean, first_line
+from featviz.errors import (
+    FeatvizError,
+    LayerError,
+    ModelError,
+    UsageError,
+    did_you_mean,
+    first_line,
+)
 from featviz.geometry import Box, Number, ReceptiveField
 from featviz.seen import Seen
 from featviz.tracing import Tracer
@@ -32,11 +39,13 @@ class LayerInfo:
         name: as in ``named_modules()``; with ``@i`` where the module is called several times.
         call: the name with ``@i`` always, which ``capture`` can stop at.
         kind: the module's class.
-        shape: of its output without the batch: (c, h, w) for a map, (c,) for a fully connected layer.
+        shape: of its output without the batch: (c, h, w) for a map, (c,) for a fully connected
+            layer.
         field: what its positions see.
         kernel, stride: (y, x) of the module itself, where it has them.
         parameters: numbers that the module holds, its children's included.
-        numbers: how many the forward pass of one image has computed when this layer is done; a measure of memory.
+        numbers: how many the forward pass of one image has computed when this layer is done; a
+            measure of memory.
     """
 
     name: str
@@ -50,14 +59,18 @@ class LayerInfo:
     numbers: int
 
 
-def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Container[str] | None = None) -> dict[str, LayerInfo]:
-    """Every layer that takes part in a forward pass and returns a tensor, in the order in which layers finish.
+def anatomy(
+    model: nn.Module, input_shape: tuple[int, int, int], *, only: Container[str] | None = None
+) -> dict[str, LayerInfo]:
+    """Every layer that takes part in a forward pass and returns a tensor, in the order in which
+    layers finish.
 
     Args:
         model: any module; it is run once on one image of zeros, in eval mode, without gradients.
         input_shape: (c, h, w) of the image.
-        only: names of layers. An operation that cannot be followed makes the field of what comes after it be measured, which
-            takes some backward passes a layer: it is done for these alone (the others are called global). None: for all.
+        only: names of layers. An operation that cannot be followed makes the field of what comes
+            after it be measured, which takes some backward passes a layer: it is done for these
+            alone (the others are called global). None: for all.
 
     Raises:
         ModelError: the model does not take such an image.
@@ -71,7 +84,9 @@ def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Contai
     if len(input_shape) != 3:
         raise UsageError(f"input_shape={input_shape}: give (channels, height, width)")
     if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("the model is scripted, which takes no hooks: use the model before it was scripted")
+        raise ModelError(
+            "the model is scripted, which takes no hooks: use the model before it was scripted"
+        )
     image = _zeros(model, input_shape)
     tracer = Tracer(image)
     found: list[tuple[str, nn.Module, tuple[int, ...], Seen | None, int]] = []
@@ -79,7 +94,9 @@ def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Contai
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor):
-                found.append((name, module, tuple(output.shape[1:]), tracer.of(output), tracer.numbers))
+                found.append(
+                    (name, module, tuple(output.shape[1:]), tracer.of(output), tracer.numbers)
+                )
 
         return hook
 
@@ -95,7 +112,9 @@ def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Contai
         except FeatvizError:
             raise
         except Exception as error:
-            raise ModelError(f"the model does not take an image of shape {tuple(input_shape)}: {first_line(error)}") from error
+            raise ModelError(
+                f"the model does not take an image of shape {tuple(input_shape)}: {first_line(error)}"
+            ) from error
     calls, called = Counter(name for name, *_ in found), Counter[str]()
     infos: dict[str, LayerInfo] = {}
     for name, module, shape, seen, numbers in found:
@@ -103,9 +122,16 @@ def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Contai
         called[name] += 1
         key = name if calls[name] == 1 else call
         infos[key] = LayerInfo(
-            key, call, type(module).__name__, shape, _field(seen if len(shape) == 3 else None, input_shape),
-            _window(module, "kernel_size"), _window(module, "stride"), sum(p.numel() for p in module.parameters()), numbers,
-        )  # fmt: skip
+            key,
+            call,
+            type(module).__name__,
+            shape,
+            _field(seen if len(shape) == 3 else None, input_shape),
+            _window(module, "kernel_size"),
+            _window(module, "stride"),
+            sum(p.numel() for p in module.parameters()),
+            numbers,
+        )
     for info, (*_, seen, _) in zip(list(infos.values()), found, strict=True):
         asked = only is None or info.name in only or info.call in only
         if asked and seen is not None and seen.kind == "unknown":
@@ -113,7 +139,9 @@ def anatomy(model: nn.Module, input_shape: tuple[int, int, int], *, only: Contai
     return infos
 
 
-def receptive_fields(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, ReceptiveField]:
+def receptive_fields(
+    model: nn.Module, input_shape: tuple[int, int, int]
+) -> dict[str, ReceptiveField]:
     """The receptive field of every layer; see ``anatomy``.
 
     Example:
@@ -129,7 +157,8 @@ def find_layers(infos: Mapping[str, LayerInfo], names: Iterable[str]) -> list[La
     """The layers of these names.
 
     Raises:
-        LayerError: one is not there, takes no part in a forward, or is called several times and its bare name was given.
+        LayerError: one is not there, takes no part in a forward, or is called several times and its
+            bare name was given.
     """
     chosen = []
     for name in names:
@@ -183,7 +212,8 @@ def _plain(number: Fraction) -> Number:
 
 
 def _measured(model: nn.Module, image: Tensor, info: LayerInfo, trials: int = 4) -> ReceptiveField:
-    """The field that the gradients of random images show: what no operation that was followed can tell.
+    """The field that the gradients of random images show: what no operation that was followed can
+    tell.
 
     The supports of two neighbours in the middle of the map give size, stride and padding.
     """
@@ -199,10 +229,17 @@ def _measured(model: nn.Module, image: Tensor, info: LayerInfo, trials: int = 4)
             with capture(model, [info.call]) as acts:
                 model(x.clone())
             for dy, dx in ((0, 0), (1, 0), (0, 1)):
-                y, z = min(middle[0] + dy, info.shape[1] - 1), min(middle[1] + dx, info.shape[2] - 1)
-                if not acts[info.call].requires_grad:  # whole numbers, or a forward without gradients
+                y, z = (
+                    min(middle[0] + dy, info.shape[1] - 1),
+                    min(middle[1] + dx, info.shape[2] - 1),
+                )
+                if not acts[
+                    info.call
+                ].requires_grad:  # whole numbers, or a forward without gradients
                     return whole
-                (gradient,) = torch.autograd.grad(acts[info.call][0, :, y, z].sum(), x, retain_graph=True, allow_unused=True)
+                (gradient,) = torch.autograd.grad(
+                    acts[info.call][0, :, y, z].sum(), x, retain_graph=True, allow_unused=True
+                )
                 if gradient is None:
                     return whole
                 supports.setdefault((dy, dx), []).append(_support(gradient[0]))
@@ -225,4 +262,9 @@ def _support(gradient: Tensor) -> Box:
 
 def _hull(boxes: list[Box]) -> Box:
     boxes = [box for box in boxes if box.height] or boxes
-    return Box(min(b.top for b in boxes), min(b.left for b in boxes), max(b.bottom for b in boxes), max(b.right for b in boxes))
+    return Box(
+        min(b.top for b in boxes),
+        min(b.left for b in boxes),
+        max(b.bottom for b in boxes),
+        max(b.right for b in boxes),
+    )

@@ -13,7 +13,9 @@ Number = int | Fraction
 
 
 class Box(NamedTuple):
-    """Rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of an image, in pixels; the ends are not included."""
+    """Rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of an image, in pixels; the ends
+    are not included.
+    """
 
     top: int
     left: int
@@ -44,16 +46,19 @@ class Box(NamedTuple):
 class ReceptiveField:
     """The box of input pixels that each position of a layer can see, as (y, x) pairs in pixels.
 
-    Position ``i`` along an axis sees pixels ``i * stride - padding`` to ``i * stride - padding + size - 1``; those outside the
-    image are padding. After a transposed convolution stride and padding can be fractions of a pixel.
+    Position ``i`` along an axis sees pixels ``i * stride - padding`` to ``i * stride - padding +
+    size - 1``; those outside the image are padding. After a transposed convolution stride and
+    padding can be fractions of a pixel.
 
     Attributes:
         size, stride, padding: per axis (y, x).
-        extent: the pixels that any position can see: the image, less what strides leave over at its edges.
-        kind: ``exact``: every pixel of the box inside the extent can matter and no other can. ``bound``: no pixel outside the
-            box can matter. ``global``: the box is the whole image. ``measured``: read off the gradient of a model that cannot
-            be traced.
-        resampled: behind an upsampling, a transposed convolution or an adaptive pool, which fall otherwise on a part of the image.
+        extent: the pixels that any position can see: the image, less what strides leave over at its
+            edges.
+        kind: ``exact``: every pixel of the box inside the extent can matter and no other can.
+            ``bound``: no pixel outside the box can matter. ``global``: the box is the whole image.
+            ``measured``: read off the gradient of a model that cannot be traced.
+        resampled: behind an upsampling, a transposed convolution or an adaptive pool, which fall
+            otherwise on a part of the image.
 
     Example:
         >>> from featviz.geometry import Box, ReceptiveField
@@ -79,5 +84,7 @@ class ReceptiveField:
 
     def __str__(self) -> str:
         """size/stride/padding, one number for each where both axes agree."""
-        pairs = (str(a) if a == b else f"{a}x{b}" for a, b in (self.size, self.stride, self.padding))
+        pairs = (
+            str(a) if a == b else f"{a}x{b}" for a, b in (self.size, self.stride, self.padding)
+        )
         return "whole image" if self.kind == "global" else "/".join(pairs)

@@ -1,4 +1,6 @@
-"""Images with keys, from folders, lists, tar files, torch data sets and tensors; to model space and back."""
+"""Images with keys, from folders, lists, tar files, torch data sets and tensors; to model space and
+back.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,11 @@ class Preprocess:
     """How an image becomes what a model takes.
 
     Attributes:
-        size: (height, width) of the centre that is cut out after resizing, in pixels; None leaves the image as it is.
+        size: (height, width) of the centre that is cut out after resizing, in pixels; None leaves
+            the image as it is.
         resize: length in pixels to which the short side is scaled first; None: not scaled.
-        mean, std: per channel, of images in [0, 1]: the model sees (image - mean) / std. Their number is the number of channels,
-            1 for grayscale or 3 for RGB.
+        mean, std: per channel, of images in [0, 1]: the model sees (image - mean) / std. Their
+            number is the number of channels, 1 for grayscale or 3 for RGB.
         interpolation: ``bilinear``, ``bicubic`` or ``nearest``, for scaling.
     """
 
@@ -52,7 +55,9 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):
-            raise UsageError(f"mean has {len(self.mean)} numbers and std {len(self.std)}: give one of each per channel")
+            raise UsageError(
+                f"mean has {len(self.mean)} numbers and std {len(self.std)}: give one of each per channel"
+            )
         if min(self.std) <= 0:
             raise UsageError(f"std={self.std}: a standard deviation is above 0")
 
@@ -64,19 +69,25 @@ class Preprocess:
         """A picture as a (c, h, w) uint8 tensor, 0 to 255, scaled and cut."""
         image = _converted(image, "L" if self.channels == 1 else "RGB")
         if self.resize is not None:
-            image = cast(Any, transforms.resize)(image, [self.resize], InterpolationMode(self.interpolation))
+            image = cast(Any, transforms.resize)(
+                image, [self.resize], InterpolationMode(self.interpolation)
+            )
         if self.size is not None:
             image = cast(Any, transforms.center_crop)(image, list(self.size))
         return transforms.pil_to_tensor(image)
 
     def normalise(self, images: Tensor) -> Tensor:
         """From [0, 1] to model space; (..., c, h, w), any device."""
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std)
+        )
         return (images - mean) / std
 
     def denormalise(self, images: Tensor) -> Tensor:
         """From model space to [0, 1]."""
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std)
+        )
         return images * std + mean
 
     def __str__(self) -> str:
@@ -86,13 +97,16 @@ class Preprocess:
 
 
 class Images(Sequence[Tensor]):
-    """Images in a fixed order, each with a key; item i is (c, h, w) float32 in [0, 1], as the model is to see it but for scale.
+    """Images in a fixed order, each with a key; item i is (c, h, w) float32 in [0, 1], as the model
+    is to see it but for scale.
 
-    What is read from files is kept in 8 bits, up to half a gigabyte, so that a scan and the projections after it decode once.
+    What is read from files is kept in 8 bits, up to half a gigabyte, so that a scan and the
+    projections after it decode once.
 
     Attributes:
         keys: a stable name for each, the path below the folder for files.
-        labels: the class of each where there is one: the folder that a file lies in, or a data set's class.
+        labels: the class of each where there is one: the folder that a file lies in, or a data
+            set's class.
         preprocess: from file to item, and from item to model space.
     """
 
@@ -119,14 +133,18 @@ class Images(Sequence[Tensor]):
         try:
             image = self._read(index)
             if isinstance(image, Image.Image):
-                with image:  # the file is closed, also where the picture is damaged or has further frames
+                with (
+                    image
+                ):  # the file is closed, also where the picture is damaged or has further frames
                     pixels = self.preprocess.pixels(image)  # 8 bits
                 if pixels.numel() <= self._room:
                     self._held[index] = pixels
                     self._room -= pixels.numel()
                 return pixels.float() / 255
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ImageError(f"image {self.keys[index]!r} cannot be read: {str(error) or type(error).__name__}") from error
+            raise ImageError(
+                f"image {self.keys[index]!r} cannot be read: {str(error) or type(error).__name__}"
+            ) from error
         if image.shape[0] != self.preprocess.channels:
             raise ImageError(
                 f"image {self.keys[index]!r} has {image.shape[0]} channels, the model takes {self.preprocess.channels}"
@@ -150,12 +168,18 @@ class Images(Sequence[Tensor]):
         return hashlib.sha256(data).hexdigest()[:16]
 
     def batches(
-        self, indices: Sequence[int], batch_size: int, *, on_error: Callable[[int, ImageError], None] | None = None
+        self,
+        indices: Sequence[int],
+        batch_size: int,
+        *,
+        on_error: Callable[[int, ImageError], None] | None = None,
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Items in order, stacked, decoded ahead by two threads: ``(indices, (n, c, h, w) in [0, 1])``.
+        """Items in order, stacked, decoded ahead by two threads: ``(indices, (n, c, h, w) in [0,
+        1])``.
 
         Args:
-            on_error: told of each image that cannot be read, which is then left out; None: the error is raised.
+            on_error: told of each image that cannot be read, which is then left out; None: the
+                error is raised.
 
         Raises:
             ImageError: an image cannot be read, or has another size than the first.
@@ -198,9 +222,10 @@ def open_images(source: Any, preprocess: Preprocess | None = None) -> Images:
     """Images from whatever they come in.
 
     Args:
-        source: a folder, searched through and through (labels are the folders that files lie in); a ``.txt`` list of paths, one a
-            line; a ``.tar`` or ``.tar.gz``; a list of paths; a data set whose items are (image, label) or images, (c, h, w) in
-            [0, 1]; a tensor (n, c, h, w) in [0, 1]; or ``Images``, returned as they are.
+        source: a folder, searched through and through (labels are the folders that files lie in); a
+            ``.txt`` list of paths, one a line; a ``.tar`` or ``.tar.gz``; a list of paths; a data
+            set whose items are (image, label) or images, (c, h, w) in [0, 1]; a tensor (n, c, h, w)
+            in [0, 1]; or ``Images``, returned as they are.
         preprocess: None: images are taken as they are, RGB, in [0, 1].
 
     Raises:
@@ -211,7 +236,9 @@ def open_images(source: Any, preprocess: Preprocess | None = None) -> Images:
         return source
     if isinstance(source, Tensor):
         if source.dim() != 4:
-            raise ImageError(f"a tensor of shape {tuple(source.shape)}: images are (n, c, h, w) in [0, 1]")
+            raise ImageError(
+                f"a tensor of shape {tuple(source.shape)}: images are (n, c, h, w) in [0, 1]"
+            )
         return Images([f"{i:06d}" for i in range(len(source))], source.__getitem__, preprocess)
     if isinstance(source, Dataset):
         return _from_dataset(source, preprocess)
@@ -271,7 +298,10 @@ def _files_below(folder: Path) -> list[Path]:
 def _from_files(root: Path, files: Sequence[Path], preprocess: Preprocess) -> Images:
     if not files:
         raise ImageError("the list of images is empty")
-    keys = [path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix() for path in files]
+    keys = [
+        path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+        for path in files
+    ]
     return Images(keys, lambda i: Image.open(files[i]), preprocess, [_folder(key) for key in keys])
 
 
@@ -280,7 +310,9 @@ def _folder(key: str) -> str | None:
 
 
 def _from_tar(path: Path, preprocess: Preprocess) -> Images:
-    """Members are read where they lie; a compressed file is first unpacked into a temporary one, gone at the end."""
+    """Members are read where they lie; a compressed file is first unpacked into a temporary one,
+    gone at the end.
+    """
     stream: Any = path.open("rb")
     try:
         if stream.read(2) == b"\x1f\x8b":
@@ -290,10 +322,16 @@ def _from_tar(path: Path, preprocess: Preprocess) -> Images:
                 shutil.copyfileobj(packed, stream)
         stream.seek(0)
         with tarfile.open(fileobj=stream, mode="r:") as tar:
-            members = sorted((m.name, m.offset_data, m.size) for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES)
+            members = sorted(
+                (m.name, m.offset_data, m.size)
+                for m in tar
+                if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES
+            )
     except (tarfile.TarError, EOFError, zlib.error) as error:
         stream.close()
-        raise ImageError(f"{str(path)!r} cannot be read as .tar or .tar.gz, or is cut short: {error}") from error
+        raise ImageError(
+            f"{str(path)!r} cannot be read as .tar or .tar.gz, or is cut short: {error}"
+        ) from error
     if not members:
         stream.close()
         raise ImageError(f"the file {str(path)!r} holds no images")

@@ -16,14 +16,17 @@ FILLS = ("grey", "mean", "blur")
 Fill = str | float | Tensor
 
 
-def filling(x: Tensor, fill: Fill, window: tuple[int, int], preprocess: Preprocess | None = None) -> Tensor:
+def filling(
+    x: Tensor, fill: Fill, window: tuple[int, int], preprocess: Preprocess | None = None
+) -> Tensor:
     """What is seen where an image is occluded, as an image of its size.
 
     Args:
         x: images (..., c, h, w) in model space.
-        fill: ``grey``: the middle of [0, 1] as ``preprocess`` carries it to model space, and without one 0, which is grey
-            wherever images are normalised by their mean. ``mean``: the image's own, per channel. ``blur``: the image itself
-            under a Gaussian as wide as half the window. A number, or a tensor that broadcasts to the image: this, in model space.
+        fill: ``grey``: the middle of [0, 1] as ``preprocess`` carries it to model space, and
+            without one 0, which is grey wherever images are normalised by their mean. ``mean``: the
+            image's own, per channel. ``blur``: the image itself under a Gaussian as wide as half
+            the window. A number, or a tensor that broadcasts to the image: this, in model space.
         window: (height, width) in pixels of what is occluded.
 
     Raises:
@@ -38,7 +41,11 @@ def filling(x: Tensor, fill: Fill, window: tuple[int, int], preprocess: Preproce
             return _blurred(x, window)
         if fill == "mean":
             return x.mean(dim=(-2, -1), keepdim=True).expand_as(x)
-        fill = 0.0 if preprocess is None else preprocess.normalise(x.new_full((x.shape[-3], 1, 1), 0.5)).to(x)
+        fill = (
+            0.0
+            if preprocess is None
+            else preprocess.normalise(x.new_full((x.shape[-3], 1, 1), 0.5)).to(x)
+        )
     value = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
     try:
         return value.expand_as(x)
@@ -51,7 +58,9 @@ def filling(x: Tensor, fill: Fill, window: tuple[int, int], preprocess: Preproce
 
 def _blurred(x: Tensor, window: tuple[int, int]) -> Tensor:
     sigmas = [max(0.5, side / 4) for side in window]
-    reach = [min(round(3 * sigma), side - 1) for sigma, side in zip(sigmas, x.shape[-2:], strict=True)]
+    reach = [
+        min(round(3 * sigma), side - 1) for sigma, side in zip(sigmas, x.shape[-2:], strict=True)
+    ]
     kernel = [2 * radius + 1 for radius in reach]
     return transforms.gaussian_blur(x, kernel[::-1], sigmas[::-1])  # it takes the width first
 
@@ -64,7 +73,9 @@ def check_boxes(boxes: Iterable[Box], size: tuple[int, int], what: str) -> None:
     """
     for i, box in enumerate(boxes):
         if box.height < 1 or box.width < 1:
-            raise UsageError(f"{what}, box {i}: {tuple(box)} holds no pixel; a box is (top, left, bottom, right)")
+            raise UsageError(
+                f"{what}, box {i}: {tuple(box)} holds no pixel; a box is (top, left, bottom, right)"
+            )
         if box.clip(Box(0, 0, *size)) != box:
             raise UsageError(
                 f"{what}, box {i}: {tuple(box)} is not inside the image of {size[0]}x{size[1]} pixels; "

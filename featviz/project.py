@@ -1,4 +1,6 @@
-"""Carrying units back to pixel space: the deconvnet of Zeiler & Fergus, guided backpropagation, and the gradient."""
+"""Carrying units back to pixel space: the deconvnet of Zeiler & Fergus, guided backpropagation, and
+the gradient.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +31,21 @@ Target = Unit | Sequence[Unit]
 
 @dataclass(frozen=True)
 class Exemplars:
-    """The exemplars of c units of one layer, k each, beside their projections, all tiles of one size.
+    """The exemplars of c units of one layer, k each, beside their projections, all tiles of one
+    size.
 
     Attributes:
         layer: its name; ``channels``: which units, in order.
-        patches: (c, k, channels, h, w) in [0, 1]: the receptive field, cut out of the image; 0 outside the image.
-        projections: by rule, (c, k, channels, h, w): the signal in model space, any sign; 0 outside the image.
+        patches: (c, k, channels, h, w) in [0, 1]: the receptive field, cut out of the image; 0
+            outside the image.
+        projections: by rule, (c, k, channels, h, w): the signal in model space, any sign; 0 outside
+            the image.
         inside: (c, k, h, w) bool, where a tile shows the image and not what lies beyond its edge.
-        boxes: (c, k, 4) int64: top, left, bottom, right of the tile's image part, in pixels of the image.
+        boxes: (c, k, 4) int64: top, left, bottom, right of the tile's image part, in pixels of the
+            image.
         scores: (c, k), -inf in empty places; ``images``: (c, k) indices, -1 in empty places.
-        whole: (c, k) bool, where the whole image was computed, since the field is as large or the value on a cut disagreed.
+        whole: (c, k) bool, where the whole image was computed, since the field is as large or the
+            value on a cut disagreed.
         dead: (c,) bool, units that no image activates; they are not projected.
     """
 
@@ -56,16 +63,31 @@ class Exemplars:
     def strongest(self, channels: Sequence[int]) -> Exemplars:
         """Of these units, the strongest exemplar alone."""
         rows = [self.channels.index(channel) for channel in channels]
-        tensors: dict[str, Any] = {name: getattr(self, name)[rows, :1].clone() for name in _PER_EXEMPLAR}
+        tensors: dict[str, Any] = {
+            name: getattr(self, name)[rows, :1].clone() for name in _PER_EXEMPLAR
+        }
         projections = {rule: tensor[rows, :1].clone() for rule, tensor in self.projections.items()}
-        return replace(self, channels=list(channels), dead=self.dead[rows], projections=projections, **tensors)
+        return replace(
+            self, channels=list(channels), dead=self.dead[rows], projections=projections, **tensors
+        )
 
     @staticmethod
     def joined(parts: Sequence[Exemplars]) -> Exemplars:
         """Those of several groups of units of one layer."""
-        tensors: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in (*_PER_EXEMPLAR, "dead")}
-        projections = {rule: torch.cat([part.projections[rule] for part in parts]) for rule in parts[0].projections}
-        return replace(parts[0], channels=[c for part in parts for c in part.channels], projections=projections, **tensors)
+        tensors: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in (*_PER_EXEMPLAR, "dead")
+        }
+        projections = {
+            rule: torch.cat([part.projections[rule] for part in parts])
+            for rule in parts[0].projections
+        }
+        return replace(
+            parts[0],
+            channels=[c for part in parts for c in part.channels],
+            projections=projections,
+            **tensors,
+        )
 
 
 _PER_EXEMPLAR = ("patches", "inside", "boxes", "scores", "images", "whole")
@@ -86,23 +108,29 @@ def project(
 
     Args:
         model: any module; used on its device and in eval mode, and left as it was.
-        x: one image for all units, (c, h, w) or (1, c, h, w), or one image per unit, (n, c, h, w). In model space (normalised).
-        units: of any layers, fully connected ones (class logits) too. One without ``at`` means the maximum of its map, one with
-            ``at="map"`` all of it. A sequence of units in the place of one means their sum, projected in one backward pass.
-        rule: ``deconvnet`` (the paper's), ``guided`` or ``gradient``; `featviz.rules` says what each does.
-        seed: what the backward signal starts as, at the unit's positions: ``one``, or its ``activation`` there (as in the paper,
-            which leaves the activations themselves and sets all others to zero).
+        x: one image for all units, (c, h, w) or (1, c, h, w), or one image per unit, (n, c, h, w).
+            In model space (normalised).
+        units: of any layers, fully connected ones (class logits) too. One without ``at`` means the
+            maximum of its map, one with ``at="map"`` all of it. A sequence of units in the place of
+            one means their sum, projected in one backward pass.
+        rule: ``deconvnet`` (the paper's), ``guided`` or ``gradient``; `featviz.rules` says what
+            each does.
+        seed: what the backward signal starts as, at the unit's positions: ``one``, or its
+            ``activation`` there (as in the paper, which leaves the activations themselves and sets
+            all others to zero).
         memory: bytes that a batch may take; halved where the device has less.
-        known: `anatomy` of this model for images of this size, for callers who project often; None: it is found out, which
-            takes a forward pass.
+        known: `anatomy` of this model for images of this size, for callers who project often; None:
+            it is found out, which takes a forward pass.
 
     Returns:
-        (n, c, h, w) on the device and of the type of ``x``: the signal in model space, zero outside the receptive field.
+        (n, c, h, w) on the device and of the type of ``x``: the signal in model space, zero outside
+        the receptive field.
 
     Raises:
         LayerError, UnitError: a unit that is not there.
         RuleError: the rule has no meaning on this network.
-        UsageError: the number of images is neither 1 nor that of the units, ``x`` is not floating point, or no such seed.
+        UsageError: the number of images is neither 1 nor that of the units, ``x`` is not floating
+            point, or no such seed.
         FeatvizError: an activation is not a number.
 
     Source: Zeiler & Fergus, section 2.1.
@@ -116,7 +144,9 @@ def project(
     """
     check_rule(rule)
     if seed not in SEEDS:
-        raise UsageError(f"seed={seed!r}: the backward signal starts as {' or '.join(map(repr, SEEDS))}")
+        raise UsageError(
+            f"seed={seed!r}: the backward signal starts as {' or '.join(map(repr, SEEDS))}"
+        )
     targets = _targets(units)
     x = x[None] if x.dim() == 3 else x
     if x.dim() != 4 or not x.is_floating_point():
@@ -124,7 +154,9 @@ def project(
             f"x is {x.dtype} of shape {tuple(x.shape)}: give floating point images (c, h, w) or (n, c, h, w) in model space"
         )
     if len(x) not in (1, len(targets)) or not targets:
-        raise UsageError(f"{len(x)} images for {len(targets)} units: give one image, or one for each unit")
+        raise UsageError(
+            f"{len(x)} images for {len(targets)} units: give one image, or one for each unit"
+        )
     layers = list(dict.fromkeys(unit.layer for target in targets for unit in target))
     if known is None:
         known = anatomy(model, (x.shape[1], x.shape[2], x.shape[3]), only=set(layers))
@@ -132,13 +164,29 @@ def project(
     for unit in (unit for target in targets for unit in target):
         if len(infos[unit.layer].shape) not in (1, 3):
             shape = ("n", *infos[unit.layer].shape)
-            raise LayerError(f"layer {unit.layer!r} returns {shape}: only maps (n, c, h, w) and vectors (n, c) have units")
+            raise LayerError(
+                f"layer {unit.layer!r} returns {shape}: only maps (n, c, h, w) and vectors (n, c) have units"
+            )
         unit.check(infos[unit.layer].shape)
-    inputs = x.to(next((p for p in model.parameters() if p.is_floating_point()), x)).clone()  # no tensor of inference mode
+    inputs = x.to(
+        next((p for p in model.parameters() if p.is_floating_point()), x)
+    ).clone()  # no tensor of inference mode
     result = torch.zeros(len(targets), *x.shape[1:], dtype=x.dtype, device=x.device)
-    local = [i for i, target in enumerate(targets) if _is_local(target, infos, (x.shape[2], x.shape[3]))]
-    _project_local(model, inputs, infos, {i: targets[i][0] for i in local}, rule, seed, memory, result)
-    _project_whole(model, inputs, infos, {i: t for i, t in enumerate(targets) if i not in local}, rule, seed, result)
+    local = [
+        i for i, target in enumerate(targets) if _is_local(target, infos, (x.shape[2], x.shape[3]))
+    ]
+    _project_local(
+        model, inputs, infos, {i: targets[i][0] for i in local}, rule, seed, memory, result
+    )
+    _project_whole(
+        model,
+        inputs,
+        infos,
+        {i: t for i, t in enumerate(targets) if i not in local},
+        rule,
+        seed,
+        result,
+    )
     return result
 
 
@@ -154,7 +202,10 @@ def _is_local(target: list[Unit], infos: dict[str, LayerInfo], size: tuple[int, 
     if len(target) > 1 or target[0].at == "map":
         return False
     info = infos[target[0].layer]
-    return len(info.shape) == 3 and cut(info.field, info.shape[1] // 2, info.shape[2] // 2, size) is not None
+    return (
+        len(info.shape) == 3
+        and cut(info.field, info.shape[1] // 2, info.shape[2] // 2, size) is not None
+    )
 
 
 def _project_local(
@@ -167,13 +218,19 @@ def _project_local(
     memory: int,
     result: Tensor,
 ) -> None:
-    """Units at single positions, from cuts; one pass over the images finds values, and positions where none are given."""
+    """Units at single positions, from cuts; one pass over the images finds values, and positions
+    where none are given.
+    """
     image_of = {i: i if len(inputs) > 1 else 0 for i in units}
     places: dict[int, tuple[int, int, float]] = {}
     layers = {unit.layer for unit in units.values()}
     for image in sorted(set(image_of.values())):
         mine = [i for i in units if image_of[i] == image]
-        with evaluating(model), torch.no_grad(), capture(model, [infos[name].call for name in layers]) as acts:
+        with (
+            evaluating(model),
+            torch.no_grad(),
+            capture(model, [infos[name].call for name in layers]) as acts,
+        ):
             model(inputs[image : image + 1])
         for i in mine:
             plane = acts[infos[units[i].layer].call][0, units[i].channel]
@@ -183,7 +240,9 @@ def _project_local(
         for i, unit in units.items():
             if unit.layer == name:
                 images[image_of[i]].append(Job(i, unit.channel, *places[i]))
-        for job, box, signals, _ in pull(model, infos[name], images, inputs.__getitem__, [rule], memory):
+        for job, box, signals, _ in pull(
+            model, infos[name], images, inputs.__getitem__, [rule], memory
+        ):
             start = 1.0 if seed == "one" else job.score
             result[job.place][box.region] = (signals[rule] * start).to(result)
 
@@ -191,7 +250,9 @@ def _project_local(
 def _place(unit: Unit, plane: Tensor) -> tuple[int, int, float]:
     """The position of a unit in its map (h, w), and the value there."""
     if bool(plane.isnan().any()):
-        raise FeatvizError(f"unit {unit} has activations that are NaN: check weights and preprocessing")
+        raise FeatvizError(
+            f"unit {unit} has activations that are NaN: check weights and preprocessing"
+        )
     assert unit.at != "map"
     y, x = unit.at or divmod(int(plane.argmax()), plane.shape[1])
     return y, x, float(plane[y, x])
@@ -206,7 +267,9 @@ def _project_whole(
     seed: str,
     result: Tensor,
 ) -> None:
-    """Whatever sees the whole image: one forward pass an image for all its targets and their layers."""
+    """Whatever sees the whole image: one forward pass an image for all its targets and their
+    layers.
+    """
     calls = {unit.layer: infos[unit.layer].call for target in targets.values() for unit in target}
     for image in range(len(inputs)) if targets else ():
         mine = [i for i in targets if len(inputs) == 1 or i == image]
@@ -216,14 +279,18 @@ def _project_whole(
         outputs = {name: acts[call] for name, call in calls.items()}
         for name, output in outputs.items():
             if not output.is_floating_point():
-                raise LayerError(f"layer {name!r} gives {output.dtype}, which has no gradient: only floating point layers project")
+                raise LayerError(
+                    f"layer {name!r} gives {output.dtype}, which has no gradient: only floating point layers project"
+                )
         with backward_rule(rule, list(outputs.values()), x):
             for i in mine:
                 seeds = _seeds(targets[i], outputs, seed)
                 used = [outputs[name] for name in seeds]
                 signal = None
                 if any(output.requires_grad for output in used):
-                    (signal,) = torch.autograd.grad(used, x, list(seeds.values()), retain_graph=True, allow_unused=True)
+                    (signal,) = torch.autograd.grad(
+                        used, x, list(seeds.values()), retain_graph=True, allow_unused=True
+                    )
                 if signal is None:
                     raise LayerError(
                         f"unit {targets[i][0]} does not depend on the image by way of a gradient (quantised layers have none)"
@@ -260,8 +327,9 @@ def project_exemplars(
 ) -> Exemplars:
     """Project every exemplar of a layer's units, beside the patches that caused them.
 
-    At the edges of an image the receptive field is clipped, in the patch and in the projection alike, and both are laid in tiles
-    of one size where the whole field would be. Where the field is larger than the image, tiles have the size of the image.
+    At the edges of an image the receptive field is clipped, in the patch and in the projection
+    alike, and both are laid in tiles of one size where the whole field would be. Where the field is
+    larger than the image, tiles have the size of the image.
 
     Args:
         model, images: those of the scan, which is checked.
@@ -280,7 +348,9 @@ def project_exemplars(
     rules = [check_rule(one) for one in ([rule] if isinstance(rule, str) else rule)]
     data = open_images(images)
     if data.keys != scan.keys:
-        raise ImageError(f"{len(data)} images are not the {len(scan.keys)} of the scan: open the same ones")
+        raise ImageError(
+            f"{len(data)} images are not the {len(scan.keys)} of the scan: open the same ones"
+        )
     info, top = scan.layers[scan.layer(layer)], scan.top[layer]
     chosen = list(range(len(top.scores))) if channels is None else list(channels)
     for channel in chosen:
@@ -293,7 +363,9 @@ def project_exemplars(
     def read(i: int) -> Tensor:
         pixels = data[i]
         if tuple(pixels.shape) != tuple(scan.input_shape):
-            raise ImageError(f"image {data.keys[i]!r} is {tuple(pixels.shape)}, in the scan it was {tuple(scan.input_shape)}")
+            raise ImageError(
+                f"image {data.keys[i]!r} is {tuple(pixels.shape)}, in the scan it was {tuple(scan.input_shape)}"
+            )
         for job in jobs[i]:
             tile, box = places[job.place]
             patches[job.place][tile.region] = pixels[box.region]
@@ -301,10 +373,14 @@ def project_exemplars(
         return normal
 
     total = sum(map(len, jobs.values()))
-    with tqdm(desc=f"project {layer}", total=total, unit="unit", disable=not progress, leave=False) as bar:
+    with tqdm(
+        desc=f"project {layer}", total=total, unit="unit", disable=not progress, leave=False
+    ) as bar:
         for job, _, found, was_whole in pull(model, info, jobs, read, rules, memory):
             for name, signal in found.items():
-                signals[name][job.place][places[job.place][0].region] = signal.to("cpu", torch.float32)
+                signals[name][job.place][places[job.place][0].region] = signal.to(
+                    "cpu", torch.float32
+                )
             whole[job.place] = was_whole
             bar.update()
     return result
@@ -313,20 +389,32 @@ def project_exemplars(
 def _laid_out(
     scan: Scan, info: LayerInfo, top: TopK, chosen: list[int], rules: list[str]
 ) -> tuple[Exemplars, dict[int, list[Job]], dict[int, tuple[Box, Box]]]:
-    """Exemplars still without pixels, what is to be done for each image, and of each job its part of the tile and of the image."""
+    """Exemplars still without pixels, what is to be done for each image, and of each job its part
+    of the tile and of the image.
+    """
     shape, tile = (len(chosen), top.k), tuple(map(min, info.field.size, scan.input_shape[1:]))
     rows = torch.tensor(chosen, dtype=torch.long)
     pixels = (*shape, scan.input_shape[0], *tile)
     result = Exemplars(
-        info.name, chosen, patches=torch.zeros(pixels), projections={rule: torch.zeros(pixels) for rule in rules},
-        inside=torch.zeros(*shape, *tile, dtype=torch.bool), boxes=torch.zeros(*shape, 4, dtype=torch.int64),
-        scores=top.scores[rows], images=top.images[rows], whole=torch.zeros(shape, dtype=torch.bool),
+        info.name,
+        chosen,
+        patches=torch.zeros(pixels),
+        projections={rule: torch.zeros(pixels) for rule in rules},
+        inside=torch.zeros(*shape, *tile, dtype=torch.bool),
+        boxes=torch.zeros(*shape, 4, dtype=torch.int64),
+        scores=top.scores[rows],
+        images=top.images[rows],
+        whole=torch.zeros(shape, dtype=torch.bool),
         dead=scan.statistics[info.name].dead[rows],
-    )  # fmt: skip
+    )
     jobs: dict[int, list[Job]] = defaultdict(list)
     places: dict[int, tuple[Box, Box]] = {}
     inside, boxes = result.inside.flatten(0, 1), result.boxes.flatten(0, 1)
-    images, scores, positions = result.images.tolist(), result.scores.tolist(), top.positions[rows].tolist()
+    images, scores, positions = (
+        result.images.tolist(),
+        result.scores.tolist(),
+        top.positions[rows].tolist(),
+    )
     for row in (~result.dead).nonzero().flatten().tolist():
         for rank in range(top.k):
             if images[row][rank] < 0:
@@ -345,7 +433,9 @@ def _laid_out(
 
 
 def _in_tile(box: Box, raw: Box, field: tuple[int, int], image: tuple[int, ...]) -> Box:
-    """Where a box lies in its tile: as in the whole field or, if that is larger than the image, as in the image."""
+    """Where a box lies in its tile: as in the whole field or, if that is larger than the image, as
+    in the image.
+    """
     sizes = zip(box[:2], raw[:2], field, image, strict=True)
     top, left = (edge - start if size <= whole else edge for edge, start, size, whole in sizes)
     return Box(top, left, top + box.height, left + box.width)

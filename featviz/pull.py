@@ -1,9 +1,10 @@
-"""One forward pass to a layer, then backward passes under rules: the engine below `featviz.project`.
+"""One forward pass to a layer, then backward passes under rules: the engine below
+`featviz.project`.
 
-A position depends on its receptive field alone, so only a cut of the image around it is computed. Positions that share a cut share
-its forward pass, cuts of one size share a batch, and one forward pass serves all rules. The value found on a cut must be the one
-that was recorded on the whole image; where it is not, the whole image is used.
-"""
+A position depends on its receptive field alone, so only a cut of the image around it is computed.
+Positions that share a cut share its forward pass, cuts of one size share a batch, and one forward
+pass serves all rules. The value found on a cut must be the one that was recorded on the whole
+image; where it is not, the whole image is used."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ _BACKWARD = 2  # how much more than its activations a forward and backward pass 
 
 
 class Job(NamedTuple):
-    """One position to project: its place in the caller's result, where it lies, and the value recorded there."""
+    """One position to project: its place in the caller's result, where it lies, and the value
+    recorded there.
+    """
 
     place: int
     channel: int
@@ -38,7 +41,9 @@ class Job(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """What came of a job: the signal (c, h, w) in its receptive field under each rule, and whether the whole image was computed."""
+    """What came of a job: the signal (c, h, w) in its receptive field under each rule, and whether
+    the whole image was computed.
+    """
 
     job: Job
     box: Box
@@ -48,7 +53,9 @@ class Pulled(NamedTuple):
 
 @dataclass(frozen=True)
 class _Part:
-    """A cut of an image, and the jobs that it serves, each with its position in the layer's map of the cut."""
+    """A cut of an image, and the jobs that it serves, each with its position in the layer's map of
+    the cut.
+    """
 
     image: Tensor
     box: Box
@@ -78,9 +85,11 @@ def pull(
     Args:
         model, info: the network, and the layer of all jobs.
         images: the jobs of each image.
-        read: gives an image (c, h, w) in model space, by its key in ``images``; called once for each.
+        read: gives an image (c, h, w) in model space, by its key in ``images``; called once for
+            each.
         rules: backward rules, all served by one forward pass.
-        memory: bytes that a batch may take, as far as they can be foreseen. Where the device has less, batches are halved.
+        memory: bytes that a batch may take, as far as they can be foreseen. Where the device has
+            less, batches are halved.
 
     Raises:
         RecordError: the whole image does not give the recorded value.
@@ -119,7 +128,10 @@ def _parts(info: LayerInfo, image: Tensor, jobs: Sequence[Job], cuts_agree: bool
         found = cut(info.field, job.y, job.x, size) if cuts_agree else None
         found = found or Cut(Box(0, 0, *size), (job.y, job.x))
         groups[found.box].append((job, found.at))
-    return [_Part(image, box, tuple(j for j, _ in group), tuple(at for _, at in group)) for box, group in groups.items()]
+    return [
+        _Part(image, box, tuple(j for j, _ in group), tuple(at for _, at in group))
+        for box, group in groups.items()
+    ]
 
 
 def _whole(part: _Part, jobs: Sequence[Job]) -> _Part:
@@ -137,7 +149,9 @@ def _fitting(info: LayerInfo, part: _Part, memory: int) -> int:
 def _batch(
     model: nn.Module, info: LayerInfo, parts: list[_Part], rules: Sequence[str], usual: float
 ) -> tuple[list[Pulled], list[_Part]]:
-    """Project parts of one kind. What a cut does not reproduce comes back as a part that is the whole image."""
+    """Project parts of one kind. What a cut does not reproduce comes back as a part that is the
+    whole image.
+    """
     failure = ""
     try:
         signals, values = _backward(model, info.call, parts, rules)
@@ -151,7 +165,9 @@ def _batch(
     # the error is gone, and with it the tensors that its traceback held
     if failure == "memory":
         middle = len(parts) // 2
-        first, second = (_batch(model, info, half, rules, usual) for half in (parts[:middle], parts[middle:]))
+        first, second = (
+            _batch(model, info, half, rules, usual) for half in (parts[:middle], parts[middle:])
+        )
         return first[0] + second[0], first[1] + second[1]
     if failure == "size":  # a network that takes images of one size alone
         return [], [_whole(part, part.jobs) for part in parts]
@@ -172,8 +188,17 @@ def _batch(
                     "the scan was made with other weights or other images; scan again (--fresh)"
                 )
             box = info.field.box(job.y, job.x)
-            rows, columns = (slice(e - o, f - o) for e, f, o in zip(box[:2], box[2:], part.box[:2], strict=True))
-            done.append(Pulled(job, box, {rule: signals[rule][r][i, :, rows, columns] for rule in rules}, part.is_whole))
+            rows, columns = (
+                slice(e - o, f - o) for e, f, o in zip(box[:2], box[2:], part.box[:2], strict=True)
+            )
+            done.append(
+                Pulled(
+                    job,
+                    box,
+                    {rule: signals[rule][r][i, :, rows, columns] for rule in rules},
+                    part.is_whole,
+                )
+            )
     return done, failed
 
 
@@ -182,36 +207,51 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _tolerance(values: Tensor) -> float:
-    """How far a value on a cut may be from the whole image's: rounding, which is coarser on GPUs (TF32)."""
+    """How far a value on a cut may be from the whole image's: rounding, which is coarser on GPUs
+    (TF32).
+    """
     rounding: float = max(torch.finfo(values.dtype).eps ** 0.5, 1e-6)
     return rounding * (8 if values.is_cuda else 1)
 
 
-def _backward(model: nn.Module, call: str, parts: list[_Part], rules: Sequence[str]) -> tuple[dict[str, list[Tensor]], Tensor]:
-    """One forward pass for n parts of r jobs each, and r backward passes a rule: signals r x (n, c, h, w), values (n, r)."""
+def _backward(
+    model: nn.Module, call: str, parts: list[_Part], rules: Sequence[str]
+) -> tuple[dict[str, list[Tensor]], Tensor]:
+    """One forward pass for n parts of r jobs each, and r backward passes a rule: signals r x (n, c,
+    h, w), values (n, r).
+    """
     inputs = torch.stack([part.image[part.box.region] for part in parts])
     channels = [[job.channel for job in part.jobs] for part in parts]
     at = torch.tensor([part.at for part in parts], device=inputs.device)  # (n, r, 2)
     places = Places(torch.tensor(channels, device=inputs.device), at[..., 0], at[..., 1])
     module, _, first = call.rpartition("@")
-    single = first == "0" and not isinstance(model, nn.DataParallel)  # the pass stops there, and sees the batch whole
+    single = first == "0" and not isinstance(
+        model, nn.DataParallel
+    )  # the pass stops there, and sees the batch whole
     with only_at(model.get_submodule(module) if single else model, places) as given:
         x, acts = forward(model, [call], inputs)
     output = acts[call]
     if not output.requires_grad:
-        raise LayerError(f"layer {call!r} does not depend on the image by way of a gradient (quantised layers have none)")
+        raise LayerError(
+            f"layer {call!r} does not depend on the image by way of a gradient (quantised layers have none)"
+        )
     values = output if given else places.of(output)
     signals: dict[str, list[Tensor]] = {}
     for rule in rules:
         with backward_rule(rule, given or output, x):
             signals[rule] = [
-                torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in values.unbind(dim=1)
-            ]  # fmt: skip
+                torch.autograd.grad(column.sum(), x, retain_graph=True)[0]
+                for column in values.unbind(dim=1)
+            ]
     return signals, values.detach()
 
 
-def forward(model: nn.Module, calls: Sequence[str], inputs: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """A forward pass with gradients, to the deepest of these layers: the leaf (n, c, h, w), and what each layer returned."""
+def forward(
+    model: nn.Module, calls: Sequence[str], inputs: Tensor
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """A forward pass with gradients, to the deepest of these layers: the leaf (n, c, h, w), and
+    what each layer returned.
+    """
     with evaluating(model), torch.enable_grad(), capture(model, calls) as acts:
         x = inputs.detach().requires_grad_()
         model(x.clone())  # a model may work in place on its input

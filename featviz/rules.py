@@ -6,15 +6,18 @@ With ``g`` the signal that arrives from above and ``f`` the activation at input 
     deconvnet   max(g, 0)         whatever x was (Zeiler & Fergus, section 2.1)
     guided      f'(x) max(g, 0)   both (Springenberg et al., arXiv 1412.6806)
 
-A rectifier is ReLU in any spelling, ReLU6 (its upper knee belongs to f'), thresholds, and ``clamp`` with a lower bound of 0.
-The smooth and leaky rectifiers are given the same three lines: GELU, SiLU, hard-swish, Mish, softplus, leaky ReLU, PReLU, ELU,
-CELU and SELU. Everything else that is differentiable follows autograd under every rule: convolutions, sums, products, gates
-(sigmoid, tanh, softmax), normalisation; max-pooling sends the signal to the positions that won, and where windows overlap
-contributions add up; a clamp from above alone, or from below at a small positive number, is a guard and no rectifier. What may
-hide or be a rectifier without being one of these is refused by name. (A product with a mask of numbers, ``x * (x > 0).float()``,
-cannot be told from a gate.)
+A rectifier is ReLU in any spelling, ReLU6 (its upper knee belongs to f'), thresholds, and ``clamp``
+with a lower bound of 0. The smooth and leaky rectifiers are given the same three lines: GELU, SiLU,
+hard-swish, Mish, softplus, leaky ReLU, PReLU, ELU, CELU and SELU. Everything else that is
+differentiable follows autograd under every rule: convolutions, sums, products, gates (sigmoid,
+tanh, softmax), normalisation; max-pooling sends the signal to the positions that won, and where
+windows overlap contributions add up; a clamp from above alone, or from below at a small positive
+number, is a guard and no rectifier. What may hide or be a rectifier without being one of these is
+refused by name. (A product with a mask of numbers, ``x * (x > 0).float()``, cannot be told from a
+gate.)
 
-No model is changed: a rule is a set of hooks on the autograd graph of one forward pass, removed when the block ends, so that one
+No model is changed: a rule is a set of hooks on the autograd graph of one forward pass, removed
+    when the block ends, so that one
 forward pass serves every rule.
 """
 
@@ -32,13 +35,18 @@ from torch.autograd.graph import Node
 
 from featviz.errors import RuleError, did_you_mean
 
-# ATen's names of derivatives, less "Backward" and a number that tells variants apart (in place, or not)
+# ATen's names of derivatives, less "Backward" and a number that tells variants apart (in place, or
+# not)
 _ALWAYS = {
     "Relu": "ReLU", "Threshold": "threshold", "Gelu": "GELU", "Silu": "SiLU", "Hardswish": "hard-swish", "Mish": "Mish",
     "Softplus": "softplus", "LeakyRelu": "leaky ReLU", "PreluKernel": "PReLU", "Elu": "ELU", "Celu": "CELU",
     "RreluWithNoise": "RReLU",
 }  # fmt: skip
-_BOUNDED = {"Hardtanh": "_saved_min_val", "Clamp": "_saved_min", "ClampMin": "_saved_min"}  # rectifiers if this is zero
+_BOUNDED = {
+    "Hardtanh": "_saved_min_val",
+    "Clamp": "_saved_min",
+    "ClampMin": "_saved_min",
+}  # rectifiers if this is zero
 _REFUSED = {
     "Where": "torch.where", "Maximum": "torch.maximum", "Minimum": "torch.minimum", "Fmax": "torch.fmax", "Fmin": "torch.fmin",
     "MaskedFill": "masked_fill", "IndexPut": "assignment to an index", "CopySlices": "work in place on a slice",
@@ -60,10 +68,19 @@ def _positive(signal: Tensor | None) -> Tensor | None:
 
 
 def _deconvnet(node: Node) -> Any:
-    def positive(inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    def positive(
+        inputs: tuple[Tensor | None, ...], outputs: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor | None, ...]:
         own, signal = inputs[0], outputs[0]
-        if own is not None and signal is not None and own.dtype == signal.dtype and own.data_ptr() != signal.data_ptr():
-            return torch.clamp(signal, min=0, out=own), *inputs[1:]  # what the node made for itself is written over
+        if (
+            own is not None
+            and signal is not None
+            and own.dtype == signal.dtype
+            and own.data_ptr() != signal.data_ptr()
+        ):
+            return torch.clamp(signal, min=0, out=own), *inputs[
+                1:
+            ]  # what the node made for itself is written over
         return _positive(signal), *inputs[1:]
 
     return node.register_hook(positive)
@@ -73,8 +90,14 @@ def _guided(node: Node) -> Any:
     return node.register_prehook(lambda outputs: (_positive(outputs[0]), *outputs[1:]))
 
 
-RULES: dict[str, Callable[[Node], Any] | None] = {"gradient": None, "deconvnet": _deconvnet, "guided": _guided}
-"""Each rule by name: the hook that it sets on a rectifier's node, or None where it is autograd's own."""
+RULES: dict[str, Callable[[Node], Any] | None] = {
+    "gradient": None,
+    "deconvnet": _deconvnet,
+    "guided": _guided,
+}
+"""Each rule by name: the hook that it sets on a rectifier's node, or None where it is autograd's
+own.
+"""
 
 
 def check_rule(rule: str) -> str:
@@ -84,26 +107,33 @@ def check_rule(rule: str) -> str:
         RuleError: there is none; the message lists those there are.
     """
     if rule not in RULES:
-        raise RuleError(f"no rule {rule!r}: the rules are {', '.join(RULES)}{did_you_mean(rule, RULES)}")
+        raise RuleError(
+            f"no rule {rule!r}: the rules are {', '.join(RULES)}{did_you_mean(rule, RULES)}"
+        )
     return rule
 
 
 @contextmanager
-def backward_rule(rule: str, outputs: Tensor | Sequence[Tensor], image: Tensor | None = None) -> Iterator[Counter[str]]:
+def backward_rule(
+    rule: str, outputs: Tensor | Sequence[Tensor], image: Tensor | None = None
+) -> Iterator[Counter[str]]:
     """Within the block, backward passes from ``outputs`` to the image follow ``rule``.
 
     Args:
         rule: ``gradient``, ``deconvnet`` or ``guided``.
-        outputs: the tensors whose graph is meant; what they were computed with is looked at, not changed.
-        image: the tensor that the signal goes back to; what does not depend on it, such as work on parameters alone, is left
-            out. None: the whole graph is meant.
+        outputs: the tensors whose graph is meant; what they were computed with is looked at, not
+            changed.
+        image: the tensor that the signal goes back to; what does not depend on it, such as work on
+            parameters alone, is left out. None: the whole graph is meant.
 
     Yields:
-        How many rectifiers of each kind the graph has, ``{"ReLU": 7}``; empty under ``gradient``, which needs no look.
+        How many rectifiers of each kind the graph has, ``{"ReLU": 7}``; empty under ``gradient``,
+        which needs no look.
 
     Raises:
-        RuleError: no rule of this name; the graph holds an activation for which the rule has no meaning, or a node that may hide
-            one; or it has activations and none is a rectifier, so that the result would be a plain gradient under another name.
+        RuleError: no rule of this name; the graph holds an activation for which the rule has no
+            meaning, or a node that may hide one; or it has activations and none is a rectifier, so
+            that the result would be a plain gradient under another name.
 
     Example:
         >>> import torch
@@ -127,9 +157,11 @@ def backward_rule(rule: str, outputs: Tensor | Sequence[Tensor], image: Tensor |
 
 
 def _rectifiers(rule: str, nodes: Iterable[Node]) -> list[tuple[str, Node]]:
-    """The rectifiers among these nodes, each with its kind, after making sure that nothing else needs the rule.
+    """The rectifiers among these nodes, each with its kind, after making sure that nothing else
+    needs the rule.
 
-    A graph without one is in order only if it is linear, as below a first convolution: there all rules agree.
+    A graph without one is in order only if it is linear, as below a first convolution: there all
+        rules agree.
     """
     nodes = list(nodes)
     found, others, among = [], set(), set(nodes)
@@ -186,7 +218,9 @@ def _refusal(name: str, node: Node) -> str | None:
             return "clamp with tensor bounds"
         if low is not None and (low < 0 or name == "Hardtanh"):
             return f"{'hardtanh' if name == 'Hardtanh' else 'clamp'} with a lower bound of {low}"
-    if name == "Mul" and any(isinstance(f, Tensor) and f.dtype == torch.bool for f in _factors(node)):
+    if name == "Mul" and any(
+        isinstance(f, Tensor) and f.dtype == torch.bool for f in _factors(node)
+    ):
         return "a product with a mask"
     if "DifferentiableGraph" in name:
         return "a fused TorchScript graph, which shows no rectifier (take the model before it was scripted)"
@@ -214,7 +248,9 @@ def _between(nodes: list[Node], image: Tensor) -> list[Node]:
         for parent, _ in node.next_functions:
             if parent is not None:
                 above[parent].append(node)
-    stack = [node for node in nodes if node is image.grad_fn or getattr(node, "variable", None) is image]
+    stack = [
+        node for node in nodes if node is image.grad_fn or getattr(node, "variable", None) is image
+    ]
     reached: set[Node] = set()
     while stack:
         node = stack.pop()

@@ -39,20 +39,25 @@ def scan(
 ) -> Scan:
     """Find the k strongest responses of every unit, with their images and positions.
 
-    A response is the maximum of a unit's activation map over one image, so an image is at most once among a unit's exemplars.
-    Equal responses are ordered by image, then by position.
+    A response is the maximum of a unit's activation map over one image, so an image is at most once
+    among a unit's exemplars. Equal responses are ordered by image, then by position.
 
     Args:
-        model: any module that takes (n, c, h, w); it is used on its device and in eval mode, and left as it was.
-        images: ``Images``, or anything that ``open_images`` takes. Each is normalised by ``images.preprocess``.
+        model: any module that takes (n, c, h, w); it is used on its device and in eval mode, and
+            left as it was.
+        images: ``Images``, or anything that ``open_images`` takes. Each is normalised by
+            ``images.preprocess``.
         layers: names, or one pattern as for ``layers``: ``conv``, ``features.*``.
         k: exemplars per unit; the paper shows 9.
-        batch_size: images per forward pass. It does not change which exemplars are found but for rounding in the network.
+        batch_size: images per forward pass. It does not change which exemplars are found but for
+            rounding in the network.
         out: folder where the record is written, at the end, every minute, and when interrupted.
-        resume: go on from the record in ``out``, if there is one, made from the same model, images, layers and k.
+        resume: go on from the record in ``out``, if there is one, made from the same model, images,
+            layers and k.
         strict: raise on the first image that cannot be read, instead of skipping and counting it.
         sources: free text about model and data, kept in the record.
-        before: called with the layers once they are known and before any image is looked at; it may raise.
+        before: called with the layers once they are known and before any image is looked at; it may
+            raise.
         progress: show a progress bar.
 
     Raises:
@@ -98,7 +103,9 @@ def scan(
     return state
 
 
-def _begin(model: nn.Module, data: Images, layers: str | Iterable[str], k: int, sources: dict[str, str]) -> Scan:
+def _begin(
+    model: nn.Module, data: Images, layers: str | Iterable[str], k: int, sources: dict[str, str]
+) -> Scan:
     """A scan of no images yet, of layers that are there and can be scanned."""
     input_shape = _input_shape(data)
     names = None if isinstance(layers, str) else list(layers)
@@ -119,7 +126,10 @@ def _begin(model: nn.Module, data: Images, layers: str | Iterable[str], k: int, 
     identity = {
         "model": weights_fingerprint(model),
         "images": data.fingerprint(),
-        "preprocess": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(data.preprocess).items()},
+        "preprocess": {
+            key: list(v) if isinstance(v, tuple) else v
+            for key, v in asdict(data.preprocess).items()
+        },
         "layers": [info.name for info in chosen],
         "k": k,
     }
@@ -127,8 +137,12 @@ def _begin(model: nn.Module, data: Images, layers: str | Iterable[str], k: int, 
         {info.name: TopK.empty(info.shape[0], k) for info in chosen},
         {info.name: Statistics.empty(info.shape[0]) for info in chosen},
         {info.name: info for info in chosen},
-        data.keys, data.labels, input_shape, identity, sources=sources,
-    )  # fmt: skip
+        data.keys,
+        data.labels,
+        input_shape,
+        identity,
+        sources=sources,
+    )
 
 
 def _input_shape(data: Images) -> tuple[int, int, int]:
@@ -144,7 +158,8 @@ def _input_shape(data: Images) -> tuple[int, int, int]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make sure that files can be made in a folder, and make it: found out before the work, not after.
+    """Make sure that files can be made in a folder, and make it: found out before the work, not
+    after.
 
     Raises:
         UsageError: they cannot.
@@ -155,11 +170,19 @@ def check_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(f"the folder {str(folder)!r} cannot be written: {error.strerror or error}") from error
+        raise UsageError(
+            f"the folder {str(folder)!r} cannot be written: {error.strerror or error}"
+        ) from error
 
 
 def _run(
-    model: nn.Module, data: Images, state: Scan, batch_size: int, out: str | Path | None, strict: bool, progress: bool
+    model: nn.Module,
+    data: Images,
+    state: Scan,
+    batch_size: int,
+    out: str | Path | None,
+    strict: bool,
+    progress: bool,
 ) -> Scan:
     parameter = parameter_of(model)
     calls = {info.call: info for info in state.layers.values()}
@@ -196,7 +219,11 @@ def _run(
 
 
 def _reduction(
-    calls: dict[str, LayerInfo], top: dict[str, TopK], statistics: dict[str, Statistics], indices: list[int], data: Images
+    calls: dict[str, LayerInfo],
+    top: dict[str, TopK],
+    statistics: dict[str, Statistics],
+    indices: list[int],
+    data: Images,
 ) -> Callable[[str, Tensor], None]:
     def reduce(call: str, output: Tensor) -> None:
         name = calls[call].name
@@ -204,7 +231,9 @@ def _reduction(
         peaks = maps.amax(dim=(2, 3))  # (n, c)
         if bool(peaks.isnan().any()):
             image = data.keys[indices[int(peaks.isnan().any(dim=1).nonzero()[0])]]
-            raise FeatvizError(f"layer {name!r} gives NaN on image {image!r}: check weights and preprocessing")
+            raise FeatvizError(
+                f"layer {name!r} gives NaN on image {image!r}: check weights and preprocessing"
+            )
         top[name] = top[name].update(maps, indices, peaks)
         statistics[name] = statistics[name].update(peaks)
 

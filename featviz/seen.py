@@ -1,4 +1,6 @@
-"""What the positions of a tensor can see of an image: the arithmetic that `tracing` carries along a forward pass."""
+"""What the positions of a tensor can see of an image: the arithmetic that `tracing` carries along a
+forward pass.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +17,55 @@ WORSE: tuple[Kind, ...] = ("exact", "bound", "global", "unknown")
 
 @dataclass(frozen=True)
 class Axis:
-    """Position i sees pixels i * stride + low to i * stride + high, both included, of those from reach[0] to reach[1]."""
+    """Position i sees pixels i * stride + low to i * stride + high, both included, of those from
+    reach[0] to reach[1].
+    """
 
     stride: Fraction
     low: Fraction
     high: Fraction
     reach: tuple[Fraction, Fraction]
 
-    def window(self, n: int, m: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Axis:
-        """After a window slid over n positions to m places; a padding below zero cuts positions off."""
-        first, last = max(0, -padding), min(n - 1, (m - 1) * stride + dilation * (kernel - 1) - padding)
+    def window(
+        self, n: int, m: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
+    ) -> Axis:
+        """After a window slid over n positions to m places; a padding below zero cuts positions
+        off.
+        """
+        first, last = (
+            max(0, -padding),
+            min(n - 1, (m - 1) * stride + dilation * (kernel - 1) - padding),
+        )
         return Axis(
             self.stride * stride,
             self.low - padding * self.stride,
             self.high + (dilation * (kernel - 1) - padding) * self.stride,
-            (max(self.reach[0], self.low + first * self.stride), min(self.reach[1], self.high + last * self.stride)),
+            (
+                max(self.reach[0], self.low + first * self.stride),
+                min(self.reach[1], self.high + last * self.stride),
+            ),
         )
 
-    def spread(self, kernel: Fraction, stride: Fraction, padding: Fraction, dilation: int = 1) -> Axis:
-        """After the transpose of a window: output i sees positions (i + padding - dilation (kernel - 1)) / stride and up."""
+    def spread(
+        self, kernel: Fraction, stride: Fraction, padding: Fraction, dilation: int = 1
+    ) -> Axis:
+        """After the transpose of a window: output i sees positions (i + padding - dilation (kernel
+        - 1)) / stride and up.
+        """
         step = self.stride / stride
         low = self.low + (padding - dilation * (kernel - 1)) * step
         return Axis(step, low, self.high + padding * step, self.reach)
 
-    def leaves_gaps(self, n: int, m: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> bool:
-        """Whether such a window has holes, or may see less at an edge than its box: nothing, or not the outermost position."""
+    def leaves_gaps(
+        self, n: int, m: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
+    ) -> bool:
+        """Whether such a window has holes, or may see less at an edge than its box: nothing, or not
+        the outermost position.
+        """
         span = dilation * (kernel - 1)
-        over = (m - 1) * stride + span - padding - (n - 1)  # how far the last window lies beyond the far edge
+        over = (
+            (m - 1) * stride + span - padding - (n - 1)
+        )  # how far the last window lies beyond the far edge
         holes = kernel > 1 and dilation * self.stride > self.high - self.low + 1
         nothing = max(padding, over) > span
         skipped = (dilation - 1) * self.stride
@@ -60,9 +84,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a tensor's positions see: the axes y and x, their sizes, and the number of elements below one step of each.
+    """What a tensor's positions see: the axes y and x, their sizes, and the number of elements
+    below one step of each.
 
-    ``resampled`` says that some step on the way depends on the size of the whole map or makes it larger: on a part of the image it
+    ``resampled`` says that some step on the way depends on the size of the whole map or makes it
+        larger: on a part of the image it
     would fall otherwise.
     """
 
@@ -80,16 +106,23 @@ class Seen:
         return self.kind in ("exact", "bound")
 
     def dims(self, shape: Sequence[int]) -> tuple[int, int] | None:
-        """Which dimensions of a tensor of this shape are y and x (the same one twice if merged), if any are."""
+        """Which dimensions of a tensor of this shape are y and x (the same one twice if merged), if
+        any are.
+        """
         below = [prod(shape[i + 1 :]) for i in range(len(shape))]
         places = list(zip(shape, below, strict=True))
         merged = (prod(self.sizes), self.below[1])
-        if self.below[0] == self.sizes[1] * self.below[1] and merged in places and 1 not in self.sizes:
+        if (
+            self.below[0] == self.sizes[1] * self.below[1]
+            and merged in places
+            and 1 not in self.sizes
+        ):
             return (places.index(merged),) * 2
         y, x = ((size, step) for size, step in zip(self.sizes, self.below, strict=True))
         if y not in places or x not in places:
             return None
-        # sizes of 1 leave several dimensions to choose from: take the last for x, and for y the last before it
+        # sizes of 1 leave several dimensions to choose from: take the last for x, and for y the
+        # last before it
         dim_x = len(places) - 1 - places[::-1].index(x)
         earlier = [i for i in range(dim_x) if places[i] == y]
         return (earlier[-1], dim_x) if earlier else None

@@ -1,10 +1,11 @@
-"""Recomputing only what a window changes: the first layers on a cut of the image, pasted into their map of the whole image.
+"""Recomputing only what a window changes: the first layers on a cut of the image, pasted into their
+map of the whole image.
 
-A covered window changes those positions of a layer whose receptive fields it meets, and no other. The model is run on a cut that
-holds their fields; when it comes to the layer, what the layer made of the cut is pasted into its map of the uncovered image, and
-from there on all is as if the whole image had been run. This is right for a layer on which alone all later ones depend. Whether one
-is so, a trial shows: a few windows, both ways.
-"""
+A covered window changes those positions of a layer whose receptive fields it meets, and no other.
+The model is run on a cut that holds their fields; when it comes to the layer, what the layer made
+of the cut is pasted into its map of the uncovered image, and from there on all is as if the whole
+image had been run. This is right for a layer on which alone all later ones depend. Whether one is
+so, a trial shows: a few windows, both ways."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ WORTH = 0.1  # of the whole network's work: what a layer must save
 
 
 class Patch(NamedTuple):
-    """The cut of the image that is run for a window, and what is pasted: positions in the map of the cut, and in the image's."""
+    """The cut of the image that is run for a window, and what is pasted: positions in the map of
+    the cut, and in the image's.
+    """
 
     box: Box
     found: Box
@@ -55,7 +58,9 @@ class Shortcut:
 
     @contextmanager
     def pasted(self, patches: Sequence[Patch]) -> Iterator[None]:
-        """Within the block the model takes the cuts of these patches, of one size, in the place of whole images."""
+        """Within the block the model takes the cuts of these patches, of one size, in the place of
+        whole images.
+        """
 
         def paste(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
             maps = self.whole.repeat(len(output), 1, 1, 1)
@@ -71,24 +76,40 @@ class Shortcut:
 
 
 def patch(info: LayerInfo, window: Box, size: tuple[int, int]) -> Patch | None:
-    """The cut of an image of this (height, width) in which every position that a window changes comes out right."""
+    """The cut of an image of this (height, width) in which every position that a window changes
+    comes out right.
+    """
     field = info.field
-    if field.kind not in ("exact", "bound") or not all(isinstance(number, int) and number > 0 for number in field.stride):
+    if field.kind not in ("exact", "bound") or not all(
+        isinstance(number, int) and number > 0 for number in field.stride
+    ):
         return None
     starts, counts = [], []
     for axis, (low, high) in enumerate(((window.top, window.bottom), (window.left, window.right))):
-        stride, padding, seen, length = int(field.stride[axis]), int(field.padding[axis]), field.size[axis], info.shape[axis + 1]
-        count = min((high - low + seen - 2) // stride + 1, length)  # as many as a window of this size can change, wherever it lies
+        stride, padding, seen, length = (
+            int(field.stride[axis]),
+            int(field.padding[axis]),
+            field.size[axis],
+            info.shape[axis + 1],
+        )
+        count = min(
+            (high - low + seen - 2) // stride + 1, length
+        )  # as many as a window of this size can change, wherever it lies
         first = (low + padding - seen) // stride + 1
         starts.append(min(max(0, first), length - count))
         counts.append(count)
-    sizes = [seen + (n - 1) * int(step) for seen, n, step in zip(field.size, counts, field.stride, strict=True)]
+    sizes = [
+        seen + (n - 1) * int(step)
+        for seen, n, step in zip(field.size, counts, field.stride, strict=True)
+    ]
     spanned = replace(field, size=(sizes[0], sizes[1]))  # of all these positions together
     part = cut(spanned, starts[0], starts[1], size)
     if part is None:
         return None
     found = Box(part.at[0], part.at[1], part.at[0] + counts[0], part.at[1] + counts[1])
-    return Patch(part.box, found, Box(starts[0], starts[1], starts[0] + counts[0], starts[1] + counts[1]))
+    return Patch(
+        part.box, found, Box(starts[0], starts[1], starts[0] + counts[0], starts[1] + counts[1])
+    )
 
 
 def find_shortcut(
@@ -99,7 +120,8 @@ def find_shortcut(
     windows: Sequence[Box],
     same: Callable[[Shortcut], bool],
 ) -> Shortcut | None:
-    """The layer that saves most, of those with which a trial gives what whole images give; None if there is none.
+    """The layer that saves most, of those with which a trial gives what whole images give; None if
+    there is none.
 
     Args:
         infos: the anatomy of the model for this image.
@@ -118,12 +140,16 @@ def find_shortcut(
             shortcut = Shortcut(modules[info.name], info, acts[info.call][0], size)
             if same(shortcut):
                 return shortcut
-        except Exception:  # a branch that goes around the layer meets maps of another size: whatever it raises
+        except (
+            Exception
+        ):  # a branch that goes around the layer meets maps of another size: whatever it raises
             continue
     return None
 
 
-def _candidates(infos: Mapping[str, LayerInfo], before: set[str], windows: Sequence[Box], size: tuple[int, int]) -> list[LayerInfo]:
+def _candidates(
+    infos: Mapping[str, LayerInfo], before: set[str], windows: Sequence[Box], size: tuple[int, int]
+) -> list[LayerInfo]:
     """Layers that would save work, the one that saves most first."""
     found: list[tuple[float, LayerInfo]] = []
     work = 0.0
@@ -138,4 +164,6 @@ def _candidates(infos: Mapping[str, LayerInfo], before: set[str], windows: Seque
         part = patch(info, middle, size) if "@" not in info.name else None
         if part is not None:
             found.append((work * (1 - part.box.height * part.box.width / prod(size)), info))
-    return [info for saved, info in sorted(found, key=lambda pair: -pair[0]) if saved > WORTH * work]
+    return [
+        info for saved, info in sorted(found, key=lambda pair: -pair[0]) if saved > WORTH * work
+    ]

@@ -16,15 +16,18 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def signed(values: Tensor, scale: Tensor) -> Tensor:
-    """Signed values to [0, 1]: zero is middle grey, plus and minus ``scale`` white and black. ``scale`` broadcasts."""
+    """Signed values to [0, 1]: zero is middle grey, plus and minus ``scale`` white and black.
+    ``scale`` broadcasts.
+    """
     return (values / scale.clamp(min=torch.finfo(values.dtype).tiny) + 1) / 2
 
 
 def contrast(projections: Tensor) -> Tensor:
-    """One scale for the k projections of a unit, (k, c, h, w) to a number: the 99.5th percentile of the magnitudes above zero.
+    """One scale for the k projections of a unit, (k, c, h, w) to a number: the 99.5th percentile of
+    the magnitudes above zero.
 
-    The few values beyond it are clipped; scaled by the largest, most of what a projection shows would be too faint to see.
-    """
+    The few values beyond it are clipped; scaled by the largest, most of what a projection shows
+    would be too faint to see."""
     magnitudes = projections.abs()
     above = magnitudes[magnitudes > 0]
     if not len(above):
@@ -33,14 +36,18 @@ def contrast(projections: Tensor) -> Tensor:
 
 
 def resized(tiles: Tensor, size: tuple[int, int]) -> Tensor:
-    """(n, c, h, w) to (n, c, *size): small tiles keep their pixels as squares, large ones are averaged down."""
+    """(n, c, h, w) to (n, c, *size): small tiles keep their pixels as squares, large ones are
+    averaged down.
+    """
     if size[0] >= tiles.shape[-2]:
         return F.interpolate(tiles, size, mode="nearest")
     return F.interpolate(tiles, size, mode="bilinear", antialias=True)
 
 
 def sheet(tiles: Tensor, columns: int, gap: int = 1, fill: int = PAPER) -> Tensor:
-    """Lay (n, 3, h, w) uint8 tiles out in rows, ``gap`` pixels of ``fill`` between them: (3, H, W) uint8."""
+    """Lay (n, 3, h, w) uint8 tiles out in rows, ``gap`` pixels of ``fill`` between them: (3, H, W)
+    uint8.
+    """
     n, c, h, w = tiles.shape
     rows = -(-n // columns)
     canvas = tiles.new_full((c, rows * (h + gap) - gap, columns * (w + gap) - gap), fill)
@@ -51,18 +58,23 @@ def sheet(tiles: Tensor, columns: int, gap: int = 1, fill: int = PAPER) -> Tenso
 
 
 def picture_tiles(patches: Tensor, inside: Tensor, size: tuple[int, int]) -> Tensor:
-    """Patches (k, c, h, w) in [0, 1] as tiles (k, 3, *size) uint8: light grey where ``inside`` (k, h, w) is False.
+    """Patches (k, c, h, w) in [0, 1] as tiles (k, 3, *size) uint8: light grey where ``inside`` (k,
+    h, w) is False.
 
     Images of other than three channels are shown as their mean.
     """
-    filled = torch.where(inside[:, None], patches, patches.new_tensor(OUTSIDE / 255))  # first, so that no edge turns dark
+    filled = torch.where(
+        inside[:, None], patches, patches.new_tensor(OUTSIDE / 255)
+    )  # first, so that no edge turns dark
     return _shown(resized(filled, size), inside)
 
 
 def signal_tiles(projections: Tensor, inside: Tensor, size: tuple[int, int]) -> Tensor:
-    """A unit's projections (k, c, h, w) as tiles, as ``picture_tiles`` does: zero is middle grey, and the k share one contrast.
+    """A unit's projections (k, c, h, w) as tiles, as ``picture_tiles`` does: zero is middle grey,
+    and the k share one contrast.
 
-    They are scaled to ``size`` first: averaging makes fine signals fainter, and it is the result that is to be seen.
+    They are scaled to ``size`` first: averaging makes fine signals fainter, and it is the result
+        that is to be seen.
     """
     signals = resized(projections, size)
     return _shown(signed(signals, contrast(signals)), inside)

@@ -1,4 +1,6 @@
-"""The k strongest responses of every unit of a layer, in an order that is total, so that any sharding gives the same bits."""
+"""The k strongest responses of every unit of a layer, in an order that is total, so that any
+sharding gives the same bits.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,17 @@ NONE = -1  # the image of an empty place
 
 @dataclass(frozen=True)
 class TopK:
-    """The k strongest images of each of c units: higher score first, then lower image index, then lower position.
+    """The k strongest images of each of c units: higher score first, then lower image index, then
+    lower position.
 
     Attributes:
         scores: (c, k) float32; -inf in places that no image has filled.
         images: (c, k) int64, index of the image in its listing; -1 in empty places.
         positions: (c, k, 2) int64, (y, x) of the score in the activation map.
 
-    Updating and merging return a new ``TopK``. Both are commutative and associative: whatever the order, the batches and the
-    shards, the same images give the same bits. An image takes at most one place of a unit.
+    Updating and merging return a new ``TopK``. Both are commutative and associative: whatever the
+    order, the batches and the shards, the same images give the same bits. An image takes at most
+    one place of a unit.
 
     Example:
         >>> import torch
@@ -44,8 +48,10 @@ class TopK:
         if k < 1:
             raise UsageError(f"k={k}: keep at least 1 exemplar of each unit")
         return cls(
-            torch.full((channels, k), -torch.inf), torch.full((channels, k), NONE), torch.full((channels, k, 2), NONE)
-        )  # fmt: skip
+            torch.full((channels, k), -torch.inf),
+            torch.full((channels, k), NONE),
+            torch.full((channels, k, 2), NONE),
+        )
 
     @property
     def k(self) -> int:
@@ -72,7 +78,7 @@ class TopK:
         numbers = torch.tensor(images).expand_as(scores)
         return self._with(
             torch.where(enters, scores, -torch.inf), torch.where(enters, numbers, NONE), found
-        )  # fmt: skip
+        )
 
     def merge(self, other: TopK) -> TopK:
         """These and those of other images (or of the same ones: an image counts once).
@@ -81,7 +87,9 @@ class TopK:
             UsageError: another number of units or another k.
         """
         if self.scores.shape != other.scores.shape:
-            raise UsageError(f"a TopK of shape {tuple(self.scores.shape)} and one of {tuple(other.scores.shape)} do not merge")
+            raise UsageError(
+                f"a TopK of shape {tuple(self.scores.shape)} and one of {tuple(other.scores.shape)} do not merge"
+            )
         return self._with(other.scores, other.images, other.positions)
 
     def _with(self, scores: Tensor, images: Tensor, positions: Tensor) -> TopK:
@@ -89,12 +97,18 @@ class TopK:
         positions = torch.cat([self.positions, positions], 1)
         scores, images, positions = _ordered(scores, images, positions)
         filled = int((images != NONE).sum(dim=1).max())
-        scores, images, positions = (t[:, : max(filled, self.k)] for t in (scores, images, positions))
+        scores, images, positions = (
+            t[:, : max(filled, self.k)] for t in (scores, images, positions)
+        )
         again = (images[:, :, None] == images[:, None, :]).tril(-1).any(2) & (images != NONE)
         if again.any():
             scores, images = scores.masked_fill(again, -torch.inf), images.masked_fill(again, NONE)
-            scores, images, positions = _ordered(scores, images, positions.masked_fill(again[..., None], NONE))
-        return TopK(scores[:, : self.k].clone(), images[:, : self.k].clone(), positions[:, : self.k].clone())
+            scores, images, positions = _ordered(
+                scores, images, positions.masked_fill(again[..., None], NONE)
+            )
+        return TopK(
+            scores[:, : self.k].clone(), images[:, : self.k].clone(), positions[:, : self.k].clone()
+        )
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """The three arrays by name, to be saved; ``from_arrays`` takes them back."""
@@ -108,7 +122,9 @@ class TopK:
             RecordError: an array is missing or has a shape that does not go with the others.
         """
         try:
-            top = cls(*(torch.from_numpy(arrays[name]) for name in ("scores", "images", "positions")))
+            top = cls(
+                *(torch.from_numpy(arrays[name]) for name in ("scores", "images", "positions"))
+            )
         except KeyError as error:
             raise RecordError(f"the scan's record has no array {error.args[0]!r}") from None
         if top.images.shape != top.scores.shape or top.positions.shape != (*top.scores.shape, 2):
@@ -120,6 +136,17 @@ def _ordered(scores: Tensor, images: Tensor, positions: Tensor) -> tuple[Tensor,
     """Along the second axis: score downwards, image upwards, position upwards; empty places last."""
     order = torch.arange(scores.shape[1]).expand_as(scores)
     last = images.masked_fill(images == NONE, torch.iinfo(images.dtype).max)
-    for key, descending in ((positions[..., 1], False), (positions[..., 0], False), (last, False), (scores, True)):
-        order = order.gather(1, key.gather(1, order).sort(dim=1, stable=True, descending=descending).indices)
-    return scores.gather(1, order), images.gather(1, order), positions.gather(1, order[..., None].expand(-1, -1, 2))
+    for key, descending in (
+        (positions[..., 1], False),
+        (positions[..., 0], False),
+        (last, False),
+        (scores, True),
+    ):
+        order = order.gather(
+            1, key.gather(1, order).sort(dim=1, stable=True, descending=descending).indices
+        )
+    return (
+        scores.gather(1, order),
+        images.gather(1, order),
+        positions.gather(1, order[..., None].expand(-1, -1, 2)),
+    )

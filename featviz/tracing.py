@@ -1,11 +1,12 @@
 """Receptive fields by following one forward pass, operation by operation.
 
-Every tensor of the pass carries what its positions can see of the image. Operations arrive as ATen's, a small vocabulary into
-which modules, functional calls and scripted code all translate; one that is not known makes its result *unknown*, never wrong.
+Every tensor of the pass carries what its positions can see of the image. Operations arrive as
+ATen's, a small vocabulary into which modules, functional calls and scripted code all translate; one
+that is not known makes its result *unknown*, never wrong.
 
-The two spatial axes are found in a tensor by their sizes and by the number of elements that lie below them in row-major order.
-Reshaping keeps both, so channel shuffles, channels-last blocks and merged (y x) axes are followed without a case of their own.
-"""
+The two spatial axes are found in a tensor by their sizes and by the number of elements that lie
+below them in row-major order. Reshaping keeps both, so channel shuffles, channels-last blocks and
+merged (y x) axes are followed without a case of their own."""
 
 from __future__ import annotations
 
@@ -28,7 +29,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, image: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         height, width = image.shape[-2:]
-        axes = tuple(Axis(Fraction(1), Fraction(0), Fraction(0), (Fraction(0), Fraction(n - 1))) for n in (height, width))
+        axes = tuple(
+            Axis(Fraction(1), Fraction(0), Fraction(0), (Fraction(0), Fraction(n - 1)))
+            for n in (height, width)
+        )
         self._seen: MutableMapping[Tensor, Seen] = WeakIdKeyDictionary()
         self._seen[image] = Seen("exact", (axes[0], axes[1]), (height, width), (width, 1))
         self.unknown: set[str] = set()
@@ -55,7 +59,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 elif worst in ("global", "unknown"):
                     field = fields[0].worse(worst)
                 else:
-                    field = handle(_Call(name, args, kwargs or {}, self._seen.get, fields, out, outputs))
+                    field = handle(
+                        _Call(name, args, kwargs or {}, self._seen.get, fields, out, outputs)
+                    )
                 self._record(out, field, fields, func._schema.is_mutable)
         return result
 
@@ -63,7 +69,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before = self._seen.get(out)
         self._seen[out] = fields[0].worse("global") if field is None else field
         if in_place and out._base is not None and before != self._seen[out]:
-            self._seen[out._base] = fields[0].worse("unknown")  # a part was overwritten with something else
+            self._seen[out._base] = fields[0].worse(
+                "unknown"
+            )  # a part was overwritten with something else
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -71,7 +79,9 @@ def _tensors(tree: Any) -> list[Tensor]:
         return [tree]
     if isinstance(tree, dict):
         tree = tuple(tree.values())
-    return [t for branch in tree for t in _tensors(branch)] if isinstance(tree, (list, tuple)) else []
+    return (
+        [t for branch in tree for t in _tensors(branch)] if isinstance(tree, (list, tuple)) else []
+    )
 
 
 @dataclass
@@ -96,7 +106,12 @@ class _Call:
     def windowed(self, axes: Sequence[Axis], gaps: bool = False) -> Seen:
         """The first input's field, moved to these axes and to the output's last two dimensions."""
         shape = self.out.shape
-        field = replace(self.fields[0], axes=(axes[0], axes[1]), sizes=(shape[-2], shape[-1]), below=(shape[-1], 1))
+        field = replace(
+            self.fields[0],
+            axes=(axes[0], axes[1]),
+            sizes=(shape[-2], shape[-1]),
+            below=(shape[-1], 1),
+        )
         return field.worse("bound") if gaps else field
 
 
@@ -106,7 +121,9 @@ def _pair(value: Any, default: Any = None) -> tuple[int, int]:
 
 
 def _is_map(call: _Call) -> bool:
-    """Whether the first input has y and x as its last two dimensions, where pooling and convolution look for them."""
+    """Whether the first input has y and x as its last two dimensions, where pooling and convolution
+    look for them.
+    """
     n = call.args[0].dim()
     return call.dims(call.args[0]) == (n - 2, n - 1)
 
@@ -133,14 +150,23 @@ def _pointwise(call: _Call) -> Seen | None:
 
 
 def _window(
-    call: _Call, kernel: Any, stride: Any, padding: Any, dilation: Any = 1, sizes: Sequence[int] | None = None
+    call: _Call,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any = 1,
+    sizes: Sequence[int] | None = None,
 ) -> Seen | None:
     if not _is_map(call):
         return None
     field = call.fields[0]
-    settings = zip(_pair(kernel), _pair(stride, kernel), _pair(padding), _pair(dilation), strict=True)
+    settings = zip(
+        _pair(kernel), _pair(stride, kernel), _pair(padding), _pair(dilation), strict=True
+    )
     axes, gaps = [], False
-    for axis, n, m, window in zip(field.axes, field.sizes, sizes or call.out.shape[-2:], settings, strict=True):
+    for axis, n, m, window in zip(
+        field.axes, field.sizes, sizes or call.out.shape[-2:], settings, strict=True
+    ):
         axes.append(axis.window(n, m, *window))
         gaps |= axis.leaves_gaps(n, m, *window)
     return call.windowed(axes, gaps)
@@ -171,20 +197,31 @@ def _adaptive(call: _Call) -> Seen | None:
     if not _is_map(call):
         return None
     field, axes = call.fields[0], []
-    if call.name.endswith("avg_pool2d") and all(size == 1 for size in call.out.shape[-2:]) and field.sizes != (1, 1):
+    if (
+        call.name.endswith("avg_pool2d")
+        and all(size == 1 for size in call.out.shape[-2:])
+        and field.sizes != (1, 1)
+    ):
         return None
     whole = True
     for axis, n, m in zip(field.axes, field.sizes, call.out.shape[-2:], strict=True):
         if n % m == 0:
             axes.append(axis.window(n, m, n // m, n // m))
         else:  # cells of uneven size: windows that contain them all
-            whole, step, over = False, axis.stride * Fraction(n, m), axis.stride * Fraction(m - 1, m)
-            axes.append(Axis(step, axis.low - over, axis.high + step + over - axis.stride, axis.reach))
+            whole, step, over = (
+                False,
+                axis.stride * Fraction(n, m),
+                axis.stride * Fraction(m - 1, m),
+            )
+            axes.append(
+                Axis(step, axis.low - over, axis.high + step + over - axis.stride, axis.reach)
+            )
     return replace(call.windowed(axes, gaps=not whole), resampled=True)
 
 
 def _upsample(call: _Call) -> Seen | None:
-    """Output i lies at (i + 1/2) r - 1/2 of the input, r input positions a step: nearest takes floor(i r), the others what is near.
+    """Output i lies at (i + 1/2) r - 1/2 of the input, r input positions a step: nearest takes
+    floor(i r), the others what is near.
 
     r is one over the scale that was given, or the ratio of the sizes.
     """
@@ -192,7 +229,9 @@ def _upsample(call: _Call) -> Seen | None:
         return None
     axes, first = [], 2 if call.name == "upsample_nearest2d" else 3
     scales = call.arg(first), call.arg(first + 1)
-    for axis, n, m, scale in zip(call.fields[0].axes, call.fields[0].sizes, call.out.shape[-2:], scales, strict=True):
+    for axis, n, m, scale in zip(
+        call.fields[0].axes, call.fields[0].sizes, call.out.shape[-2:], scales, strict=True
+    ):
         ratio = Fraction(n, m) if scale is None else 1 / Fraction(scale).limit_denominator(1000)
         centre = (ratio - 1) / 2
         low, high = {
@@ -200,7 +239,14 @@ def _upsample(call: _Call) -> Seen | None:
             "upsample_bilinear2d": (centre - 1, centre + 1),
             "upsample_bicubic2d": (centre - 2, centre + 2),
         }[call.name]
-        axes.append(Axis(axis.stride * ratio, axis.low + low * axis.stride, axis.high + high * axis.stride, axis.reach))
+        axes.append(
+            Axis(
+                axis.stride * ratio,
+                axis.low + low * axis.stride,
+                axis.high + high * axis.stride,
+                axis.reach,
+            )
+        )
     return replace(call.windowed(axes, gaps=True), resampled=True)
 
 
@@ -210,13 +256,25 @@ def _pad(call: _Call) -> Seen | None:
         return None if any(pads[:4]) else _pointwise(call)
     field = call.fields[0]
     settings = zip(field.axes, field.sizes, call.out.shape[-2:], (pads[2], pads[0]), strict=True)
-    on_image = all(axis.low == axis.high == 0 for axis in field.axes)  # further up, a position in the padding sees nothing
-    return call.windowed([axis.window(n, m, 1, 1, p) for axis, n, m, p in settings], gaps=max(pads[:4]) > 0 and not on_image)
+    on_image = all(
+        axis.low == axis.high == 0 for axis in field.axes
+    )  # further up, a position in the padding sees nothing
+    return call.windowed(
+        [axis.window(n, m, 1, 1, p) for axis, n, m, p in settings],
+        gaps=max(pads[:4]) > 0 and not on_image,
+    )
 
 
 def _im2col(call: _Call) -> Seen | None:
     kernel, dilation, padding, stride = call.args[1:5]
-    settings = zip(call.fields[0].sizes, _pair(kernel), _pair(dilation), _pair(padding), _pair(stride), strict=True)
+    settings = zip(
+        call.fields[0].sizes,
+        _pair(kernel),
+        _pair(dilation),
+        _pair(padding),
+        _pair(stride),
+        strict=True,
+    )
     sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, d, p, s in settings]
     if (field := _window(call, kernel, stride, padding, dilation, sizes)) is None:
         return None
@@ -269,7 +327,11 @@ def _without_dim(call: _Call) -> Seen | None:
 
 def _split(call: _Call) -> Seen | None:
     dims = call.dims(call.args[0])
-    return None if dims is None or call.arg(2, 0) % call.args[0].dim() in dims else call.fields[0].at(dims, call.out.shape)
+    return (
+        None
+        if dims is None or call.arg(2, 0) % call.args[0].dim() in dims
+        else call.fields[0].at(dims, call.out.shape)
+    )
 
 
 def _cat(call: _Call) -> Seen | None:
@@ -308,28 +370,45 @@ def _layer_norm(call: _Call) -> Seen | None:
 
 
 def _batch_norm(call: _Call) -> Seen | None:
-    """With the statistics of the batch (instance norm, or batch norm without running ones) every position sees all."""
-    flag = {"native_batch_norm": 5, "_native_batch_norm_legit": 5, "cudnn_batch_norm": 5, "miopen_batch_norm": 5}.get(call.name)
-    stats = any(isinstance(a, bool) and a for a in call.args[3:4]) if flag is None else call.arg(flag, False)
+    """With the statistics of the batch (instance norm, or batch norm without running ones) every
+    position sees all.
+    """
+    flag = {
+        "native_batch_norm": 5,
+        "_native_batch_norm_legit": 5,
+        "cudnn_batch_norm": 5,
+        "miopen_batch_norm": 5,
+    }.get(call.name)
+    stats = (
+        any(isinstance(a, bool) and a for a in call.args[3:4])
+        if flag is None
+        else call.arg(flag, False)
+    )
     return None if stats and call.name != "_native_batch_norm_legit_no_training" else call.fields[0]
 
 
 def _matmul(call: _Call) -> Seen | None:
-    """A fully connected layer over channels keeps y and x; one over anything that holds them does not."""
+    """A fully connected layer over channels keeps y and x; one over anything that holds them does
+    not.
+    """
     first, second = call.args[1:3] if call.name in ("addmm", "baddbmm") else call.args[:2]
     field, other = call.of(first), call.of(second)
     columns = call.out.shape[-1]
     if field is not None and other is None:
         inner = first.shape[-1]
         if all(below % inner == 0 for below in field.below):
-            return replace(field, below=(field.below[0] // inner * columns, field.below[1] // inner * columns))
+            return replace(
+                field, below=(field.below[0] // inner * columns, field.below[1] // inner * columns)
+            )
     elif field is None and other is not None:
         inside, matrix = second.shape[-1], prod(second.shape[-2:])
         if other.below[0] * other.sizes[0] <= inside:
             return other
         if all(below % matrix == 0 for below in other.below):
             rows = prod(call.out.shape[-2:])
-            return replace(other, below=(other.below[0] // matrix * rows, other.below[1] // matrix * rows))
+            return replace(
+                other, below=(other.below[0] // matrix * rows, other.below[1] // matrix * rows)
+            )
     return None
 
 
@@ -349,7 +428,17 @@ log sqrt rsqrt pow square reciprocal erf sin cos maximum minimum where masked_fi
 _to_copy copy contiguous expand lift_fresh dropout native_dropout bernoulli fill zero gt ge lt le eq
 ne log_sigmoid_forward addcmul hardshrink softshrink sign round floor logical_not bitwise_not to
 """
-_SHAPE_ONLY = {"new_zeros", "new_ones", "new_empty", "new_full", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like"}
+_SHAPE_ONLY = {
+    "new_zeros",
+    "new_ones",
+    "new_empty",
+    "new_full",
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "full_like",
+    "rand_like",
+}
 
 _HANDLERS: dict[str, Callable[[_Call], Seen | None]] = {
     "convolution": _convolution, "im2col": _im2col, "constant_pad_nd": _pad, "slice": _slice,

@@ -1,11 +1,12 @@
 """Table 3 of the paper: layers removed or resized, the error that is left, and the parameters.
 
-On zfmini and zfnet the rows are the paper's. On any other model every layer of --layers whose output has the shape of its input is
-left out, one at a time. Each network is trained alike, on the 8 shapes of the synthetic images at 48 pixels, or on --images.
+On zfmini and zfnet the rows are the paper's. On any other model every layer of --layers whose
+output has the shape of its input is left out, one at a time. Each network is trained alike, on the
+8 shapes of the synthetic images at 48 pixels, or on --images.
 
-The default training, some minutes, fits the training images; it is one seed of a small set, so that a few percent between networks
-say little. At higher learning rates single networks do not learn at all.
-"""
+The default training, some minutes, fits the training images; it is one seed of a small set, so that
+a few percent between networks say little. At higher learning rates single networks do not learn at
+all."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def arguments() -> argparse.ArgumentParser:
     add_training_arguments(found, epochs=30, images=2000, rate=0.01)
     found.set_defaults(batch_size=16)
     found.add_argument(
-        "--variants", metavar="NAMES", help="only rows whose name contains one of these, with commas (and the first)"
+        "--variants",
+        metavar="NAMES",
+        help="only rows whose name contains one of these, with commas (and the first)",
     )
     return found
 
@@ -48,7 +51,9 @@ def main(args: argparse.Namespace) -> None:
     args.weights = "initial"
     if args.input_size is None and args.images is None and args.model == "zfmini":
         args.input_size = 48
-    classes = COARSE if args.images is None else len(LabelledImages(open_images(args.images)).classes)
+    classes = (
+        COARSE if args.images is None else len(LabelledImages(open_images(args.images)).classes)
+    )
     model = model_from(args, num_classes=classes)
     sets = sets_from(args, model, coarse=True)
     builders = variants(args, classes, sets, next(model.parameters()).device)
@@ -60,7 +65,9 @@ def main(args: argparse.Namespace) -> None:
     write(figures.ablation(rows, title=_title(args, sets)), rows, args.out, "ablation")
 
 
-def variants(args: argparse.Namespace, classes: int, sets: Sets, device: torch.device) -> dict[str, Callable[[], nn.Module]]:
+def variants(
+    args: argparse.Namespace, classes: int, sets: Sets, device: torch.device
+) -> dict[str, Callable[[], nn.Module]]:
     """How to make each network, by its name."""
     found: dict[str, Callable[[], nn.Module]] = {}
     if args.model in BUILDERS:
@@ -71,7 +78,9 @@ def variants(args: argparse.Namespace, classes: int, sets: Sets, device: torch.d
     image = sets.training[0][0]
     names = removable(make(), layers(make(), args.layers), sets.recipe.normalise(image).to(device))
     if not names:
-        raise LayerError(f"layers {args.layers!r}: none of them gives what it takes, (c, h, w), so none can be left out")
+        raise LayerError(
+            f"layers {args.layers!r}: none of them gives what it takes, (c, h, w), so none can be left out"
+        )
     found[ORIGINAL] = make
     for name in names:
         found[f"without {name}"] = partial(_without, make, name)
@@ -133,12 +142,24 @@ def _measured(model: nn.Module, name: str, args: argparse.Namespace, sets: Sets)
     anatomy(model, (channels, height, width), only=())  # that it takes such images
     print(name, file=sys.stderr)
     train(
-        model, sets.training, epochs=args.epochs, checkpoints=(), batch_size=args.batch_size, learning_rate=args.learning_rate,
-        preprocess=sets.recipe.normalise, seed=args.seed,
-    )  # fmt: skip
-    errors = (1 - accuracy(model, data, preprocess=sets.recipe.normalise) for data in (sets.training, sets.testing))
+        model,
+        sets.training,
+        epochs=args.epochs,
+        checkpoints=(),
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        preprocess=sets.recipe.normalise,
+        seed=args.seed,
+    )
+    errors = (
+        1 - accuracy(model, data, preprocess=sets.recipe.normalise)
+        for data in (sets.training, sets.testing)
+    )
     parameters = sum(p.numel() for p in model.parameters())
-    return {"parameters": parameters, **dict(zip(("train error", "test error"), errors, strict=True))}
+    return {
+        "parameters": parameters,
+        **dict(zip(("train error", "test error"), errors, strict=True)),
+    }
 
 
 def _title(args: argparse.Namespace, sets: Sets) -> str:

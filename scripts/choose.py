@@ -1,4 +1,6 @@
-"""What a script means where its arguments leave it open: which layers, and which class an image has."""
+"""What a script means where its arguments leave it open: which layers, and which class an image
+has.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def taking_part(model: nn.Module, images: Images, pattern: str) -> list[LayerInf
 
 
 def rectified(model: nn.Module, images: Images, layer: str) -> str:
-    """The rectifier right behind a layer, if there is one: responses are never below zero there; else the layer."""
+    """The rectifier right behind a layer, if there is one: responses are never below zero there;
+    else the layer.
+    """
     infos = list(anatomy(model, shape(images)).values())
     at = [info.name for info in infos].index(layer)
     behind = infos[at + 1] if at + 1 < len(infos) else infos[at]
@@ -32,7 +36,9 @@ def rectified(model: nn.Module, images: Images, layer: str) -> str:
 
 
 def hidden(model: nn.Module, images: Images) -> str | None:
-    """The fully connected layer that feeds the classifier (the paper's layer 7); None if there is none."""
+    """The fully connected layer that feeds the classifier (the paper's layer 7); None if there is
+    none.
+    """
     names = [info.name for info in anatomy(model, shape(images)).values() if info.kind == "Linear"]
     return names[-2] if len(names) > 1 else None
 
@@ -54,7 +60,8 @@ def inputs(model: nn.Module, images: Images, which: Sequence[int]) -> Tensor:
 
 
 def classes_of(model: nn.Module, images: Images) -> list[str] | None:
-    """The names of the model's classes: the images' folders, sorted, or those of the synthetic images, where the model has as many.
+    """The names of the model's classes: the images' folders, sorted, or those of the synthetic
+    images, where the model has as many.
 
     Where neither has, "class 0", "class 1" ...; None where the model returns no (n, classes).
     """
@@ -63,12 +70,16 @@ def classes_of(model: nn.Module, images: Images) -> list[str] | None:
     if not isinstance(output, Tensor) or output.dim() != 2:
         return None
     folders = sorted({label for label in images.labels if label is not None})
-    named = next((list(names) for names in (folders, CLASSES) if len(names) == output.shape[1]), None)
+    named = next(
+        (list(names) for names in (folders, CLASSES) if len(names) == output.shape[1]), None
+    )
     return named or [f"class {i}" for i in range(output.shape[1])]
 
 
 def class_of(model: nn.Module, images: Images, i: int, classes: Sequence[str]) -> int:
-    """The index of an image's class, or of the most probable one where its own is not among the model's."""
+    """The index of an image's class, or of the most probable one where its own is not among the
+    model's.
+    """
     label = images.labels[i]
     if label in classes:
         return classes.index(label)

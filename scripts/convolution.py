@@ -1,4 +1,6 @@
-"""What convolution is, on any network: sparse interactions, shared parameters, strides, many filters, inputs of any size."""
+"""What convolution is, on any network: sparse interactions, shared parameters, strides, many
+filters, inputs of any size.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,18 @@ SCALES = (2 / 3, 1, 4 / 3, 2)
 
 def arguments() -> argparse.ArgumentParser:
     found = parser(__doc__ or "", "convolution")
-    found.add_argument("--filters", type=positive, default=32, metavar="N", help="filters of the first layer (default: 32)")
-    found.add_argument("--sizes", type=numbers, help="sides of the inputs of figure 4 (default: 2/3, 1, 4/3 and 2 of the usual)")
+    found.add_argument(
+        "--filters",
+        type=positive,
+        default=32,
+        metavar="N",
+        help="filters of the first layer (default: 32)",
+    )
+    found.add_argument(
+        "--sizes",
+        type=numbers,
+        help="sides of the inputs of figure 4 (default: 2/3, 1, 4/3 and 2 of the usual)",
+    )
     return found
 
 
@@ -40,9 +52,15 @@ def main(args: argparse.Namespace) -> None:
     found = connections(model, _shape(image))
     names = [name for name in layers(model, args.layers) if name in found]
     if not names:
-        raise LayerError(f"layers {args.layers!r}: none of them is a convolution; the first of this model is {next(iter(found))!r}")
-    write(figures.sharing({name: found[name] for name in names}, heading=args.model),
-          [_row(found[name]) for name in names], args.out, "sharing")  # fmt: skip
+        raise LayerError(
+            f"layers {args.layers!r}: none of them is a convolution; the first of this model is {next(iter(found))!r}"
+        )
+    write(
+        figures.sharing({name: found[name] for name in names}, heading=args.model),
+        [_row(found[name]) for name in names],
+        args.out,
+        "sharing",
+    )
     first = next(iter(found))
     _strides(args, model, images, first, names)
     _filters(args, model, images, first)
@@ -50,10 +68,15 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _row(one: Connections) -> dict[str, Any]:
-    return {key: "x".join(map(str, value)) if isinstance(value, tuple) else value for key, value in asdict(one).items()}
+    return {
+        key: "x".join(map(str, value)) if isinstance(value, tuple) else value
+        for key, value in asdict(one).items()
+    }
 
 
-def _strides(args: argparse.Namespace, model: nn.Module, images: Images, first: str, names: Sequence[str]) -> None:
+def _strides(
+    args: argparse.Namespace, model: nn.Module, images: Images, first: str, names: Sequence[str]
+) -> None:
     """The network with its first layer moved by 1, 2 and 4 pixels."""
     image, variants = images[0], []
     channel: int | None = None
@@ -61,7 +84,10 @@ def _strides(args: argparse.Namespace, model: nn.Module, images: Images, first: 
         network = deepcopy(model)
         layer = network.get_submodule(first)
         if not isinstance(layer, nn.Conv2d):
-            print(f"strides: left out, {first} is no Conv2d, and its stride cannot be changed", file=sys.stderr)
+            print(
+                f"strides: left out, {first} is no Conv2d, and its stride cannot be changed",
+                file=sys.stderr,
+            )
             return
         layer.stride = (stride, stride)
         try:
@@ -72,18 +98,24 @@ def _strides(args: argparse.Namespace, model: nn.Module, images: Images, first: 
             continue
         maps = _maps(network, images, 0, [first])[first]
         channel = int(maps.amax(dim=(1, 2)).argmax()) if channel is None else channel
-        used = [info for info in infos.values() if info.name in {first, *names} and len(info.shape) == 3]
+        used = [
+            info for info in infos.values() if info.name in {first, *names} and len(info.shape) == 3
+        ]
         variants.append(figures.Strided(stride, used, operations, maps[channel]))
     title = f"{args.model}: {first} moved by {', '.join(str(v.stride) for v in variants)} pixels"
     rows = [
         {
-            "stride of first layer": one.stride, "operations": one.operations, "layer": info.name,
-            "map height": info.shape[1], "map width": info.shape[2], "receptive field": max(info.field.size),
+            "stride of first layer": one.stride,
+            "operations": one.operations,
+            "layer": info.name,
+            "map height": info.shape[1],
+            "map width": info.shape[2],
+            "receptive field": max(info.field.size),
             "receptive field stride": info.field.stride[0],
         }
         for one in variants
         for info in one.layers
-    ]  # fmt: skip
+    ]
     write(figures.strides(image, variants, title=title), rows, args.out, "strides")
 
 
@@ -99,15 +131,25 @@ def _filters(args: argparse.Namespace, model: nn.Module, images: Images, first: 
     title = f"{args.model}: {first}, {len(order)} of {len(maps)} filters ({weights.shape[-2]} x {weights.shape[-1]}) and their maps"
     rows = [
         {
-            "filter": channel, "root mean square": float(weight.square().mean().sqrt()), "largest": float(plane.max()),
-            "smallest": float(plane.min()), "share above zero": float((plane > 0).double().mean()),
+            "filter": channel,
+            "root mean square": float(weight.square().mean().sqrt()),
+            "largest": float(plane.max()),
+            "smallest": float(plane.min()),
+            "share above zero": float((plane > 0).double().mean()),
         }
         for channel, weight, plane in zip(order.tolist(), weights, maps[order], strict=True)
-    ]  # fmt: skip
-    write(figures.filters_and_maps(images[0], weights, order.tolist(), maps[order], title=title), rows, args.out, "filters")
+    ]
+    write(
+        figures.filters_and_maps(images[0], weights, order.tolist(), maps[order], title=title),
+        rows,
+        args.out,
+        "filters",
+    )
 
 
-def _sizes(args: argparse.Namespace, model: nn.Module, images: Images, names: Sequence[str]) -> None:
+def _sizes(
+    args: argparse.Namespace, model: nn.Module, images: Images, names: Sequence[str]
+) -> None:
     """One network, the same picture at several sizes."""
     image = images[0]
     usual = min(image.shape[-2:])
@@ -119,15 +161,22 @@ def _sizes(args: argparse.Namespace, model: nn.Module, images: Images, names: Se
         try:
             infos.append(anatomy(model, _shape(picture), only=set(names)))
         except FeatvizError:
-            print(f"sizes: the network does not take {size[0]} x {size[1]}, which is left out", file=sys.stderr)
+            print(
+                f"sizes: the network does not take {size[0]} x {size[1]}, which is left out",
+                file=sys.stderr,
+            )
             continue
         taken.append(side)
         pictures.append(picture)
     if not pictures:
-        raise ModelError(f"the network takes none of the sizes {', '.join(map(str, sides))}: give others (--sizes)")
+        raise ModelError(
+            f"the network takes none of the sizes {', '.join(map(str, sides))}: give others (--sizes)"
+        )
     shown = [name for name in names if name in infos[0]]
     read = [_maps_of(model, images.preprocess.normalise(picture), shown) for picture in pictures]
-    channels = {name: int(sum(maps[name].amax(dim=(1, 2)) for maps in read).argmax()) for name in shown}  # type: ignore[union-attr]
+    channels = {
+        name: int(sum(maps[name].amax(dim=(1, 2)) for maps in read).argmax()) for name in shown
+    }  # type: ignore[union-attr]
     maps = {f"{name}": [one[name][channels[name]] for one in read] for name in shown}
     parameters = sum(p.numel() for p in model.parameters())
     note = f"the same {parameters:,} parameters at every size: a larger image has larger maps, no other filters"
@@ -143,7 +192,9 @@ def _sizes(args: argparse.Namespace, model: nn.Module, images: Images, names: Se
         for name in shown
     ]
     write(
-        figures.map_sizes(pictures, maps, title=f"{args.model} on one picture at {len(taken)} sizes", note=note),
+        figures.map_sizes(
+            pictures, maps, title=f"{args.model} on one picture at {len(taken)} sizes", note=note
+        ),
         rows,
         args.out,
         "sizes",

@@ -1,11 +1,14 @@
-"""Invariance (figure 5 of the paper): how far features move while images are shifted, scaled and turned.
+"""Invariance (figure 5 of the paper): how far features move while images are shifted, scaled and
+turned.
 
     python scripts/invariance.py                                  # zfmini, synthetic images
-    python scripts/invariance.py --model alexnet --weights DEFAULT --images photos/ --layers features.0,classifier.4
+    python scripts/invariance.py --model alexnet --weights DEFAULT --images photos/ --layers
+    features.0,classifier.4
 
-A row for each transform: examples, the distance between the features of the original and the transformed image in the first and in
-the last of the layers, and the probability of the class. What comes in from outside an image is grey.
-"""
+A row for each transform: examples, the distance between the features of the original and the
+    transformed image in the first and in
+the last of the layers, and the probability of the class. What comes in from outside an image is
+grey."""
 
 from __future__ import annotations
 
@@ -37,7 +40,9 @@ def main(args: argparse.Namespace) -> None:
     first, top = ends(model, images, args.layers)
     names = None if args.partial else choose.classes_of(model, images)
     if names is None:
-        print("the classifier is not trained, or there is none: no classes are shown", file=sys.stderr)
+        print(
+            "the classifier is not trained, or there is none: no classes are shown", file=sys.stderr
+        )
     classes = None if names is None else [choose.class_of(model, images, i, names) for i in picked]
     reach = round(x.shape[2] * 0.27)
     plans = [
@@ -47,11 +52,21 @@ def main(args: argparse.Namespace) -> None:
     ]
     rows = []
     for name, unit, transform, values in tqdm(plans, desc="transforms", leave=False):
-        result = sweep(model, x, [first, top], transform, values, batch_size=args.batch_size, progress=True)
+        result = sweep(
+            model, x, [first, top], transform, values, batch_size=args.batch_size, progress=True
+        )
         shown = [values[round(at * (len(values) - 1))] for at in (0.15, 0.5, 0.85)]
-        examples = torch.stack([transform(value)(x[:EXAMPLES]) for value in shown], 1)  # (e, e, c, h, w)
-        rows.append(SweptTransform(name, unit, result, images.preprocess.denormalise(examples).cpu(), shown, classes))
-    figure = figures.invariance(rows, first, top, names=[choose.name(images, i) for i in picked], heading=args.model)
+        examples = torch.stack(
+            [transform(value)(x[:EXAMPLES]) for value in shown], 1
+        )  # (e, e, c, h, w)
+        rows.append(
+            SweptTransform(
+                name, unit, result, images.preprocess.denormalise(examples).cpu(), shown, classes
+            )
+        )
+    figure = figures.invariance(
+        rows, first, top, names=[choose.name(images, i) for i in picked], heading=args.model
+    )
     keys = [images.keys[i] for i in picked]
     write(figure, numbers(rows, keys, first, top), args.out, "invariance")
     for row in rows:
@@ -65,12 +80,16 @@ def spaced(low: float, high: float, steps: int) -> list[float]:
 
 
 def ends(model: nn.Module, images: Images, pattern: str) -> tuple[str, str]:
-    """The first of the layers and the last; of all convolutions, the first and, as in the paper, what feeds the classifier."""
+    """The first of the layers and the last; of all convolutions, the first and, as in the paper,
+    what feeds the classifier.
+    """
     names = [info.name for info in choose.taking_part(model, images, pattern)]
     return names[0], (choose.hidden(model, images) if pattern == "conv" else None) or names[-1]
 
 
-def numbers(rows: Sequence[SweptTransform], keys: Sequence[str], first: str, top: str) -> list[dict[str, object]]:
+def numbers(
+    rows: Sequence[SweptTransform], keys: Sequence[str], first: str, top: str
+) -> list[dict[str, object]]:
     """A row for each transform, value and image."""
     found: list[dict[str, object]] = []
     for row in rows:
@@ -95,8 +114,12 @@ def summary(result: SweepResult, first: str, top: str) -> str:
 
 
 arguments = parser(__doc__, "invariance")
-arguments.add_argument("--show", type=positive, default=5, metavar="N", help="images, each a curve (default: 5)")
-arguments.add_argument("--steps", type=positive, default=37, metavar="N", help="values of each transform (default: 37)")
+arguments.add_argument(
+    "--show", type=positive, default=5, metavar="N", help="images, each a curve (default: 5)"
+)
+arguments.add_argument(
+    "--steps", type=positive, default=37, metavar="N", help="values of each transform (default: 37)"
+)
 
 if __name__ == "__main__":
     sys.exit(run(main, arguments))

@@ -1,8 +1,8 @@
 """Table 7 of the paper: a linear classifier on the features of each layer, accuracy by depth.
 
-Features are what a layer returns, rectified and averaged to at most --features numbers; the classifier is logistic regression, its
-weight decay chosen on a tenth of the training images. The same is done with the network's initial weights, and with the pixels.
-"""
+Features are what a layer returns, rectified and averaged to at most --features numbers; the
+classifier is logistic regression, its weight decay chosen on a tenth of the training images. The
+same is done with the network's initial weights, and with the pixels."""
 
 from __future__ import annotations
 
@@ -35,8 +35,16 @@ PIXELS = "pixels"
 def arguments() -> argparse.ArgumentParser:
     found = parser(__doc__ or "", "layer_probe")
     add_training_arguments(found, epochs=1, images=2000)
-    found.add_argument("--features", type=positive, default=1024, metavar="N", help="at most, of a layer (default: 1024)")
-    found.add_argument("--no-initial", action="store_true", help="leave out the network with its initial weights")
+    found.add_argument(
+        "--features",
+        type=positive,
+        default=1024,
+        metavar="N",
+        help="at most, of a layer (default: 1024)",
+    )
+    found.add_argument(
+        "--no-initial", action="store_true", help="leave out the network with its initial weights"
+    )
     found.set_defaults(layers=None)
     return found
 
@@ -51,25 +59,47 @@ def main(args: argparse.Namespace) -> None:
     networks = {"trained": model}
     if not args.no_initial:
         classes = _outputs(model)
-        networks["initial weights"] = load_model(args.model, "initial", device=parameter_of(model).device, num_classes=classes)
+        networks["initial weights"] = load_model(
+            args.model, "initial", device=parameter_of(model).device, num_classes=classes
+        )
     rows: list[dict[str, Any]] = []
     for weights, network in networks.items():
         training, targets = features(network, names, sets.training, sets, args)
         testing, truth = features(network, names, sets.testing, sets, args)
         for name in tqdm(training, desc=f"classify, {weights}", unit="layer"):
             if name != PIXELS or not rows:
-                found = probe(training[name], targets, testing[name], truth, len(sets.classes), args.seed)
-                rows.append({"weights": weights, "layer": name, "features": training[name].shape[1], **found})
+                found = probe(
+                    training[name], targets, testing[name], truth, len(sets.classes), args.seed
+                )
+                rows.append(
+                    {
+                        "weights": weights,
+                        "layer": name,
+                        "features": training[name].shape[1],
+                        **found,
+                    }
+                )
     chance = max(Counter(truth.tolist()).values()) / len(truth)
     title = f"{args.model}: a linear classifier on each layer"
-    note = f"{len(targets):,} training and {len(truth):,} test images of {len(sets.classes)} classes"
+    note = (
+        f"{len(targets):,} training and {len(truth):,} test images of {len(sets.classes)} classes"
+    )
     note += f"; at most {args.features} features a layer"
-    write(figures.layer_probe(rows, chance=chance, title=title, note=note), rows, args.out, "layer_probe")
+    write(
+        figures.layer_probe(rows, chance=chance, title=title, note=note),
+        rows,
+        args.out,
+        "layer_probe",
+    )
 
 
 def usual(model: nn.Module) -> list[str]:
     """Every convolution and fully connected layer but the last, which is a classifier itself."""
-    found = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear)) and name]
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and name
+    ]
     last = model.get_submodule(found[-1])
     return found[:-1] if isinstance(last, nn.Linear) else found
 
@@ -94,20 +124,26 @@ def features(
 
 
 def pooled(output: Tensor, most: int) -> Tensor:
-    """(n, c, h, w) averaged to the largest square grid of no more than ``most`` numbers; (n, c) as it is."""
+    """(n, c, h, w) averaged to the largest square grid of no more than ``most`` numbers; (n, c) as
+    it is.
+    """
     if output.dim() == 4:
         side = max(1, min(output.shape[2], int((most / output.shape[1]) ** 0.5)))
         output = F.adaptive_avg_pool2d(output, side)
     return output.flatten(1)
 
 
-def probe(training: Tensor, targets: Tensor, testing: Tensor, truth: Tensor, classes: int, seed: int) -> dict[str, float]:
+def probe(
+    training: Tensor, targets: Tensor, testing: Tensor, truth: Tensor, classes: int, seed: int
+) -> dict[str, float]:
     """Logistic regression on standardised features: the weight decay chosen, and the accuracies."""
     mean, spread = training.mean(dim=0), training.std(dim=0)
     alive = spread > 1e-6 * spread.max().clamp(min=1e-30)
     if not bool(alive.any()):
         alive = torch.ones_like(alive)
-    training, testing = ((x[:, alive] - mean[alive]) / spread[alive].clamp(min=1e-12) for x in (training, testing))
+    training, testing = (
+        (x[:, alive] - mean[alive]) / spread[alive].clamp(min=1e-12) for x in (training, testing)
+    )
     ours, theirs = split(len(training), 0.1, seed)
     tried = {}
     for decay in DECAYS:
@@ -123,10 +159,14 @@ def probe(training: Tensor, targets: Tensor, testing: Tensor, truth: Tensor, cla
 
 
 def fit(x: Tensor, targets: Tensor, classes: int, decay: float) -> Tensor:
-    """The weights (features + 1, classes) of least cross-entropy plus ``decay`` times half their squares, by L-BFGS."""
+    """The weights (features + 1, classes) of least cross-entropy plus ``decay`` times half their
+    squares, by L-BFGS.
+    """
     x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
     weights = torch.zeros(x.shape[1], classes, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weights], max_iter=40, history_size=8, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        [weights], max_iter=40, history_size=8, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
@@ -143,7 +183,9 @@ def share_right(x: Tensor, targets: Tensor, weights: Tensor) -> float:
 
 
 def _model(args: argparse.Namespace) -> nn.Module:
-    """The network; where its weights are of another number of outputs, that of the images' classes is tried."""
+    """The network; where its weights are of another number of outputs, that of the images' classes
+    is tried.
+    """
     try:
         return model_from(args)
     except WeightsError:

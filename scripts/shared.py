@@ -26,20 +26,34 @@ def parser(doc: str, out: str) -> argparse.ArgumentParser:
         doc: the script's docstring.
         out: the script's name; it writes to ``outputs/NAME`` unless told otherwise.
     """
-    arguments = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_model_arguments(arguments)
     add_image_arguments(arguments)
     add_layers(arguments)
-    arguments.add_argument("--seed", type=int, default=0, help="of whatever is drawn at random (default: 0)")
     arguments.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path("outputs") / out, help=f"where to write (default: outputs/{out})"
+        "--seed", type=int, default=0, help="of whatever is drawn at random (default: 0)"
+    )
+    arguments.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("outputs") / out,
+        help=f"where to write (default: outputs/{out})",
     )
     arguments.set_defaults(goes_on="The same command begins again.")
     return arguments
 
 
-def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
-    """Run a script and return its exit code: 0 done, 1 an error that was explained, 130 interrupted."""
+def run(
+    main: Callable[[argparse.Namespace], None],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a script and return its exit code: 0 done, 1 an error that was explained, 130
+    interrupted.
+    """
     args = parser.parse_args(argv)
 
     def work(args: argparse.Namespace) -> None:
@@ -52,8 +66,8 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
 def write(figure: Figure, numbers: Rows | Mapping[str, Any], folder: Path, stem: str) -> None:
     """Save a figure as ``stem.png`` and ``stem.pdf`` beside its numbers, and print the paths.
 
-    Each file is written under another name and moved when it is whole. Rows become ``stem.csv``, anything else ``stem.json``.
-    """
+    Each file is written under another name and moved when it is whole. Rows become ``stem.csv``,
+    anything else ``stem.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, metadata in (("png", None), ("pdf", {"CreationDate": None})):
         partial = folder / f".{stem}.part.{suffix}"

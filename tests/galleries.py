@@ -1,4 +1,6 @@
-"""Galleries for tests and benchmarks: a tiny network on images with hostile names, and pages that no model was run for."""
+"""Galleries for tests and benchmarks: a tiny network on images with hostile names, and pages that
+no model was run for.
+"""
 
 from __future__ import annotations
 
@@ -43,20 +45,32 @@ class Tiny(nn.Sequential):
 
     def __init__(self, seed: int = 0, last: str = LAYER) -> None:
         layers = [
-            ("conv1", nn.Conv2d(3, 6, 3, padding=1)), ("relu1", nn.ReLU()), ("pool", nn.MaxPool2d(2)),
-            ("conv2", nn.Conv2d(6, 20, 3, padding=1)), ("relu2", nn.ReLU()), (last, nn.Conv2d(20, 4, 3, padding=1)),
-        ]  # fmt: skip
+            ("conv1", nn.Conv2d(3, 6, 3, padding=1)),
+            ("relu1", nn.ReLU()),
+            ("pool", nn.MaxPool2d(2)),
+            ("conv2", nn.Conv2d(6, 20, 3, padding=1)),
+            ("relu2", nn.ReLU()),
+            (last, nn.Conv2d(20, 4, 3, padding=1)),
+        ]
         super().__init__(OrderedDict(layers))
         integers(self, seed)
         with torch.no_grad():
-            for name in ("conv1", "conv2", last):  # each filter sums to zero, so that some image activates it
-                self.get_submodule(name).weight -= self.get_submodule(name).weight.mean((1, 2, 3), keepdim=True)
+            for name in (
+                "conv1",
+                "conv2",
+                last,
+            ):  # each filter sums to zero, so that some image activates it
+                self.get_submodule(name).weight -= self.get_submodule(name).weight.mean(
+                    (1, 2, 3), keepdim=True
+                )
                 self.get_submodule(name).bias.zero_()
             self.conv2.bias[3] = -1e6
 
 
 def hostile_images(n: int = 24, size: int = 24, seed: int = 0) -> Images:
-    """Coloured noise under keys that no page may take for anything but text, with labels of the same kind."""
+    """Coloured noise under keys that no page may take for anything but text, with labels of the
+    same kind.
+    """
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (n, 3, size, size), generator=generator, dtype=torch.uint8)
     keys = [HOSTILE[i] if i < len(HOSTILE) else f"plain/{i:03d}.png" for i in range(n)]
@@ -73,13 +87,19 @@ def tiny(
     """A tiny network, its images, and a scan of them."""
     model, images = Tiny(seed), hostile_images(n)
     sources = {"model": f"tiny {LABELS[1]}", "weights": str(seed), "images": "noise"}
-    return model, images, scan(model, images, list(layers), k=k, batch_size=8, progress=False, sources=sources)
+    return (
+        model,
+        images,
+        scan(model, images, list(layers), k=k, batch_size=8, progress=False, sources=sources),
+    )
 
 
 def made_up(folder: Path, units: int, *, side: int = 96, kinds: int = 8, labels: int = 40) -> Path:
-    """A gallery of one layer of so many units, without a model: invented numbers, noise for tiles, every 64th unit dead.
+    """A gallery of one layer of so many units, without a model: invented numbers, noise for tiles,
+    every 64th unit dead.
 
-    Sprites have nine tiles of ``side`` pixels for patches and as many for projections; there are ``kinds`` different pictures.
+    Sprites have nine tiles of ``side`` pixels for patches and as many for projections; there are
+    ``kinds`` different pictures.
 
     Returns:
         The path of the layer's page.
@@ -88,18 +108,41 @@ def made_up(folder: Path, units: int, *, side: int = 96, kinds: int = 8, labels:
     pictures = [_noise(dice, 3 * (side + 1) - 1) for _ in range(kinds)]
     entries = [_unit(dice, unit, labels, dead=unit % 64 == 63) for unit in range(units)]
     layer: dict[str, Any] = {
-        "name": "layer4", "kind": "Conv2d", "channels": units, "map": "7 × 7", "field": "96 × 96 px", "stride": "32 × 32 px",
-        "parameters": 1_048_576, "dead": units // 64, "page": site.page_name(0), "folder": "layers/000", "done": True, "strip": [],
-    }  # fmt: skip
-    layer["index"] = [[unit["unit"], unit["label"], [e["image"] for e in unit["exemplars"]]] for unit in entries]
+        "name": "layer4",
+        "kind": "Conv2d",
+        "channels": units,
+        "map": "7 × 7",
+        "field": "96 × 96 px",
+        "stride": "32 × 32 px",
+        "parameters": 1_048_576,
+        "dead": units // 64,
+        "page": site.page_name(0),
+        "folder": "layers/000",
+        "done": True,
+        "strip": [],
+    }
+    layer["index"] = [
+        [unit["unit"], unit["label"], [e["image"] for e in unit["exemplars"]]] for unit in entries
+    ]
     about = {
-        "title": "made up", "images": 500, "skipped": 0, "input": [3, 224, 224], "k": 9, "rules": ["deconvnet"], "sources": {},
-        "fingerprints": {}, "labelled": True, "date": "2026-01-01", "command": "",
-    }  # fmt: skip
+        "title": "made up",
+        "images": 500,
+        "skipped": 0,
+        "input": [3, 224, 224],
+        "k": 9,
+        "rules": ["deconvnet"],
+        "sources": {},
+        "fingerprints": {},
+        "labelled": True,
+        "date": "2026-01-01",
+        "command": "",
+    }
     data = {"tile": [side, side], "k": 9, "rules": ["deconvnet"], "input": [224, 224]}
     sides = [{"title": "made up", "folder": "layers/000", "images": "images", "units": entries}]
     record = site.new({}, about, [layer])
-    record["images"] = [[i, f"class {i % labels}/{i:03d}.jpg", f"class {i % labels}"] for i in range(500)]
+    record["images"] = [
+        [i, f"class {i % labels}/{i:03d}.jpg", f"class {i % labels}"] for i in range(500)
+    ]
     site.begin(folder)
     site.layer_page(folder, about, layer, {**data, "sides": sides})
     site.finish(folder, record)
@@ -108,9 +151,15 @@ def made_up(folder: Path, units: int, *, side: int = 96, kinds: int = 8, labels:
     for i in range(500):
         (folder / f"images/{i:06d}.webp").write_bytes(pictures[0])
     for unit in entries:
-        if not unit["dead"]:  # each ends in bytes of its own, so that no two are the same to the browser
-            packed = base64.b64encode(pictures[unit["unit"] % kinds] + unit["unit"].to_bytes(4, "big")).decode()
-            (folder / f"layers/000/{unit['unit']}.js").write_text(f'featviz.sprite("data:image/webp;base64,{packed}");\n')
+        if not unit[
+            "dead"
+        ]:  # each ends in bytes of its own, so that no two are the same to the browser
+            packed = base64.b64encode(
+                pictures[unit["unit"] % kinds] + unit["unit"].to_bytes(4, "big")
+            ).decode()
+            (folder / f"layers/000/{unit['unit']}.js").write_text(
+                f'featviz.sprite("data:image/webp;base64,{packed}");\n'
+            )
     return folder / layer["page"]
 
 
@@ -118,19 +167,31 @@ def _noise(dice: np.random.Generator, side: int) -> bytes:
     """Two blocks of smooth noise as WebP, about as large as those of photographs."""
     coarse = dice.integers(0, 256, (max(2, side // 14), max(2, 2 * side // 14), 3), dtype=np.uint8)
     buffer = BytesIO()
-    Image.fromarray(coarse).resize((2 * side, side), Image.Resampling.BICUBIC).save(buffer, "WEBP", quality=80, method=0)
+    Image.fromarray(coarse).resize((2 * side, side), Image.Resampling.BICUBIC).save(
+        buffer, "WEBP", quality=80, method=0
+    )
     return buffer.getvalue()
 
 
 def _unit(dice: np.random.Generator, unit: int, labels: int, *, dead: bool) -> dict[str, Any]:
     scores = sorted(dice.gamma(4, 10, 9).round(2).tolist(), reverse=True)
-    exemplars = [{"score": s, "image": int(dice.integers(500)), "box": [10, 20, 106, 116], "whole": False} for s in scores]
-    numbers = {"max": scores[0], "mean": round(scores[0] / 3, 2), "active": round(float(dice.uniform()), 3)}
+    exemplars = [
+        {"score": s, "image": int(dice.integers(500)), "box": [10, 20, 106, 116], "whole": False}
+        for s in scores
+    ]
+    numbers = {
+        "max": scores[0],
+        "mean": round(scores[0] / 3, 2),
+        "active": round(float(dice.uniform()), 3),
+    }
     if dead:
         numbers, exemplars = {"max": 0.0, "mean": 0.0, "active": 0.0}, []
     return {
-        "unit": unit, "dead": dead, "label": None if dead else f"class {unit % labels}",
+        "unit": unit,
+        "dead": dead,
+        "label": None if dead else f"class {unit % labels}",
         "share": 0.0 if dead else (unit % 9 + 1) / 9,
         "histogram": [[0, 500]] if dead else [[0, 100], [70, 150], [73, 200], [77, 50]],
-        "exemplars": exemplars, **numbers,
-    }  # fmt: skip
+        "exemplars": exemplars,
+        **numbers,
+    }

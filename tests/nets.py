@@ -1,4 +1,6 @@
-"""Tiny networks whose answers can be worked out, or checked bit for bit: their weights are small whole numbers."""
+"""Tiny networks whose answers can be worked out, or checked bit for bit: their weights are small
+whole numbers.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,13 @@ def plain() -> nn.Module:
     """conv, relu, overlapping pool, conv, relu."""
     return integers(
         nn.Sequential(
-            nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU()
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2, padding=1),
+            nn.Conv2d(6, 8, 3, padding=1),
+            nn.ReLU(),
         )
-    )  # fmt: skip
+    )
 
 
 class Spelled(nn.Module):
@@ -30,7 +36,11 @@ class Spelled(nn.Module):
 
     def __init__(self, rectifier: object) -> None:
         super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(5, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1)
+        self.a, self.b, self.c = (
+            nn.Conv2d(3, 5, 3, padding=1),
+            nn.Conv2d(5, 6, 3, padding=1),
+            nn.Conv2d(6, 4, 3, padding=1),
+        )
         self.pool, self.rectifier = nn.MaxPool2d(2), rectifier
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +54,10 @@ class Reused(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.conv2, self.conv3 = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 5, 3, stride=2, padding=1)
+        self.conv2, self.conv3 = (
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.Conv2d(4, 5, 3, stride=2, padding=1),
+        )
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,7 +72,11 @@ class Branches(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.left, self.right, self.head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 5, padding=2), nn.Conv2d(6, 4, 3)
+        self.left, self.right, self.head = (
+            nn.Conv2d(3, 3, 1),
+            nn.Conv2d(3, 3, 5, padding=2),
+            nn.Conv2d(6, 4, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.cat([F.relu(self.left(x)), torch.relu(self.right(x))], dim=1))
@@ -70,7 +87,11 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.gate, self.out = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.conv, self.gate, self.out = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.Conv2d(4, 4, 1),
+            nn.Conv2d(4, 4, 3, padding=1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x).relu_()

@@ -1,4 +1,6 @@
-"""Each method again, slow and plain: one image at a time, float64, loops, nothing shared with what it checks."""
+"""Each method again, slow and plain: one image at a time, float64, loops, nothing shared with what
+it checks.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class _Rectify(torch.autograd.Function):
 
 
 class _Smooth(torch.autograd.Function):
-    """A smooth or leaky rectifier: deconvnet ignores it, guided takes its derivative of what is positive."""
+    """A smooth or leaky rectifier: deconvnet ignores it, guided takes its derivative of what is
+    positive.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, rule: str, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -57,12 +61,23 @@ class _Smooth(torch.autograd.Function):
         return g, None, None
 
 
-_RELU = {torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_, F.relu, torch._C._nn.relu6, F.relu6, F.hardtanh}
+_RELU = {
+    torch.relu,
+    torch.relu_,
+    torch.Tensor.relu,
+    torch.Tensor.relu_,
+    F.relu,
+    torch._C._nn.relu6,
+    F.relu6,
+    F.hardtanh,
+}
 _SMOOTH = {F.gelu, F.silu, F.hardswish, F.mish, F.leaky_relu, F.elu, F.softplus, F.celu, F.selu}
 
 
 class Rectifiers(TorchFunctionMode):
-    """Replaces every rectifier that a forward calls, at the function level: the independent way of applying a rule."""
+    """Replaces every rectifier that a forward calls, at the function level: the independent way of
+    applying a rule.
+    """
 
     def __init__(self, rule: str) -> None:
         super().__init__()
@@ -74,20 +89,37 @@ class Rectifiers(TorchFunctionMode):
         if func in _RELU:
             low, high = 0.0, 6.0 if "relu6" in func.__name__ else float("inf")
             if func is F.hardtanh:
-                low, high = (float(v) for v in (*args[1:], kwargs.get("min_val"), kwargs.get("max_val"))[:2])
+                low, high = (
+                    float(v) for v in (*args[1:], kwargs.get("min_val"), kwargs.get("max_val"))[:2]
+                )
             return self._instead(_Rectify.apply(x, low, high, self.rule), x, func, kwargs)
-        if func in (torch.clamp, torch.Tensor.clamp, torch.Tensor.clamp_min, torch.clamp_min, torch.Tensor.clamp_):
+        if func in (
+            torch.clamp,
+            torch.Tensor.clamp,
+            torch.Tensor.clamp_min,
+            torch.clamp_min,
+            torch.Tensor.clamp_,
+        ):
             low = kwargs.get("min", args[1] if len(args) > 1 else None)
             high = kwargs.get("max", args[2] if len(args) > 2 else None)
             if low == 0:
                 return self._instead(
-                    _Rectify.apply(x, 0.0, float("inf") if high is None else float(high), self.rule), x, func, kwargs
+                    _Rectify.apply(
+                        x, 0.0, float("inf") if high is None else float(high), self.rule
+                    ),
+                    x,
+                    func,
+                    kwargs,
                 )
         if func in (F.threshold, torch.threshold):
-            return self._instead(_Rectify.apply(x, float(args[1]), float("inf"), self.rule), x, func, kwargs)
+            return self._instead(
+                _Rectify.apply(x, float(args[1]), float("inf"), self.rule), x, func, kwargs
+            )
         if func in _SMOOTH:
             kwargs.pop("inplace", None)
-            return self._instead(_Smooth.apply(x, self.rule, lambda t: func(t, *args[1:], **kwargs)), x, func, {})
+            return self._instead(
+                _Smooth.apply(x, self.rule, lambda t: func(t, *args[1:], **kwargs)), x, func, {}
+            )
         return func(*args, **kwargs)
 
     def _instead(self, result: Tensor, x: Tensor, func: Any, kwargs: dict[str, Any]) -> Tensor:
@@ -124,8 +156,12 @@ def output(model: nn.Module, layer: str, image: Tensor) -> Tensor:
     return store["output"][0]
 
 
-def projection(model: nn.Module, image: Tensor, layer: str, channel: int, at: tuple[int, int], rule: str) -> Tensor:
-    """One unit of one image, the whole network and the whole image, rectifiers replaced in the forward: (c, h, w)."""
+def projection(
+    model: nn.Module, image: Tensor, layer: str, channel: int, at: tuple[int, int], rule: str
+) -> Tensor:
+    """One unit of one image, the whole network and the whole image, rectifiers replaced in the
+    forward: (c, h, w).
+    """
     store: dict[str, Any] = {}
     x = image[None].clone().requires_grad_()
     with Rectifiers(rule), _hooked(model, layer, store):
@@ -145,8 +181,12 @@ def peak(plane: Tensor) -> tuple[float, int, int]:
     return best
 
 
-def exemplars(model: nn.Module, images: list[Tensor], layer: str, k: int) -> list[list[tuple[float, int, int, int]]]:
-    """For each unit the k strongest (score, image, y, x), by looking at every position of every image."""
+def exemplars(
+    model: nn.Module, images: list[Tensor], layer: str, k: int
+) -> list[list[tuple[float, int, int, int]]]:
+    """For each unit the k strongest (score, image, y, x), by looking at every position of every
+    image.
+    """
     maps = [output(model, layer, image) for image in images]
     found = []
     for channel in range(maps[0].shape[0]):
@@ -159,7 +199,11 @@ def exemplars(model: nn.Module, images: list[Tensor], layer: str, k: int) -> lis
 
 
 def occlusion(
-    score: Callable[[Tensor], float], image: Tensor, window: tuple[int, int], stride: tuple[int, int], cover: Tensor
+    score: Callable[[Tensor], float],
+    image: Tensor,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    cover: Tensor,
 ) -> dict[tuple[int, int, int, int], float]:
     """The score of one image (c, h, w) under each window, by top, left, bottom, right, in order."""
     height, width = image.shape[1:]
@@ -172,7 +216,9 @@ def occlusion(
             for y in range(top, min(top + window[0], height)):
                 for x in range(left, min(left + window[1], width)):
                     covered[:, y, x] = cover[:, y, x]
-            found[top, left, min(top + window[0], height), min(left + window[1], width)] = score(covered)
+            found[top, left, min(top + window[0], height), min(left + window[1], width)] = score(
+                covered
+            )
             if left + window[1] >= width:
                 break
             left += stride[1]
@@ -182,12 +228,18 @@ def occlusion(
     return found
 
 
-def attribution(found: dict[tuple[int, int, int, int], float], baseline: float, size: tuple[int, int]) -> Tensor:
+def attribution(
+    found: dict[tuple[int, int, int, int], float], baseline: float, size: tuple[int, int]
+) -> Tensor:
     """For each pixel the mean drop of the score over the windows that hold it."""
     result = torch.zeros(size, dtype=torch.float64)
     for y in range(size[0]):
         for x in range(size[1]):
-            drops = [baseline - v for (top, left, bottom, right), v in found.items() if top <= y < bottom and left <= x < right]
+            drops = [
+                baseline - v
+                for (top, left, bottom, right), v in found.items()
+                if top <= y < bottom and left <= x < right
+            ]
             result[y, x] = sum(drops) / len(drops)
     return result
 
@@ -210,8 +262,12 @@ def sign_distance(a: Tensor, b: Tensor) -> float:
     return different / a.numel()
 
 
-def development(states: list[nn.Module], images: list[Tensor], layer: str, channel: int, rule: str) -> list[dict[str, Any]]:
-    """Of one unit at each of several states of a network: the strongest image, the projection in it, the responses."""
+def development(
+    states: list[nn.Module], images: list[Tensor], layer: str, channel: int, rule: str
+) -> list[dict[str, Any]]:
+    """Of one unit at each of several states of a network: the strongest image, the projection in
+    it, the responses.
+    """
     found = []
     for model in states:
         peaks = []
@@ -221,7 +277,14 @@ def development(states: list[nn.Module], images: list[Tensor], layer: str, chann
         best = max(range(len(images)), key=lambda i: (peaks[i][0], -i))
         at = peaks[best][1:]
         whole = projection(model, images[best], layer, channel, at, rule)
-        found.append({"image": best, "score": peaks[best][0], "whole": whole, "responses": [p[0] for p in peaks]})
+        found.append(
+            {
+                "image": best,
+                "score": peaks[best][0],
+                "whole": whole,
+                "responses": [p[0] for p in peaks],
+            }
+        )
     return found
 
 
@@ -234,8 +297,12 @@ def correlation(a: list[float], b: list[float]) -> float:
 
 
 def connected(module: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]:
-    """How many pairs of an input and an output of a layer depend on each other, by asking each output; and all pairs."""
+    """How many pairs of an input and an output of a layer depend on each other, by asking each
+    output; and all pairs.
+    """
     x = torch.zeros(1, *shape, requires_grad=True)
     flat = module(x).flatten()
-    pairs = sum(int((torch.autograd.grad(value, x, retain_graph=True)[0] != 0).sum()) for value in flat)
+    pairs = sum(
+        int((torch.autograd.grad(value, x, retain_graph=True)[0] != 0).sum()) for value in flat
+    )
     return pairs, flat.numel() * x.numel()

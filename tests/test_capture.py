@@ -32,13 +32,25 @@ def copied(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     model(x)
     for handle in handles:
         handle.remove()
-    return {name if len(calls) == 1 else f"{name}@{i}": call for name, calls in found.items() for i, call in enumerate(calls)}
+    return {
+        name if len(calls) == 1 else f"{name}@{i}": call
+        for name, calls in found.items()
+        for i, call in enumerate(calls)
+    }
 
 
 def state(model: nn.Module) -> list[object]:
     """All that capture must leave as it was."""
     return [
-        [(len(m._forward_hooks), len(m._forward_pre_hooks), m.__dict__.get("forward"), m.training) for m in model.modules()],
+        [
+            (
+                len(m._forward_hooks),
+                len(m._forward_pre_hooks),
+                m.__dict__.get("forward"),
+                m.training,
+            )
+            for m in model.modules()
+        ],
         [(p.requires_grad, p.grad) for p in model.parameters()],
         {name: value.tolist() for name, value in model.state_dict().items()},
     ]
@@ -58,7 +70,9 @@ class Counted(nn.Sequential):
 
 
 @pytest.mark.parametrize(
-    "model", [plain(), integers(Reused()), torchvision.models.resnet18().eval()], ids=["plain", "reused", "resnet"]
+    "model",
+    [plain(), integers(Reused()), torchvision.models.resnet18().eval()],
+    ids=["plain", "reused", "resnet"],
 )
 def test_captured_is_what_layers_returned(model: nn.Module) -> None:
     x = image(2, 3, 32, 32)
@@ -111,19 +125,27 @@ def test_a_loop_within_one_block_reads_the_last_forward() -> None:
 def test_the_bare_name_of_a_reused_module_is_refused(stop: bool) -> None:
     model, x = integers(Reused()), image(1, 3, 9, 9)
     before = state(model)
-    with pytest.raises(LayerError, match=r"more than once.*'relu@0' or 'relu@1'"), capture(model, ["relu"], stop=stop):
+    with (
+        pytest.raises(LayerError, match=r"more than once.*'relu@0' or 'relu@1'"),
+        capture(model, ["relu"], stop=stop),
+    ):
         model(x)
     assert state(model) == before
     with capture(model, ["relu@2", "relu@0"], stop=stop) as acts:
         model(x)
     assert (acts["relu@0"].shape, acts["relu@2"].shape) == ((1, 4, 9, 9), (1, 5, 5, 5))
-    with pytest.raises(LayerError, match=r"'relu@3' took no part.*called 3 times"), capture(model, ["relu@3"], stop=stop):
+    with (
+        pytest.raises(LayerError, match=r"'relu@3' took no part.*called 3 times"),
+        capture(model, ["relu@3"], stop=stop),
+    ):
         model(x)
 
 
 def test_captured_is_on_the_graph() -> None:
     """As Grad-CAM needs it."""
-    model = Counted(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 16, 5)).double()
+    model = Counted(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 16, 5)
+    ).double()
     x = image(1, 3, 6, 6).double()
     with capture(model, ["0"], stop=False) as acts:
         logit = model(x)[0, 2]
@@ -135,7 +157,10 @@ def test_captured_is_on_the_graph() -> None:
 
 def test_reduce_keeps_what_it_returns() -> None:
     model, x = plain(), image(3, 3, 8, 8)
-    with torch.no_grad(), capture(model, ["0", "3"], reduce=lambda name, maps: (name, maps.amax(dim=(2, 3)))) as acts:
+    with (
+        torch.no_grad(),
+        capture(model, ["0", "3"], reduce=lambda name, maps: (name, maps.amax(dim=(2, 3)))) as acts,
+    ):
         model(x)
     truth = copied(model, x)
     for name in ("0", "3"):
@@ -209,7 +234,11 @@ class Odd(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pair, self.idle, self.conv = nn.MaxPool2d(2, return_indices=True), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.pair, self.idle, self.conv = (
+            nn.MaxPool2d(2, return_indices=True),
+            nn.Conv2d(3, 3, 1),
+            nn.Conv2d(3, 3, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.pair(x)[0])
@@ -220,9 +249,15 @@ def test_layers_that_cannot_be_captured_are_named() -> None:
     before = state(model)
     with pytest.raises(LayerError, match="layer 'pair' returns a tuple"), capture(model, ["pair"]):
         model(x)
-    with pytest.raises(LayerError, match="layer 'idle' took no part"), capture(model, ["idle", "conv"]):
+    with (
+        pytest.raises(LayerError, match="layer 'idle' took no part"),
+        capture(model, ["idle", "conv"]),
+    ):
         model(x)
-    with pytest.raises(LayerError, match="no layer 'covn'; did you mean 'conv'"), capture(model, ["covn"]):
+    with (
+        pytest.raises(LayerError, match="no layer 'covn'; did you mean 'conv'"),
+        capture(model, ["covn"]),
+    ):
         pass
     with pytest.raises(UsageError, match=r"\['conv'\]"), capture(model, "conv"):
         pass
@@ -236,7 +271,12 @@ def test_layers_patterns() -> None:
     convolutions = [f"features.{i}" for i in (0, 3, 6, 8, 10)]
     assert layers(model, "conv") == convolutions
     assert layers(model) == [name for name, _ in model.named_modules() if name]
-    assert layers(model, "features.1?,features.0") == ["features.0", "features.10", "features.11", "features.12"]
+    assert layers(model, "features.1?,features.0") == [
+        "features.0",
+        "features.10",
+        "features.11",
+        "features.12",
+    ]
     assert layers(model, "classifier.6, conv") == [*convolutions, "classifier.6"]
     assert layers(integers(Reused()), "relu@1,conv1") == ["conv1", "relu@1"]
     with pytest.raises(LayerError, match=r"no layer 'feature.3'; did you mean 'features.3'"):

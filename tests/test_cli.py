@@ -1,4 +1,6 @@
-"""The command line: what it writes, that it goes on where it stopped, and what it says of what it cannot use."""
+"""The command line: what it writes, that it goes on where it stopped, and what it says of what it
+cannot use.
+"""
 
 from __future__ import annotations
 
@@ -73,21 +75,38 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def drawn(folder: str | Path = "out") -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.suffix in (".png", ".pdf")}
+    return {
+        path.name: path.read_bytes()
+        for path in Path(folder).iterdir()
+        if path.suffix in (".png", ".pdf")
+    }
 
 
 def factory(name: str, body: str) -> str:
-    """A module in the current folder with a function ``net``; its name must not have been used before."""
+    """A module in the current folder with a function ``net``; its name must not have been used
+    before.
+    """
     Path(f"{name}.py").write_text(f"from torch import nn\n\n\ndef net():\n    return {body}\n")
     return f"{name}:net"
 
 
-def test_grid_draws_a_figure_for_each_layer_and_an_overview(capsys: pytest.CaptureFixture[str]) -> None:
+def test_grid_draws_a_figure_for_each_layer_and_an_overview(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cli.main([*SMALL, *FEW]) == 0
     printed = capsys.readouterr().out.split()
-    names = ["00-conv1.png", "01-conv2.png", "02-conv3.png", "03-conv4.png", "04-conv5.png", "overview.png"]
+    names = [
+        "00-conv1.png",
+        "01-conv2.png",
+        "02-conv3.png",
+        "03-conv4.png",
+        "04-conv5.png",
+        "overview.png",
+    ]
     assert sorted(drawn()) == names
-    assert [path for path in printed if path.startswith("out")] == [str(Path("out") / name) for name in ["scan.json", *names]]
+    assert [path for path in printed if path.startswith("out")] == [
+        str(Path("out") / name) for name in ["scan.json", *names]
+    ]
     for name in names:
         with Image.open(Path("out") / name) as image:
             image.load()
@@ -114,7 +133,11 @@ def test_a_second_run_scans_nothing_draws_the_same_and_fresh_scans_again(scanned
 
 def test_what_is_drawn_may_change_without_a_new_scan(scanned: Scanned) -> None:
     command = [*SMALL, "--layers", "conv2"]
-    for options in (["--channels", "1"], ["--channels", "2", "--rule", "guided"], [*FEW, "--format", "pdf"]):
+    for options in (
+        ["--channels", "1"],
+        ["--channels", "2", "--rule", "guided"],
+        [*FEW, "--format", "pdf"],
+    ):
         assert cli.main([*command, *options]) == 0
     assert len(scanned) == 1
 
@@ -122,7 +145,18 @@ def test_what_is_drawn_may_change_without_a_new_scan(scanned: Scanned) -> None:
 def test_an_interrupted_scan_is_kept_and_the_same_command_goes_on_to_the_same_result(
     scanned: Scanned, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["grid", "--limit", "12", "--k", "3", "--batch-size", "4", "--layers", "conv1,conv4", *FEW]
+    command = [
+        "grid",
+        "--limit",
+        "12",
+        "--k",
+        "3",
+        "--batch-size",
+        "4",
+        "--layers",
+        "conv1,conv4",
+        *FEW,
+    ]
     assert cli.main([*command, "--out", "whole"]) == 0
     scanned.stop = 2
     assert cli.main([*command, "--out", "out"]) == 130
@@ -132,7 +166,9 @@ def test_an_interrupted_scan_is_kept_and_the_same_command_goes_on_to_the_same_re
     scanned.stop = None
     assert cli.main([*command, "--out", "out"]) == 0
     assert scanned[-1] == [8, 9, 10, 11]
-    assert Path("out/scan.json").read_bytes() == Path("whole/scan.json").read_bytes()  # it names the arrays by their hash
+    assert (
+        Path("out/scan.json").read_bytes() == Path("whole/scan.json").read_bytes()
+    )  # it names the arrays by their hash
     assert drawn("out") == drawn("whole")
 
 
@@ -152,7 +188,9 @@ def test_an_interruption_before_the_first_batch_leaves_no_record(scanned: Scanne
         (["--mean", "0,0,0"], "preprocess was"),
     ],
 )
-def test_a_record_of_another_scan_is_refused_with_what_differs(other: list[str], differs: str, fails: Any) -> None:
+def test_a_record_of_another_scan_is_refused_with_what_differs(
+    other: list[str], differs: str, fails: Any
+) -> None:
     command = [*SMALL, *FEW, "--layers", "conv1"]
     assert cli.main(command) == 0
     before = Path("out/scan.json").read_bytes()
@@ -187,7 +225,9 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The channels that each command draws."""
     real, seen = cli.grid.project_exemplars, []
 
-    def watched(model: Any, images: Any, found: Any, layer: str, channels: Any, **options: Any) -> Any:
+    def watched(
+        model: Any, images: Any, found: Any, layer: str, channels: Any, **options: Any
+    ) -> Any:
         seen.append(list(channels))
         return real(model, images, found, layer, channels, **options)
 
@@ -221,7 +261,9 @@ def test_units_are_drawn_as_they_are_named_or_chosen(chosen: list[list[int]]) ->
 def test_layers_are_named_or_globbed_and_come_in_the_order_of_the_network() -> None:
     assert cli.main([*SMALL, *FEW, "--layers", "*4,conv[12],fc8"]) == 0
     assert list(Scan.load("out").top) == ["conv1", "conv2", "conv4", "relu4", "fc8"]
-    assert sorted(drawn()) == [f"0{i}-{n}.png" for i, n in enumerate(Scan.load("out").top)] + ["overview.png"]
+    assert sorted(drawn()) == [f"0{i}-{n}.png" for i, n in enumerate(Scan.load("out").top)] + [
+        "overview.png"
+    ]
 
 
 def test_many_units_take_several_pages(chosen: list[list[int]]) -> None:
@@ -243,7 +285,18 @@ def test_a_folder_of_images_is_scanned_and_what_cannot_be_read_is_counted(
     pictures: Path, capsys: pytest.CaptureFixture[str], fails: Any
 ) -> None:
     (pictures / "a cat" / "01 bad.jpg").write_bytes(b"no picture")
-    command = ["grid", "--images", "pictures", "--layers", "conv1", *FEW, "--k", "2", "--out", "out"]
+    command = [
+        "grid",
+        "--images",
+        "pictures",
+        "--layers",
+        "conv1",
+        *FEW,
+        "--k",
+        "2",
+        "--out",
+        "out",
+    ]
     assert "'a cat/01 bad.jpg' cannot be read" in fails(*command, "--strict")
     assert cli.main(command) == 0
     err = capsys.readouterr().err
@@ -259,7 +312,10 @@ def test_a_folder_of_images_is_scanned_and_what_cannot_be_read_is_counted(
 @pytest.mark.usefixtures("pictures")
 def test_a_model_of_one_channel_and_no_recipe_sees_images_of_their_own_size() -> None:
     model = factory("cli_gray", "nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())")
-    assert cli.main(["grid", "--images", "pictures", "--model", model, "--k", "2", "--out", "out"]) == 0
+    assert (
+        cli.main(["grid", "--images", "pictures", "--model", model, "--k", "2", "--out", "out"])
+        == 0
+    )
     assert Scan.load("out").input_shape == (1, 40, 48)
 
 
@@ -271,8 +327,26 @@ def test_layers_prints_the_table_of_zfmini(capsys: pytest.CaptureFixture[str]) -
     assert cli.main(["layers"]) == 0
     out = capsys.readouterr().out
     table = rows(out)
-    assert table["conv1"] == ["Conv2d", "32", "46x46", "7", "2", "7/2/1", "exact", f"{32 * 3 * 49 + 32:,}"]
-    assert table["conv5"] == ["Conv2d", "64", "10x10", "3", "1", "83/8/29", "exact", f"{64 * 64 * 9 + 64:,}"]
+    assert table["conv1"] == [
+        "Conv2d",
+        "32",
+        "46x46",
+        "7",
+        "2",
+        "7/2/1",
+        "exact",
+        f"{32 * 3 * 49 + 32:,}",
+    ]
+    assert table["conv5"] == [
+        "Conv2d",
+        "64",
+        "10x10",
+        "3",
+        "1",
+        "83/8/29",
+        "exact",
+        f"{64 * 64 * 9 + 64:,}",
+    ]
     assert table["pool5"][:6] == ["MaxPool2d", "64", "4x4", "3", "2", "99/16/29"]
     assert table["fc8"][-2:] == ["global", f"{80 * 96 + 96:,}"]
     total = sum(p.numel() for p in load_model("zfmini").parameters())
@@ -283,7 +357,12 @@ def test_layers_prints_the_table_of_alexnet(capsys: pytest.CaptureFixture[str]) 
     assert cli.main(["layers", "--model", "alexnet"]) == 0
     printed = capsys.readouterr()
     table = rows(printed.out)
-    fields = {"features.0": "11/4/2", "features.3": "51/8/18", "features.6": "99/16/34", "features.10": "163/16/66"}
+    fields = {
+        "features.0": "11/4/2",
+        "features.3": "51/8/18",
+        "features.6": "99/16/34",
+        "features.10": "163/16/66",
+    }
     for name, field in fields.items():
         assert table[name][5:7] == [field, "exact"], name
     assert table["features.12"] == ["MaxPool2d", "256", "6x6", "3", "2", "195/32/66", "exact"]
@@ -294,12 +373,30 @@ def test_layers_prints_the_table_of_alexnet(capsys: pytest.CaptureFixture[str]) 
 def test_layers_takes_an_input_size(capsys: pytest.CaptureFixture[str], fails: Any) -> None:
     assert cli.main(["layers", "--input-size", "128"]) == 0
     assert rows(capsys.readouterr().out)["conv1"][2] == "62x62"
-    assert "--input-size" in fails("layers", "--model", factory("cli_sizeless", "nn.Sequential(nn.Conv2d(3, 2, 3))"))
+    assert "--input-size" in fails(
+        "layers", "--model", factory("cli_sizeless", "nn.Sequential(nn.Conv2d(3, 2, 3))")
+    )
 
 
-def test_train_on_synthetic_images(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.training, "SyntheticImages", lambda n, **options: SyntheticImages(min(n, 40), **options))
-    command = ["train", "--limit", "24", "--epochs", "2", "--checkpoints", "0,1", "--batch-size", "8", "--out", "t"]
+def test_train_on_synthetic_images(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        cli.training, "SyntheticImages", lambda n, **options: SyntheticImages(min(n, 40), **options)
+    )
+    command = [
+        "train",
+        "--limit",
+        "24",
+        "--epochs",
+        "2",
+        "--checkpoints",
+        "0,1",
+        "--batch-size",
+        "8",
+        "--out",
+        "t",
+    ]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out.split()
     names = ["epoch-000.pt", "epoch-001.pt", "epoch-002.pt"]
@@ -325,12 +422,16 @@ def test_train_on_a_folder_makes_as_many_outputs_as_classes_and_skips_what_canno
 
 @pytest.mark.usefixtures("pictures")
 def test_train_refuses_what_cannot_be_trained(fails: Any) -> None:
-    few = factory("cli_few", "nn.Sequential(nn.Conv2d(3, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())")
+    few = factory(
+        "cli_few", "nn.Sequential(nn.Conv2d(3, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())"
+    )
     maps = factory("cli_maps", "nn.Sequential(nn.Conv2d(3, 2, 3))")
     command = ["train", "--images", "pictures", "--epochs", "1", "--out", "t"]
     assert "(n, classes)" in fails(*command, "--model", few)
     assert "(n, classes)" in fails(*command, "--model", maps)
-    assert "has no label" in fails("train", "--images", "pictures/dog", "--epochs", "1", "--out", "t")
+    assert "has no label" in fails(
+        "train", "--images", "pictures/dog", "--epochs", "1", "--out", "t"
+    )
     assert "learning_rate=-1.0" in fails(*command, "--learning-rate", "-1")
     assert "'gone'" in fails(*command, "--test", "gone")
 
@@ -341,13 +442,19 @@ def test_train_refuses_what_cannot_be_trained(fails: Any) -> None:
         (["--layers", "conv9"], "no layer 'conv9'; did you mean 'conv"),
         (["--layers", "conv1,fetures.3"], "no layer 'fetures.3'"),
         (["--layers", ""], "names no layer"),
-        (["--layers", "conv1", "--channels", "0,32"], "channel 32 of layer 'conv1': it has channels 0 to 31"),
+        (
+            ["--layers", "conv1", "--channels", "0,32"],
+            "channel 32 of layer 'conv1': it has channels 0 to 31",
+        ),
         (["--layers", "conv1", "--channels", "-1"], "channel -1"),
         (["--images", "gone"], "no folder or file 'gone'"),
         (["--images", "void"], "the folder 'void' is empty"),
         (["--images", "words"], "'words' holds 2 files, none of them an image"),
         (["--images", "words/a.md"], "'words/a.md' is no folder"),
-        (["--images", "pictures", "--input-size", "20"], "does not take an image of shape (3, 20, 20)"),
+        (
+            ["--images", "pictures", "--input-size", "20"],
+            "does not take an image of shape (3, 20, 20)",
+        ),
         (["--input-size", "16"], "size=16"),
         (["--weights", "gone.pt"], "no weights file 'gone.pt'"),
         (["--weights", "misfit.pt"], "10 missing"),
@@ -364,15 +471,25 @@ def test_train_refuses_what_cannot_be_trained(fails: Any) -> None:
     ],
 )
 @pytest.mark.usefixtures("pictures")
-def test_bad_input_is_explained_in_one_line_before_the_scan(options: list[str], message: str, fails: Any, scanned: Scanned) -> None:
+def test_bad_input_is_explained_in_one_line_before_the_scan(
+    options: list[str], message: str, fails: Any, scanned: Scanned
+) -> None:
     Path("void").mkdir()
     Path("words").mkdir()
     for name in ("a.md", "b.csv"):
         Path("words", name).write_text("hello, world")
     state = load_model("zfmini").state_dict()
-    torch.save({name: value for name, value in state.items() if "weight" not in name} | {"x": torch.zeros(1)}, "misfit.pt")
+    torch.save(
+        {name: value for name, value in state.items() if "weight" not in name}
+        | {"x": torch.zeros(1)},
+        "misfit.pt",
+    )
     torch.save(nn.Conv2d(1, 1, 1), "code.pt")
-    expected = message if "10 missing" not in message else f"{len([n for n in state if 'weight' in n])} missing (conv1.weight"
+    expected = (
+        message
+        if "10 missing" not in message
+        else f"{len([n for n in state if 'weight' in n])} missing (conv1.weight"
+    )
     assert expected in fails(*SMALL, *options)
     assert not scanned
     with pytest.raises(FeatvizError):
@@ -394,7 +511,9 @@ def test_bad_input_is_explained_in_one_line_before_the_scan(options: list[str], 
         (["--nonsense"], "unrecognized arguments"),
     ],
 )
-def test_arguments_that_cannot_be_read_are_argparse_s_error(options: list[str], message: str, fails: Any) -> None:
+def test_arguments_that_cannot_be_read_are_argparse_s_error(
+    options: list[str], message: str, fails: Any
+) -> None:
     assert message in fails(*SMALL, *options, code=2)
     assert not Path("out").exists()
 
@@ -408,7 +527,9 @@ def test_cuda_where_there_is_none(fails: Any) -> None:
     assert "no device 'cuda' on this machine" in fails(*SMALL, "--device", "cuda")
 
 
-def test_an_output_that_cannot_be_written_is_found_out_before_any_work(fails: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_that_cannot_be_written_is_found_out_before_any_work(
+    fails: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def early(*args: Any, **options: Any) -> Any:
         raise AssertionError("a model was made first")
 
@@ -424,7 +545,13 @@ def test_images_of_different_sizes_need_an_input_size_where_the_model_has_none(f
     Path("mixed").mkdir()
     for name, size in (("a.png", (40, 30)), ("b.png", (30, 40))):
         Image.new("RGB", size).save(Path("mixed", name))
-    command = [*SMALL, "--images", "mixed", "--model", factory("cli_mixed", "nn.Sequential(nn.Conv2d(3, 2, 3))")]
+    command = [
+        *SMALL,
+        "--images",
+        "mixed",
+        "--model",
+        factory("cli_mixed", "nn.Sequential(nn.Conv2d(3, 2, 3))"),
+    ]
     message = fails(*command)
     assert all(part in message for part in ("'a.png' is 30x40", "'b.png' 40x30", "--input-size"))
     assert cli.main([*command, "--input-size", "24"]) == 0
@@ -436,7 +563,9 @@ def test_a_model_of_other_channels_than_images_have(fails: Any) -> None:
     assert "images of 4 channels" in fails(*SMALL, "--images", "pictures", "--model", model)
 
 
-def test_a_partial_file_is_drawn_and_what_it_left_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_partial_file_is_drawn_and_what_it_left_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     state = load_model("zfmini").state_dict()
     torch.save({name: value for name, value in state.items() if name != "fc8.bias"}, "part.pt")
     assert cli.main([*SMALL, *FEW, "--layers", "conv1", "--weights", "part.pt", "--partial"]) == 0
@@ -445,7 +574,12 @@ def test_a_partial_file_is_drawn_and_what_it_left_is_said(capsys: pytest.Capture
 
 def test_several_rules_at_once() -> None:
     assert cli.main([*SMALL, *FEW, "--layers", "conv2", "--rule", "deconvnet,guided"]) == 0
-    assert sorted(drawn()) == ["00-conv2-deconvnet.png", "00-conv2-guided.png", "overview-deconvnet.png", "overview-guided.png"]
+    assert sorted(drawn()) == [
+        "00-conv2-deconvnet.png",
+        "00-conv2-guided.png",
+        "overview-deconvnet.png",
+        "overview-guided.png",
+    ]
     assert len(set(drawn().values())) == 4
 
 
@@ -456,7 +590,9 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.match(r"featviz \d+\.\d+", capsys.readouterr().out)
 
 
-def test_one_number_of_mean_stands_for_every_channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_number_of_mean_stands_for_every_channel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     small = ["grid", "--limit", "4", "--k", "2", "--layers", "conv1", "--max-channels", "2"]
     assert cli.main([*small, "--mean", "0.5", "--std", "0.25,0.25,0.25", "--out", "one"]) == 0

@@ -17,7 +17,9 @@ from featviz.errors import LayerError, UsageError
 
 
 def images(n: int, side: int = 16) -> Tensor:
-    return torch.randn(n, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return torch.randn(
+        n, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def test_the_distance_by_hand() -> None:
@@ -34,18 +36,26 @@ def test_the_distance_by_hand() -> None:
     assert found.error("l", "eye") == pytest.approx(math.sqrt(4 * 2 / 3 * square))
     assert found.table() == [
         {
-            "layer": "l", "part": "eye", "images": 3, "mean": found.mean("l", "eye"),
-            "deviation": found.deviation("l", "eye"), "error": found.error("l", "eye"),
+            "layer": "l",
+            "part": "eye",
+            "images": 3,
+            "mean": found.mean("l", "eye"),
+            "deviation": found.deviation("l", "eye"),
+            "error": found.error("l", "eye"),
         }
-    ]  # fmt: skip
+    ]
 
 
 def test_a_network_whose_answer_is_known() -> None:
-    """A 1x1 convolution by 1 passes pixels on: covered by 0, a feature changes by its pixel's sign where the box is."""
+    """A 1x1 convolution by 1 passes pixels on: covered by 0, a feature changes by its pixel's sign
+    where the box is.
+    """
     model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False))
     nn.init.ones_(model[0].weight)
     x = torch.tensor([[[[1.0, 2.0], [-1.0, 3.0]]], [[[1.0, -2.0], [-4.0, 5.0]]]])
-    found = correspondence(model, x, {"top": [Box(0, 0, 1, 2)] * 2, "left": [Box(0, 0, 2, 1)] * 2}, ["0"])
+    found = correspondence(
+        model, x, {"top": [Box(0, 0, 1, 2)] * 2, "left": [Box(0, 0, 2, 1)] * 2}, ["0"]
+    )
     assert found.mean("0", "top") == 1 / 4
     assert found.mean("0", "left") == 0
     assert math.isnan(found.deviation("0", "top"))
@@ -62,11 +72,15 @@ def test_equal_to_the_slow_way(fill: str | float) -> None:
             changes = []
             for image, box in zip(x, places, strict=True):
                 covered = image.clone()
-                covered[:, box.top : box.bottom, box.left : box.right] = 0 if fill == "grey" else 0.6
+                covered[:, box.top : box.bottom, box.left : box.right] = (
+                    0 if fill == "grey" else 0.6
+                )
                 changes.append(output(model, layer, image) - output(model, layer, covered))
             for i in range(5):
                 for j in range(5):
-                    assert found.distances[layer][part][i, j] == pytest.approx(sign_distance(changes[i], changes[j]), abs=1e-12)
+                    assert found.distances[layer][part][i, j] == pytest.approx(
+                        sign_distance(changes[i], changes[j]), abs=1e-12
+                    )
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 9])
@@ -85,13 +99,18 @@ def test_models_are_left_as_they_were(after: int) -> None:
 def test_bad_input_is_named() -> None:
     model, x = plain().double(), images(3)
     good = {"eye": [Box(0, 0, 4, 4)] * 3}
-    with pytest.raises(UsageError, match="1 image: parts are compared between images, give at least two"):
+    with pytest.raises(
+        UsageError, match="1 image: parts are compared between images, give at least two"
+    ):
         correspondence(model, x[:1], {"eye": [Box(0, 0, 4, 4)]}, ["0"])
     with pytest.raises(UsageError, match=r"give floating point \(n, c, h, w\)"):
         correspondence(model, x[0], good, ["0"])
     with pytest.raises(UsageError, match="part 'eye' has 2 boxes for 3 images"):
         correspondence(model, x, {"eye": [Box(0, 0, 4, 4)] * 2}, ["0"])
-    with pytest.raises(UsageError, match=r"part 'eye', box 2: \(0, 0, 17, 4\) is not inside the image of 16x16 pixels"):
+    with pytest.raises(
+        UsageError,
+        match=r"part 'eye', box 2: \(0, 0, 17, 4\) is not inside the image of 16x16 pixels",
+    ):
         correspondence(model, x, {"eye": [*good["eye"][:2], Box(0, 0, 17, 4)]}, ["0"])
     with pytest.raises(UsageError, match=r"box 0: \(0, -1, 4, 4\) is not inside"):
         correspondence(model, x, {"eye": [Box(0, -1, 4, 4)] * 3}, ["0"])
@@ -107,9 +126,24 @@ def test_bad_input_is_named() -> None:
 
 def test_boxes_are_read_from_json(tmp_path: Path) -> None:
     path = tmp_path / "boxes.json"
-    path.write_text(json.dumps({"a.png": {"eye": [1, 2, 5, 6]}, "b.png": {"eye": [0, 0, 4, 4], "nose": [1, 1, 2, 2]}}))
-    assert read_boxes(path) == {"a.png": {"eye": Box(1, 2, 5, 6)}, "b.png": {"eye": Box(0, 0, 4, 4), "nose": Box(1, 1, 2, 2)}}
-    for text in ("", "[]", "{}", '{"a": []}', '{"a": {}}', '{"a": {"eye": [1, 2, 3]}}', '{"a": {"eye": [1, 2, 3, 4.5]}}'):
+    path.write_text(
+        json.dumps(
+            {"a.png": {"eye": [1, 2, 5, 6]}, "b.png": {"eye": [0, 0, 4, 4], "nose": [1, 1, 2, 2]}}
+        )
+    )
+    assert read_boxes(path) == {
+        "a.png": {"eye": Box(1, 2, 5, 6)},
+        "b.png": {"eye": Box(0, 0, 4, 4), "nose": Box(1, 1, 2, 2)},
+    }
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '{"a": []}',
+        '{"a": {}}',
+        '{"a": {"eye": [1, 2, 3]}}',
+        '{"a": {"eye": [1, 2, 3, 4.5]}}',
+    ):
         path.write_text(text)
         with pytest.raises(UsageError, match=r"boxes '.*boxes\.json'"):
             read_boxes(path)

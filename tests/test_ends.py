@@ -26,16 +26,23 @@ def test_a_window_is_what_the_whole_map_has_there(name: str) -> None:
     _, channels, height, width = maps.shape
     places = Places(*(torch.randint(n, (3, 5)) for n in (channels, height, width)))
     places.y[0, 0], places.x[0, 0], places.y[0, 1], places.x[0, 1] = 0, 0, height - 1, width - 1
-    expected = torch.stack([
-        torch.stack([maps[i, c, y, z] for c, y, z in zip(*(p[i].tolist() for p in places), strict=True)]) for i in range(3)
-    ])  # fmt: skip
+    expected = torch.stack(
+        [
+            torch.stack(
+                [maps[i, c, y, z] for c, y, z in zip(*(p[i].tolist() for p in places), strict=True)]
+            )
+            for i in range(3)
+        ]
+    )
     with only_at(layer, places) as given:
         found = layer(x)
     assert given[0] is x
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(places.of(maps), expected)
     seeds = torch.randn(3, 5, dtype=torch.float64)
-    torch.testing.assert_close(*(torch.autograd.grad(values, x, seeds)[0] for values in (found, expected)))
+    torch.testing.assert_close(
+        *(torch.autograd.grad(values, x, seeds)[0] for values in (found, expected))
+    )
     assert layer(x).shape == maps.shape, "nothing of it is left"
 
 
@@ -43,7 +50,12 @@ def test_what_is_no_plain_convolution_computes_as_ever() -> None:
     places = Places(*(torch.zeros(1, 1, dtype=torch.long) for _ in range(3)))
     hooked = nn.Conv2d(4, 6, 3)
     hooked.register_forward_hook(lambda module, inputs, output: output * 2)
-    for layer in (nn.Conv2d(4, 6, 3, padding_mode="reflect", padding=1), nn.Conv2d(4, 6, 3, padding="same"), nn.ReLU(), hooked):
+    for layer in (
+        nn.Conv2d(4, 6, 3, padding_mode="reflect", padding=1),
+        nn.Conv2d(4, 6, 3, padding="same"),
+        nn.ReLU(),
+        hooked,
+    ):
         with only_at(layer, places) as given:
             assert layer(torch.zeros(1, 4, 5, 5)).dim() == 4
         assert not given

@@ -34,7 +34,9 @@ CASES = {  # one for each kind of structure: the layer and the size of image tha
 
 
 def build(name: str) -> nn.Module:
-    spec = importlib.util.spec_from_file_location("bench", Path(__file__).parents[1] / "benchmarks" / "torchvision_models.py")
+    spec = importlib.util.spec_from_file_location(
+        "bench", Path(__file__).parents[1] / "benchmarks" / "torchvision_models.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -47,7 +49,11 @@ def build(name: str) -> nn.Module:
 def test_a_projection_is_right_on(name: str) -> None:
     model, (layer, size) = build(name), CASES[name]
     x = torch.randn(3, size, size, generator=torch.Generator().manual_seed(1))
-    channel = int(output(model, layer, x).flatten(1).amax(1).argmax()) if layer not in ("head", "heads") else 5
+    channel = (
+        int(output(model, layer, x).flatten(1).amax(1).argmax())
+        if layer not in ("head", "heads")
+        else 5
+    )
     at = _peak(model, x, layer, channel)
     for rule in RULES:
         found = project(model, x, Unit(layer, channel), rule=rule)[0]
@@ -93,7 +99,9 @@ def test_half_precision_scans_and_projects() -> None:
 def test_data_parallel() -> None:
     """Without GPUs it passes the call on; on several, its scatter and gather are linear."""
     model = nn.DataParallel(plain())
-    assert torch.equal(project(model, image(), Unit("module.4", 3)), project(plain(), image(), Unit("4", 3)))
+    assert torch.equal(
+        project(model, image(), Unit("module.4", 3)), project(plain(), image(), Unit("4", 3))
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -104,12 +112,17 @@ def test_cuda_equals_cpu() -> None:
     assert torch.equal(found.top["4"].scores, on_gpu.top["4"].scores)
     assert torch.equal(found.top["4"].positions, on_gpu.top["4"].positions)
     for rule in RULES:
-        a, b = (project_exemplars(m, x, found, "4", rule=rule).projections[rule] for m in (plain(), plain().cuda()))
+        a, b = (
+            project_exemplars(m, x, found, "4", rule=rule).projections[rule]
+            for m in (plain(), plain().cuda())
+        )
         assert torch.equal(a, b)
 
 
 def test_a_compiled_graph_is_refused_in_one_line() -> None:
-    """Its nodes show no rectifier. Hooks on its layers make torch run them uncompiled, and then the result is right."""
+    """Its nodes show no rectifier. Hooks on its layers make torch run them uncompiled, and then the
+    result is right.
+    """
     model = torch.compile(plain(), backend="aot_eager")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -136,7 +149,9 @@ def test_quantised_models_are_refused_in_one_line() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = torch.ao.quantization.quantize_dynamic(
-            nn.Sequential(nn.Flatten(), nn.Linear(432, 6), nn.ReLU(), nn.Linear(6, 2)).eval(), {nn.Linear}, dtype=torch.qint8
+            nn.Sequential(nn.Flatten(), nn.Linear(432, 6), nn.ReLU(), nn.Linear(6, 2)).eval(),
+            {nn.Linear},
+            dtype=torch.qint8,
         )
         with pytest.raises(FeatvizError) as error:
             project(model, image(), Unit("3", 1))
@@ -145,7 +160,9 @@ def test_quantised_models_are_refused_in_one_line() -> None:
 
 def test_frozen_parameters() -> None:
     model = plain().requires_grad_(False)
-    assert torch.equal(project(model, image(), Unit("4", 3)), project(plain(), image(), Unit("4", 3)))
+    assert torch.equal(
+        project(model, image(), Unit("4", 3)), project(plain(), image(), Unit("4", 3))
+    )
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -158,7 +175,14 @@ def test_under_no_grad_or_inference_mode(grad: bool) -> None:
 
 def test_timm_models_by_name() -> None:
     pytest.importorskip("timm", reason="timm is not installed (pip install featviz[timm])")
-    for name in ("resnetrs50", "efficientnet_b0", "convnext_atto", "regnety_002", "nf_resnet26", "mobilenetv4_conv_small"):
+    for name in (
+        "resnetrs50",
+        "efficientnet_b0",
+        "convnext_atto",
+        "regnety_002",
+        "nf_resnet26",
+        "mobilenetv4_conv_small",
+    ):
         model = load_model(f"timm:{name}")
         layer = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)][6]
         x = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -168,13 +192,18 @@ def test_timm_models_by_name() -> None:
             except RuleError:
                 continue
             expected = projection(model, x, layer, 2, _peak(model, x, layer, 2), rule)
-            assert float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30)) < 1e-4, (name, rule)
+            assert (
+                float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30)) < 1e-4
+            ), (name, rule)
 
 
 def test_inputs_that_are_no_images() -> None:
     model = integers(nn.Sequential(nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))).double()
     x = torch.randn(5, 9, 9, dtype=torch.float64)
-    assert torch.equal(project(model, x, Unit("2", 1, at=(1, 1)))[0], projection(model, x, "2", 1, (1, 1), "deconvnet"))
+    assert torch.equal(
+        project(model, x, Unit("2", 1, at=(1, 1)))[0],
+        projection(model, x, "2", 1, (1, 1), "deconvnet"),
+    )
 
 
 def test_all_of_torchvision_is_listed() -> None:

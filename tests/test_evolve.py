@@ -1,4 +1,6 @@
-"""Features over training, against one state at a time looked at by hand; connections, against gradients."""
+"""Features over training, against one state at a time looked at by hand; connections, against
+gradients.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ def network(seed: int) -> nn.Module:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for epoch in (1, 10, 2):
-        torch.save({"state_dict": network(epoch).state_dict(), "epoch": epoch}, tmp_path / f"epoch-{epoch:03d}.pt")
+        torch.save(
+            {"state_dict": network(epoch).state_dict(), "epoch": epoch},
+            tmp_path / f"epoch-{epoch:03d}.pt",
+        )
     (tmp_path / "notes.pt").write_bytes(b"not a checkpoint")
     return tmp_path
 
@@ -41,12 +46,18 @@ def test_evolve_equals_each_state_by_itself(folder: Path, rule: str) -> None:
     images = pictures()
     found = evolve(network(0), folder, images, ["0", "3"], {"0": [2, 5], "3": [7, 0, 1]}, rule=rule)
     assert (found.epochs, found.rule) == ([1, 2, 10], rule)
-    states, plain_images = [network(epoch) for epoch in found.epochs], [image.double() for image in images]
+    states, plain_images = (
+        [network(epoch) for epoch in found.epochs],
+        [image.double() for image in images],
+    )
     for layer, track in found.layers.items():
         for row, channel in enumerate(track.channels):
             expected = oracles.development(states, plain_images, layer, channel, rule)
             assert track.images[row].tolist() == [one["image"] for one in expected]
-            assert torch.allclose(track.scores[row].double(), torch.tensor([one["score"] for one in expected]).double())
+            assert torch.allclose(
+                track.scores[row].double(),
+                torch.tensor([one["score"] for one in expected]).double(),
+            )
             for e, one in enumerate(expected):
                 seen = track.projections[row, e].double()
                 assert bool(track.dead[row, e]) == (one["score"] <= 0)
@@ -78,7 +89,9 @@ def test_settling_by_hand() -> None:
 def test_the_model_is_left_as_it_was_and_the_choice_is_seeded(folder: Path) -> None:
     model = network(0).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    first, again, other = (evolve(model, folder, pictures(), ["3"], 3, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        evolve(model, folder, pictures(), ["3"], 3, seed=seed) for seed in (0, 0, 1)
+    )
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(module.training for module in model.modules())
     assert isinstance(first, Evolution)
@@ -108,11 +121,14 @@ def test_checkpoints_that_cannot_be_followed_are_explained(folder: Path, tmp_pat
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Conv2d(2, 3, 3), nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.Conv2d(2, 4, (5, 3), stride=(2, 1), padding=(2, 0)),
-        nn.Conv2d(4, 6, 3, groups=2, dilation=2, padding="same"), nn.Conv2d(2, 2, 3, padding="valid"),
+        nn.Conv2d(2, 3, 3),
+        nn.Conv2d(2, 3, 3, padding=1, bias=False),
+        nn.Conv2d(2, 4, (5, 3), stride=(2, 1), padding=(2, 0)),
+        nn.Conv2d(4, 6, 3, groups=2, dilation=2, padding="same"),
+        nn.Conv2d(2, 2, 3, padding="valid"),
         LocallyConnected2d(2, 3, (7, 8), kernel_size=3, stride=2, padding=1),
     ],
-)  # fmt: skip
+)
 def test_connections_are_those_that_gradients_show(layer: nn.Module) -> None:
     shape = (int(layer.in_channels), 7, 8)  # type: ignore[arg-type]
     found = connections(nn.Sequential(layer), shape)["0"]
@@ -126,7 +142,8 @@ def test_connections_are_those_that_gradients_show(layer: nn.Module) -> None:
 
 def test_connections_by_hand() -> None:
     found = connections(nn.Sequential(nn.Conv2d(1, 2, 3, padding=1)), (1, 3, 3))["0"]
-    # along an axis of 3 the windows have 2, 3 and 2 elements on the image: 7 * 7 pairs for each of 2 maps
+    # along an axis of 3 the windows have 2, 3 and 2 elements on the image: 7 * 7 pairs for each of
+    # 2 maps
     assert (found.sparse, found.dense, found.operations) == (98, 9 * 18, 18 * 9)
     assert (found.convolution, found.local, found.full) == (20, 98 + 18, 162 + 18)
 

@@ -29,8 +29,12 @@ def positive(model: nn.Module) -> nn.Module:
     return model.double().eval()
 
 
-def support(model: nn.Module, layer: str, shape: tuple[int, int, int], at: tuple[int, int], trials: int) -> Box:
-    """The box of the pixels that the gradient of one position reaches, over several random images; empty: all zeros."""
+def support(
+    model: nn.Module, layer: str, shape: tuple[int, int, int], at: tuple[int, int], trials: int
+) -> Box:
+    """The box of the pixels that the gradient of one position reaches, over several random images;
+    empty: all zeros.
+    """
     generator = torch.Generator().manual_seed(0)
     seen = torch.zeros(shape[1:], dtype=torch.bool)
     for _ in range(trials):
@@ -39,7 +43,10 @@ def support(model: nn.Module, layer: str, shape: tuple[int, int, int], at: tuple
             model(x)
         (gradient,) = torch.autograd.grad(acts[layer][0, :, at[0], at[1]].sum(), x)
         seen |= gradient[0].abs().amax(dim=0) > 0
-    rows, columns = seen.any(1).nonzero().flatten().tolist(), seen.any(0).nonzero().flatten().tolist()
+    rows, columns = (
+        seen.any(1).nonzero().flatten().tolist(),
+        seen.any(0).nonzero().flatten().tolist(),
+    )
     return Box(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1) if rows else Box(0, 0, 0, 0)
 
 
@@ -47,11 +54,17 @@ def positions(height: int, width: int) -> list[tuple[int, int]]:
     """Corners, borders, next to the borders, and the middle."""
     ys, xs = ({0, 1, n // 2, n - 2, n - 1} & set(range(n)) for n in (height, width))
     middle = height // 2, width // 2
-    return sorted({(y, x) for y in ys for x in xs if y in (0, height - 1) or (y, x) == middle or x == y})
+    return sorted(
+        {(y, x) for y in ys for x in xs if y in (0, height - 1) or (y, x) == middle or x == y}
+    )
 
 
-def law6(model: nn.Module, shape: tuple[int, int, int], layer: str | None = None, trials: int = 30) -> ReceptiveField:
-    """The field contains the gradient's support, and where it is called exact it is the support's box."""
+def law6(
+    model: nn.Module, shape: tuple[int, int, int], layer: str | None = None, trials: int = 30
+) -> ReceptiveField:
+    """The field contains the gradient's support, and where it is called exact it is the support's
+    box.
+    """
     model = positive(model)
     infos = anatomy(model, shape)
     info = infos[layer] if layer else list(infos.values())[-1]
@@ -59,9 +72,13 @@ def law6(model: nn.Module, shape: tuple[int, int, int], layer: str | None = None
     for y, x in positions(*info.shape[1:]):
         found, box = support(model, info.name, shape, (y, x), trials), field.box(y, x)
         if not found.height:  # this position sees padding alone
-            assert field.kind != "exact" or not (box.height and box.width), f"{info.name} at {(y, x)}: {box} for nothing"
+            assert field.kind != "exact" or not (box.height and box.width), (
+                f"{info.name} at {(y, x)}: {box} for nothing"
+            )
             continue
-        assert found.clip(box) == found, f"{info.name} at {(y, x)}: {found} is not within {box} ({field.kind})"
+        assert found.clip(box) == found, (
+            f"{info.name} at {(y, x)}: {found} is not within {box} ({field.kind})"
+        )
         if field.kind == "exact":
             assert found == box, f"{info.name} at {(y, x)}: {found} fills less than {box}"
     return field
@@ -91,7 +108,11 @@ def conv(c_in: int, c_out: int, kernel: object = 3, **options: object) -> nn.Con
 
 @pytest.mark.parametrize(
     ("name", "layer", "text"),
-    [("vgg16", "features.30", "212/32/90"), ("resnet50", "layer4", "427/32/213"), ("alexnet", "features", "195/32/66")],
+    [
+        ("vgg16", "features.30", "212/32/90"),
+        ("resnet50", "layer4", "427/32/213"),
+        ("alexnet", "features", "195/32/66"),
+    ],
     ids=["vgg16", "resnet50", "alexnet"],
 )
 def test_published_fields(name: str, layer: str, text: str) -> None:
@@ -156,35 +177,64 @@ def assembled(x: Tensor) -> Tensor:
 
 EXACT = {
     "plain": lambda: plain(),
-    "dilation": lambda: chain(conv(3, 3, padding=1), conv(3, 3, dilation=2), conv(3, 2, dilation=3)),
-    "dilation and padding": lambda: chain(conv(3, 3, 5, padding=2), conv(3, 3, dilation=2, padding=2)),
+    "dilation": lambda: chain(
+        conv(3, 3, padding=1), conv(3, 3, dilation=2), conv(3, 2, dilation=3)
+    ),
+    "dilation and padding": lambda: chain(
+        conv(3, 3, 5, padding=2), conv(3, 3, dilation=2, padding=2)
+    ),
     "stride": lambda: chain(conv(3, 4, 5, stride=2, padding=2), nn.ReLU(), conv(4, 4, stride=3)),
-    "ceil mode": lambda: chain(conv(3, 3, stride=2), nn.MaxPool2d(3, 2, ceil_mode=True), conv(3, 3, padding=1)),
+    "ceil mode": lambda: chain(
+        conv(3, 3, stride=2), nn.MaxPool2d(3, 2, ceil_mode=True), conv(3, 3, padding=1)
+    ),
     "average pool": lambda: chain(conv(3, 3), nn.AvgPool2d(3, 2, padding=1), nn.AvgPool2d(2)),
-    "grouped": lambda: chain(conv(3, 6, stride=2, padding=1), conv(6, 6, groups=3), conv(6, 6, groups=6, padding=1)),
+    "grouped": lambda: chain(
+        conv(3, 6, stride=2, padding=1), conv(6, 6, groups=3), conv(6, 6, groups=6, padding=1)
+    ),
     "residual": lambda: chain(Residual(), Residual()),
     "residual, stride": lambda: chain(Residual(2), nn.MaxPool2d(3, 2, 1), Residual()),
-    "locally connected": lambda: chain(conv(3, 3, stride=2), LocallyConnected2d(3, 4, (8, 7), 3, stride=2, padding=1)),
+    "locally connected": lambda: chain(
+        conv(3, 3, stride=2), LocallyConnected2d(3, 4, (8, 7), 3, stride=2, padding=1)
+    ),
     "response norm": lambda: chain(conv(3, 6, stride=2), nn.LocalResponseNorm(5), conv(6, 6)),
-    "shuffle": lambda: chain(conv(3, 4, stride=2), Shuffle(), conv(4, 4, groups=2, padding=1), Shuffle()),
+    "shuffle": lambda: chain(
+        conv(3, 4, stride=2), Shuffle(), conv(4, 4, groups=2, padding=1), Shuffle()
+    ),
     "convnext": lambda: chain(conv(3, 4, 2, stride=2), ConvNeXtBlock(4), ConvNeXtBlock(4)),
     "tokens": lambda: chain(Tokens()),
     "slices": lambda: chain(conv(3, 3), lambda x: x[:, :, 1::2, 2:-1], conv(3, 3, padding=1)),
-    "constant padding": lambda: chain(lambda x: F.pad(x, (2, 0, 1, 3)), conv(3, 3, stride=2), conv(3, 3)),
-    "padding below zero": lambda: chain(conv(3, 3), lambda x: F.pad(x, (-2, -1, 0, -3)), conv(3, 3, padding=1)),
+    "constant padding": lambda: chain(
+        lambda x: F.pad(x, (2, 0, 1, 3)), conv(3, 3, stride=2), conv(3, 3)
+    ),
+    "padding below zero": lambda: chain(
+        conv(3, 3), lambda x: F.pad(x, (-2, -1, 0, -3)), conv(3, 3, padding=1)
+    ),
     "adaptive, same size": lambda: chain(conv(3, 3, 3, padding=1), nn.AdaptiveAvgPool2d((17, 16))),
     "adaptive, divides": lambda: chain(conv(3, 3, (2, 1)), nn.AdaptiveAvgPool2d(8)),
     "adaptive max, divides": lambda: chain(conv(3, 3, (2, 1)), nn.AdaptiveMaxPool2d((4, 2))),
-    "dropout": lambda: chain(conv(3, 3), nn.Dropout(), nn.Dropout2d(), nn.BatchNorm2d(3), conv(3, 3)),
-    "functional": lambda: chain(lambda x: F.max_pool2d(F.leaky_relu(F.conv2d(x, torch.ones(2, 3, 3, 3).to(x))), 2), conv(2, 2)),
-    "asymmetric": lambda: chain(conv(3, 3, (1, 7), padding=(0, 3)), conv(3, 3, (7, 1)), conv(3, 3, 3, stride=(2, 1))),
+    "dropout": lambda: chain(
+        conv(3, 3), nn.Dropout(), nn.Dropout2d(), nn.BatchNorm2d(3), conv(3, 3)
+    ),
+    "functional": lambda: chain(
+        lambda x: F.max_pool2d(F.leaky_relu(F.conv2d(x, torch.ones(2, 3, 3, 3).to(x))), 2),
+        conv(2, 2),
+    ),
+    "asymmetric": lambda: chain(
+        conv(3, 3, (1, 7), padding=(0, 3)), conv(3, 3, (7, 1)), conv(3, 3, 3, stride=(2, 1))
+    ),
     "edge not seen": lambda: chain(conv(3, 3, 3, stride=3), conv(3, 3, 3, padding=1)),
-    "edge not seen, pool": lambda: chain(nn.MaxPool2d(3, 3), nn.MaxPool2d(2, 2), conv(3, 3, 3, padding=2)),
-    "kept dims": lambda: chain(conv(3, 3), lambda x: x / x.norm(dim=1, keepdim=True) + x.mean(1, keepdim=True), conv(3, 3)),
+    "edge not seen, pool": lambda: chain(
+        nn.MaxPool2d(3, 3), nn.MaxPool2d(2, 2), conv(3, 3, 3, padding=2)
+    ),
+    "kept dims": lambda: chain(
+        conv(3, 3), lambda x: x / x.norm(dim=1, keepdim=True) + x.mean(1, keepdim=True), conv(3, 3)
+    ),
     "softmax over channels": lambda: chain(conv(3, 3), nn.Softmax(1), conv(3, 3)),
-    "in place": lambda: chain(conv(3, 3), lambda x: x.add_(1).relu_(), conv(3, 3), nn.ReLU(inplace=True)),
+    "in place": lambda: chain(
+        conv(3, 3), lambda x: x.add_(1).relu_(), conv(3, 3), nn.ReLU(inplace=True)
+    ),
     "two branches": lambda: Branches(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -198,19 +248,33 @@ BOUND = {
     "dilation at the border": lambda: chain(conv(3, 3), conv(3, 3, dilation=2, padding=2)),
     "dilation with holes": lambda: chain(conv(3, 3, dilation=3), conv(3, 3, 1)),
     "stride with holes": lambda: chain(conv(3, 3, 1, stride=2), conv(3, 3, padding=1)),
-    "transposed": lambda: chain(conv(3, 3, stride=2), nn.ConvTranspose2d(3, 3, 4, stride=2, padding=1)),
-    "transposed, stride 3": lambda: chain(conv(3, 3, stride=2), nn.ConvTranspose2d(3, 3, 3, stride=3), conv(3, 3)),
-    "transposed, output padding": lambda: chain(nn.ConvTranspose2d(3, 3, 3, stride=2, output_padding=1, dilation=2)),
-    "nearest": lambda: chain(conv(3, 3, stride=2), nn.Upsample(scale_factor=2), conv(3, 3, padding=1)),
-    "nearest, to a size": lambda: chain(conv(3, 3, stride=2), nn.Upsample(size=(13, 11)), conv(3, 3)),
+    "transposed": lambda: chain(
+        conv(3, 3, stride=2), nn.ConvTranspose2d(3, 3, 4, stride=2, padding=1)
+    ),
+    "transposed, stride 3": lambda: chain(
+        conv(3, 3, stride=2), nn.ConvTranspose2d(3, 3, 3, stride=3), conv(3, 3)
+    ),
+    "transposed, output padding": lambda: chain(
+        nn.ConvTranspose2d(3, 3, 3, stride=2, output_padding=1, dilation=2)
+    ),
+    "nearest": lambda: chain(
+        conv(3, 3, stride=2), nn.Upsample(scale_factor=2), conv(3, 3, padding=1)
+    ),
+    "nearest, to a size": lambda: chain(
+        conv(3, 3, stride=2), nn.Upsample(size=(13, 11)), conv(3, 3)
+    ),
     "nearest, smaller": lambda: chain(conv(3, 3), nn.Upsample(scale_factor=0.4)),
     "nearest, odd scale": lambda: chain(nn.Upsample(scale_factor=1.7)),
-    "bilinear": lambda: chain(conv(3, 3, stride=2), nn.Upsample(scale_factor=2, mode="bilinear"), conv(3, 3, padding=1)),
-    "bilinear, odd scale": lambda: chain(conv(3, 3), nn.Upsample(scale_factor=0.37, mode="bilinear")),
+    "bilinear": lambda: chain(
+        conv(3, 3, stride=2), nn.Upsample(scale_factor=2, mode="bilinear"), conv(3, 3, padding=1)
+    ),
+    "bilinear, odd scale": lambda: chain(
+        conv(3, 3), nn.Upsample(scale_factor=0.37, mode="bilinear")
+    ),
     "bicubic": lambda: chain(conv(3, 3, stride=2), nn.Upsample(scale_factor=1.6, mode="bicubic")),
     "adaptive, uneven": lambda: chain(conv(3, 3), nn.AdaptiveAvgPool2d((4, 5)), conv(3, 3, 2)),
     "adaptive, larger": lambda: chain(conv(3, 3, stride=4), nn.AdaptiveAvgPool2d((7, 6))),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BOUND)
@@ -235,10 +299,14 @@ GLOBAL = {
     "mean": lambda: chain(conv(3, 3), lambda x: x - x.mean((2, 3), keepdim=True), conv(3, 3)),
     "squeeze and excite": lambda: SqueezeExcite(),
     "attention": lambda: chain(Attention()),
-    "softmax over space": lambda: chain(conv(3, 3), lambda x: x.flatten(2).softmax(2).view_as(x), conv(3, 3)),
+    "softmax over space": lambda: chain(
+        conv(3, 3), lambda x: x.flatten(2).softmax(2).view_as(x), conv(3, 3)
+    ),
     "instance norm": lambda: chain(conv(3, 3), nn.InstanceNorm2d(3), conv(3, 3)),
     "group norm": lambda: chain(conv(3, 4), nn.GroupNorm(2, 4), conv(4, 3)),
-    "dense": lambda: chain(conv(3, 3, stride=4), nn.Flatten(), nn.LazyLinear(48), nn.Unflatten(1, (3, 4, 4))),
+    "dense": lambda: chain(
+        conv(3, 3, stride=4), nn.Flatten(), nn.LazyLinear(48), nn.Unflatten(1, (3, 4, 4))
+    ),
 }
 
 
@@ -260,7 +328,11 @@ def test_concatenated_branches_cover_both() -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            self.wide, self.tall, self.head = conv(3, 2, (1, 5), padding=(0, 2)), conv(3, 2, (5, 1), padding=(2, 0)), conv(4, 2, 1)
+            self.wide, self.tall, self.head = (
+                conv(3, 2, (1, 5), padding=(0, 2)),
+                conv(3, 2, (5, 1), padding=(2, 0)),
+                conv(4, 2, 1),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(torch.cat([self.wide(x), self.tall(x)], 1))
@@ -289,8 +361,15 @@ def test_the_last_pixel_that_no_window_reaches_is_outside_the_extent() -> None:
 
 
 def test_rows_and_columns_are_apart() -> None:
-    field = receptive_fields(chain(conv(3, 3, (1, 7), stride=(2, 1), padding=(0, 3))), (3, 20, 20))["0"]
-    assert (field.size, field.stride, field.padding, str(field)) == ((1, 7), (2, 1), (0, 3), "1x7/2x1/0x3")
+    field = receptive_fields(chain(conv(3, 3, (1, 7), stride=(2, 1), padding=(0, 3))), (3, 20, 20))[
+        "0"
+    ]
+    assert (field.size, field.stride, field.padding, str(field)) == (
+        (1, 7),
+        (2, 1),
+        (0, 3),
+        "1x7/2x1/0x3",
+    )
 
 
 def random_stack(seed: int) -> nn.Module:
@@ -323,7 +402,10 @@ def test_law_6_on_random_stacks(seed: int) -> None:
 
 
 def test_random_stacks_are_mostly_exact() -> None:
-    kinds = [list(receptive_fields(random_stack(seed), (2, 60, 60)).values())[-1].kind for seed in range(60)]
+    kinds = [
+        list(receptive_fields(random_stack(seed), (2, 60, 60)).values())[-1].kind
+        for seed in range(60)
+    ]
     assert set(kinds) == {"exact", "bound"}
     assert kinds.count("exact") > 20
 
@@ -347,11 +429,20 @@ def reflected(x: Tensor) -> Tensor:
     return F.pad(x, (1, 1, 1, 1), mode="reflect")
 
 
-@pytest.mark.parametrize("unknown", [reflected, lambda x: torch.polar(x, torch.zeros_like(x)).real], ids=["reflect", "complex"])
+@pytest.mark.parametrize(
+    "unknown",
+    [reflected, lambda x: torch.polar(x, torch.zeros_like(x)).real],
+    ids=["reflect", "complex"],
+)
 def test_what_cannot_be_followed_is_measured(unknown: object) -> None:
     padding = 1 if unknown is reflected else 0
     field = law6(chain(conv(3, 3, padding=1), unknown, conv(3, 3, 4, stride=2)), (3, 24, 25))
-    assert (field.size, field.stride, field.padding, field.kind) == ((6, 6), (2, 2), (1 + padding, 1 + padding), "measured")
+    assert (field.size, field.stride, field.padding, field.kind) == (
+        (6, 6),
+        (2, 2),
+        (1 + padding, 1 + padding),
+        "measured",
+    )
 
 
 def test_what_leaves_torch_is_never_called_local() -> None:
@@ -369,7 +460,9 @@ def test_measuring_gives_the_same_every_time() -> None:
 
 def test_only_what_is_asked_for_is_measured() -> None:
     model = chain(conv(3, 3), reflected, conv(3, 3))
-    kinds = {name: info.field.kind for name, info in anatomy(model, (3, 16, 16), only={"2"}).items()}
+    kinds = {
+        name: info.field.kind for name, info in anatomy(model, (3, 16, 16), only={"2"}).items()
+    }
     assert kinds == {"0": "exact", "1": "global", "2": "measured"}
 
 
@@ -381,7 +474,9 @@ def test_what_has_no_gradient_is_global() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_scripted_code_is_followed_like_eager() -> None:
-    block = nn.Sequential(conv(3, 4, 5, stride=2, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2), conv(4, 4, dilation=2))
+    block = nn.Sequential(
+        conv(3, 4, 5, stride=2, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2), conv(4, 4, dilation=2)
+    )
     eager = chain(conv(3, 3), block, conv(4, 2))
     scripted = chain(eager[0], torch.jit.script(block), eager[2])
     a, b = (receptive_fields(model, (3, 64, 64)) for model in (eager, scripted))
@@ -397,21 +492,37 @@ def test_reused_modules_have_a_name_per_call() -> None:
     infos = anatomy(Reused(), (3, 9, 9))
     assert [name for name in infos if name.startswith("relu")] == ["relu@0", "relu@1", "relu@2"]
     assert [str(infos[f"relu@{i}"].field) for i in range(3)] == ["3/1/1", "5/1/2", "7/2/3"]
-    assert (infos["conv3"].shape, infos["conv3"].kernel, infos["conv3"].stride) == ((5, 5, 5), (3, 3), (2, 2))
-    assert (infos["conv3"].call, infos["conv3"].kind, infos["conv3"].parameters) == ("conv3@0", "Conv2d", 5 * 4 * 9 + 5)
+    assert (infos["conv3"].shape, infos["conv3"].kernel, infos["conv3"].stride) == (
+        (5, 5, 5),
+        (3, 3),
+        (2, 2),
+    )
+    assert (infos["conv3"].call, infos["conv3"].kind, infos["conv3"].parameters) == (
+        "conv3@0",
+        "Conv2d",
+        5 * 4 * 9 + 5,
+    )
 
 
 def untouched(model: nn.Module) -> list[object]:
     """What anatomy must leave as it was."""
-    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()]
+    hooks = [
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+        for m in model.modules()
+    ]
     return [
-        hooks, [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()],
-        [p.grad for p in model.parameters()], ["forward" in m.__dict__ for m in model.modules()],
+        hooks,
+        [m.training for m in model.modules()],
+        [p.requires_grad for p in model.parameters()],
+        [p.grad for p in model.parameters()],
+        ["forward" in m.__dict__ for m in model.modules()],
         {name: value.tolist() for name, value in model.state_dict().items()},
-    ]  # fmt: skip
+    ]
 
 
-@pytest.mark.parametrize("model", [Reused(), chain(conv(3, 3), reflected, nn.BatchNorm2d(3))], ids=["traced", "measured"])
+@pytest.mark.parametrize(
+    "model", [Reused(), chain(conv(3, 3), reflected, nn.BatchNorm2d(3))], ids=["traced", "measured"]
+)
 def test_the_model_is_left_as_it_was(model: nn.Module) -> None:
     model.train()
     next(model.parameters()).requires_grad_(False)
@@ -440,7 +551,11 @@ def test_the_shape_has_three_numbers() -> None:
 
 def test_find_layers() -> None:
     infos = anatomy(Reused(), (3, 9, 9))
-    assert [info.name for info in find_layers(infos, ["conv2", "relu@1", "conv1@0"])] == ["conv2", "relu@1", "conv1"]
+    assert [info.name for info in find_layers(infos, ["conv2", "relu@1", "conv1@0"])] == [
+        "conv2",
+        "relu@1",
+        "conv1",
+    ]
     with pytest.raises(LayerError, match="did you mean 'conv1'"):
         find_layers(infos, ["covn1"])
     with pytest.raises(LayerError, match=r"more than once.*'relu@0' or 'relu@1' or 'relu@2'"):
@@ -450,5 +565,7 @@ def test_find_layers() -> None:
 
 
 def test_fractions_are_kept() -> None:
-    field = receptive_fields(chain(nn.ConvTranspose2d(3, 3, 4, stride=2, padding=1)), (3, 8, 8))["0"]
+    field = receptive_fields(chain(nn.ConvTranspose2d(3, 3, 4, stride=2, padding=1)), (3, 8, 8))[
+        "0"
+    ]
     assert field.stride == (Fraction(1, 2), Fraction(1, 2))

@@ -1,4 +1,6 @@
-"""The gallery: what it writes, that it goes on where it stopped, that names are text and never more, and that numbers are right."""
+"""The gallery: what it writes, that it goes on where it stopped, that names are text and never
+more, and that numbers are right.
+"""
 
 from __future__ import annotations
 
@@ -70,11 +72,19 @@ def network(folder: Path) -> dict[str, Any]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def times(folder: Path) -> dict[str, int]:
-    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def pixels(data: bytes) -> Any:
@@ -85,7 +95,9 @@ def pixels(data: bytes) -> Any:
 
 def sprite(path: Path) -> Any:
     """The pixels of a unit's script, (h, w, 3)."""
-    match = re.fullmatch(r'featviz\.sprite\("data:image/webp;base64,([A-Za-z0-9+/=]+)"\);\n', path.read_text())
+    match = re.fullmatch(
+        r'featviz\.sprite\("data:image/webp;base64,([A-Za-z0-9+/=]+)"\);\n', path.read_text()
+    )
     assert match is not None
     return pixels(base64.b64decode(match[1]))
 
@@ -97,11 +109,15 @@ def made() -> tuple[nn.Module, Images, Scan]:
 
 @pytest.fixture(scope="module")
 def whole(made: tuple[nn.Module, Images, Scan], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A gallery under two rules, alone in a folder of its own three folders down; not to be changed."""
+    """A gallery under two rules, alone in a folder of its own three folders down; not to be
+    changed.
+    """
     model, images, found = made
     out = tmp_path_factory.mktemp("whole") / "deep" / "er" / "gallery"
     rules = ["deconvnet", "guided"]
-    page = gallery.build(found, model, images, out, rule=rules, command=f"featviz {HOSTILE[0]}", progress=False)
+    page = gallery.build(
+        found, model, images, out, rule=rules, command=f"featviz {HOSTILE[0]}", progress=False
+    )
     assert page == out / "index.html"
     return out
 
@@ -124,8 +140,16 @@ def layers_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_every_page_is_there_with_all_that_it_refers_to(whole: Path) -> None:
     written = files(whole)
-    assert {"index.html", "index.js", "gallery.json", "static/gallery.css", "static/gallery.js"} < set(written)
-    assert sorted(name for name in written if name.startswith("layer-")) == [f"layer-{i:03d}.html" for i in range(3)]
+    assert {
+        "index.html",
+        "index.js",
+        "gallery.json",
+        "static/gallery.css",
+        "static/gallery.js",
+    } < set(written)
+    assert sorted(name for name in written if name.startswith("layer-")) == [
+        f"layer-{i:03d}.html" for i in range(3)
+    ]
     for page in whole.glob("*.html"):
         for tag, attributes in Pages(page).tags:
             address = attributes.get("src") if tag == "script" else attributes.get("href")
@@ -137,15 +161,36 @@ def test_every_page_is_there_with_all_that_it_refers_to(whole: Path) -> None:
         for side in data_of(whole / f"layer-{i:03d}.html")["sides"]:
             for unit in side["units"]:
                 assert unit["dead"] != (whole / side["folder"] / f"{unit['unit']}.js").is_file()
-                assert all((whole / side["images"] / f"{e['image']:06d}.webp").is_file() for e in unit["exemplars"])
+                assert all(
+                    (whole / side["images"] / f"{e['image']:06d}.webp").is_file()
+                    for e in unit["exemplars"]
+                )
     assert not [name for name in written if name.endswith(".part")]
 
 
-def test_the_front_page_names_layers_and_sources(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
+def test_the_front_page_names_layers_and_sources(
+    whole: Path, made: tuple[nn.Module, Images, Scan]
+) -> None:
     said = Pages(whole / "index.html").said
     found = made[2]
-    words = ["conv1", "conv2", LAYER, "24 images", "deconvnet, guided", found.identity["model"], found.identity["images"], "noise"]
-    for word in [*words, f"tiny {LABELS[1]}", "24 × 24", "3 × 3 px", "1 (5%)", f"featviz {HOSTILE[0]}"]:
+    words = [
+        "conv1",
+        "conv2",
+        LAYER,
+        "24 images",
+        "deconvnet, guided",
+        found.identity["model"],
+        found.identity["images"],
+        "noise",
+    ]
+    for word in [
+        *words,
+        f"tiny {LABELS[1]}",
+        "24 × 24",
+        "3 × 3 px",
+        "1 (5%)",
+        f"featviz {HOSTILE[0]}",
+    ]:
         assert word in said, word
 
 
@@ -155,7 +200,9 @@ def test_a_gallery_holds_no_file_of_another_name_and_none_lies_elsewhere(whole: 
     assert [path for path in top.rglob("*") if path.is_file() and whole not in path.parents] == []
 
 
-def test_hostile_names_are_text_in_every_page_and_script(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
+def test_hostile_names_are_text_in_every_page_and_script(
+    whole: Path, made: tuple[nn.Module, Images, Scan]
+) -> None:
     for name, data in files(whole).items():
         if name.endswith((".html", ".js")) and not name.startswith("static/"):
             words = data.decode("utf-8")
@@ -174,13 +221,19 @@ def test_hostile_names_are_text_in_every_page_and_script(whole: Path, made: tupl
         assert key == known[number].encode("utf-8", "backslashreplace").decode()
         assert label == LABELS[number % 4].encode("utf-8", "backslashreplace").decode()
     shown = {key for _, key, _ in images}
-    assert {HOSTILE[0], HOSTILE[2], HOSTILE[8], "cut short \\udce9\\udcff.png"} <= shown, "all are among some unit's strongest"
+    assert {HOSTILE[0], HOSTILE[2], HOSTILE[8], "cut short \\udce9\\udcff.png"} <= shown, (
+        "all are among some unit's strongest"
+    )
     assert LABELS[3] not in {label for *_, label in images}
     assert "half an emoji \\ud83e" in {label for *_, label in images}
 
 
-def test_hostile_files_on_disk_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders and files whose names Linux allows: markup, quotes, bytes that are no UTF-8, 200 characters."""
+def test_hostile_files_on_disk_by_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders and files whose names Linux allows: markup, quotes, bytes that are no UTF-8, 200
+    characters.
+    """
     monkeypatch.chdir(tmp_path)
     names = [b"<script>alert(1)<", b'"quotes" & \'all', b"caf\xe9", b"x" * 200, b"line\nend"]
     noise = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
@@ -188,14 +241,32 @@ def test_hostile_files_on_disk_by_the_command_line(tmp_path: Path, monkeypatch: 
         path = Path(os.fsdecode(b"in/" + names[i % 5] + f"/script>{i}.png".encode()))
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
-    command = ["gallery", "--images", "in", "--input-size", "96", "--layers", "conv1", "--k", "8", "--out", "out <b>"]
+    command = [
+        "gallery",
+        "--images",
+        "in",
+        "--input-size",
+        "96",
+        "--layers",
+        "conv1",
+        "--k",
+        "8",
+        "--out",
+        "out <b>",
+    ]
     assert cli.main(command) == 0
     out = Path("out <b>")
     keys = {key for _, key, _ in network(out)["images"]}
     assert "<script>alert(1)</script>0.png" in keys
     assert "caf\\udce9/script>2.png" in keys
-    assert all(b"<script>alert" not in data for name, data in files(out).items() if name.endswith((".html", ".js")))
-    assert [name for name in files(out) if not FILES.fullmatch(name) and not name.startswith("scan/")] == []
+    assert all(
+        b"<script>alert" not in data
+        for name, data in files(out).items()
+        if name.endswith((".html", ".js"))
+    )
+    assert [
+        name for name in files(out) if not FILES.fullmatch(name) and not name.startswith("scan/")
+    ] == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out <b>"]
 
 
@@ -211,13 +282,21 @@ def test_a_half_made_gallery_can_be_browsed_and_is_gone_on_with(
     said = Pages(tmp_path / "index.html").said
     assert "1 of 3 layers are made so far" in said
     assert "not made yet" in said
-    links = {attributes.get("href") for tag, attributes in Pages(tmp_path / "index.html").tags if tag == "a"}
+    links = {
+        attributes.get("href")
+        for tag, attributes in Pages(tmp_path / "index.html").tags
+        if tag == "a"
+    }
     assert "layer-000.html" in links
     assert "layer-001.html" not in links
     assert (tmp_path / "layer-000.html").read_bytes() == (whole / "layer-000.html").read_bytes()
     assert [layer["units"] is None for layer in network(tmp_path)["layers"]] == [False, True, True]
     assert not gallery.is_finished(found, tmp_path, rules)
-    before = {name: time for name, time in times(tmp_path).items() if name.startswith(("layers/000", "layer-000", "images"))}
+    before = {
+        name: time
+        for name, time in times(tmp_path).items()
+        if name.startswith(("layers/000", "layer-000", "images"))
+    }
     gallery.build(found, model, images, tmp_path, **options)
     assert layers_made == ["conv2", LAYER]
     assert before.items() <= times(tmp_path).items()
@@ -225,7 +304,9 @@ def test_a_half_made_gallery_can_be_browsed_and_is_gone_on_with(
     assert files(tmp_path) == files(whole)
 
 
-def test_what_is_finished_is_not_made_again(made: tuple[nn.Module, Images, Scan], tmp_path: Path, layers_made: list[str]) -> None:
+def test_what_is_finished_is_not_made_again(
+    made: tuple[nn.Module, Images, Scan], tmp_path: Path, layers_made: list[str]
+) -> None:
     model, images, found = made
     for _ in range(2):
         gallery.build(found, model, images, tmp_path, progress=False)
@@ -235,7 +316,10 @@ def test_what_is_finished_is_not_made_again(made: tuple[nn.Module, Images, Scan]
 
 
 def test_the_command_makes_goes_on_and_says_when_there_is_nothing_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], layers_made: list[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    layers_made: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["gallery", "--limit", "10", "--k", "3", "--layers", "conv1,conv2"]
@@ -251,17 +335,25 @@ def test_the_command_makes_goes_on_and_says_when_there_is_nothing_to_do(
     assert cli.main(command) == 0
     assert capsys.readouterr().out == f"nothing to do, the gallery is there: {out / 'index.html'}\n"
     assert times(out) == before
-    for other, differs in ((["--k", "4"], "k was 3, is 4"), (["--rule", "guided"], "rules"), (["--limit", "9"], "images was")):
+    for other, differs in (
+        (["--k", "4"], "k was 3, is 4"),
+        (["--rule", "guided"], "rules"),
+        (["--limit", "9"], "images was"),
+    ):
         assert cli.main([*command, *other]) == 1
         err = capsys.readouterr().err
         assert differs in err
         assert "--fresh" in err
-        assert {name: times(out)[name] for name in before if "scan" not in name}.items() <= before.items()
+        assert {
+            name: times(out)[name] for name in before if "scan" not in name
+        }.items() <= before.items()
     assert cli.main([*command, "--rule", "guided", "--fresh"]) == 0
     assert data_of(out / "layer-000.html")["rules"] == ["guided"]
 
 
-def test_the_gallery_of_something_else_is_refused_with_what_differs(made: tuple[nn.Module, Images, Scan], whole: Path) -> None:
+def test_the_gallery_of_something_else_is_refused_with_what_differs(
+    made: tuple[nn.Module, Images, Scan], whole: Path
+) -> None:
     model, images, found = made
     before = times(whole)
     other_model, _, other_weights = tiny(seed=1)
@@ -271,7 +363,13 @@ def test_the_gallery_of_something_else_is_refused_with_what_differs(made: tuple[
         (found, model, images, ["guided"], r"\(rules differ\)"),
         (other_k, model, images, ["deconvnet", "guided"], r"\(k differ\)"),
         (other_images, model, fewer, ["deconvnet", "guided"], r"\(images differ\)"),
-        (replace(other_weights, sources=found.sources), other_model, images, ["deconvnet", "guided"], r"\(model differ\)"),
+        (
+            replace(other_weights, sources=found.sources),
+            other_model,
+            images,
+            ["deconvnet", "guided"],
+            r"\(model differ\)",
+        ),
     ]
     for scan, net, data, rules, message in cases:
         with pytest.raises(RecordError, match=message):
@@ -287,14 +385,18 @@ def test_the_gallery_of_something_else_is_refused_with_what_differs(made: tuple[
 def test_fresh_leaves_nothing_of_the_gallery_that_was_there(tmp_path: Path) -> None:
     model, images, found = tiny()
     gallery.build(found, model, images, tmp_path / "out", progress=False)
-    others = Images(images.keys, hostile_images(seed=5).__getitem__, Preprocess(), images.labels)  # the same names
+    others = Images(
+        images.keys, hostile_images(seed=5).__getitem__, Preprocess(), images.labels
+    )  # the same names
     again = featviz.scan(model, others, ["conv1"], k=4, progress=False)
     gallery.build(again, model, others, tmp_path / "out", fresh=True, progress=False)
     gallery.build(again, model, others, tmp_path / "new", progress=False)
     assert files(tmp_path / "out") == files(tmp_path / "new")
 
 
-def test_files_that_are_of_no_gallery_are_left_alone(made: tuple[nn.Module, Images, Scan], tmp_path: Path) -> None:
+def test_files_that_are_of_no_gallery_are_left_alone(
+    made: tuple[nn.Module, Images, Scan], tmp_path: Path
+) -> None:
     model, images, found = made
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "mine.jpg").write_bytes(b"mine")
@@ -310,7 +412,9 @@ def test_files_that_are_of_no_gallery_are_left_alone(made: tuple[nn.Module, Imag
     assert (out / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"schema": 1}', '{"schema": 99, "identity": {}}', "\udcff"])
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", "null", '{"schema": 1}', '{"schema": 99, "identity": {}}', "\udcff"]
+)
 def test_a_damaged_record_is_refused_and_made_again_afresh(
     damage: str, made: tuple[nn.Module, Images, Scan], whole: Path, tmp_path: Path
 ) -> None:
@@ -318,11 +422,15 @@ def test_a_damaged_record_is_refused_and_made_again_afresh(
     shutil.copytree(whole, tmp_path / "out")
     (tmp_path / "out" / "gallery.json").write_bytes(damage.encode("utf-8", "surrogateescape"))
     with pytest.raises(RecordError, match=r"(is damaged|has schema 99).*--fresh"):
-        gallery.build(found, model, images, tmp_path / "out", rule=["deconvnet", "guided"], progress=False)
+        gallery.build(
+            found, model, images, tmp_path / "out", rule=["deconvnet", "guided"], progress=False
+        )
     gallery.build(found, model, images, tmp_path / "out", fresh=True, progress=False)
 
 
-def test_an_unfinished_scan_is_refused(made: tuple[nn.Module, Images, Scan], tmp_path: Path) -> None:
+def test_an_unfinished_scan_is_refused(
+    made: tuple[nn.Module, Images, Scan], tmp_path: Path
+) -> None:
     model, images, found = made
     with pytest.raises(UsageError, match=r"seen 5 of 24 images: finish it first"):
         gallery.build(replace(found, done=5), model, images, tmp_path, progress=False)
@@ -332,7 +440,13 @@ def test_an_unfinished_scan_is_refused(made: tuple[nn.Module, Images, Scan], tmp
 def test_dead_units_are_named_and_have_no_tiles(whole: Path) -> None:
     page = data_of(whole / "layer-001.html")
     unit = page["sides"][0]["units"][3]
-    assert (unit["dead"], unit["exemplars"], unit["label"], unit["share"], unit["active"]) == (True, [], None, 0, 0)
+    assert (unit["dead"], unit["exemplars"], unit["label"], unit["share"], unit["active"]) == (
+        True,
+        [],
+        None,
+        0,
+        0,
+    )
     assert not (whole / "layers/001/3.js").exists()
     assert sum(one["dead"] for one in page["sides"][0]["units"]) == 1
     record = json.loads((whole / "gallery.json").read_bytes())
@@ -355,16 +469,22 @@ def test_a_layer_with_nothing_but_dead_units_has_a_page(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("layers/000/*.js")) + list(tmp_path.glob("images/*"))
 
 
-def test_units_have_the_numbers_of_the_scan(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
+def test_units_have_the_numbers_of_the_scan(
+    whole: Path, made: tuple[nn.Module, Images, Scan]
+) -> None:
     _, images, found = made
     for i, name in enumerate(["conv1", "conv2", LAYER]):
         units = data_of(whole / f"layer-{i:03d}.html")["sides"][0]["units"]
         assert [unit["unit"] for unit in units] == list(range(len(found.top[name].scores)))
         for unit in units:
             assert sum(count for _, count in unit["histogram"]) == len(images)
-            assert unit["active"] == rounded(sum(count for b, count in unit["histogram"] if b > 0) / len(images))
+            assert unit["active"] == rounded(
+                sum(count for b, count in unit["histogram"] if b > 0) / len(images)
+            )
             if not unit["dead"]:
-                assert [e["image"] for e in unit["exemplars"]] == found.top[name].images[unit["unit"]].tolist()
+                assert [e["image"] for e in unit["exemplars"]] == found.top[name].images[
+                    unit["unit"]
+                ].tolist()
                 assert unit["exemplars"][0]["score"] == unit["max"]
                 labels = [images.labels[e["image"]] or "" for e in unit["exemplars"]]
                 assert unit["share"] == max(map(labels.count, labels)) / 4
@@ -381,8 +501,17 @@ def test_the_class_that_dominates_by_hand() -> None:
 
 
 def test_the_telling_units_by_hand() -> None:
-    def unit(number: int, label: str | None, share: float, most: float, *, dead: bool = False) -> dict[str, Any]:
-        return {"unit": number, "label": label, "share": share, "max": most, "mean": 1.0, "dead": dead}
+    def unit(
+        number: int, label: str | None, share: float, most: float, *, dead: bool = False
+    ) -> dict[str, Any]:
+        return {
+            "unit": number,
+            "label": label,
+            "share": share,
+            "max": most,
+            "mean": 1.0,
+            "dead": dead,
+        }
 
     units = [
         unit(0, "cat", 0.5, 9.0),
@@ -400,12 +529,21 @@ def test_the_telling_units_by_hand() -> None:
 
 
 def test_numbers_have_four_digits_and_names_are_text() -> None:
-    assert [rounded(x) for x in (1234.567, 0.000123456, 0.0, -2.0)] == [1235.0, 0.0001235, 0.0, -2.0]
+    assert [rounded(x) for x in (1234.567, 0.000123456, 0.0, -2.0)] == [
+        1235.0,
+        0.0001235,
+        0.0,
+        -2.0,
+    ]
     assert text("é\udce9\ud83e🦓") == "é\\udce9\\ud83e🦓"
 
 
-def test_tiles_are_the_pixels_of_the_images_and_the_signals(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
-    """Small ones are packed without loss: each is worked out here from the image, the box and the signal."""
+def test_tiles_are_the_pixels_of_the_images_and_the_signals(
+    whole: Path, made: tuple[nn.Module, Images, Scan]
+) -> None:
+    """Small ones are packed without loss: each is worked out here from the image, the box and the
+    signal.
+    """
     model, images, found = made
     side = found.layers["conv2"].field.size[0]
     exemplars = project_exemplars(model, images, found, "conv2", rule=["deconvnet", "guided"])
@@ -418,7 +556,12 @@ def test_tiles_are_the_pixels_of_the_images_and_the_signals(whole: Path, made: t
             top, left = (rank // 2) * (side + 1), (rank % 2) * (side + 1)
             inside = exemplars.inside[unit, rank].numpy()
             y0, x0, y1, x1 = exemplars.boxes[unit, rank].tolist()
-            image = (images[int(found.top["conv2"].images[unit, rank])][:, y0:y1, x0:x1] * 255).round().permute(1, 2, 0).numpy()
+            image = (
+                (images[int(found.top["conv2"].images[unit, rank])][:, y0:y1, x0:x1] * 255)
+                .round()
+                .permute(1, 2, 0)
+                .numpy()
+            )
             tile = picture[top : top + side, left : left + side]
             assert (tile[inside] == image.reshape(-1, 3)).all()
             assert (tile[~inside] == 232).all()
@@ -426,18 +569,31 @@ def test_tiles_are_the_pixels_of_the_images_and_the_signals(whole: Path, made: t
                 signals = exemplars.projections[rule][unit].double().numpy()
                 magnitudes = np.sort(np.abs(signals[signals != 0]))
                 scale = magnitudes[max(1, round(0.995 * len(magnitudes))) - 1]
-                grey = np.round(np.clip((signals[rank] / scale + 1) / 2, 0, 1) * 255).transpose(1, 2, 0)
-                tile = picture[top : top + side, block * edge + left : block * edge + left + side].astype(int)
-                assert np.abs(tile[inside] - grey[inside]).max() <= 1, "half a step may round either way"
+                grey = np.round(np.clip((signals[rank] / scale + 1) / 2, 0, 1) * 255).transpose(
+                    1, 2, 0
+                )
+                tile = picture[
+                    top : top + side, block * edge + left : block * edge + left + side
+                ].astype(int)
+                assert np.abs(tile[inside] - grey[inside]).max() <= 1, (
+                    "half a step may round either way"
+                )
                 assert (tile[~inside] == 232).all()
 
 
 def test_tiles_of_any_number_and_size() -> None:
-    assert [sprites.tile_size(*size) for size in ((3, 3), (96, 48), (192, 96), (97, 300))] == [(3, 3), (96, 48), (96, 48), (31, 96)]
+    assert [sprites.tile_size(*size) for size in ((3, 3), (96, 48), (192, 96), (97, 300))] == [
+        (3, 3),
+        (96, 48),
+        (96, 48),
+        (31, 96),
+    ]
     model, images, found = tiny(layers=["conv1"], k=5)
     exemplars = project_exemplars(model, images, found, "conv1")
     patches, signals = sprites.blocks(exemplars, 0)
-    assert patches.shape == signals.shape == (3, 2 * 4 - 1, 3 * 4 - 1), "five tiles: three across, two down"
+    assert patches.shape == signals.shape == (3, 2 * 4 - 1, 3 * 4 - 1), (
+        "five tiles: three across, two down"
+    )
     assert (patches[:, 4:, 8:] == 255).all(), "the sixth place is empty"
     assert sprites.strongest(exemplars, 0, "deconvnet", 10).shape == (3, 20, 10)
     assert sprite_shape(sprites.sprite([patches, signals])) == (7, 22, 3)
@@ -447,14 +603,18 @@ def sprite_shape(script: str) -> tuple[int, ...]:
     return tuple(pixels(base64.b64decode(script.partition("base64,")[2].partition('"')[0])).shape)
 
 
-def test_the_first_layer_shows_its_weights(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
+def test_the_first_layer_shows_its_weights(
+    whole: Path, made: tuple[nn.Module, Images, Scan]
+) -> None:
     units = [data_of(whole / f"layer-{i:03d}.html")["sides"][0]["units"] for i in range(3)]
     assert not [unit for layer in units[1:] for unit in layer if "weights" in unit]
     for unit in units[0]:
         packed = unit["weights"].removeprefix("data:image/webp;base64,")
         weight = made[0].conv1.weight[unit["unit"]].detach().permute(1, 2, 0).numpy()
         scale = max(1.0, float(np.abs(weight).max()))
-        np.testing.assert_allclose(pixels(base64.b64decode(packed)), (weight / scale + 1) / 2 * 255, atol=0.51)
+        np.testing.assert_allclose(
+            pixels(base64.b64decode(packed)), (weight / scale + 1) / 2 * 255, atol=0.51
+        )
 
 
 def test_thumbnails_are_the_images(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
@@ -468,7 +628,10 @@ def test_thumbnails_are_the_images(whole: Path, made: tuple[nn.Module, Images, S
 
 def test_any_layer_has_a_page_fully_connected_ones_and_grey_images_too(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 36, 5))
-    images = open_images(torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), Preprocess(mean=(0.5,), std=(0.5,)))
+    images = open_images(
+        torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+        Preprocess(mean=(0.5,), std=(0.5,)),
+    )
     found = featviz.scan(model, images, ["0", "3"], k=1, progress=False)
     gallery.build(found, model, images, tmp_path, progress=False)
     assert "whole image" in Pages(tmp_path / "index.html").said
@@ -483,7 +646,15 @@ def test_any_layer_has_a_page_fully_connected_ones_and_grey_images_too(tmp_path:
 def test_two_galleries_face_each_other(whole: Path, tmp_path: Path) -> None:
     other_model, images, other = tiny(seed=1)
     rules = ["deconvnet", "guided"]
-    gallery.build(other, other_model, images, tmp_path / "other", rule=rules, title="the other", progress=False)
+    gallery.build(
+        other,
+        other_model,
+        images,
+        tmp_path / "other",
+        rule=rules,
+        title="the other",
+        progress=False,
+    )
     out = tmp_path / "both"
     assert gallery.compare(whole, tmp_path / "other", out) == out / "index.html"
     assert [name for name in files(out) if not FILES.fullmatch(name)] == []
@@ -495,7 +666,10 @@ def test_two_galleries_face_each_other(whole: Path, tmp_path: Path) -> None:
             if not unit["dead"]:
                 theirs = (folder / "layers/001" / f"{unit['unit']}.js").read_bytes()
                 assert (out / side["folder"] / f"{unit['unit']}.js").read_bytes() == theirs
-                assert all((out / side["images"] / f"{e['image']:06d}.webp").is_file() for e in unit["exemplars"])
+                assert all(
+                    (out / side["images"] / f"{e['image']:06d}.webp").is_file()
+                    for e in unit["exemplars"]
+                )
     assert "the other" in Pages(out / "index.html").said
     again = files(out)
     gallery.compare(whole, tmp_path / "other", out)
@@ -506,7 +680,9 @@ def test_two_galleries_face_each_other(whole: Path, tmp_path: Path) -> None:
         gallery.compare(whole, tmp_path / "other", tmp_path / "other")
 
 
-def test_what_cannot_face_each_other_is_refused(whole: Path, tmp_path: Path, layers_made: list[str]) -> None:
+def test_what_cannot_face_each_other_is_refused(
+    whole: Path, tmp_path: Path, layers_made: list[str]
+) -> None:
     rules = ["deconvnet", "guided"]
 
     def build(name: str, rule: list[str] = rules, **options: Any) -> Path:
@@ -536,7 +712,9 @@ def test_what_cannot_face_each_other_is_refused(whole: Path, tmp_path: Path, lay
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_compares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     small = ["gallery", "--limit", "6", "--k", "1", "--layers", "conv1", "--batch-size", "6"]
     assert cli.main([*small, "--out", "trained"]) == 0
@@ -544,11 +722,17 @@ def test_the_command_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     capsys.readouterr()
     assert cli.main(["gallery", "--compare", "trained", "random"]) == 0
     assert capsys.readouterr().out == "outputs/compare-trained-random/index.html\n"
-    titles = [side["title"] for side in data_of(Path("outputs/compare-trained-random/layer-000.html"))["sides"]]
+    titles = [
+        side["title"]
+        for side in data_of(Path("outputs/compare-trained-random/layer-000.html"))["sides"]
+    ]
     assert titles == ["zfmini (default)", "zfmini (initial)"]
     assert cli.main(["gallery", "--compare", "trained", "missing"]) == 1
     assert "no gallery in 'missing'" in capsys.readouterr().err
 
 
 def test_nothing_in_data_can_end_a_script() -> None:
-    assert re.search(r"[<>&'\u2028]", site.script(["</script>", "<!--", "it's", "\u2028", "&"])) is None
+    assert (
+        re.search(r"[<>&'\u2028]", site.script(["</script>", "<!--", "it's", "\u2028", "&"]))
+        is None
+    )

@@ -1,4 +1,6 @@
-"""The gallery in a real browser, opened from disk: what a person does there, by mouse and by keyboard."""
+"""The gallery in a real browser, opened from disk: what a person does there, by mouse and by
+keyboard.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,15 @@ from PIL import Image
 from featviz import Scan, gallery
 from featviz.gallery.numbers import text
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: chromium, chromium-browser or google-chrome")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="needs playwright: pip install playwright"
+)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="needs a browser: chromium, chromium-browser or google-chrome"
+)
 
 RULES = ["deconvnet", "guided"]
 PHONE = {"width": 390, "height": 844}
@@ -45,7 +53,12 @@ class Tab:
 
     def units(self) -> list[int]:
         """The tiles of a layer's page in their order."""
-        return [int(unit) for unit in self.page.eval_on_selector_all("#tiles li", "items => items.map((i) => i.dataset.unit)")]
+        return [
+            int(unit)
+            for unit in self.page.eval_on_selector_all(
+                "#tiles li", "items => items.map((i) => i.dataset.unit)"
+            )
+        ]
 
     def scripts(self) -> list[int]:
         """The units whose tiles were asked for."""
@@ -53,7 +66,9 @@ class Tab:
 
     def wait(self, condition: str) -> None:
         """Wait until an expression holds; what it looks at may not be there yet."""
-        self.page.wait_for_function(f"() => {{ try {{ return {condition} }} catch {{ return false }} }}", timeout=20_000)
+        self.page.wait_for_function(
+            f"() => {{ try {{ return {condition} }} catch {{ return false }} }}", timeout=20_000
+        )
 
     def at(self, place: str) -> None:
         """Wait for an address that ends so."""
@@ -63,7 +78,9 @@ class Tab:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"]
+        )
         yield browser
         browser.close()
 
@@ -97,7 +114,9 @@ def failed(tab: Tab, request: Any) -> None:
 
 @pytest.fixture
 def opened(chromium: Any) -> Iterator[Callable[..., Tab]]:
-    """Opens galleries, each in a browser that remembers nothing; in the end, none of them may have erred or looked elsewhere."""
+    """Opens galleries, each in a browser that remembers nothing; in the end, none of them may have
+    erred or looked elsewhere.
+    """
     tabs: list[Tab] = []
 
     def start(folder: Path, **options: Any) -> Tab:
@@ -107,7 +126,10 @@ def opened(chromium: Any) -> Iterator[Callable[..., Tab]]:
         context.on("requestfailed", lambda request: failed(tab, request))
         context.on("console", lambda message: tab.errors.append(f"{message.type}: {message.text}"))
         context.on("weberror", lambda error: tab.errors.append(str(error.error)))
-        context.on("dialog", lambda dialog: (tab.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        context.on(
+            "dialog",
+            lambda dialog: (tab.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()),
+        )
         tabs.append(tab)
         return tab
 
@@ -157,7 +179,12 @@ def test_the_switch_shows_other_pictures_and_is_remembered(tab: Tab) -> None:
     page = tab.go("layer-001.html")
     shown = "document.querySelector('.tile .picture').style.backgroundPosition"
     tab.wait(f"{shown} !== ''")
-    for name, position in (("patches", "0% 0px"), ("guided", "100% 0px"), ("deconvnet", "50% 0px"), ("patches", "0% 0px")):
+    for name, position in (
+        ("patches", "0% 0px"),
+        ("guided", "100% 0px"),
+        ("deconvnet", "50% 0px"),
+        ("patches", "0% 0px"),
+    ):
         page.click(f"#show >> text={name}")
         tab.wait(f"{shown} === {position!r}")
     for again in (page.reload, lambda: tab.go("layer-000.html")):
@@ -173,11 +200,18 @@ def test_tiles_show_their_own_part_of_the_sprite(tab: Tab, found: Scan) -> None:
     page.click("#show >> text=patches")
     page.wait_for_timeout(200)
     unit = next(u for u in tab.units() if not found.statistics["conv1"].dead[u])
-    with Image.open(BytesIO(page.locator(f"#tiles li[data-unit='{unit}'] .picture").screenshot())) as picture:
+    with Image.open(
+        BytesIO(page.locator(f"#tiles li[data-unit='{unit}'] .picture").screenshot())
+    ) as picture:
         seen = np.asarray(picture.convert("RGB")).astype(int)
     y, x = found.top["conv1"].positions[unit, 0].tolist()
-    expected = (images[int(found.top["conv1"].images[unit, 0])][:, y, x] * 255).round().int().tolist()
-    centre = round(1.5 / 7 * seen.shape[0]), round(1.5 / 7 * seen.shape[1])  # of the first of 2 x 2 tiles of 3 pixels, 1 between
+    expected = (
+        (images[int(found.top["conv1"].images[unit, 0])][:, y, x] * 255).round().int().tolist()
+    )
+    centre = (
+        round(1.5 / 7 * seen.shape[0]),
+        round(1.5 / 7 * seen.shape[1]),
+    )  # of the first of 2 x 2 tiles of 3 pixels, 1 between
     assert np.abs(seen[centre] - np.array(expected)).max() <= 2
 
 
@@ -191,11 +225,15 @@ def test_sorted_in_every_way_dead_units_come_last(tab: Tab, found: Scan) -> None
         "active": lambda unit: float(f"{statistics.fraction_active[unit]:.4g}"),
         "share": lambda unit: -max(map(labels[unit].count, labels[unit])),
     }
-    assert page.eval_on_selector_all("#sort option", "all => all.map((one) => one.value)") == list(keys)
+    assert page.eval_on_selector_all("#sort option", "all => all.map((one) => one.value)") == list(
+        keys
+    )
     dead = statistics.dead.tolist()
     for value, key in keys.items():
         page.select_option("#sort", value)
-        assert tab.units() == sorted(range(20), key=lambda unit, key=key: (dead[unit], key(unit), unit))  # type: ignore[misc]
+        assert tab.units() == sorted(
+            range(20), key=lambda unit, key=key: (dead[unit], key(unit), unit)
+        )  # type: ignore[misc]
         assert tab.units()[-1] == 3
     assert page.inner_text("#count") == "20 units, 1 of them dead and shown last"
     assert "dead" in (page.get_attribute("li[data-unit='3'] a", "aria-label") or "")
@@ -231,7 +269,9 @@ def test_filtered_by_number_label_and_key(tab: Tab, found: Scan) -> None:
 def searched(page: Any, query: str) -> list[str]:
     """The names of the results of a search that is open."""
     page.fill("#query", query)
-    names = page.eval_on_selector_all("#results a", "all => all.map((one) => one.firstChild.textContent)")
+    names = page.eval_on_selector_all(
+        "#results a", "all => all.map((one) => one.firstChild.textContent)"
+    )
     assert page.inner_text("#found").startswith(str(len(names)) if query else "")
     return list(names)
 
@@ -301,7 +341,11 @@ def test_a_link_to_a_unit_opens_its_panel(tab: Tab, found: Scan) -> None:
     assert page.inner_text("#unit-title") == "conv2 · unit 5"
     assert page.title() == "conv2 unit 5"
     assert page.evaluate("document.activeElement.id") == "unit-title"
-    assert page.locator("#unit figcaption").all_inner_texts() == ["deconvnet projections", "guided projections", "image patches"]
+    assert page.locator("#unit figcaption").all_inner_texts() == [
+        "deconvnet projections",
+        "guided projections",
+        "image patches",
+    ]
     assert page.locator("#unit .exemplars li").count() == 4
     pictures = "[...document.querySelectorAll('#unit .exemplars img')]"
     tab.wait(f"{pictures}.every((one) => one.complete && one.naturalWidth === 24)")
@@ -315,12 +359,12 @@ def test_a_link_to_a_unit_opens_its_panel(tab: Tab, found: Scan) -> None:
 def test_the_box_lies_where_the_field_is(tab: Tab, found: Scan) -> None:
     """Fields of conv2 are 8 pixels wide, 2 apart, and begin 3 before the edge."""
     places = found.top["conv2"].positions[:, 0].tolist()
-    unit, (y, x) = next((unit, at) for unit, at in enumerate(places) if unit != 3 and min(at) >= 2 and max(at) <= 8)
+    unit, (y, x) = next(
+        (unit, at) for unit, at in enumerate(places) if unit != 3 and min(at) >= 2 and max(at) <= 8
+    )
     page = tab.go(f"layer-001.html#unit-{unit}")
     page.wait_for_selector("#unit .box")
-    corners = (
-        "(b) => [b, b.parentElement].map((one) => { const r = one.getBoundingClientRect(); return [r.x, r.y, r.width, r.height]; })"
-    )
+    corners = "(b) => [b, b.parentElement].map((one) => { const r = one.getBoundingClientRect(); return [r.x, r.y, r.width, r.height]; })"
     tab.wait("document.querySelector('#unit .whole img').naturalWidth")
     (left, top, wide, high), (x0, y0, across, down) = page.eval_on_selector("#unit .box", corners)
     seen = [(left - x0) / across * 24, (top - y0) / down * 24, wide / across * 24, high / down * 24]
@@ -329,12 +373,17 @@ def test_the_box_lies_where_the_field_is(tab: Tab, found: Scan) -> None:
 
 def test_the_histogram_counts_every_image(tab: Tab, found: Scan) -> None:
     page = tab.go("layer-001.html#unit-5")
-    says = page.eval_on_selector_all("#unit .histogram rect title", "all => all.map((one) => one.textContent)")
+    says = page.eval_on_selector_all(
+        "#unit .histogram rect title", "all => all.map((one) => one.textContent)"
+    )
     counts = [int(re.fullmatch(r".*: (\d+) images?", one)[1]) for one in says]  # type: ignore[index]
     assert sum(counts) == 24
     assert max(counts) == int(found.statistics["conv2"].histogram[5].max())
     above = [one for one in says if " to " in one]
-    edges = [tuple(float(number.replace(",", "")) for number in one.partition(":")[0].split(" to ")) for one in above]
+    edges = [
+        tuple(float(number.replace(",", "")) for number in one.partition(":")[0].split(" to "))
+        for one in above
+    ]
     assert all(low < high for low, high in edges)
     assert all(one[1] == other[0] for one, other in pairwise(edges))
     assert edges[-1][0] <= float(found.statistics["conv2"].maximum[5]) < edges[-1][1]
@@ -342,7 +391,12 @@ def test_the_histogram_counts_every_image(tab: Tab, found: Scan) -> None:
 
 def test_first_layer_units_show_their_weights(tab: Tab) -> None:
     page = tab.go("layer-000.html#unit-2")
-    assert page.eval_on_selector("#unit .weights img", "async (one) => (await one.decode(), one.naturalWidth)") == 3
+    assert (
+        page.eval_on_selector(
+            "#unit .weights img", "async (one) => (await one.decode(), one.naturalWidth)"
+        )
+        == 3
+    )
     assert page.get_attribute("#unit .weights img", "alt") == "weights of unit 2"
     tab.go("layer-001.html#unit-2")
     page.wait_for_selector(OPEN)
@@ -375,7 +429,9 @@ def test_arrows_lead_from_unit_to_unit_in_the_order_of_the_page(tab: Tab) -> Non
     tab.at("layer-001.html")
     assert not page.is_visible(OPEN)
     focused = "document.activeElement.closest('li').dataset.unit"
-    assert page.evaluate(focused) == str(order[3]), "the focus goes to the tile of the unit last seen"
+    assert page.evaluate(focused) == str(order[3]), (
+        "the focus goes to the tile of the unit last seen"
+    )
     page.keyboard.press("Escape")
     tab.at("index.html#layer-001")
     page.go_back()
@@ -390,7 +446,9 @@ def test_arrows_lead_among_tiles(tab: Tab) -> None:
     page.keyboard.press("ArrowRight")
     assert page.evaluate(focused) == "1"
     page.keyboard.press("ArrowDown")
-    columns = page.evaluate("getComputedStyle(document.querySelector('#tiles')).gridTemplateColumns.split(' ').length")
+    columns = page.evaluate(
+        "getComputedStyle(document.querySelector('#tiles')).gridTemplateColumns.split(' ').length"
+    )
     assert int(page.evaluate(focused)) == tab.units()[1 + columns]
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowLeft")
@@ -403,7 +461,9 @@ def test_arrows_lead_among_tiles(tab: Tab) -> None:
 
 
 def test_hostile_names_are_shown_as_text(tab: Tab, found: Scan) -> None:
-    """Nothing of them runs (the fixture sees to it that no dialog opened), and all that is said is what they are."""
+    """Nothing of them runs (the fixture sees to it that no dialog opened), and all that is said is
+    what they are.
+    """
     for image, key in enumerate(found.keys[:14]):
         layer, unit = next(
             (layer, unit)
@@ -426,9 +486,18 @@ OVERFLOW = "[document.documentElement.scrollWidth, innerWidth]"
 
 
 @pytest.mark.parametrize(
-    "address", ["index.html", "layer-001.html", "layer-002.html", "layer-001.html#unit-5", "layer-000.html#unit-1"]
+    "address",
+    [
+        "index.html",
+        "layer-001.html",
+        "layer-002.html",
+        "layer-001.html#unit-5",
+        "layer-000.html#unit-1",
+    ],
 )
-def test_nothing_is_wider_than_a_phone(opened: Callable[..., Tab], small: Path, address: str) -> None:
+def test_nothing_is_wider_than_a_phone(
+    opened: Callable[..., Tab], small: Path, address: str
+) -> None:
     tab = opened(small, viewport=PHONE, has_touch=True, is_mobile=True)
     page = tab.go(address)
     if "#" in address:
@@ -473,22 +542,56 @@ CONTRASTS = r"""(selectors) => {
   }));
 }"""
 TEXTS = {
-    "index.html": ["h1", ".lead", ".layer h2 a", "dt", "dd", ".strip span", "a.home", "#open-search", "kbd", ".about code"],
+    "index.html": [
+        "h1",
+        ".lead",
+        ".layer h2 a",
+        "dt",
+        "dd",
+        ".strip span",
+        "a.home",
+        "#open-search",
+        "kbd",
+        ".about code",
+    ],
     "layer-001.html": [
-        "h1", ".lead", "legend", "#show input:checked + span", "#show input:not(:checked) + span", "#sort", "#filter",
-        "#filter::placeholder", "[data-figure]", "#count", ".tile .name b", ".tile .name span", ".picture.dead", ".keys", "nav a",
+        "h1",
+        ".lead",
+        "legend",
+        "#show input:checked + span",
+        "#show input:not(:checked) + span",
+        "#sort",
+        "#filter",
+        "#filter::placeholder",
+        "[data-figure]",
+        "#count",
+        ".tile .name b",
+        ".tile .name span",
+        ".picture.dead",
+        ".keys",
+        "nav a",
         "nav select",
     ],
     "layer-001.html#unit-5": [
-        "#unit h2", "#unit h3", "#unit button", "#unit button[disabled]", "#unit dt", "#unit dd", "#unit figcaption",
-        "#unit .score", "#unit .key", "#unit .histogram text",
+        "#unit h2",
+        "#unit h3",
+        "#unit button",
+        "#unit button[disabled]",
+        "#unit dt",
+        "#unit dd",
+        "#unit figcaption",
+        "#unit .score",
+        "#unit .key",
+        "#unit .histogram text",
     ],
     "layer-001.html#unit-3": [".notice"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_can_be_read_in_light_and_dark(opened: Callable[..., Tab], small: Path, scheme: str) -> None:
+def test_all_text_can_be_read_in_light_and_dark(
+    opened: Callable[..., Tab], small: Path, scheme: str
+) -> None:
     """Contrast AA: 4.5 to 1."""
     tab = opened(small, color_scheme=scheme)
     for address, selectors in TEXTS.items():
@@ -499,10 +602,22 @@ def test_all_text_can_be_read_in_light_and_dark(opened: Callable[..., Tab], smal
             page.evaluate("location.hash = '#unit-0'")
             page.wait_for_selector("#unit button[disabled]")
         found = page.evaluate(CONTRASTS, selectors)
-        assert {selector: ratio for selector, ratio in found.items() if ratio is None or ratio < 4.5} == {}, address
+        assert {
+            selector: ratio for selector, ratio in found.items() if ratio is None or ratio < 4.5
+        } == {}, address
     page.keyboard.press("/")
     searched(page, "conv2 5")
-    found = page.evaluate(CONTRASTS, ["#search label", "#query", "#query::placeholder", "#found", "#results a", "#results a span"])
+    found = page.evaluate(
+        CONTRASTS,
+        [
+            "#search label",
+            "#query",
+            "#query::placeholder",
+            "#found",
+            "#results a",
+            "#results a span",
+        ],
+    )
     assert min(found.values()) >= 4.5, found
     paper = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
@@ -538,7 +653,9 @@ def test_everything_is_reached_by_the_tab_key(tab: Tab) -> None:
     for _ in range(25):
         page.keyboard.press("Tab")
         reached.append(
-            page.evaluate("(document.activeElement.id || document.activeElement.className || document.activeElement.name)")
+            page.evaluate(
+                "(document.activeElement.id || document.activeElement.className || document.activeElement.name)"
+            )
         )
     for name in ("skip", "home", "open-search", "show", "sort", "filter", "tile"):
         assert name in reached, name
@@ -554,17 +671,23 @@ def test_only_tiles_near_the_view_are_loaded(opened: Callable[..., Tab], large: 
     assert 8 <= len(first) <= 200
     assert max(first) <= 250
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight / 2)")
-    tab.wait("[...document.querySelectorAll('#tiles li')].some((li) => li.dataset.unit > 900 && li.faces[0].style.backgroundImage)")
+    tab.wait(
+        "[...document.querySelectorAll('#tiles li')].some((li) => li.dataset.unit > 900 && li.faces[0].style.backgroundImage)"
+    )
     page.wait_for_timeout(300)
     assert len(tab.scripts()) <= 2 * len(first) + 40
     drawn = "[...document.querySelectorAll('#tiles li')].filter((li) => li.faces[0].style.backgroundImage).length"
     assert page.evaluate(drawn) <= 200, "what has left the view is let go"
     page.evaluate("scrollTo(0, 0)")
     tab.wait("document.querySelector('#tiles li .picture').style.backgroundImage")
-    assert len(tab.scripts()) == len(set(tab.scripts())), "what was there a moment ago is not loaded again"
+    assert len(tab.scripts()) == len(set(tab.scripts())), (
+        "what was there a moment ago is not loaded again"
+    )
 
 
-def test_a_page_of_2048_units_sorts_filters_and_opens(opened: Callable[..., Tab], large: Path) -> None:
+def test_a_page_of_2048_units_sorts_filters_and_opens(
+    opened: Callable[..., Tab], large: Path
+) -> None:
     tab = opened(large)
     page = tab.go("layer-000.html")
     assert tab.units()[-32:] == list(range(63, 2048, 64))
@@ -603,7 +726,9 @@ def downloaded(page: Any, selector: str) -> tuple[str, bytes]:
         ("layer-002.html", "layer", "_img_src_x_onerror_alert_5_"),
     ],
 )
-def test_figures_are_downloaded_as_png_and_pdf(tab: Tab, address: str, figure: str, stem: str) -> None:
+def test_figures_are_downloaded_as_png_and_pdf(
+    tab: Tab, address: str, figure: str, stem: str
+) -> None:
     page = tab.go(address)
     name, data = downloaded(page, f"[data-figure={figure}][data-format=png]")
     assert name == f"{stem}.png"
@@ -622,7 +747,9 @@ def test_figures_are_downloaded_as_png_and_pdf(tab: Tab, address: str, figure: s
     assert len(offsets) == 5
     for number, offset in enumerate(offsets, 1):
         assert data[offset:].startswith(f"{number} 0 obj\n".encode())
-    picture = re.search(rb"/Width (\d+) /Height (\d+) .*?/Length (\d+) >>\nstream\n", data, re.DOTALL)
+    picture = re.search(
+        rb"/Width (\d+) /Height (\d+) .*?/Length (\d+) >>\nstream\n", data, re.DOTALL
+    )
     assert picture is not None
     with Image.open(BytesIO(data[picture.end() : picture.end() + int(picture[3])])) as image:
         image.load()
@@ -630,25 +757,38 @@ def test_figures_are_downloaded_as_png_and_pdf(tab: Tab, address: str, figure: s
     assert data[picture.end() + int(picture[3]) :].startswith(b"\nendstream\nendobj\n")
 
 
-def test_two_galleries_face_each_other_in_tiles_and_in_the_panel(opened: Callable[..., Tab], small: Path, tmp_path: Path) -> None:
+def test_two_galleries_face_each_other_in_tiles_and_in_the_panel(
+    opened: Callable[..., Tab], small: Path, tmp_path: Path
+) -> None:
     model, images, scan = tiny(seed=1)
-    gallery.build(scan, model, images, tmp_path / "other", rule=RULES, title="the other", progress=False)
+    gallery.build(
+        scan, model, images, tmp_path / "other", rule=RULES, title="the other", progress=False
+    )
     gallery.compare(small, tmp_path / "other", tmp_path / "both")
     tab = opened(tmp_path / "both")
     page = tab.go("index.html")
     assert page.locator("[class=layer]").first.locator(".strip").count() == 2
     page.click("h2 a >> text=conv2")
     tab.wait("document.querySelectorAll('#tiles li:first-child .picture').length === 2")
-    tab.wait("[...document.querySelectorAll('#tiles li:first-child .picture')].every((one) => one.style.backgroundImage)")
-    both = page.eval_on_selector_all("#tiles li:first-child .picture", "all => all.map((one) => one.style.backgroundImage)")
+    tab.wait(
+        "[...document.querySelectorAll('#tiles li:first-child .picture')].every((one) => one.style.backgroundImage)"
+    )
+    both = page.eval_on_selector_all(
+        "#tiles li:first-child .picture", "all => all.map((one) => one.style.backgroundImage)"
+    )
     assert both[0] != both[1]
     assert page.locator("li[data-unit='3'] .picture.dead").count() == 2
     page.click("li[data-unit='5'] a")
     page.wait_for_selector(OPEN)
-    assert page.locator("#unit section > h3:first-child").all_inner_texts() == [f"tiny {LABELS[1]}", "the other"]
+    assert page.locator("#unit section > h3:first-child").all_inner_texts() == [
+        f"tiny {LABELS[1]}",
+        "the other",
+    ]
     assert page.locator("#unit .exemplars").count() == 2
     assert page.locator("#unit .histogram").count() == 2
-    tops = page.eval_on_selector_all("#unit .blocks", "all => all.map((one) => Math.round(one.getBoundingClientRect().top))")
+    tops = page.eval_on_selector_all(
+        "#unit .blocks", "all => all.map((one) => Math.round(one.getBoundingClientRect().top))"
+    )
     assert tops[0] == tops[1], "side by side"
     name, data = downloaded(page, "[data-figure=unit][data-format=png]")
     with Image.open(BytesIO(data)) as picture:
@@ -658,7 +798,9 @@ def test_two_galleries_face_each_other_in_tiles_and_in_the_panel(opened: Callabl
     assert wide <= screen == 390
 
 
-def test_a_half_made_gallery_is_browsed(opened: Callable[..., Tab], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_made_gallery_is_browsed(
+    opened: Callable[..., Tab], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from featviz.gallery import making
 
     model, images, scan = tiny()

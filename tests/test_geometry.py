@@ -41,8 +41,15 @@ def test_clip_is_the_intersection_of_pixels() -> None:
 def test_field_box() -> None:
     dice = random.Random(1)
     for _ in range(500):
-        size, stride, padding, i = dice.randint(1, 9), dice.randint(1, 5), dice.randint(-3, 6), dice.randint(0, 9)
-        seen = [p for p in range(-100, 100) if i * stride - padding <= p < i * stride - padding + size]
+        size, stride, padding, i = (
+            dice.randint(1, 9),
+            dice.randint(1, 5),
+            dice.randint(-3, 6),
+            dice.randint(0, 9),
+        )
+        seen = [
+            p for p in range(-100, 100) if i * stride - padding <= p < i * stride - padding + size
+        ]
         box = field(size, stride, padding, 20).box(i, i, clip=False)
         assert list(range(box.top, box.bottom)) == seen
         inside = field(size, stride, padding, 20).box(i, i)
@@ -50,7 +57,9 @@ def test_field_box() -> None:
 
 
 def test_field_box_with_fractions_holds_whole_pixels_only() -> None:
-    half = ReceptiveField((3, 3), (Fraction(1, 2),) * 2, (Fraction(1, 2),) * 2, Box(0, 0, 9, 9), "bound")
+    half = ReceptiveField(
+        (3, 3), (Fraction(1, 2),) * 2, (Fraction(1, 2),) * 2, Box(0, 0, 9, 9), "bound"
+    )
     assert half.box(4, 5) == Box(2, 2, 4, 5)  # 1.5 to 4.5 and 2 to 5
 
 
@@ -69,7 +78,9 @@ def test_global_field_is_the_extent() -> None:
 
 @pytest.mark.parametrize("seed", range(200))
 def test_cut(seed: int) -> None:
-    """Contains the field, begins at a multiple of the stride, reaches the edges that the field reaches, has one length inside."""
+    """Contains the field, begins at a multiple of the stride, reaches the edges that the field
+    reaches, has one length inside.
+    """
     dice = random.Random(seed)
     size, stride, n = dice.randint(1, 40), dice.randint(1, 9), dice.randint(41, 150)
     padding = dice.randint(-2, size // 2)
@@ -86,7 +97,9 @@ def test_cut(seed: int) -> None:
         assert rows.top % stride == 0
         assert seen.top >= 0 or rows.top == 0
         assert seen.bottom <= n or rows.bottom == n
-        assert found.at[0] * stride + rows.top == i * stride  # the same window, counted from the cut's edge
+        assert (
+            found.at[0] * stride + rows.top == i * stride
+        )  # the same window, counted from the cut's edge
         if rows.bottom < n:
             lengths.add(rows.height)
     assert len(lengths) <= 1

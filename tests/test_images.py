@@ -1,4 +1,6 @@
-"""Images from wherever they come: keys, labels, pixels, and what is said of those that cannot be used."""
+"""Images from wherever they come: keys, labels, pixels, and what is said of those that cannot be
+used.
+"""
 
 from __future__ import annotations
 
@@ -58,25 +60,38 @@ def test_a_label_is_the_innermost_folder_and_upper_case_suffixes_count(tmp_path:
     save(tmp_path / "train" / "n01" / "x.PNG", Image.new("RGB", (4, 4)))
     save(tmp_path / "top.bmp", Image.new("RGB", (4, 4)))
     images = open_images(str(tmp_path))
-    assert list(zip(images.keys, images.labels, strict=True)) == [("top.bmp", None), ("train/n01/x.PNG", "n01")]
+    assert list(zip(images.keys, images.labels, strict=True)) == [
+        ("top.bmp", None),
+        ("train/n01/x.PNG", "n01"),
+    ]
 
 
-@pytest.mark.parametrize(("name", "mode"), [("x.tar", "w"), ("x.tar.gz", "w:gz"), ("x.tgz", "w:gz")])
-def test_a_tar_gives_what_the_folder_gives(pictures: Path, tmp_path: Path, name: str, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "mode"), [("x.tar", "w"), ("x.tar.gz", "w:gz"), ("x.tgz", "w:gz")]
+)
+def test_a_tar_gives_what_the_folder_gives(
+    pictures: Path, tmp_path: Path, name: str, mode: str
+) -> None:
     images = open_images(packed(pictures, tmp_path / name, mode))
     assert (images.keys, images.labels) == (KEYS, ["a cat"] * 6 + ["dog"] * 6)
-    assert all(torch.equal(image, pixels(pictures / key)) for key, image in zip(KEYS, images, strict=True))
+    assert all(
+        torch.equal(image, pixels(pictures / key)) for key, image in zip(KEYS, images, strict=True)
+    )
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_a_tar_that_was_cut_short_is_an_error_that_names_it(pictures: Path, tmp_path: Path, mode: str) -> None:
+def test_a_tar_that_was_cut_short_is_an_error_that_names_it(
+    pictures: Path, tmp_path: Path, mode: str
+) -> None:
     path = packed(pictures, tmp_path / "cut.tar", mode)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ImageError, match=r"cut\.tar"):
         open_images(path)
 
 
-def test_a_tar_packed_otherwise_or_without_images_is_an_error_that_names_it(pictures: Path, tmp_path: Path) -> None:
+def test_a_tar_packed_otherwise_or_without_images_is_an_error_that_names_it(
+    pictures: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ImageError, match=r"x\.tar\.bz2.*cannot be read as \.tar or \.tar\.gz"):
         open_images(packed(pictures, tmp_path / "x.tar.bz2", "w:bz2"))
     (tmp_path / "words").mkdir()
@@ -86,7 +101,9 @@ def test_a_tar_packed_otherwise_or_without_images_is_an_error_that_names_it(pict
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_a_text_list_keeps_its_order_and_paths_are_relative_to_it(pictures: Path, encoding: str) -> None:
+def test_a_text_list_keeps_its_order_and_paths_are_relative_to_it(
+    pictures: Path, encoding: str
+) -> None:
     (pictures / "list.txt").write_text(f"{KEYS[7]}\n\n  {KEYS[0]}  \n", encoding=encoding)
     images = open_images(pictures / "list.txt")
     assert (images.keys, images.labels) == ([KEYS[7], KEYS[0]], ["dog", "a cat"])
@@ -148,7 +165,11 @@ def test_folders_without_images_are_errors_that_name_them(tmp_path: Path) -> Non
     for name in ("a.md", "b.csv"):
         (tmp_path / "words" / name).write_text("no image")
     (tmp_path / "none.txt").write_text("\n\n")
-    for name, why in (("gone", "no folder or file"), ("void", "is empty"), ("words", "holds 2 files, none of them an image")):
+    for name, why in (
+        ("gone", "no folder or file"),
+        ("void", "is empty"),
+        ("words", "holds 2 files, none of them an image"),
+    ):
         with pytest.raises(ImageError, match=rf"{name}.*{why}|{why}.*{name}"):
             open_images(tmp_path / name)
     with pytest.raises(ImageError, match="list of images is empty"):
@@ -157,7 +178,9 @@ def test_folders_without_images_are_errors_that_name_them(tmp_path: Path) -> Non
         open_images(tmp_path / "words" / "a.md")
 
 
-def test_a_truncated_image_is_skipped_counted_and_named_and_strict_raises(pictures: Path, tmp_path: Path) -> None:
+def test_a_truncated_image_is_skipped_counted_and_named_and_strict_raises(
+    pictures: Path, tmp_path: Path
+) -> None:
     bad = pictures / KEYS[1]
     assert bad.suffix == ".jpg"
     bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
@@ -191,7 +214,10 @@ def test_grayscale_is_the_same_in_three_channels(tmp_path: Path) -> None:
     expected = torch.from_numpy(values).float() / 255
     assert torch.equal(open_images([path])[0], expected.expand(3, 8, 8))
     save(tmp_path / "two.png", Image.fromarray(values > 100))  # one bit a pixel
-    assert torch.equal(open_images([tmp_path / "two.png"])[0], (torch.from_numpy(values) > 100).float().expand(3, 8, 8))
+    assert torch.equal(
+        open_images([tmp_path / "two.png"])[0],
+        (torch.from_numpy(values) > 100).float().expand(3, 8, 8),
+    )
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -229,7 +255,9 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_mode_has_the_channels_and_range_that_the_model_takes(tmp_path: Path, channels: int) -> None:
+def test_every_mode_has_the_channels_and_range_that_the_model_takes(
+    tmp_path: Path, channels: int
+) -> None:
     preprocess = Preprocess(size=(8, 8), resize=8, mean=(0.5,) * channels, std=(0.5,) * channels)
     rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8))
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"):
@@ -263,8 +291,12 @@ def test_normalise_and_denormalise_are_inverse() -> None:
     assert torch.equal(Preprocess().normalise(x), x)
 
 
-@pytest.mark.parametrize(("mean", "std"), [((0.5,), (1.0, 1.0, 1.0)), ((0.5,), (0.0,)), ((0.5,), (-1.0,))])
-def test_a_mean_and_std_that_make_no_sense_are_errors(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.5,), (1.0, 1.0, 1.0)), ((0.5,), (0.0,)), ((0.5,), (-1.0,))]
+)
+def test_a_mean_and_std_that_make_no_sense_are_errors(
+    mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
     with pytest.raises(UsageError, match="std"):
         Preprocess(mean=mean, std=std)
 
@@ -278,7 +310,12 @@ def test_images_of_different_sizes_are_an_error_that_names_two(tmp_path: Path) -
     with pytest.raises(ImageError, match=r"'c\.png' is 11x12, the first was 10x12.*--input-size"):
         scan(nets.plain(), images, ["0"], progress=False)
     assert one_size(images.spread(2)) == (10, 12)
-    found = scan(nets.plain(), open_images(tmp_path, Preprocess(size=(8, 8), resize=8)), ["0"], progress=False)
+    found = scan(
+        nets.plain(),
+        open_images(tmp_path, Preprocess(size=(8, 8), resize=8)),
+        ["0"],
+        progress=False,
+    )
     assert found.input_shape == (3, 8, 8)
 
 
@@ -298,18 +335,28 @@ def test_keys_of_any_characters_come_back_from_disk(tmp_path: Path) -> None:
     assert Scan.load(tmp_path / "out").labels == found.labels
 
 
-@pytest.mark.parametrize("name", ["alexnet", "efficientnet_b0", "efficientnet_b1", "vit_b_16", "resnet50", "swin_v2_t"])
+@pytest.mark.parametrize(
+    "name", ["alexnet", "efficientnet_b0", "efficientnet_b1", "vit_b_16", "resnet50", "swin_v2_t"]
+)
 def test_preprocessing_is_torchvision_s_own_to_the_last_bit(name: str, tmp_path: Path) -> None:
-    recipe, own = preprocessing(name), torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    recipe, own = (
+        preprocessing(name),
+        torchvision.models.get_model_weights(name).DEFAULT.transforms(),
+    )
     assert recipe is not None
     for size in ((600, 450), (173, 240)):
-        picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)).resize((size[1], size[0]))
+        picture = Image.fromarray(
+            np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+        ).resize((size[1], size[0]))
         (image,) = open_images([save(tmp_path / "x.png", picture)], recipe)
         assert torch.equal(recipe.normalise(image), own(picture))
 
 
 def test_some_of_these_models_scale_otherwise_than_bilinearly() -> None:
-    assert {preprocessing(name).interpolation for name in ("alexnet", "efficientnet_b0")} == {"bilinear", "bicubic"}
+    assert {preprocessing(name).interpolation for name in ("alexnet", "efficientnet_b0")} == {
+        "bilinear",
+        "bicubic",
+    }
 
 
 def test_an_image_is_decoded_once(pictures: Path) -> None:
@@ -321,5 +368,8 @@ def test_an_image_is_decoded_once(pictures: Path) -> None:
 
 def test_any_key_has_a_fingerprint() -> None:
     """Also one that no encoding can write, such as a data set may give."""
-    prints = {Images([key], lambda i: torch.zeros(3, 2, 2), Preprocess()).fingerprint() for key in ("a", "\udcff", "\ud800")}
+    prints = {
+        Images([key], lambda i: torch.zeros(3, 2, 2), Preprocess()).fingerprint()
+        for key in ("a", "\udcff", "\ud800")
+    }
     assert len(prints) == 3

@@ -21,7 +21,12 @@ from featviz.models import load_weights, preprocessing
 def classifier(outputs: int = 2) -> nn.Sequential:
     torch.manual_seed(5)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, outputs)
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, outputs),
     )
 
 
@@ -58,7 +63,9 @@ def test_weights_files_as_people_have_them(wrapping: str, zipped: bool, tmp_path
         for value in theirs.state_dict().values():
             value.copy_(torch.randint(0, 9, value.shape))
     assert not same(mine.state_dict(), theirs.state_dict())
-    torch.save(WRAPPINGS[wrapping](theirs), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    torch.save(
+        WRAPPINGS[wrapping](theirs), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped
+    )
     assert load_weights(mine, tmp_path / "w.pth") == []
     assert same(mine.state_dict(), theirs.state_dict())
 
@@ -78,7 +85,12 @@ def test_load_model_reads_a_file_by_its_path_or_name(tmp_path: Path) -> None:
 def test_a_misfit_is_counted_and_the_first_five_are_named(tmp_path: Path) -> None:
     model = nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(4)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = {"0.weight": torch.zeros(1, 1, 2, 2), "0.bias": torch.zeros(1), "head.a": torch.zeros(1), "head.b": torch.zeros(1)}
+    state = {
+        "0.weight": torch.zeros(1, 1, 2, 2),
+        "0.bias": torch.zeros(1),
+        "head.a": torch.zeros(1),
+        "head.b": torch.zeros(1),
+    }
     with pytest.raises(WeightsError) as caught:
         load_weights(model, saved(tmp_path / "other.pt", state))
     message = str(caught.value)
@@ -95,10 +107,13 @@ def test_a_partial_file_returns_what_was_left(tmp_path: Path) -> None:
     with torch.no_grad():
         theirs[0].weight.fill_(7)
     before = mine[5].weight.clone()
-    state = {name: value for name, value in theirs.state_dict().items() if name != "0.bias"} | {"extra": torch.zeros(1)}
+    state = {name: value for name, value in theirs.state_dict().items() if name != "0.bias"} | {
+        "extra": torch.zeros(1)
+    }
     path = saved(tmp_path / "w.pt", state)
     with pytest.raises(
-        WeightsError, match=r"1 missing \(0\.bias\), 1 unknown \(extra\), 2 of another shape \(5\.weight, 5\.bias\)"
+        WeightsError,
+        match=r"1 missing \(0\.bias\), 1 unknown \(extra\), 2 of another shape \(5\.weight, 5\.bias\)",
     ):
         load_weights(mine, path)
     assert load_weights(mine, path, partial=True) == ["0.bias", "5.weight", "5.bias"]
@@ -114,7 +129,9 @@ def test_a_file_of_which_nothing_fits_is_refused_even_as_a_part(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_of_code_is_refused_and_never_run(zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_of_code_is_refused_and_never_run(
+    zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Trap:
         def __reduce__(self) -> Any:
             return builtins.exec, ("raise SystemExit('the code was run')",)
@@ -125,7 +142,9 @@ def test_a_pickle_of_code_is_refused_and_never_run(zipped: bool, tmp_path: Path,
             load_weights(classifier(), tmp_path / f"{name}.pt")
 
 
-def test_weights_are_only_ever_loaded_as_weights_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_are_only_ever_loaded_as_weights_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     real, asked = torch.load, []
 
     def load(*args: Any, **kwargs: Any) -> Any:
@@ -143,7 +162,9 @@ def test_damaged_files_are_errors_that_name_them(tmp_path: Path) -> None:
     torch.save(classifier().state_dict(), good[0])
     torch.save(classifier().state_dict(), good[1], _use_new_zipfile_serialization=False)
     wholes = [path.read_bytes() for path in good]
-    cuts = [whole[:n] for whole in wholes for n in (*range(0, 40, 3), len(whole) // 2, len(whole) - 2)]
+    cuts = [
+        whole[:n] for whole in wholes for n in (*range(0, 40, 3), len(whole) // 2, len(whole) - 2)
+    ]
     path = tmp_path / "damaged.pt"
     for data in [*cuts, b"hello", b"<html>404</html>", b"I5\n.", b"\x00" * 100]:
         path.write_bytes(data)
@@ -152,7 +173,17 @@ def test_damaged_files_are_errors_that_name_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [torch.zeros(2), [torch.zeros(2)], {}, {0: torch.zeros(2)}, {"a": 1}, {"state_dict": {}}, {"model": {"a": "b"}}, 3]
+    "content",
+    [
+        torch.zeros(2),
+        [torch.zeros(2)],
+        {},
+        {0: torch.zeros(2)},
+        {"a": 1},
+        {"state_dict": {}},
+        {"model": {"a": "b"}},
+        3,
+    ],
 )
 def test_a_file_that_holds_something_else_is_an_error(content: Any, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="holds no state dict"):
@@ -172,18 +203,24 @@ def test_an_unknown_model_is_an_error_with_the_nearest_name() -> None:
 
 
 def test_unknown_names_of_weights_are_errors_that_list_what_there_is() -> None:
-    with pytest.raises(WeightsError, match=r"alexnet has no weights 'BEST': it has .*IMAGENET1K_V1"):
+    with pytest.raises(
+        WeightsError, match=r"alexnet has no weights 'BEST': it has .*IMAGENET1K_V1"
+    ):
         load_model("alexnet", "BEST")
     with pytest.raises(WeightsError, match="zfnet has no weights 'DEFAULT'"):
         load_model("zfnet", "DEFAULT")
 
 
-def test_weights_that_cannot_be_fetched_are_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_fetched_are_an_error_that_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def offline(*args: Any, **kwargs: Any) -> Any:
         raise URLError("no network")
 
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
-    with pytest.raises(WeightsError, match=r"'DEFAULT' of squeezenet1_1 cannot be fetched.*no network.*give a file"):
+    with pytest.raises(
+        WeightsError, match=r"'DEFAULT' of squeezenet1_1 cannot be fetched.*no network.*give a file"
+    ):
         load_model("squeezenet1_1", "DEFAULT")
     with pytest.raises(ModelError, match=r"squeezenet1_1 cannot be built.*num_classes"):
         load_model("squeezenet1_1", "DEFAULT", num_classes=7)
@@ -207,7 +244,9 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "thepackage" / "wrong.py").write_text("def (\n")
     (tmp_path / "thepackage" / "early.py").write_text("import torch\ntorch.nosuchthing\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
+    monkeypatch.setattr(
+        sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))]
+    )
     for name in [name for name in sys.modules if name.partition(".")[0] == "thepackage"]:
         monkeypatch.delitem(sys.modules, name)
 
@@ -241,7 +280,10 @@ def test_a_factory_s_model_is_the_same_twice_and_takes_weights(tmp_path: Path) -
         ("thepackage.good:fails", "'thepackage.good:fails' fails: RuntimeError: out of$"),
         ("thepackage.lacks:net", "no module 'nosuchmodule'"),
         ("thepackage.wrong:net", "'thepackage.wrong' cannot be imported: SyntaxError"),
-        ("thepackage.early:net", "'thepackage.early' cannot be imported: AttributeError.*nosuchthing"),
+        (
+            "thepackage.early:net",
+            "'thepackage.early' cannot be imported: AttributeError.*nosuchthing",
+        ),
         (":net", "cannot be imported"),
         (".good:net", "cannot be imported"),
     ],
@@ -258,7 +300,9 @@ def test_a_device_that_is_not_there_is_an_error_that_names_it() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_cuda_where_there_is_none_is_an_error_in_one_line() -> None:
-    with pytest.raises(UsageError, match=r"^no device 'cuda' on this machine: [^\n]*there is always 'cpu'\)$"):
+    with pytest.raises(
+        UsageError, match=r"^no device 'cuda' on this machine: [^\n]*there is always 'cpu'\)$"
+    ):
         load_model("zfmini", device="cuda")
 
 
@@ -295,11 +339,18 @@ def test_preprocessing_is_that_of_the_weights() -> None:
     assert zfmini.size == (96, 96)
 
 
-def test_the_command_line_says_what_a_partial_file_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_says_what_a_partial_file_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = load_model("zfmini").state_dict()
-    path = saved(tmp_path / "w.pt", {name: value for name, value in state.items() if name.startswith("conv")})
+    path = saved(
+        tmp_path / "w.pt", {name: value for name, value in state.items() if name.startswith("conv")}
+    )
     assert cli.main(["layers", "--weights", str(path), "--partial"]) == 0
     out = capsys.readouterr().out
-    assert f"{path}: 6 entries left at their initial values (fc6.weight, fc6.bias, fc7.weight, fc7.bias, fc8.weight, ...)" in out
+    assert (
+        f"{path}: 6 entries left at their initial values (fc6.weight, fc6.bias, fc7.weight, fc7.bias, fc8.weight, ...)"
+        in out
+    )
     assert cli.main(["layers", "--partial"]) == 1
     assert "--partial goes with --weights FILE" in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Occlusion: equal to the slow way and to captum, whatever the batches, and without a trace in the model."""
+"""Occlusion: equal to the slow way and to captum, whatever the batches, and without a trace in the
+model.
+"""
 
 import sys
 import warnings
@@ -21,19 +23,37 @@ from featviz.shortcut import find_shortcut, patch
 
 def classifier() -> nn.Module:
     """conv, relu, pool, conv, relu, mean, five classes; float64."""
-    layers = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU()]
-    return integers(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5))).double().requires_grad_(False)
+    layers = [
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, padding=1),
+        nn.Conv2d(6, 8, 3, padding=1),
+        nn.ReLU(),
+    ]
+    return (
+        integers(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)))
+        .double()
+        .requires_grad_(False)
+    )
 
 
 def image(height: int = 22, width: int = 19, seed: int = 0) -> Tensor:
-    return torch.randn(3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) / 8
+    return (
+        torch.randn(
+            3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        )
+        / 8
+    )
 
 
 def probability(model: nn.Module, index: int) -> Callable[[Tensor], float]:
     return lambda x: float(model(x[None]).softmax(1)[0, index])
 
 
-@pytest.mark.parametrize(("window", "stride"), [((6, 6), (4, 4)), ((5, 7), (5, 3)), ((1, 19), (1, 19)), ((22, 19), (3, 50))])
+@pytest.mark.parametrize(
+    ("window", "stride"),
+    [((6, 6), (4, 4)), ((5, 7), (5, 3)), ((1, 19), (1, 19)), ((22, 19), (3, 50))],
+)
 def test_every_score_equals_the_slow_way(window: tuple[int, int], stride: tuple[int, int]) -> None:
     model, x = classifier(), image()
     scores = {
@@ -56,7 +76,9 @@ def test_every_score_equals_the_slow_way(window: tuple[int, int], stride: tuple[
     for name, score in slow.items():
         expected = occlusion(score, x, window, stride, torch.zeros_like(x))
         assert list(expected) == [tuple(box) for box in found.boxes.flatten(0, 1).tolist()]
-        values = torch.tensor(list(expected.values()), dtype=torch.float64).reshape(found.scores[name].shape)
+        values = torch.tensor(list(expected.values()), dtype=torch.float64).reshape(
+            found.scores[name].shape
+        )
         torch.testing.assert_close(found.scores[name], values, rtol=1e-12, atol=1e-12)
         assert found.baseline[name] == pytest.approx(score(x), rel=1e-12)
         drops = attribution(expected, score(x), (22, 19))
@@ -77,14 +99,18 @@ def test_the_most_probable_class() -> None:
     assert maps.most_probable is None
 
 
-@pytest.mark.parametrize(("window", "stride"), [((8, 8), (4, 4)), ((5, 7), (5, 3)), ((9, 4), (7, 4)), ((22, 19), (1, 1))])
+@pytest.mark.parametrize(
+    ("window", "stride"), [((8, 8), (4, 4)), ((5, 7), (5, 3)), ((9, 4), (7, 4)), ((22, 19), (1, 1))]
+)
 @pytest.mark.parametrize("fill", [0.0, 0.7])
 def test_equal_to_captum(window: tuple[int, int], stride: tuple[int, int], fill: float) -> None:
     captum = pytest.importorskip("captum.attr")
     model, x = classifier(), image()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = captum.Occlusion(model).attribute(x[None], (3, *window), (3, *stride), baselines=fill, target=3)
+        theirs = captum.Occlusion(model).attribute(
+            x[None], (3, *window), (3, *stride), baselines=fill, target=3
+        )
     ours = occlude(model, x, Unit("7", 3), window=window, stride=stride, fill=fill)
     torch.testing.assert_close(
         ours.attribution().float().expand(3, -1, -1), theirs[0], rtol=1e-5, atol=1e-6
@@ -112,7 +138,8 @@ def test_what_lies_under_the_square() -> None:
     torch.testing.assert_close(recipe.denormalise(grey), torch.full_like(x, 0.5))
     assert torch.equal(filling(x, "mean", (4, 4)), x.mean((1, 2), keepdim=True).expand_as(x))
     assert torch.equal(
-        filling(x, torch.tensor([1.0, 2.0, 3.0])[:, None, None], (4, 4))[:, 3, 5], torch.tensor([1.0, 2, 3]).double()
+        filling(x, torch.tensor([1.0, 2.0, 3.0])[:, None, None], (4, 4))[:, 3, 5],
+        torch.tensor([1.0, 2, 3]).double(),
     )
     assert torch.equal(filling(x, -1.5, (4, 4)), torch.full_like(x, -1.5))
     blurred = filling(x, "blur", (12, 12))
@@ -124,7 +151,10 @@ def test_what_lies_under_the_square() -> None:
         cover = filling(x, fill, (8, 8), recipe)
         expected = list(occlusion(probability(classifier(), 1), x, (8, 8), (8, 8), cover).values())
         torch.testing.assert_close(
-            found.scores["class 1"].flatten(), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12
+            found.scores["class 1"].flatten(),
+            torch.tensor(expected, dtype=torch.float64),
+            rtol=1e-12,
+            atol=1e-12,
         )
 
 
@@ -132,7 +162,9 @@ def test_batches_and_names() -> None:
     model, x = classifier(), image()
     alone = occlude(model, x, 1, window=6, stride=4, batch_size=1)
     many = occlude(model, x[None], 1, window=(6, 6), stride=(4, 4), batch_size=64, progress=True)
-    torch.testing.assert_close(alone.scores["class 1"], many.scores["class 1"], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        alone.scores["class 1"], many.scores["class 1"], rtol=1e-12, atol=1e-12
+    )
     assert list(occlude(model, x, Unit("3", 1), window=6, stride=6).scores) == ["3:1"]
     with pytest.raises(UsageError, match="2 scores: say which, 'a', 'b'"):
         occlude(model, x, {"a": 1, "b": 2}, window=8, stride=8).attribution()
@@ -166,7 +198,9 @@ def shortcuts(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
         ("efficientnet_b0", 96, 20),
     ],
 )
-def test_recomputing_a_part_changes_nothing(name: str, size: int, window: int, shortcuts: list[str | None]) -> None:
+def test_recomputing_a_part_changes_nothing(
+    name: str, size: int, window: int, shortcuts: list[str | None]
+) -> None:
     torch.manual_seed(0)
     options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     model = torchvision.models.get_model(name, weights=None, **options).double().eval()
@@ -183,11 +217,17 @@ def test_recomputing_a_part_changes_nothing(name: str, size: int, window: int, s
 
 
 class Around(nn.Module):
-    """What is after the convolutions also depends on the image itself, by its mean or by its pixels."""
+    """What is after the convolutions also depends on the image itself, by its mean or by its
+    pixels.
+    """
 
     def __init__(self, by_mean: bool) -> None:
         super().__init__()
-        self.a, self.b, self.by_mean = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), by_mean
+        self.a, self.b, self.by_mean = (
+            nn.Conv2d(3, 3, 3, padding=1),
+            nn.Conv2d(3, 3, 3, padding=1),
+            by_mean,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.b(torch.relu(self.a(x)))
@@ -195,18 +235,25 @@ class Around(nn.Module):
 
 
 @pytest.mark.parametrize("by_mean", [True, False])
-def test_what_goes_around_every_layer_is_seen_by_the_trial(by_mean: bool, shortcuts: list[str | None]) -> None:
+def test_what_goes_around_every_layer_is_seen_by_the_trial(
+    by_mean: bool, shortcuts: list[str | None]
+) -> None:
     torch.manual_seed(0)
     model, x = Around(by_mean).double(), image(40, 40)
     found = occlude(model, x, 1, window=5, stride=5)
     assert shortcuts == [None]
-    assert torch.equal(found.scores["class 1"], occlude(model, x, 1, window=5, stride=5, partial=False).scores["class 1"])
+    assert torch.equal(
+        found.scores["class 1"],
+        occlude(model, x, 1, window=5, stride=5, partial=False).scores["class 1"],
+    )
 
 
 @pytest.mark.parametrize("layer", ["conv1", "pool1", "conv2", "pool2", "conv3"])
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (101, 114)])
 def test_patches_hold_all_that_a_window_changes(layer: str, height: int, width: int) -> None:
-    """Windows at corners, at borders and inside: what a patch gives is the covered image's map, and elsewhere nothing changes."""
+    """Windows at corners, at borders and inside: what a patch gives is the covered image's map, and
+    elsewhere nothing changes.
+    """
     torch.manual_seed(0)
     model, x = load_model("zfmini").double(), torch.randn(3, height, width, dtype=torch.float64)
     info = anatomy(model, (3, height, width))[layer]
@@ -228,7 +275,10 @@ def test_patches_hold_all_that_a_window_changes(layer: str, height: int, width: 
         covered = x.clone()
         covered[window.region] = 0
         after = output(model, layer, covered)
-        torch.testing.assert_close(output(model, layer, covered[part.box.region])[part.found.region], after[part.place.region])
+        torch.testing.assert_close(
+            output(model, layer, covered[part.box.region])[part.found.region],
+            after[part.place.region],
+        )
         changed = (after != before).any(0)
         changed[part.place.region] = False
         assert not changed.any()
@@ -243,11 +293,26 @@ def test_units_of_early_layers_are_read_from_the_whole_image(shortcuts: list[str
     assert shortcuts == [None]
     late = occlude(model, x, {"late": Unit("conv3", 5, at="map")}, window=16, stride=16)
     assert shortcuts == [None, "conv2"]
-    expected = occlusion(lambda x: float(output(model, "conv3", x)[5].sum()), x, (16, 16), (16, 16), torch.zeros_like(x))
+    expected = occlusion(
+        lambda x: float(output(model, "conv3", x)[5].sum()),
+        x,
+        (16, 16),
+        (16, 16),
+        torch.zeros_like(x),
+    )
     values = torch.tensor(list(expected.values()), dtype=torch.float64)
     torch.testing.assert_close(late.scores["late"].flatten(), values, rtol=1e-9, atol=1e-9)
-    for name, layer, read in (("first", "conv1", lambda m: m[3].sum()), ("pool", "pool1", lambda m: m[2].max())):
-        expected = occlusion(lambda x, r=read, n=layer: float(r(output(model, n, x))), x, (16, 16), (16, 16), torch.zeros_like(x))
+    for name, layer, read in (
+        ("first", "conv1", lambda m: m[3].sum()),
+        ("pool", "pool1", lambda m: m[2].max()),
+    ):
+        expected = occlusion(
+            lambda x, r=read, n=layer: float(r(output(model, n, x))),
+            x,
+            (16, 16),
+            (16, 16),
+            torch.zeros_like(x),
+        )
         values = torch.tensor(list(expected.values()), dtype=torch.float64)
         torch.testing.assert_close(found.scores[name].flatten(), values, rtol=1e-9, atol=0)
 
@@ -257,13 +322,17 @@ def test_models_are_left_as_they_were(training: bool, shortcuts: list[str | None
     model = load_model("zfmini").train(training)
     model[3].weight.requires_grad_(False)
     before = state(model)
-    first = occlude(model, torch.randn(3, 96, 96), {"a": 3, "b": Unit("conv3", 2)}, window=32, stride=32)
+    first = occlude(
+        model, torch.randn(3, 96, 96), {"a": 3, "b": Unit("conv3", 2)}, window=32, stride=32
+    )
     assert not first.scores["a"].requires_grad
     assert_untouched(model, before)
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
-def test_models_are_left_as_they_were_when_they_raise(after: int, shortcuts: list[str | None]) -> None:
+def test_models_are_left_as_they_were_when_they_raise(
+    after: int, shortcuts: list[str | None]
+) -> None:
     model = Raises(after).train()
     before = state(model)
     scores = {"a": Unit("a", 0), "b": lambda x: x.sum((1, 2, 3))}
@@ -274,7 +343,9 @@ def test_models_are_left_as_they_were_when_they_raise(after: int, shortcuts: lis
 
 def test_bad_input_is_named() -> None:
     model, x = classifier(), image()
-    with pytest.raises(UsageError, match="window of 40 pixels is larger than the image, which is 22 high"):
+    with pytest.raises(
+        UsageError, match="window of 40 pixels is larger than the image, which is 22 high"
+    ):
         occlude(model, x, 1, window=40)
     with pytest.raises(UsageError, match="stride 9 is above the window's 8 pixels"):
         occlude(model, x, 1, window=8, stride=9)
@@ -284,7 +355,9 @@ def test_bad_input_is_named() -> None:
         occlude(model, x, 5, window=8, stride=8)
     with pytest.raises(UsageError, match="class -1 is not there"):
         occlude(model, x, -1, window=8, stride=8)
-    with pytest.raises(UsageError, match=r"class 1: the model's output, of shape .* is no \(n, classes\)"):
+    with pytest.raises(
+        UsageError, match=r"class 1: the model's output, of shape .* is no \(n, classes\)"
+    ):
         occlude(model[:5], x, 1, window=8, stride=8)
     with pytest.raises(LayerError, match="no layer '9'"):
         occlude(model, x, Unit("9", 0), window=8, stride=8)

@@ -1,4 +1,6 @@
-"""Projections: equal to the slow way, from cuts as from whole images, and without a trace in the model."""
+"""Projections: equal to the slow way, from cuts as from whole images, and without a trace in the
+model.
+"""
 
 import copy
 
@@ -19,13 +21,18 @@ RULES = ("gradient", "deconvnet", "guided")
 
 def images(n: int, size: int = 24, seed: int = 0) -> Tensor:
     """Whole numbers of 255ths, so that nothing is rounded on the way."""
-    return torch.randint(0, 4, (n, 3, size, size), generator=torch.Generator().manual_seed(seed)).float()
+    return torch.randint(
+        0, 4, (n, 3, size, size), generator=torch.Generator().manual_seed(seed)
+    ).float()
 
 
 def state(model: nn.Module) -> dict[str, object]:
     """All that a verb must leave as it was."""
     return {
-        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()],
+        "hooks": [
+            (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for m in model.modules()
+        ],
         "own": [sorted(m.__dict__) for m in model.modules()],
         "training": [m.training for m in model.modules()],
         "grad": [(p.requires_grad, p.grad is None) for p in model.parameters()],
@@ -57,15 +64,22 @@ def test_scan_and_projection_equal_the_slow_way(rule: str) -> None:
                 signal = projection(model, data[image].double(), layer, channel, (y, x), rule)
                 box = featviz.Box(*made.boxes[channel, rank].tolist())
                 inside = made.inside[channel, rank]
-                assert torch.equal(made.projections[rule][channel, rank][:, inside], signal[box.region].flatten(1).float())
-                assert torch.equal(made.patches[channel, rank][:, inside], data[image][box.region].flatten(1))
+                assert torch.equal(
+                    made.projections[rule][channel, rank][:, inside],
+                    signal[box.region].flatten(1).float(),
+                )
+                assert torch.equal(
+                    made.patches[channel, rank][:, inside], data[image][box.region].flatten(1)
+                )
                 outside = signal.clone()
                 outside[box.region] = 0
                 assert not outside.any(), "the signal stays within the receptive field"
 
 
 def test_tiles_are_where_the_field_lies() -> None:
-    """At a corner the tile is filled from the side that lies within the image; what is outside stays zero."""
+    """At a corner the tile is filled from the side that lies within the image; what is outside
+    stays zero.
+    """
     model = integers(nn.Sequential(nn.Conv2d(3, 2, 5, padding=2))).eval()
     data = open_images(images(1, size=9))
     found = scan(model, data, ["0"], k=1, progress=False)
@@ -83,11 +97,19 @@ def test_tiles_are_where_the_field_lies() -> None:
 def nets() -> dict[str, tuple[nn.Module, list[str], int]]:
     models = torchvision.models
     return {
-        "alexnet": (models.alexnet(), ["features.0", "features.3", "features.6", "features.8"], 160),
+        "alexnet": (
+            models.alexnet(),
+            ["features.0", "features.3", "features.6", "features.8"],
+            160,
+        ),
         "vgg11": (models.vgg11(), ["features.3", "features.8", "features.13"], 128),
         "squeezenet": (models.squeezenet1_1(), ["features.3", "features.7.expand3x3"], 160),
         "resnet18": (models.resnet18(), ["conv1", "layer1", "layer2.1.bn2"], 160),
-        "googlenet": (models.googlenet(init_weights=False, aux_logits=False), ["conv3", "inception3a"], 128),
+        "googlenet": (
+            models.googlenet(init_weights=False, aux_logits=False),
+            ["conv3", "inception3a"],
+            128,
+        ),
         "zfnet": (zfnet(10), ["conv1", "norm1", "conv2", "conv3"], 160),
     }
 
@@ -102,7 +124,14 @@ def test_cuts_equal_the_whole_image(name: str) -> None:
     infos = featviz.anatomy(model, (3, size, size + 8))
     for layer in layers:
         h, w = infos[layer].shape[1:]
-        places = [(0, 0), (h - 1, w - 1), (h // 2, w // 2), (0, w // 2), (h // 2, w - 1), (h // 3, w - 2)]
+        places = [
+            (0, 0),
+            (h - 1, w - 1),
+            (h // 2, w // 2),
+            (0, w // 2),
+            (h // 2, w - 1),
+            (h // 3, w - 2),
+        ]
         units = [Unit(layer, i % 4, at=place) for i, place in enumerate(places)]
         found = project(model, x, units, rule="deconvnet")
         for unit, signal in zip(units, found, strict=True):
@@ -111,8 +140,12 @@ def test_cuts_equal_the_whole_image(name: str) -> None:
             assert float((signal - expected).abs().max() / scale) <= 1e-10, (layer, unit)
 
 
-def test_cuts_are_used_where_they_can_be_and_refused_where_they_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a receptive field that promises too little, the value on the cut gives it away and the whole image is taken."""
+def test_cuts_are_used_where_they_can_be_and_refused_where_they_disagree(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a receptive field that promises too little, the value on the cut gives it away and the
+    whole image is taken.
+    """
     sizes: list[tuple[int, ...]] = []
     model, data = plain(), open_images(images(6, size=40))
     found = scan(model, data, ["4"], k=2, progress=False)
@@ -122,14 +155,24 @@ def test_cuts_are_used_where_they_can_be_and_refused_where_they_disagree(monkeyp
     assert max(sizes) < (40, 40)
     info = found.layers["4"]
     small = featviz.ReceptiveField((2, 2), info.field.stride, (0, 0), info.field.extent, "measured")
-    lied = type(found)(**{**vars(found), "layers": {"4": type(info)(**{**vars(info), "field": small})}})
+    lied = type(found)(
+        **{**vars(found), "layers": {"4": type(info)(**{**vars(info), "field": small})}}
+    )
     made = project_exemplars(model, data, lied, "4")
     assert made.whole[~made.dead].any()
     box = featviz.Box(*honest.boxes[0, 0].tolist())
     expected = projection(
-        model, data[int(honest.images[0, 0])], "4", 0, tuple(found.top["4"].positions[0, 0].tolist()), "deconvnet"
+        model,
+        data[int(honest.images[0, 0])],
+        "4",
+        0,
+        tuple(found.top["4"].positions[0, 0].tolist()),
+        "deconvnet",
     )
-    assert torch.equal(honest.projections["deconvnet"][0, 0][:, honest.inside[0, 0]], expected[box.region].flatten(1))
+    assert torch.equal(
+        honest.projections["deconvnet"][0, 0][:, honest.inside[0, 0]],
+        expected[box.region].flatten(1),
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -137,12 +180,16 @@ def test_whole_images_where_every_position_sees_all(rule: str) -> None:
     model = integers(SqueezeExcite()).double()
     x = images(1, 10)[0].double()
     found = project(model, x, Unit("out", 1, at=(3, 4)), rule=rule)[0]
-    torch.testing.assert_close(found, projection(model, x, "out", 1, (3, 4), rule), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        found, projection(model, x, "out", 1, (3, 4), rule), rtol=1e-12, atol=0
+    )
 
 
 def test_a_locally_connected_layer_is_a_layer_like_any() -> None:
     """No cut reproduces it, since its weights are of positions: the whole image is used."""
-    model = integers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), LocallyConnected2d(4, 5, (10, 10), 3))).double()
+    model = integers(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), LocallyConnected2d(4, 5, (10, 10), 3))
+    ).double()
     x = images(1, 12)[0].double()
     found = project(model, x, Unit("2", 3, at=(4, 6)))[0]
     assert torch.equal(found, projection(model, x, "2", 3, (4, 6), "deconvnet"))
@@ -171,9 +218,13 @@ def test_a_unit_without_position_is_its_maximum() -> None:
 
 
 def test_a_class_is_a_unit() -> None:
-    model = integers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))).double()
+    model = integers(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    ).double()
     x = images(1, 8)[0].double()
-    assert torch.equal(project(model, x, Unit("3", 4))[0], projection(model, x, "3", 4, (0, 0), "deconvnet"))
+    assert torch.equal(
+        project(model, x, Unit("3", 4))[0], projection(model, x, "3", 4, (0, 0), "deconvnet")
+    )
 
 
 def test_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +301,14 @@ def test_sums_maps_and_seeds(rule: str) -> None:
 
 def test_units_of_several_layers_share_one_forward() -> None:
     model = integers(
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), nn.ReLU())
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 3),
+            nn.ReLU(),
+        )
     )
     x = images(1, 10)[0]
     units = [Unit("4", 0), Unit("4", 2), Unit("2", 1), Unit("1", 3, at="map")]
@@ -319,9 +377,17 @@ def test_any_input_size_and_grayscale() -> None:
     model = integers(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3))).double()
     for size in (7, 11):
         x = torch.randn(1, size, size + 3, dtype=torch.float64)
-        assert torch.equal(project(model, x, Unit("2", 1, at=(1, 2)))[0], projection(model, x, "2", 1, (1, 2), "deconvnet"))
+        assert torch.equal(
+            project(model, x, Unit("2", 1, at=(1, 2)))[0],
+            projection(model, x, "2", 1, (1, 2), "deconvnet"),
+        )
     data = open_images(torch.rand(4, 1, 9, 9), Preprocess(mean=(0.5,), std=(0.2,)))
-    assert project_exemplars(model, data, scan(model, data, ["2"], k=1, progress=False), "2").patches.shape[2] == 1
+    assert (
+        project_exemplars(
+            model, data, scan(model, data, ["2"], k=1, progress=False), "2"
+        ).patches.shape[2]
+        == 1
+    )
 
 
 def test_bad_input_is_named() -> None:
@@ -362,7 +428,11 @@ def test_behind_an_upsampling_the_whole_image_is_used(rule: str) -> None:
     class Skip(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.down, self.up, self.head = nn.Conv2d(3, 4, 3, 4, 1), nn.ConvTranspose2d(4, 3, 4, 4), nn.Conv2d(6, 4, 3, padding=1)
+            self.down, self.up, self.head = (
+                nn.Conv2d(3, 4, 3, 4, 1),
+                nn.ConvTranspose2d(4, 3, 4, 4),
+                nn.Conv2d(6, 4, 3, padding=1),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(torch.cat([x, torch.relu(self.up(torch.relu(self.down(x))))], 1))
@@ -375,4 +445,6 @@ def test_behind_an_upsampling_the_whole_image_is_used(rule: str) -> None:
     y, x = found.top["head"].positions[1, 0].tolist()
     expected = projection(model, data[int(made.images[1, 0])].double(), "head", 1, (y, x), rule)
     box = featviz.Box(*made.boxes[1, 0].tolist())
-    assert torch.equal(made.projections[rule][1, 0][:, made.inside[1, 0]], expected[box.region].flatten(1).float())
+    assert torch.equal(
+        made.projections[rule][1, 0][:, made.inside[1, 0]], expected[box.region].flatten(1).float()
+    )

@@ -8,7 +8,9 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
@@ -17,6 +19,8 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 
 def test_ci_runs_the_readmes_commands() -> None:
     """The test command is copied as it stands."""
-    commands = re.findall(r"^    (python3 -m venv .*)$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    commands = re.findall(
+        r"^    (python3 -m venv .*)$", README.read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert len(commands) == 2
     assert commands[1] in (README.parent / ".ci" / "run").read_text(encoding="utf-8")

@@ -1,4 +1,6 @@
-"""Scans: what they count, how they lie on disk, and that nothing but the images decides what is in them."""
+"""Scans: what they count, how they lie on disk, and that nothing but the images decides what is in
+them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from featviz.records import BINS, bin_edges, weights_fingerprint
 class Whole(Dataset[Tensor]):
     """Images whose pixels are whole numbers, a few of them twice; ``breaks`` at one of them, once."""
 
-    def __init__(self, n: int = 23, *, size: int = 10, breaks: int | None = None, first: int = 0) -> None:
+    def __init__(
+        self, n: int = 23, *, size: int = 10, breaks: int | None = None, first: int = 0
+    ) -> None:
         self.n, self.size, self.breaks, self.first = n, size, breaks, first
 
     def __len__(self) -> int:
@@ -33,7 +37,9 @@ class Whole(Dataset[Tensor]):
             self.breaks = None
             raise KeyboardInterrupt
         seed = self.first + (i if i % 5 else 0)
-        return torch.randint(0, 4, (3, self.size, self.size), generator=torch.Generator().manual_seed(seed)).float()
+        return torch.randint(
+            0, 4, (3, self.size, self.size), generator=torch.Generator().manual_seed(seed)
+        ).float()
 
     def key(self, i: int) -> str:
         return f"{self.first}/{i:03d}.png"
@@ -42,17 +48,30 @@ class Whole(Dataset[Tensor]):
 LAYERS = ["0", "3", "4"]
 
 
-def find(data: Any = None, model: nn.Module | None = None, layers: Any = LAYERS, k: int = 4, **options: Any) -> Scan:
-    return scan(model or plain(), Whole() if data is None else data, layers, k=k, progress=False, **options)
+def find(
+    data: Any = None,
+    model: nn.Module | None = None,
+    layers: Any = LAYERS,
+    k: int = 4,
+    **options: Any,
+) -> Scan:
+    return scan(
+        model or plain(), Whole() if data is None else data, layers, k=k, progress=False, **options
+    )
 
 
 def same(a: Scan, b: Scan) -> bool:
     """Every bit but the free text."""
     assert a.top.keys() == b.top.keys()
     for name in a.top:
-        pairs = [(getattr(a.top[name], key), getattr(b.top[name], key)) for key in ("scores", "images", "positions")]
+        pairs = [
+            (getattr(a.top[name], key), getattr(b.top[name], key))
+            for key in ("scores", "images", "positions")
+        ]
         keys = ("total", "maximum", "active", "histogram")
-        pairs += [(getattr(a.statistics[name], key), getattr(b.statistics[name], key)) for key in keys]
+        pairs += [
+            (getattr(a.statistics[name], key), getattr(b.statistics[name], key)) for key in keys
+        ]
         if not all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs):
             return False
         if a.statistics[name].count != b.statistics[name].count:
@@ -65,7 +84,10 @@ def same(a: Scan, b: Scan) -> bool:
 
 
 def test_statistics_are_those_of_a_plain_loop() -> None:
-    peaks = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e-6, 1e6, -1.0]).abs()
+    peaks = (
+        torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1.0, 1e-6, 1e6, -1.0]).abs()
+    )
     peaks[:, 3] = -peaks[:, 3].abs()
     statistics = Statistics.empty(4)
     for batch in peaks.split([7, 1, 30, 12]):
@@ -76,7 +98,9 @@ def test_statistics_are_those_of_a_plain_loop() -> None:
         assert statistics.mean[unit] == pytest.approx(sum(values) / 50, rel=1e-6)
         assert statistics.maximum[unit] == max(values)
         assert statistics.active[unit] == sum(value > 0 for value in values)
-        assert statistics.fraction_active[unit] == pytest.approx(sum(value > 0 for value in values) / 50)
+        assert statistics.fraction_active[unit] == pytest.approx(
+            sum(value > 0 for value in values) / 50
+        )
         assert statistics.histogram[unit].tolist() == np.histogram(values, edges)[0].tolist()
     assert statistics.dead.tolist() == [False, False, False, True]
 
@@ -92,7 +116,8 @@ def test_each_edge_is_in_the_bin_that_it_begins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "where"), [(-torch.inf, 0), (-1.0, 0), (0.0, 0), (1e-45, 1), (3e38, BINS - 1), (torch.inf, BINS - 1)]
+    ("value", "where"),
+    [(-torch.inf, 0), (-1.0, 0), (0.0, 0), (1e-45, 1), (3e38, BINS - 1), (torch.inf, BINS - 1)],
 )
 def test_the_ends_of_the_histogram(value: float, where: int) -> None:
     histogram = Statistics.empty(1).update(torch.full((1, 1), value)).histogram[0]
@@ -137,7 +162,10 @@ def test_the_batch_size_does_not_matter(size: int) -> None:
     assert same(find(batch_size=size), find(batch_size=23))
     reused = integers(Reused())
     reused.bn1.eps = 0.0  # whole numbers stay whole
-    assert same(find(model=reused, layers="relu@1,conv3", batch_size=size), find(model=reused, layers="relu@1,conv3"))
+    assert same(
+        find(model=reused, layers="relu@1,conv3", batch_size=size),
+        find(model=reused, layers="relu@1,conv3"),
+    )
 
 
 @pytest.mark.parametrize("breaks", [3, 11, 22])
@@ -207,11 +235,30 @@ def test_a_second_save_replaces_the_first(tmp_path: Path) -> None:
 
 def damaged(manifest: dict[str, Any]) -> list[str]:
     """Manifests with one thing wrong."""
-    found = [json.dumps({key: value for key, value in manifest.items() if key != gone}) for gone in manifest]
+    found = [
+        json.dumps({key: value for key, value in manifest.items() if key != gone})
+        for gone in manifest
+    ]
     found.remove(json.dumps({key: value for key, value in manifest.items() if key != "complete"}))
-    layers = ({}, {**manifest["layers"][0], "field": None}, {**manifest["layers"][0], "kernel": []}, 3)
-    found += [json.dumps({**manifest, "layers": [layer, *manifest["layers"][1:]]}) for layer in layers]
-    return [*found, "", "[]", "3", "{", "null", json.dumps({**manifest, "counts": []}), json.dumps({**manifest, "arrays": "x.npz"})]
+    layers = (
+        {},
+        {**manifest["layers"][0], "field": None},
+        {**manifest["layers"][0], "kernel": []},
+        3,
+    )
+    found += [
+        json.dumps({**manifest, "layers": [layer, *manifest["layers"][1:]]}) for layer in layers
+    ]
+    return [
+        *found,
+        "",
+        "[]",
+        "3",
+        "{",
+        "null",
+        json.dumps({**manifest, "counts": []}),
+        json.dumps({**manifest, "arrays": "x.npz"}),
+    ]
 
 
 def test_damage_is_a_record_error(tmp_path: Path) -> None:
@@ -256,7 +303,9 @@ def test_damage_is_a_record_error(tmp_path: Path) -> None:
         ("preprocess was", {"data": open_images(Whole(), Preprocess(mean=(1.0, 0.0, 0.0)))}),
     ],
 )
-def test_a_record_of_something_else_is_refused(what: str, change: dict[str, Any], tmp_path: Path) -> None:
+def test_a_record_of_something_else_is_refused(
+    what: str, change: dict[str, Any], tmp_path: Path
+) -> None:
     found = find(out=tmp_path)
     with pytest.raises(RecordError, match=what) as error:
         find(**change, out=tmp_path, resume=True)
@@ -296,7 +345,15 @@ class Poisoned(nn.Module):
 
 def state(model: nn.Module) -> list[object]:
     return [
-        [(len(m._forward_hooks), len(m._forward_pre_hooks), m.__dict__.get("forward"), m.training) for m in model.modules()],
+        [
+            (
+                len(m._forward_hooks),
+                len(m._forward_pre_hooks),
+                m.__dict__.get("forward"),
+                m.training,
+            )
+            for m in model.modules()
+        ],
         [(p.requires_grad, p.grad) for p in model.parameters()],
         {name: value.tolist() for name, value in model.state_dict().items()},
     ]

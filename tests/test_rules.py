@@ -61,7 +61,9 @@ OWN = {  # functions of their own, each against the oracle's definition
 
 
 def image(seed: int = 0, size: int = 12) -> torch.Tensor:
-    return torch.randn(3, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        3, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def net(rectifier: object) -> nn.Module:
@@ -72,7 +74,9 @@ def net(rectifier: object) -> nn.Module:
 @pytest.mark.parametrize("spelling", SAME)
 def test_every_spelling_is_seen(spelling: str, rule: str) -> None:
     expected = projection(net(F.relu), image(), "c", 1, (2, 3), rule)
-    assert torch.equal(project(net(SAME[spelling]), image(), Unit("c", 1, at=(2, 3)), rule=rule)[0], expected)
+    assert torch.equal(
+        project(net(SAME[spelling]), image(), Unit("c", 1, at=(2, 3)), rule=rule)[0], expected
+    )
     assert expected.any()
 
 
@@ -86,17 +90,33 @@ def test_relatives_follow_the_stated_definition(name: str, rule: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(
-    ("make", "layer"), [(plain, "3"), (Reused, "conv3"), (Reused, "relu@2"), (Branches, "head"), (SqueezeExcite, "out")]
+    ("make", "layer"),
+    [
+        (plain, "3"),
+        (Reused, "conv3"),
+        (Reused, "relu@2"),
+        (Branches, "head"),
+        (SqueezeExcite, "out"),
+    ],
 )
 def test_structures_agree_with_the_oracle(make: type[nn.Module], layer: str, rule: str) -> None:
     model = integers(make()).double()
     expected = projection(model, image(1), layer, 2, (1, 2), rule)
-    torch.testing.assert_close(project(model, image(1), Unit(layer, 2, at=(1, 2)), rule=rule)[0], expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        project(model, image(1), Unit(layer, 2, at=(1, 2)), rule=rule)[0],
+        expected,
+        rtol=1e-12,
+        atol=1e-12,
+    )
 
 
 def test_by_hand() -> None:
-    """conv of weight 1, rectifier, then weights +2 and -3: what each rule lets through can be worked out."""
-    model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1, bias=False)).eval()
+    """conv of weight 1, rectifier, then weights +2 and -3: what each rule lets through can be
+    worked out.
+    """
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1, bias=False)
+    ).eval()
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
         model[2].weight.copy_(torch.tensor([2.0, -3.0]).view(1, 2, 1, 1))
@@ -118,7 +138,9 @@ def test_overlapping_pools_add_up() -> None:
 def test_the_gradient_rule_is_autograd_to_the_last_bit() -> None:
     model, x = plain(), torch.randn(1, 3, 16, 16, requires_grad=True)
     (expected,) = torch.autograd.grad(model(x)[0, 3, 4, 5], x)
-    assert torch.equal(project(model, x.detach(), Unit("4", 3, at=(4, 5)), rule="gradient"), expected)
+    assert torch.equal(
+        project(model, x.detach(), Unit("4", 3, at=(4, 5)), rule="gradient"), expected
+    )
 
 
 def test_one_forward_serves_all_rules_and_keeps_no_hook() -> None:
@@ -184,7 +206,9 @@ def test_what_has_no_meaning_is_refused_by_name(name: str, rule: str) -> None:
     assert project(net(REFUSED[name]), image(), Unit("c", 0), rule="gradient").any()
 
 
-@pytest.mark.parametrize("gate", [torch.tanh, torch.sigmoid, lambda x: x * (x > 0).to(x.dtype), lambda x: x.softmax(1)])
+@pytest.mark.parametrize(
+    "gate", [torch.tanh, torch.sigmoid, lambda x: x * (x > 0).to(x.dtype), lambda x: x.softmax(1)]
+)
 def test_a_network_without_rectifiers_is_refused(gate: object) -> None:
     with pytest.raises(RuleError, match="no rectifier"):
         project(net(gate), image(), Unit("c", 0), rule="deconvnet")
@@ -208,12 +232,17 @@ def test_a_guard_against_zero_is_no_rectifier() -> None:
 
 
 def test_unknown_rule() -> None:
-    with pytest.raises(RuleError, match="did you mean 'deconvnet'"), backward_rule("deconv", torch.zeros(1)):
+    with (
+        pytest.raises(RuleError, match="did you mean 'deconvnet'"),
+        backward_rule("deconv", torch.zeros(1)),
+    ):
         pass
 
 
 def test_work_on_parameters_alone_is_none_of_the_rules_business() -> None:
-    """A bias that is cut in place, as in Swin v2, and a where over a table: neither lies between unit and image."""
+    """A bias that is cut in place, as in Swin v2, and a where over a table: neither lies between
+    unit and image.
+    """
 
     class Biased(nn.Module):
         def __init__(self) -> None:
@@ -252,7 +281,9 @@ def test_a_model_that_normalises_its_own_input_is_linear_below_its_rectifiers() 
 
 def test_a_rectifier_beside_what_is_not_one_does_not_hide_it() -> None:
     for act in (lambda x: x.masked_fill(x < 0, 0), _assigned, lambda x: x.clamp(-1, 1)):
-        mixed = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), Spelled(act), nn.Identity())
+        mixed = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), Spelled(act), nn.Identity()
+        )
         mixed[3].a = nn.Conv2d(4, 5, 3, padding=1)
         with pytest.raises(RuleError, match="no meaning"):
             project(mixed.double().eval(), image(), Unit("4", 0), rule="deconvnet")

@@ -97,7 +97,10 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 def test_top_patches() -> None:
-    assert run("top_patches", "--limit", "12", "--layers", "conv1,conv3", "--units", "2", "--k", "4") == 0
+    assert (
+        run("top_patches", "--limit", "12", "--layers", "conv1,conv3", "--units", "2", "--k", "4")
+        == 0
+    )
     written("outputs/top_patches", "top_patches")
     found = rows("outputs/top_patches/top_patches.csv")
     assert [(row["layer"], row["rank"]) for row in found] == [
@@ -111,7 +114,20 @@ def test_top_patches() -> None:
 
 
 def test_activation_maps() -> None:
-    assert run("activation_maps", "--pages", "1", "--maps", "3", "--layers", "conv1,conv2", "--out", "maps") == 0
+    assert (
+        run(
+            "activation_maps",
+            "--pages",
+            "1",
+            "--maps",
+            "3",
+            "--layers",
+            "conv1,conv2",
+            "--out",
+            "maps",
+        )
+        == 0
+    )
     written("maps", "activation_maps")
     found = rows("maps/activation_maps.csv")
     largest = [float(row["largest"]) for row in found if row["layer"] == "conv2"]
@@ -119,11 +135,24 @@ def test_activation_maps() -> None:
     model, images = load_model("zfmini"), open_images(SyntheticImages(1, seed=1), MINI_PREPROCESS)
     with torch.no_grad():
         maps = model[:4](MINI_PREPROCESS.normalise(images[0])[None])[0]
-    assert largest == pytest.approx(maps.amax(dim=(1, 2)).sort(descending=True).values[:3].tolist(), rel=1e-4)
+    assert largest == pytest.approx(
+        maps.amax(dim=(1, 2)).sort(descending=True).values[:3].tolist(), rel=1e-4
+    )
 
 
 def test_convolution_counts_what_can_be_counted_by_hand() -> None:
-    command = ["--model", tiny("script_counts"), "--input-size", "32", "--filters", "4", "--sizes", "32,48", "--out", "c"]
+    command = [
+        "--model",
+        tiny("script_counts"),
+        "--input-size",
+        "32",
+        "--filters",
+        "4",
+        "--sizes",
+        "32,48",
+        "--out",
+        "c",
+    ]
     assert run("convolution", *command) == 0
     for stem in ("sharing", "strides", "filters", "sizes"):
         written("c", stem)
@@ -134,8 +163,13 @@ def test_convolution_counts_what_can_be_counted_by_hand() -> None:
     assert int(first["convolution"]) == 4 * 3 * 9 + 4
     assert int(first["operations"]) == 32 * 32 * 4 * 3 * 9
     strides = [row for row in rows("c/strides.csv") if row["layer"] == "0"]
-    assert [(row["stride of first layer"], row["map width"]) for row in strides] == [("1", "32")]  # 16 and 8 do not fit fc
-    assert [row["map width"] for row in rows("c/sizes.csv")] == ["32", "32"]  # and neither does an image of 48
+    assert [(row["stride of first layer"], row["map width"]) for row in strides] == [
+        ("1", "32")
+    ]  # 16 and 8 do not fit fc
+    assert [row["map width"] for row in rows("c/sizes.csv")] == [
+        "32",
+        "32",
+    ]  # and neither does an image of 48
 
 
 def test_convolution_of_zfmini_takes_strides_and_sizes() -> None:
@@ -145,45 +179,91 @@ def test_convolution_of_zfmini_takes_strides_and_sizes() -> None:
     assert fields == sorted(set(fields))
     assert fields[1] == 83
     assert [strides[s, "conv1"]["map width"] for s in ("1", "2", "4")] == ["92", "46", "23"]
-    assert {row["input"]: row["map width"] for row in rows("c/sizes.csv") if row["layer"] == "conv1"} == {
-        "64": "30", "96": "46", "128": "62", "192": "94",
-    }  # fmt: skip
+    assert {
+        row["input"]: row["map width"] for row in rows("c/sizes.csv") if row["layer"] == "conv1"
+    } == {
+        "64": "30",
+        "96": "46",
+        "128": "62",
+        "192": "94",
+    }
 
 
-def test_feature_evolution_trains_and_goes_on_from_checkpoints(capsys: pytest.CaptureFixture[str], fails: Any) -> None:
+def test_feature_evolution_trains_and_goes_on_from_checkpoints(
+    capsys: pytest.CaptureFixture[str], fails: Any
+) -> None:
     command = ["--layers", "conv1,conv3", "--units", "2", "--input-size", "48", "--limit", "16"]
-    assert run("feature_evolution", *command, "--epochs", "2", "--at", "0,1,2", "--batch-size", "8", "--out", "e") == 0
+    assert (
+        run(
+            "feature_evolution",
+            *command,
+            "--epochs",
+            "2",
+            "--at",
+            "0,1,2",
+            "--batch-size",
+            "8",
+            "--out",
+            "e",
+        )
+        == 0
+    )
     written("e", "feature_evolution")
     written("e", "settling")
     found = rows("e/feature_evolution.csv")
     assert len(found) == 2 * 2 * 3
     assert {row["epoch"] for row in found} == {"0", "1", "2"}
-    assert [row["distance to go"] for row in rows("e/settling.csv") if row["epoch"] == "0"] == ["1.0", "1.0"]
+    assert [row["distance to go"] for row in rows("e/settling.csv") if row["epoch"] == "0"] == [
+        "1.0",
+        "1.0",
+    ]
     assert "half way to its last state" in capsys.readouterr().out
     again = [*command, "--checkpoints", "e/checkpoints", "--out", "f"]
     assert "is not one of this model" in fails("feature_evolution", *again)
     assert run("feature_evolution", *again, "--classes", "8") == 0
     assert rows("f/feature_evolution.csv")[0]["unit"] == found[0]["unit"]
     assert "'gone'" in fails("feature_evolution", "--checkpoints", "gone", "--limit", "4")
-    assert "--checkpoints DIR" in fails("feature_evolution", "--weights", "e/checkpoints/epoch-001.pt")
+    assert "--checkpoints DIR" in fails(
+        "feature_evolution", "--weights", "e/checkpoints/epoch-001.pt"
+    )
 
 
 def test_first_layer(fails: Any) -> None:
-    command = ["--limit", "24", "--input-size", "80", "--epochs", "1", "--batch-size", "8", "--units", "4", "--out", "l"]
+    command = [
+        "--limit",
+        "24",
+        "--input-size",
+        "80",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "8",
+        "--units",
+        "4",
+        "--out",
+        "l",
+    ]
     assert run("first_layer", *command) == 0
     written("l", "first_layer", "json")
     found = json.loads(Path("l/first_layer.json").read_text())
     assert [one["stride"] for one in found["networks"]] == [4, 4, 2, 2]
     for one in found["networks"]:
         assert sum(found["spectra"][one["network"]]) == pytest.approx(1, abs=1e-4)
-        for share in ("dead units, layer 1", "faint filters", "map energy folded over", "filter energy beyond the stride's limit"):
+        for share in (
+            "dead units, layer 1",
+            "faint filters",
+            "map energy folded over",
+            "filter energy beyond the stride's limit",
+        ):
             assert 0 <= one[share] <= 1
     torch.save(load_model("zfmini").state_dict(), "w.pt")
     assert run("first_layer", "--weights", "w.pt", "--limit", "8", "--out", "own") == 0
     (own,) = json.loads(Path("own/first_layer.json").read_text())["networks"]
     assert own["test error"] is None
     assert own["dead units, layer 1"] == 0
-    assert "does not take an image of shape (3, 48, 48)" in fails("first_layer", "--limit", "8", "--input-size", "48")
+    assert "does not take an image of shape (3, 48, 48)" in fails(
+        "first_layer", "--limit", "8", "--input-size", "48"
+    )
 
 
 def test_first_layer_measures_by_hand() -> None:
@@ -204,7 +284,18 @@ def test_first_layer_measures_by_hand() -> None:
 
 
 def test_ablation_of_zfmini() -> None:
-    command = ["--limit", "24", "--input-size", "48", "--epochs", "1", "--variants", "3, 4,without layer 7", "--out", "a"]
+    command = [
+        "--limit",
+        "24",
+        "--input-size",
+        "48",
+        "--epochs",
+        "1",
+        "--variants",
+        "3, 4,without layer 7",
+        "--out",
+        "a",
+    ]
     assert run("ablation", *command) == 0
     written("a", "ablation")
     found = {row["network"]: row for row in rows("a/ablation.csv")}
@@ -218,7 +309,16 @@ def test_ablation_of_zfmini() -> None:
 
 
 def test_ablation_of_any_model_leaves_out_what_fits(folders: tuple[str, str], fails: Any) -> None:
-    images = ["--images", folders[0], "--test", folders[1], "--epochs", "1", "--model", tiny("script_ablation")]
+    images = [
+        "--images",
+        folders[0],
+        "--test",
+        folders[1],
+        "--epochs",
+        "1",
+        "--model",
+        tiny("script_ablation"),
+    ]
     assert run("ablation", *images, "--out", "a") == 0
     found = rows("a/ablation.csv")
     assert [row["network"] for row in found] == ["as it is", "without 2"]
@@ -228,16 +328,47 @@ def test_ablation_of_any_model_leaves_out_what_fits(folders: tuple[str, str], fa
 
 
 def test_layer_probe(folders: tuple[str, str], fails: Any) -> None:
-    assert run("layer_probe", "--limit", "60", "--layers", "conv1,fc6", "--features", "40", "--out", "p") == 0
+    assert (
+        run(
+            "layer_probe",
+            "--limit",
+            "60",
+            "--layers",
+            "conv1,fc6",
+            "--features",
+            "40",
+            "--out",
+            "p",
+        )
+        == 0
+    )
     written("p", "layer_probe")
     found = {(row["weights"], row["layer"]): row for row in rows("p/layer_probe.csv")}
     assert list(found)[:3] == [("trained", "pixels"), ("trained", "conv1"), ("trained", "fc6")]
-    assert (found["trained", "conv1"]["features"], found["trained", "fc6"]["features"]) == ("32", "80")
-    images = ["--images", folders[0], "--test", folders[1], "--model", tiny("script_probe"), "--no-initial", "--out", "q"]
+    assert (found["trained", "conv1"]["features"], found["trained", "fc6"]["features"]) == (
+        "32",
+        "80",
+    )
+    images = [
+        "--images",
+        folders[0],
+        "--test",
+        folders[1],
+        "--model",
+        tiny("script_probe"),
+        "--no-initial",
+        "--out",
+        "q",
+    ]
     assert run("layer_probe", *images) == 0
     # red and blue are told apart from the pixels alone
-    assert (rows("q/layer_probe.csv")[0]["layer"], rows("q/layer_probe.csv")[0]["test accuracy"]) == ("pixels", "1.0")
-    assert "has no label" in fails("layer_probe", "--images", f"{folders[0]}/red", "--model", "script_probe:net")
+    assert (
+        rows("q/layer_probe.csv")[0]["layer"],
+        rows("q/layer_probe.csv")[0]["test accuracy"],
+    ) == ("pixels", "1.0")
+    assert "has no label" in fails(
+        "layer_probe", "--images", f"{folders[0]}/red", "--model", "script_probe:net"
+    )
     assert "--test goes with --images" in fails("layer_probe", "--test", folders[1])
     assert "no layer 'conv9'" in fails("layer_probe", "--limit", "8", "--layers", "conv9")
 
@@ -251,11 +382,16 @@ def test_a_probe_finds_the_line_between_two_classes() -> None:
     assert found["test accuracy"] > 0.9
     weights = this.fit(x, targets, 2, 1e-2)
     assert weights.shape == (6, 2)
-    noise = this.probe(x[:150], torch.randint(0, 2, (150,), generator=generator), x[150:], targets[150:], 2, 0)
+    noise = this.probe(
+        x[:150], torch.randint(0, 2, (150,), generator=generator), x[150:], targets[150:], 2, 0
+    )
     assert noise["test accuracy"] < 0.8
 
 
-@pytest.mark.parametrize("name", ["top_patches", "activation_maps", "convolution", "first_layer", "ablation", "layer_probe"])
+@pytest.mark.parametrize(
+    "name",
+    ["top_patches", "activation_maps", "convolution", "first_layer", "ablation", "layer_probe"],
+)
 def test_what_cannot_be_used_is_explained_in_one_line(name: str, fails: Any) -> None:
     assert "no model 'zfmni'; did you mean 'zfmini'" in fails(name, "--model", "zfmni")
     assert "no folder or file 'gone'" in fails(name, "--images", "gone")
@@ -289,7 +425,18 @@ def test_what_a_script_writes_is_whole_or_not_there(here: Path) -> None:
 
 
 def test_every_script_has_a_page_of_help() -> None:
-    for name in ("top_patches", "activation_maps", "convolution", "feature_evolution", "first_layer", "ablation", "layer_probe"):
+    for name in (
+        "top_patches",
+        "activation_maps",
+        "convolution",
+        "feature_evolution",
+        "first_layer",
+        "ablation",
+        "layer_probe",
+    ):
         text = script(name).arguments().format_help()
-        assert all(option in text for option in ("--model", "--weights", "--images", "--layers", "--seed", "--out"))
+        assert all(
+            option in text
+            for option in ("--model", "--weights", "--images", "--layers", "--seed", "--out")
+        )
     assert sys.path

@@ -1,4 +1,6 @@
-"""The scripts of occlusion, invariance, equivariance and correspondence, each run once small, and their figures."""
+"""The scripts of occlusion, invariance, equivariance and correspondence, each run once small, and
+their figures.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ Run = Callable[..., int]
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs a script by its name with these arguments, writing to ``out`` in a folder of the test's own."""
+    """Runs a script by its name with these arguments, writing to ``out`` in a folder of the test's
+    own.
+    """
     monkeypatch.syspath_prepend(str(SCRIPTS))
     monkeypatch.chdir(tmp_path)
 
@@ -62,7 +66,17 @@ def test_occlusion_of_chosen_images_where_no_classes_are_known(
     script: Run, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"conv1.weight": featviz.load_model("zfmini").conv1.weight}, "part.pt")
-    part = ["--images", str(pictures), "--weights", "part.pt", "--partial", "--input-size", "96", "--stride", "24"]
+    part = [
+        "--images",
+        str(pictures),
+        "--weights",
+        "part.pt",
+        "--partial",
+        "--input-size",
+        "96",
+        "--stride",
+        "24",
+    ]
     assert script("occlusion", *part, "--layers", "conv3", "--only", "dog/01.png") == 0
     assert "no classes are shown" in capsys.readouterr().err
     (row,) = rows("occlusion")
@@ -75,7 +89,11 @@ def test_invariance(script: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert script("invariance", "--limit", "9", "--show", "3", "--steps", "5") == 0
     found = rows("invariance")
     assert len(found) == 3 * 5 * 3
-    still = [row for row in found if row["transform"] == "vertical translation" and float(row["value"]) == 0]
+    still = [
+        row
+        for row in found
+        if row["transform"] == "vertical translation" and float(row["value"]) == 0
+    ]
     assert {float(row["distance conv1"]) for row in still} == {0.0}
     assert {float(row["distance fc7"]) for row in still} == {0.0}
     assert all(0 <= float(row["probability"]) <= 1 for row in found)
@@ -97,17 +115,25 @@ def test_correspondence(script: Run) -> None:
     assert script("correspondence", "--limit", "80") == 0
     found = rows("correspondence")
     assert [(row["layer"], row["part"]) for row in found] == [
-        (layer, part) for layer in ("conv5", "fc7") for part in ("left eye", "right eye", "nose", "random place")
+        (layer, part)
+        for layer in ("conv5", "fc7")
+        for part in ("left eye", "right eye", "nose", "random place")
     ]
     assert all(0 < float(row["mean"]) < 1 for row in found)
 
 
 def test_correspondence_on_boxes_of_ones_own(script: Run, pictures: Path) -> None:
-    boxes = {f"{folder}/{i:02d}.png": {"ear": [4, 4, 20, 20]} for folder, i in (("a cat", 0), ("dog", 1), ("a cat", 4))}
+    boxes = {
+        f"{folder}/{i:02d}.png": {"ear": [4, 4, 20, 20]}
+        for folder, i in (("a cat", 0), ("dog", 1), ("a cat", 4))
+    }
     Path("boxes.json").write_text(json.dumps(boxes))
     own = ["--images", str(pictures), "--input-size", "96", "--boxes", "boxes.json"]
     assert script("correspondence", *own, "--layers", "conv5") == 0
-    assert [(row["part"], row["images"]) for row in rows("correspondence")] == [("ear", "3"), ("random place", "3")]
+    assert [(row["part"], row["images"]) for row in rows("correspondence")] == [
+        ("ear", "3"),
+        ("random place", "3"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -118,12 +144,17 @@ def test_correspondence_on_boxes_of_ones_own(script: Run, pictures: Path) -> Non
         (["occlusion", "--limit", "3", "--only", "x"], "no image 'x'"),
         (["occlusion", "--layers", "cnov1"], "did you mean 'conv1'"),
         (["invariance", "--limit", "1"], "one image: curves are compared"),
-        (["equivariance", "--limit", "3", "--layers", "fc7"], "sees the whole image at each position"),
+        (
+            ["equivariance", "--limit", "3", "--layers", "fc7"],
+            "sees the whole image at each position",
+        ),
         (["correspondence", "--limit", "3"], "two are needed: give a larger --limit"),
         (["correspondence", "--boxes", "boxes.json"], "--images and --boxes go together"),
     ],
 )
-def test_what_cannot_be_is_one_line(command: list[str], message: str, script: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_is_one_line(
+    command: list[str], message: str, script: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert script(*command) == 1
     err = capsys.readouterr().err
     assert message in err
@@ -133,40 +164,92 @@ def test_what_cannot_be_is_one_line(command: list[str], message: str, script: Ru
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        ({"dog/01.png": {"ear": [0, 0, 9, 97]}, "a cat/00.png": {"ear": [0, 0, 9, 9]}}, "is not inside the image of 96x96"),
-        ({"dog/01.png": {"ear": [0, 0, 9, 9]}, "a cat/00.png": {"eye": [0, 0, 9, 9]}}, "give all the same"),
+        (
+            {"dog/01.png": {"ear": [0, 0, 9, 97]}, "a cat/00.png": {"ear": [0, 0, 9, 9]}},
+            "is not inside the image of 96x96",
+        ),
+        (
+            {"dog/01.png": {"ear": [0, 0, 9, 9]}, "a cat/00.png": {"eye": [0, 0, 9, 9]}},
+            "give all the same",
+        ),
         ({"cow/01.png": {"ear": [0, 0, 9, 9]}}, "'cow/01.png', which is not among the images"),
         ({"dog/01.png": {"ear": [0, 0, 9, 9]}}, "give at least two"),
         ({"dog/01.png": [0, 0, 9, 9]}, "the file is to hold"),
     ],
 )
-def test_boxes_that_cannot_be(boxes: object, message: str, script: Run, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_boxes_that_cannot_be(
+    boxes: object, message: str, script: Run, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("boxes.json").write_text(json.dumps(boxes))
-    assert script("correspondence", "--images", str(pictures), "--input-size", "96", "--boxes", "boxes.json") == 1
+    assert (
+        script(
+            "correspondence",
+            "--images",
+            str(pictures),
+            "--input-size",
+            "96",
+            "--boxes",
+            "boxes.json",
+        )
+        == 1
+    )
     assert message in capsys.readouterr().err
 
 
 def test_a_script_runs_on_its_own(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPTS / "correspondence.py"), "--limit", "80", "--layers", "conv5"]
+    command = [
+        sys.executable,
+        str(SCRIPTS / "correspondence.py"),
+        "--limit",
+        "80",
+        "--layers",
+        "conv5",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "outputs/correspondence/correspondence.png").exists()
 
 
 def maps(rows: int = 3, cols: int = 4) -> OcclusionMaps:
-    boxes = torch.tensor([[[4 * y, 4 * x, 4 * y + 8, 4 * x + 8] for x in range(cols)] for y in range(rows)])
+    boxes = torch.tensor(
+        [[[4 * y, 4 * x, 4 * y + 8, 4 * x + 8] for x in range(cols)] for y in range(rows)]
+    )
     scores = {"response": torch.rand(rows, cols), "probability": torch.rand(rows, cols)}
     classes = torch.arange(rows * cols).reshape(rows, cols) % 11
-    return OcclusionMaps(scores, {"response": 1.0, "probability": 0.9}, classes, 0, boxes, (4 * rows + 4, 4 * cols + 4))
+    return OcclusionMaps(
+        scores,
+        {"response": 1.0, "probability": 0.9},
+        classes,
+        0,
+        boxes,
+        (4 * rows + 4, 4 * cols + 4),
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_occlusion_figure(channels: int) -> None:
     size = (16, 20)
     seen = torch.randn(4, channels, *size)
-    full = OccludedImage(torch.rand(channels, *size), maps(), "response", "relu5, map 3", seen, "a cat", "probability", "one")
-    without = OccludedImage(torch.rand(channels, *size), maps(), "response", "relu5, map 4", torch.zeros(1, channels, *size))
-    figure = figures.occlusion([full, without], classes=[f"class number {i}" for i in range(11)], heading="net")
+    full = OccludedImage(
+        torch.rand(channels, *size),
+        maps(),
+        "response",
+        "relu5, map 3",
+        seen,
+        "a cat",
+        "probability",
+        "one",
+    )
+    without = OccludedImage(
+        torch.rand(channels, *size),
+        maps(),
+        "response",
+        "relu5, map 4",
+        torch.zeros(1, channels, *size),
+    )
+    figure = figures.occlusion(
+        [full, without], classes=[f"class number {i}" for i in range(11)], heading="net"
+    )
     figure.canvas.draw()
     texts = [axes.get_title(loc="left") for axes in figure.axes]
     assert {"one", "relu5, map 3", "relu5, map 4", "a cat"} <= set(texts)
@@ -178,18 +261,32 @@ def test_the_occlusion_figure(channels: int) -> None:
 
 def test_maps_lie_where_the_squares_are() -> None:
     """The middle of each cell is the middle of its window."""
-    one = OccludedImage(torch.rand(3, 16, 20), maps(), "response", "unit", torch.randn(1, 3, 16, 20))
+    one = OccludedImage(
+        torch.rand(3, 16, 20), maps(), "response", "unit", torch.randn(1, 3, 16, 20)
+    )
     figure = figures.occlusion([one])
     (shown,) = figure.axes[1].get_images()
     left, right, bottom, top = shown.get_extent()
-    assert (left, right, bottom, top) == (2, 18, 14, 2)  # windows of 8 by steps of 4: centres at 4, 8, ... 16 and 4, 8, 12
+    assert (left, right, bottom, top) == (
+        2,
+        18,
+        14,
+        2,
+    )  # windows of 8 by steps of 4: centres at 4, 8, ... 16 and 4, 8, 12
     assert figure.axes[1].get_xlim() == (0, 20)
 
 
 def swept(classes: list[int] | None) -> SweptTransform:
     distances = {"first": torch.rand(2, 3), "top": torch.rand(2, 3)}
-    result = SweepResult([-1.0, 0.0, 1.0], distances, {name: torch.ones(2) for name in distances}, torch.rand(2, 3, 5))
-    return SweptTransform("rotation", "degrees", result, torch.rand(2, 2, 3, 8, 8), [-1.0, 1.0], classes)
+    result = SweepResult(
+        [-1.0, 0.0, 1.0],
+        distances,
+        {name: torch.ones(2) for name in distances},
+        torch.rand(2, 3, 5),
+    )
+    return SweptTransform(
+        "rotation", "degrees", result, torch.rand(2, 2, 3, 8, 8), [-1.0, 1.0], classes
+    )
 
 
 @pytest.mark.parametrize("classes", [None, [4, 0]])
@@ -202,15 +299,25 @@ def test_the_invariance_figure(classes: list[int] | None) -> None:
     assert plots[0].lines[1].get_ydata() == pytest.approx(row.result.distances["first"][1].tolist())
     if classes:
         assert row.result.probabilities is not None
-        assert plots[2].lines[0].get_ydata() == pytest.approx(row.result.probabilities[0, :, 4].tolist())
+        assert plots[2].lines[0].get_ydata() == pytest.approx(
+            row.result.probabilities[0, :, 4].tolist()
+        )
 
 
 def test_the_equivariance_figure() -> None:
-    panels = {"translation (pixels)": ([0.0, 1.0, 2.0], {"a": [0.0, 0.5, 1e-15], "b": [0.0, 1.2, float("nan")]})}
+    panels = {
+        "translation (pixels)": (
+            [0.0, 1.0, 2.0],
+            {"a": [0.0, 0.5, 1e-15], "b": [0.0, 1.2, float("nan")]},
+        )
+    }
     figure = figures.equivariance(panels, {"a": "stride 2", "b": "stride 4"}, heading="net")
     figure.canvas.draw()
     (axes,) = figure.axes
-    assert [line.get_label() for line in axes.lines if "stride" in str(line.get_label())] == ["a, stride 2", "b, stride 4"]
+    assert [line.get_label() for line in axes.lines if "stride" in str(line.get_label())] == [
+        "a, stride 2",
+        "b, stride 4",
+    ]
     circled = [line for line in axes.lines if line.get_fillstyle() == "none"]
     assert list(circled[0].get_xdata()) == [0, 2]
 
@@ -222,8 +329,12 @@ def test_the_correspondence_figure(n: int) -> None:
         return (square + square.T).fill_diagonal_(0)
 
     boxes = {"eye": [Box(0, 0, 4, 4)] * 2, "random place": [Box(2, 2, 5, 6)] * 2}
-    found = Correspondence({layer: {part: distances() for part in boxes} for layer in ("conv5", "fc7")})
-    figure = figures.correspondence(found, torch.rand(2, 3, 8, 8), boxes, chance="random place", heading="net")
+    found = Correspondence(
+        {layer: {part: distances() for part in boxes} for layer in ("conv5", "fc7")}
+    )
+    figure = figures.correspondence(
+        found, torch.rand(2, 3, 8, 8), boxes, chance="random place", heading="net"
+    )
     figure.canvas.draw()
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.lines] == ["conv5", "fc7"]
     figure = figures.correspondence(found, torch.rand(2, 1, 8, 8), boxes)

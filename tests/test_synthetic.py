@@ -33,12 +33,32 @@ def digest(image: Tensor) -> str:
 @pytest.mark.parametrize(
     ("seed", "index", "size", "label", "expected"),
     [
-        (0, 0, 96, "striped blue square", "fc45770ae75abd2b9068157eed0d21415c43480adf66da268d3fdded48b07e45"),
-        (1, 7, 96, "dotted yellow face", "b15213b9532f12a6c067d2698f5274e1ea7cd55a1c5cebccb0472c4edde5c116"),
-        (1, 1234, 64, "striped red star", "826064a8a59199781fe9c41c6948c516db478d35a4b7a67f58c65bb25cb1b6ee"),
+        (
+            0,
+            0,
+            96,
+            "striped blue square",
+            "fc45770ae75abd2b9068157eed0d21415c43480adf66da268d3fdded48b07e45",
+        ),
+        (
+            1,
+            7,
+            96,
+            "dotted yellow face",
+            "b15213b9532f12a6c067d2698f5274e1ea7cd55a1c5cebccb0472c4edde5c116",
+        ),
+        (
+            1,
+            1234,
+            64,
+            "striped red star",
+            "826064a8a59199781fe9c41c6948c516db478d35a4b7a67f58c65bb25cb1b6ee",
+        ),
     ],
 )
-def test_an_image_has_the_same_bytes_for_ever(seed: int, index: int, size: int, label: str, expected: str) -> None:
+def test_an_image_has_the_same_bytes_for_ever(
+    seed: int, index: int, size: int, label: str, expected: str
+) -> None:
     drawn = SyntheticImages(2000, seed=seed, size=size).sample(index)
     assert (CLASSES[drawn.label], digest(drawn.image)) == (label, expected)
 
@@ -48,7 +68,9 @@ def test_an_image_depends_on_its_seed_index_and_size_alone() -> None:
     backwards = {i: digest(large.sample(i).image) for i in reversed(range(10))}
     assert backwards == {i: digest(small.sample(i).image) for i in range(10)}
     assert len(set(backwards.values())) == 10
-    assert not set(backwards.values()) & {digest(SyntheticImages(10, seed=2).sample(i).image) for i in range(10)}
+    assert not set(backwards.values()) & {
+        digest(SyntheticImages(10, seed=2).sample(i).image) for i in range(10)
+    }
 
 
 def test_drawing_leaves_the_global_random_numbers_alone() -> None:
@@ -70,7 +92,10 @@ def test_the_label_is_known_without_drawing() -> None:
     for i in range(50):
         drawn = data.sample(i)
         assert data.key(i) == f"{CLASSES[drawn.label]}/4-32-{i:06d}"
-        assert CLASSES[drawn.label] == f"{drawn.factors['texture']} {drawn.factors['colour']} {drawn.factors['shape']}"
+        assert (
+            CLASSES[drawn.label]
+            == f"{drawn.factors['texture']} {drawn.factors['colour']} {drawn.factors['shape']}"
+        )
 
 
 def test_every_class_occurs_about_equally_often_in_two_thousand() -> None:
@@ -78,7 +103,9 @@ def test_every_class_occurs_about_equally_often_in_two_thousand() -> None:
     found = Counter(data.key(i).partition("/")[0] for i in range(len(data)))
     assert set(found) == set(CLASSES)
     assert len(CLASSES) == 96
-    assert 5 <= min(found.values()) <= max(found.values()) <= 42  # 20.8 expected, 4.6 standard deviations either side
+    assert (
+        5 <= min(found.values()) <= max(found.values()) <= 42
+    )  # 20.8 expected, 4.6 standard deviations either side
 
 
 @pytest.mark.parametrize("size", [32, 96, 224])
@@ -107,7 +134,9 @@ def test_the_mask_lies_around_the_object_s_centre() -> None:
         radius, x, y = (float(drawn.factors[name]) for name in ("radius", "x", "y"))
         rows, cols = drawn.mask.nonzero(as_tuple=True)
         far = ((cols + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2).sqrt()
-        assert far.max() < 1.45 * radius + 1.5  # a star's and a square's corners reach beyond the radius
+        assert (
+            far.max() < 1.45 * radius + 1.5
+        )  # a star's and a square's corners reach beyond the radius
 
 
 @pytest.mark.parametrize("size", [32, 96, 224])
@@ -119,11 +148,18 @@ def test_faces_alone_have_parts_and_these_lie_on_them(size: int) -> None:
         assert set(drawn.parts) == {"left eye", "right eye", "nose"}
         radius, x, y = (float(drawn.factors[name]) for name in ("radius", "x", "y"))
         turn = 2 * pi * float(drawn.factors["angle"])
-        for name, (u, v) in {"left eye": (-0.4, -0.22), "right eye": (0.4, -0.22), "nose": (0.0, 0.14)}.items():
+        for name, (u, v) in {
+            "left eye": (-0.4, -0.22),
+            "right eye": (0.4, -0.22),
+            "nose": (0.0, 0.14),
+        }.items():
             box = drawn.parts[name]
             assert 0 <= box.top <= box.bottom <= size
             assert 0 <= box.left <= box.right <= size
-            cx, cy = x + radius * (cos(turn) * u - sin(turn) * v), y + radius * (sin(turn) * u + cos(turn) * v)
+            cx, cy = (
+                x + radius * (cos(turn) * u - sin(turn) * v),
+                y + radius * (sin(turn) * u + cos(turn) * v),
+            )
             if box.left > 0 and box.right < size and box.top > 0 and box.bottom < size:
                 assert (box.left + box.right) / 2 == pytest.approx(cx, abs=1.5)
                 assert (box.top + box.bottom) / 2 == pytest.approx(cy, abs=1.5)
@@ -140,9 +176,16 @@ def test_an_eye_is_white_around_a_dark_pupil() -> None:
         box = drawn.parts["left eye"]
         if box.left > 0 and box.right < 224 and box.top > 0 and box.bottom < 224:
             eye = drawn.image[:, box.top : box.bottom, box.left : box.right].float().mean(0)
-            middle, height, width = eye[box.height // 2 - 2 : box.height // 2 + 3], box.height, box.width
+            middle, height, width = (
+                eye[box.height // 2 - 2 : box.height // 2 + 3],
+                box.height,
+                box.width,
+            )
             assert middle[:, width // 2 - 2 : width // 2 + 3].mean() < 60
-            assert eye[int(height * 0.1) : int(height * 0.2), width // 2 - 2 : width // 2 + 3].mean() > 200
+            assert (
+                eye[int(height * 0.1) : int(height * 0.2), width // 2 - 2 : width // 2 + 3].mean()
+                > 200
+            )
             whole += 1
     assert whole > 10
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from featviz.tiles import OUTSIDE, PAPER, contrast, picture_tiles, resized, sheet, signal_tiles, signed, to_uint8
+from featviz.tiles import (
+    OUTSIDE,
+    PAPER,
+    contrast,
+    picture_tiles,
+    resized,
+    sheet,
+    signal_tiles,
+    signed,
+    to_uint8,
+)
 
 
 def test_to_uint8_clips_and_rounds() -> None:
@@ -16,7 +26,9 @@ def test_to_uint8_clips_and_rounds() -> None:
 
 
 def test_signed_puts_zero_in_the_middle() -> None:
-    values = signed(torch.tensor([[-4.0, 0.0, 2.0, 4.0], [-1.0, 0.0, 0.5, 2.0]]), torch.tensor([[4.0], [1.0]]))
+    values = signed(
+        torch.tensor([[-4.0, 0.0, 2.0, 4.0], [-1.0, 0.0, 0.5, 2.0]]), torch.tensor([[4.0], [1.0]])
+    )
     assert values.tolist() == [[0.0, 0.5, 0.75, 1.0], [0.0, 0.5, 0.75, 1.5]]
     assert signed(torch.zeros(3), torch.zeros(())).tolist() == [0.5] * 3
 
@@ -25,7 +37,9 @@ def test_contrast_is_a_high_quantile_of_what_is_there() -> None:
     values = torch.arange(1.0, 1001.0)
     signs = torch.where(torch.arange(1000) % 2 == 0, 1.0, -1.0)
     projections = torch.zeros(2, 3, 40, 40)
-    projections.view(-1)[:1000] = (values * signs)[torch.randperm(1000, generator=torch.Generator().manual_seed(0))]
+    projections.view(-1)[:1000] = (values * signs)[
+        torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    ]
     assert contrast(projections) == 995  # the zeros around do not count
     assert contrast(projections * 8) == 8 * contrast(projections)
     assert contrast(torch.tensor([0.0, -3.0])) == 3
@@ -34,7 +48,9 @@ def test_contrast_is_a_high_quantile_of_what_is_there() -> None:
 
 def test_resized_keeps_small_pixels_square_and_averages_large_tiles() -> None:
     tiles = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(resized(tiles, (12, 12)), tiles.repeat_interleave(3, 2).repeat_interleave(3, 3))
+    assert torch.equal(
+        resized(tiles, (12, 12)), tiles.repeat_interleave(3, 2).repeat_interleave(3, 3)
+    )
     assert torch.equal(resized(tiles, (4, 4)), tiles)
     checks = (torch.arange(64)[:, None] + torch.arange(64)) % 2
     small = resized(checks.float().expand(1, 1, 64, 64), (8, 8))
@@ -66,7 +82,9 @@ def test_tiles_are_grey_outside_the_image() -> None:
     assert tiles[0].unique().tolist() == [255]
     assert tiles[1, :, :, :4].unique().tolist() == [OUTSIDE]
     assert tiles[1, :, :, 4:].unique().tolist() == [255]
-    assert picture_tiles(torch.rand(2, 1, 4, 4), inside, (4, 4)).shape == (2, 3, 4, 4), "one channel is shown as three"
+    assert picture_tiles(torch.rand(2, 1, 4, 4), inside, (4, 4)).shape == (2, 3, 4, 4), (
+        "one channel is shown as three"
+    )
 
 
 def test_the_signals_of_a_unit_share_the_contrast_of_what_is_drawn() -> None:
@@ -80,7 +98,9 @@ def test_the_signals_of_a_unit_share_the_contrast_of_what_is_drawn() -> None:
 
 
 def test_no_edge_of_an_image_turns_dark() -> None:
-    """What lies outside, black in a patch, does not mix into the pixels beside it when they are scaled down."""
+    """What lies outside, black in a patch, does not mix into the pixels beside it when they are
+    scaled down.
+    """
     patches, inside = torch.ones(1, 3, 12, 12), torch.ones(1, 12, 12, dtype=torch.bool)
     patches[..., 7:], inside[..., 7:] = 0, False
     assert picture_tiles(patches, inside, (4, 4)).min() >= OUTSIDE

@@ -14,9 +14,13 @@ from featviz.errors import RecordError, UsageError
 Row = tuple[float, int, int, int]
 
 
-def maps(n: int, seed: int, c: int = 3, h: int = 3, w: int = 4, low: int = -1, high: int = 3) -> Tensor:
+def maps(
+    n: int, seed: int, c: int = 3, h: int = 3, w: int = 4, low: int = -1, high: int = 3
+) -> Tensor:
     """Few different values: ties within a map, and between images, everywhere."""
-    return torch.randint(low, high, (n, c, h, w), generator=torch.Generator().manual_seed(seed)).float()
+    return torch.randint(
+        low, high, (n, c, h, w), generator=torch.Generator().manual_seed(seed)
+    ).float()
 
 
 def oracle(values: Tensor, numbers: list[int], k: int) -> list[list[Row]]:
@@ -25,7 +29,9 @@ def oracle(values: Tensor, numbers: list[int], k: int) -> list[list[Row]]:
     for channel in range(values.shape[1]):
         best: dict[int, Row] = {}
         for image, each in zip(numbers, values[:, channel].tolist(), strict=True):
-            rows = [(value, image, y, x) for y, line in enumerate(each) for x, value in enumerate(line)]
+            rows = [
+                (value, image, y, x) for y, line in enumerate(each) for x, value in enumerate(line)
+            ]
             rows.sort(key=lambda row: (-row[0], row[2], row[3]))
             best[image] = rows[0]
         found.append(sorted(best.values(), key=lambda row: (-row[0], row[1], row[2], row[3]))[:k])
@@ -76,7 +82,10 @@ def test_merge_is_commutative_and_associative(seed: int) -> None:
     dice = random.Random(seed)
     k = dice.randint(1, 6)
     values = maps(20, seed)  # image i is the same image wherever it is seen
-    a, b, c = (TopK.empty(3, k).update(values[i], i) for i in (dice.sample(range(20), dice.randint(1, 12)) for _ in range(3)))
+    a, b, c = (
+        TopK.empty(3, k).update(values[i], i)
+        for i in (dice.sample(range(20), dice.randint(1, 12)) for _ in range(3))
+    )
     assert same(a.merge(b), b.merge(a))
     assert same(a.merge(b).merge(c), a.merge(b.merge(c)))
     assert same(a.merge(a), a)
@@ -126,7 +135,8 @@ def test_an_image_whose_map_is_minus_infinity_is_no_empty_place() -> None:
 def test_peaks_that_are_known_change_nothing() -> None:
     values = maps(9, 1)
     assert same(
-        TopK.empty(3, 3).update(values, list(range(9)), values.amax(dim=(2, 3))), TopK.empty(3, 3).update(values, list(range(9)))
+        TopK.empty(3, 3).update(values, list(range(9)), values.amax(dim=(2, 3))),
+        TopK.empty(3, 3).update(values, list(range(9))),
     )
 
 

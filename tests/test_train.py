@@ -21,11 +21,16 @@ from featviz.models.zfnet import renormalise_filters
 def tiny(seed: int = 0) -> nn.Sequential:
     """Tells the four quarters apart in which an image is bright."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(32, 4))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(32, 4)
+    )
 
 
 def quarters(n: int = 64) -> TensorDataset:
-    images, labels = torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.5, torch.arange(n) % 4
+    images, labels = (
+        torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.5,
+        torch.arange(n) % 4,
+    )
     for image, label in zip(images, labels.tolist(), strict=True):
         image[:, 4 * (label // 2) :, 4 * (label % 2) :][:, :4, :4] += 0.5
     return TensorDataset(images, labels)
@@ -47,7 +52,13 @@ def test_training_lowers_the_loss_and_raises_accuracy_on_what_it_can_tell_apart(
 
 def test_training_runs_on_synthetic_images_and_leaves_the_model_to_be_used() -> None:
     model = zfmini(num_classes=96)
-    (epoch,) = train(model, SyntheticImages(24, seed=0), epochs=1, batch_size=8, preprocess=lambda x: (x - 0.5) / 0.25)
+    (epoch,) = train(
+        model,
+        SyntheticImages(24, seed=0),
+        epochs=1,
+        batch_size=8,
+        preprocess=lambda x: (x - 0.5) / 0.25,
+    )
     assert 2 < epoch.loss < 20
     assert epoch.accuracy is None
     assert not model.training
@@ -57,10 +68,21 @@ def test_training_runs_on_synthetic_images_and_leaves_the_model_to_be_used() -> 
 def test_checkpoints_are_those_that_were_named_and_the_last_and_they_load(tmp_path: Path) -> None:
     model = tiny()
     initial = {name: value.clone() for name, value in model.state_dict().items()}
-    history = train(model, quarters(), epochs=3, checkpoints=[0, 2, 50], out=tmp_path / "new" / "folder", test=quarters(8))
+    history = train(
+        model,
+        quarters(),
+        epochs=3,
+        checkpoints=[0, 2, 50],
+        out=tmp_path / "new" / "folder",
+        test=quarters(8),
+    )
     names = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
     assert names == ["epoch-000.pt", "epoch-002.pt", "epoch-003.pt"]
-    assert [epoch.checkpoint and epoch.checkpoint.name for epoch in history] == [None, "epoch-002.pt", "epoch-003.pt"]
+    assert [epoch.checkpoint and epoch.checkpoint.name for epoch in history] == [
+        None,
+        "epoch-002.pt",
+        "epoch-003.pt",
+    ]
     loaded = {}
     for name in names:
         other = tiny(9)
@@ -105,7 +127,9 @@ def test_renormalising_clips_the_root_mean_square_at_the_radius_and_counts() -> 
     rms = model[0].weight.square().mean(dim=(1, 2, 3)).sqrt()
     assert torch.allclose(rms, torch.tensor([0.05, 0.0625, 0.1, 0.1]))
     assert torch.equal(model[0].weight[:2], before[:2])
-    assert torch.allclose(model[0].weight[3] / model[0].weight[3].norm(), before[3] / before[3].norm())
+    assert torch.allclose(
+        model[0].weight[3] / model[0].weight[3].norm(), before[3] / before[3].norm()
+    )
     assert torch.allclose(model[2].weight, torch.full((1, 4, 1, 1), -0.1))
     assert (model[1].weight == 5).all()
 
@@ -115,7 +139,11 @@ def test_nothing_to_train_on_is_an_error() -> None:
         def __getitem__(self, index: int) -> tuple[Tensor, int]:
             raise AssertionError
 
-    for data in (TensorDataset(torch.rand(0, 3, 8, 8), torch.zeros(0)), Subset(quarters(), []), Endless()):
+    for data in (
+        TensorDataset(torch.rand(0, 3, 8, 8), torch.zeros(0)),
+        Subset(quarters(), []),
+        Endless(),
+    ):
         with pytest.raises(UsageError, match="no images"):
             train(tiny(), data)
 
@@ -179,7 +207,12 @@ def test_zfnet_has_the_paper_s_map_sizes() -> None:
     layers = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")
     assert [sizes[name][-1] for name in layers] == [110, 55, 26, 13, 13, 13, 13, 6]
     assert [sizes[name][0] for name in layers if "conv" in name] == [96, 256, 384, 384, 256]
-    assert (sizes["average"], sizes["fc6"], sizes["fc7"], sizes["fc8"]) == ((256, 6, 6), (4096,), (4096,), (10,))
+    assert (sizes["average"], sizes["fc6"], sizes["fc7"], sizes["fc8"]) == (
+        (256, 6, 6),
+        (4096,),
+        (4096,),
+        (10,),
+    )
 
 
 def test_averaging_changes_nothing_in_zfnet_at_the_paper_s_size() -> None:
@@ -200,7 +233,9 @@ def naive(layer: LocallyConnected2d, x: Tensor) -> Tensor:
     x = F.pad(x, (p, p, p, p))
     height, width = layer.output_size
     out = torch.zeros(len(x), layer.out_channels, height, width, dtype=x.dtype)
-    for n, o, i, j in product(range(len(x)), range(layer.out_channels), range(height), range(width)):
+    for n, o, i, j in product(
+        range(len(x)), range(layer.out_channels), range(height), range(width)
+    ):
         weight = layer.weight[i * width + j, o].reshape(layer.in_channels, k, k)
         for c, dy, dx in product(range(layer.in_channels), range(k), range(k)):
             out[n, o, i, j] += weight[c, dy, dx] * x[n, c, i * s + dy, j * s + dx]
@@ -215,7 +250,9 @@ GEOMETRIES = [(3, 1, 0), (3, 2, 1), (2, 1, 1), (4, 3, 2), (1, 1, 0)]
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
-def test_unshared_convolution_is_what_the_sums_say(geometry: tuple[int, int, int], bias: bool) -> None:
+def test_unshared_convolution_is_what_the_sums_say(
+    geometry: tuple[int, int, int], bias: bool
+) -> None:
     layer = LocallyConnected2d(2, 3, (6, 5), *geometry, bias=bias).double()
     if layer.bias is not None:
         layer.bias.normal_()
@@ -225,8 +262,13 @@ def test_unshared_convolution_is_what_the_sums_say(geometry: tuple[int, int, int
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @torch.no_grad()
-def test_unshared_convolution_with_tied_weights_is_convolution(geometry: tuple[int, int, int]) -> None:
-    layer, tied = LocallyConnected2d(3, 4, (9, 7), *geometry).double(), nn.Conv2d(3, 4, *geometry).double()
+def test_unshared_convolution_with_tied_weights_is_convolution(
+    geometry: tuple[int, int, int],
+) -> None:
+    layer, tied = (
+        LocallyConnected2d(3, 4, (9, 7), *geometry).double(),
+        nn.Conv2d(3, 4, *geometry).double(),
+    )
     assert layer.bias is not None
     assert tied.bias is not None
     layer.weight.copy_(tied.weight.flatten(1).expand_as(layer.weight))

@@ -13,7 +13,9 @@ from featviz.cli.arguments import exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 an error that was explained, 130 interrupted."""
+    """Run one command and return its exit code: 0 done, 1 an error that was explained, 130
+    interrupted.
+    """
     args = _parser().parse_args(argv)
     args.command = shlex.join(["featviz", *(sys.argv[1:] if argv is None else argv)])
     return exit_code(args.run, args, "featviz: ")
@@ -25,7 +27,9 @@ def console() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="featviz", description="Show what a ConvNet has learned, after Zeiler & Fergus.")
+    parser = argparse.ArgumentParser(
+        prog="featviz", description="Show what a ConvNet has learned, after Zeiler & Fergus."
+    )
     parser.add_argument("--version", action="version", version=f"featviz {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (gallery, grid, table, training):

@@ -1,4 +1,6 @@
-"""Arguments that commands and scripts share, and what they come to: a model, and images as it takes them."""
+"""Arguments that commands and scripts share, and what they come to: a model, and images as it takes
+them.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +30,29 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """--model, --weights and what goes with them."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", default="zfmini", help="zfmini (bundled), zfnet, a torchvision name, timm:NAME, or package.module:factory"
+        "--model",
+        default="zfmini",
+        help="zfmini (bundled), zfnet, a torchvision name, timm:NAME, or package.module:factory",
     )
     group.add_argument(
-        "--weights", help="a file, a name of the model's own (DEFAULT), or 'initial' (default: bundled, else initial)"
+        "--weights",
+        help="a file, a name of the model's own (DEFAULT), or 'initial' (default: bundled, else initial)",
     )
-    group.add_argument("--partial", action="store_true", help="accept a weights file that covers a part of the model")
+    group.add_argument(
+        "--partial",
+        action="store_true",
+        help="accept a weights file that covers a part of the model",
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
-    group.add_argument("--input-size", type=positive, metavar="PIXELS", help="side of the square that the model sees")
-    group.add_argument("--mean", type=floats, help="per channel, of images in [0, 1], such as 0.485,0.456,0.406")
+    group.add_argument(
+        "--input-size",
+        type=positive,
+        metavar="PIXELS",
+        help="side of the square that the model sees",
+    )
+    group.add_argument(
+        "--mean", type=floats, help="per channel, of images in [0, 1], such as 0.485,0.456,0.406"
+    )
     group.add_argument("--std", type=floats, help="per channel")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -44,22 +60,41 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """--images and how they are read."""
     group = parser.add_argument_group("images")
-    group.add_argument("--images", metavar="DIR", help="a folder, a .txt list or a .tar of images (default: synthetic ones)")
     group.add_argument(
-        "--limit", type=positive, metavar="N", help="take only N images, spread over the listing (synthetic: make N)"
+        "--images",
+        metavar="DIR",
+        help="a folder, a .txt list or a .tar of images (default: synthetic ones)",
     )
-    group.add_argument("--strict", action="store_true", help="an image that cannot be read is an error (default: it is skipped)")
-    group.add_argument("--batch-size", type=positive, default=32, help="images in a forward pass (default: 32)")
+    group.add_argument(
+        "--limit",
+        type=positive,
+        metavar="N",
+        help="take only N images, spread over the listing (synthetic: make N)",
+    )
+    group.add_argument(
+        "--strict",
+        action="store_true",
+        help="an image that cannot be read is an error (default: it is skipped)",
+    )
+    group.add_argument(
+        "--batch-size", type=positive, default=32, help="images in a forward pass (default: 32)"
+    )
 
 
 def add_layers(parser: argparse.ArgumentParser) -> None:
     """--layers."""
-    parser.add_argument("--layers", default="conv", help="'conv' (every convolution), names or globs, with commas (default: conv)")
+    parser.add_argument(
+        "--layers",
+        default="conv",
+        help="'conv' (every convolution), names or globs, with commas (default: conv)",
+    )
 
 
 def add_k(parser: argparse.ArgumentParser) -> None:
     """--k."""
-    parser.add_argument("--k", type=positive, default=9, help="strongest responses of each unit (default: 9)")
+    parser.add_argument(
+        "--k", type=positive, default=9, help="strongest responses of each unit (default: 9)"
+    )
 
 
 def add_rules(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +111,10 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
 def add_memory(parser: argparse.ArgumentParser) -> None:
     """--memory."""
     parser.add_argument(
-        "--memory", type=amount, default=MEMORY, help="that a batch of projections may take, such as 2G (default: 256M)"
+        "--memory",
+        type=amount,
+        default=MEMORY,
+        help="that a batch of projections may take, such as 2G (default: 256M)",
     )
 
 
@@ -113,7 +151,9 @@ def numbers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0,5,17") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of numbers such as 0,5,17"
+        ) from None
 
 
 def floats(text: str) -> tuple[float, ...]:
@@ -137,9 +177,15 @@ def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> n
     if args.partial:
         left = load_weights(model, args.weights, partial=True)
         shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
-        print(f"{args.weights}: {len(left)} entries left at their initial values" + (f" ({shown})" if left else ""))
+        print(
+            f"{args.weights}: {len(left)} entries left at their initial values"
+            + (f" ({shown})" if left else "")
+        )
     elif args.weights is None and args.model != "zfmini":
-        print(f"{args.model} has its initial weights: nothing is learned yet (give --weights)", file=sys.stderr)
+        print(
+            f"{args.model} has its initial weights: nothing is learned yet (give --weights)",
+            file=sys.stderr,
+        )
     return model
 
 
@@ -170,35 +216,65 @@ def recipe_from(args: argparse.Namespace, model: nn.Module) -> Preprocess | None
     if recipe is None and args.input_size is None:
         return None
     recipe = normalisation(args, model, recipe)
-    return recipe if args.input_size is None else replace(recipe, size=(args.input_size,) * 2, resize=args.input_size)
+    return (
+        recipe
+        if args.input_size is None
+        else replace(recipe, size=(args.input_size,) * 2, resize=args.input_size)
+    )
 
 
-def normalisation(args: argparse.Namespace, model: nn.Module, recipe: Preprocess | None = None) -> Preprocess:
+def normalisation(
+    args: argparse.Namespace, model: nn.Module, recipe: Preprocess | None = None
+) -> Preprocess:
     """A recipe with the mean and std of the arguments; one number stands for every channel."""
     channels = _input_channels(model)
     recipe = recipe or Preprocess(mean=(0.0,) * channels, std=(1.0,) * channels)
-    mean, std = (v * channels if v is not None and len(v) == 1 else v for v in (args.mean, args.std))
+    mean, std = (
+        v * channels if v is not None and len(v) == 1 else v for v in (args.mean, args.std)
+    )
     return replace(recipe, mean=mean or recipe.mean, std=std or recipe.std)
 
 
 def _input_channels(model: nn.Module) -> int:
-    first = next((m for m in model.modules() if isinstance(m, (nn.Conv2d, LocallyConnected2d))), None)
+    first = next(
+        (m for m in model.modules() if isinstance(m, (nn.Conv2d, LocallyConnected2d))), None
+    )
     return 3 if first is None else first.in_channels
 
 
 def scanned(
-    args: argparse.Namespace, model: nn.Module, images: Images, out: Path, before: Callable[[dict[str, LayerInfo]], None]
+    args: argparse.Namespace,
+    model: nn.Module,
+    images: Images,
+    out: Path,
+    before: Callable[[dict[str, LayerInfo]], None],
 ) -> Scan:
     """The scan that the arguments ask for, gone on with where ``out`` has a part of it."""
-    sources = {"model": args.model, "weights": str(args.weights or "default"), "images": args.images or "synthetic"}
+    sources = {
+        "model": args.model,
+        "weights": str(args.weights or "default"),
+        "images": args.images or "synthetic",
+    }
     return scan(
-        model, images, args.layers, k=args.k, batch_size=args.batch_size, out=out, resume=not args.fresh, strict=args.strict,
-        sources=sources, before=before,
-    )  # fmt: skip
+        model,
+        images,
+        args.layers,
+        k=args.k,
+        batch_size=args.batch_size,
+        out=out,
+        resume=not args.fresh,
+        strict=args.strict,
+        sources=sources,
+        before=before,
+    )
 
 
-def exit_code(work: Callable[[argparse.Namespace], None], args: argparse.Namespace, prefix: str = "") -> int:
-    """Do the work: 0 when it is done, 1 after an error that was explained, 130 when it was interrupted."""
+def exit_code(
+    work: Callable[[argparse.Namespace], None], args: argparse.Namespace, prefix: str = ""
+) -> int:
+    """Do the work: 0 when it is done, 1 after an error that was explained, 130 when it was
+    interrupted.
+    """
     try:
         work(args)
     except KeyboardInterrupt:
@@ -217,12 +293,17 @@ def report(found: Scan) -> None:
     for one in found.skipped[:5]:
         print(f"skipped {one.reason}", file=sys.stderr)
     if found.skipped:
-        print(f"{len(found.skipped)} of {len(found.keys)} images were skipped, all named in scan.json", file=sys.stderr)
+        print(
+            f"{len(found.skipped)} of {len(found.keys)} images were skipped, all named in scan.json",
+            file=sys.stderr,
+        )
     for name, statistics in found.statistics.items():
         dead = statistics.dead.nonzero().flatten().tolist()
         if dead:
             some = ", ".join(map(str, dead[:10])) + (", ..." if len(dead) > 10 else "")
-            print(f"{name}: {len(dead)} of {len(statistics.dead)} units are dead, no image activates them ({some})")
+            print(
+                f"{name}: {len(dead)} of {len(statistics.dead)} units are dead, no image activates them ({some})"
+            )
 
 
 def slug(name: str) -> str:

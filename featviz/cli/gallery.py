@@ -26,7 +26,9 @@ from featviz.scan import check_writable
 
 def register(commands: Any) -> None:
     """Add the command ``gallery``."""
-    parser = commands.add_parser("gallery", help="scan images, project every unit, and write a site to browse them in")
+    parser = commands.add_parser(
+        "gallery", help="scan images, project every unit, and write a site to browse them in"
+    )
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
@@ -34,18 +36,26 @@ def register(commands: Any) -> None:
     add_k(parser)
     parser.add_argument("--title", help="at the head of the pages (default: the model)")
     parser.add_argument(
-        "--compare", nargs=2, type=Path, metavar=("A", "B"), help="two finished galleries of the same images, side by side"
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("A", "B"),
+        help="two finished galleries of the same images, side by side",
     )
     add_memory(parser)
     parser.add_argument("--fresh", action="store_true", help="scan and make everything again")
     add_output(parser, "the gallery's folder (default: outputs/MODEL-gallery)")
-    parser.set_defaults(run=run, goes_on="Finished layers are kept: the same command goes on from there.")
+    parser.set_defaults(
+        run=run, goes_on="Finished layers are kept: the same command goes on from there."
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Make a gallery, or one of two that face each other; say where it is."""
     if args.compare is not None:
-        out = args.out or Path("outputs") / "-".join(["compare", *(slug(path.resolve().name) for path in args.compare)])
+        out = args.out or Path("outputs") / "-".join(
+            ["compare", *(slug(path.resolve().name) for path in args.compare)]
+        )
         check_writable(out)
         first, second = args.compare
         print(gallery.compare(first, second, out))
@@ -60,6 +70,14 @@ def run(args: argparse.Namespace) -> None:
         return
     report(found)
     page = gallery.build(
-        found, model, images, out, rule=args.rule, title=args.title, command=args.command, fresh=args.fresh, memory=args.memory,
-    )  # fmt: skip
+        found,
+        model,
+        images,
+        out,
+        rule=args.rule,
+        title=args.title,
+        command=args.command,
+        fresh=args.fresh,
+        memory=args.memory,
+    )
     print(page)

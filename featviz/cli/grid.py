@@ -26,7 +26,7 @@ from featviz.cli.arguments import (
     report,
     scanned,
     slug,
-)  # fmt: skip
+)
 from featviz.errors import UsageError
 from featviz.fields import LayerInfo
 from featviz.project import Exemplars, project_exemplars
@@ -40,15 +40,24 @@ OVERVIEW_UNITS, OVERVIEW_LAYERS = 12, 32
 
 def register(commands: Any) -> None:
     """Add the command ``grid``."""
-    grid = commands.add_parser("grid", help="scan images, project every unit's strongest responses, draw a grid for each layer")
+    grid = commands.add_parser(
+        "grid",
+        help="scan images, project every unit's strongest responses, draw a grid for each layer",
+    )
     add_model_arguments(grid)
     add_image_arguments(grid)
     add_layers(grid)
     add_rules(grid)
     add_k(grid)
     which = grid.add_mutually_exclusive_group()
-    which.add_argument("--channels", type=numbers, help="draw these units of each layer, such as 0,5,17 (default: all)")
-    which.add_argument("--max-channels", type=positive, metavar="N", help="draw at most N units of each layer")
+    which.add_argument(
+        "--channels",
+        type=numbers,
+        help="draw these units of each layer, such as 0,5,17 (default: all)",
+    )
+    which.add_argument(
+        "--max-channels", type=positive, metavar="N", help="draw at most N units of each layer"
+    )
     grid.add_argument(
         "--choose",
         choices=("strongest", "random"),
@@ -56,11 +65,20 @@ def register(commands: Any) -> None:
         help="which N: the strongest, or random ones as in the paper",
     )
     grid.add_argument("--seed", type=int, default=0, help="of the random choice (default: 0)")
-    grid.add_argument("--format", default="png", choices=("png", "pdf", "both"), help="of the figures (default: png)")
+    grid.add_argument(
+        "--format",
+        default="png",
+        choices=("png", "pdf", "both"),
+        help="of the figures (default: png)",
+    )
     add_memory(grid)
-    grid.add_argument("--fresh", action="store_true", help="scan again even where a record is there")
+    grid.add_argument(
+        "--fresh", action="store_true", help="scan again even where a record is there"
+    )
     add_output(grid, "where figures and the scan's record go (default: outputs/MODEL)")
-    grid.set_defaults(run=run, goes_on="What was scanned is kept: the same command goes on from there.")
+    grid.set_defaults(
+        run=run, goes_on="What was scanned is kept: the same command goes on from there."
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -81,11 +99,15 @@ def run(args: argparse.Namespace) -> None:
         strip = []
         pages = [channels[start : start + PAGE] for start in range(0, len(channels), PAGE)]
         for p, page in enumerate(pages):
-            exemplars = project_exemplars(model, images, found, name, page, rule=args.rule, memory=args.memory, progress=True)
+            exemplars = project_exemplars(
+                model, images, found, name, page, rule=args.rule, memory=args.memory, progress=True
+            )
             for rule in args.rule:
                 figure = figures.grid(exemplars, found.layers[name], rule=rule, heading=args.model)
                 part = f"-{p + 1}of{len(pages)}" if len(pages) > 1 else ""
-                written += _save(figure, out, f"{i:02d}-{slug(name)}{_suffix(rule, args)}{part}", suffixes)
+                written += _save(
+                    figure, out, f"{i:02d}-{slug(name)}{_suffix(rule, args)}{part}", suffixes
+                )
             strip.append(exemplars.strongest([c for c in kept if c in page]))
         strips.append((found.layers[name], Exemplars.joined(strip)))
     step = -(-len(strips) // OVERVIEW_LAYERS)

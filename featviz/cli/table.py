@@ -12,7 +12,9 @@ from featviz.fields import anatomy
 
 def register(commands: Any) -> None:
     """Add the command ``layers``."""
-    table = commands.add_parser("layers", help="print a model's layers: kind, size, kernel, receptive field, parameters")
+    table = commands.add_parser(
+        "layers", help="print a model's layers: kind, size, kernel, receptive field, parameters"
+    )
     add_model_arguments(table)
     table.set_defaults(run=run, goes_on="", images=None, limit=None)
 
@@ -27,16 +29,25 @@ def run(args: argparse.Namespace) -> None:
     head = ("layer", "kind", "channels", "map", "kernel", "stride", "field", "seen", "parameters")
     rows = [
         (
-            info.name, info.kind, str(info.shape[0]) if info.shape else "",
-            "x".join(map(str, info.shape[1:])), _axes(info.kernel), _axes(info.stride), str(info.field), info.field.kind,
+            info.name,
+            info.kind,
+            str(info.shape[0]) if info.shape else "",
+            "x".join(map(str, info.shape[1:])),
+            _axes(info.kernel),
+            _axes(info.stride),
+            str(info.field),
+            info.field.kind,
             f"{info.parameters:,}" if info.parameters else "",
         )
         for info in infos
-    ]  # fmt: skip
+    ]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     numeric = {2, 8}
     for row in (head, *rows):
-        cells = (c.rjust(w) if i in numeric else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        cells = (
+            c.rjust(w) if i in numeric else c.ljust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
         print("  ".join(cells).rstrip())
     total = sum(p.numel() for p in model.parameters())
     size = " x ".join(map(str, (recipe.channels, *recipe.size)))

@@ -21,7 +21,7 @@ from featviz.cli.arguments import (
     positive,
     recipe_from,
     slug,
-)  # fmt: skip
+)
 from featviz.data import PAPER_EPOCHS, LabelledImages, SyntheticImages, split, train
 from featviz.errors import ImageError, UsageError
 from featviz.images import open_images
@@ -31,20 +31,42 @@ from featviz.scan import check_writable
 
 def register(commands: Any) -> None:
     """Add the command ``train``."""
-    training = commands.add_parser("train", help="train a network, with a checkpoint at each named epoch")
+    training = commands.add_parser(
+        "train", help="train a network, with a checkpoint at each named epoch"
+    )
     add_model_arguments(training)
     add_image_arguments(training)
-    training.add_argument("--test", metavar="DIR", help="images to measure accuracy on (default: a tenth of the others)")
-    training.add_argument("--epochs", type=positive, default=16, help="passes over the images (default: 16)")
     training.add_argument(
-        "--checkpoints", type=numbers, default=list(PAPER_EPOCHS), help="epochs to save (default: those of figure 4)"
+        "--test",
+        metavar="DIR",
+        help="images to measure accuracy on (default: a tenth of the others)",
     )
-    training.add_argument("--learning-rate", type=float, default=0.02, help="the highest (default: 0.02)")
+    training.add_argument(
+        "--epochs", type=positive, default=16, help="passes over the images (default: 16)"
+    )
+    training.add_argument(
+        "--checkpoints",
+        type=numbers,
+        default=list(PAPER_EPOCHS),
+        help="epochs to save (default: those of figure 4)",
+    )
+    training.add_argument(
+        "--learning-rate", type=float, default=0.02, help="the highest (default: 0.02)"
+    )
     training.add_argument("--weight-decay", type=float, default=2e-3, help="default: 0.002")
-    training.add_argument("--radius", type=float, default=0.1, help="renormalise filters to this RMS, 0 for never (default: 0.1)")
-    training.add_argument("--seed", type=int, default=0, help="of the order of images and of dropout (default: 0)")
+    training.add_argument(
+        "--radius",
+        type=float,
+        default=0.1,
+        help="renormalise filters to this RMS, 0 for never (default: 0.1)",
+    )
+    training.add_argument(
+        "--seed", type=int, default=0, help="of the order of images and of dropout (default: 0)"
+    )
     add_output(training, "where checkpoints go (default: outputs/train-MODEL)")
-    training.set_defaults(run=run, batch_size=64, goes_on="The checkpoints of finished epochs are kept.")
+    training.set_defaults(
+        run=run, batch_size=64, goes_on="The checkpoints of finished epochs are kept."
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -52,7 +74,8 @@ def run(args: argparse.Namespace) -> None:
     out = args.out or Path("outputs") / f"train-{slug(args.model)}"
     check_writable(out)
     weights = args.weights or "initial"
-    # drawing takes longer than training, so other processes do it; what is read from files is held in memory by this one
+    # drawing takes longer than training, so other processes do it; what is read from files is held
+    # in memory by this one
     workers = min(8, (os.cpu_count() or 1) - 1) if args.images is None else 0
     if args.test and args.images is None:
         raise UsageError("--test goes with --images")
@@ -74,15 +97,27 @@ def run(args: argparse.Namespace) -> None:
         data = _readable(LabelledImages(images, classes), args.strict)
         training = data
         if args.test:
-            testing = _readable(LabelledImages(open_images(args.test, recipe), classes), args.strict)
+            testing = _readable(
+                LabelledImages(open_images(args.test, recipe), classes), args.strict
+            )
         else:
             ours, theirs = split(len(data), 0.1, args.seed)
             training, testing = Subset(data, ours), Subset(data, theirs)
     history = train(
-        model, training, test=testing, epochs=args.epochs, checkpoints=args.checkpoints, out=out, batch_size=args.batch_size,
-        learning_rate=args.learning_rate, weight_decay=args.weight_decay, radius=args.radius or None,
-        preprocess=recipe.normalise, workers=workers, seed=args.seed,
-    )  # fmt: skip
+        model,
+        training,
+        test=testing,
+        epochs=args.epochs,
+        checkpoints=args.checkpoints,
+        out=out,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        radius=args.radius or None,
+        preprocess=recipe.normalise,
+        workers=workers,
+        seed=args.seed,
+    )
     print("\n".join(str(epoch.checkpoint) for epoch in history if epoch.checkpoint))
 
 

@@ -4,4 +4,14 @@ from featviz.data.labelled import LabelledImages, split
 from featviz.data.synthetic import CLASSES, Sample, SyntheticImages
 from featviz.data.train import PAPER_EPOCHS, Epoch, accuracy, train
 
-__all__ = ["CLASSES", "PAPER_EPOCHS", "Epoch", "LabelledImages", "Sample", "SyntheticImages", "accuracy", "split", "train"]
+__all__ = [
+    "CLASSES",
+    "PAPER_EPOCHS",
+    "Epoch",
+    "LabelledImages",
+    "Sample",
+    "SyntheticImages",
+    "accuracy",
+    "split",
+    "train",
+]

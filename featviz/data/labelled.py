@@ -13,7 +13,8 @@ from featviz.images import Images
 
 
 class LabelledImages(Dataset[tuple[Tensor, int]]):
-    """``Images`` whose labels are the classes, in alphabetical order; item i is (image, class index), (c, h, w) in [0, 1].
+    """``Images`` whose labels are the classes, in alphabetical order; item i is (image, class
+    index), (c, h, w) in [0, 1].
 
     Args:
         images: with a label each.
@@ -24,11 +25,18 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(self, images: Images, classes: Sequence[str] | None = None) -> None:
-        unlabelled = [key for key, label in zip(images.keys, images.labels, strict=True) if label is None]
+        unlabelled = [
+            key for key, label in zip(images.keys, images.labels, strict=True) if label is None
+        ]
         if unlabelled:
-            raise ImageError(f"image {unlabelled[0]!r} has no label: put the images of each class in a folder of its own")
+            raise ImageError(
+                f"image {unlabelled[0]!r} has no label: put the images of each class in a folder of its own"
+            )
         labels = [str(label) for label in images.labels]
-        self.images, self.classes = images, sorted(set(labels)) if classes is None else list(classes)
+        self.images, self.classes = (
+            images,
+            sorted(set(labels)) if classes is None else list(classes),
+        )
         foreign = sorted(set(labels) - set(self.classes))
         if foreign:
             raise ImageError(f"class {foreign[0]!r} is not among those of the training set")

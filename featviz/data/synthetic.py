@@ -1,11 +1,13 @@
-"""Labelled images drawn in code: one textured, coloured shape on a varied ground, with its mask and its factors.
+"""Labelled images drawn in code: one textured, coloured shape on a varied ground, with its mask and
+its factors.
 
-The class of an image is the shape, the texture and the colour of its object together, so a network has to see all three.
-Position, size, angle, texture period, the second colour, the ground, clutter and noise are free.
+The class of an image is the shape, the texture and the colour of its object together, so a network
+has to see all three. Position, size, angle, texture period, the second colour, the ground, clutter
+and noise are free.
 
-Every image is a function of ``(seed, index, size)`` alone, to the last bit, on every platform: random numbers are the raw
-stream of a Philox counter, and pixels are made with the operations that IEEE 754 rounds exactly (+ - * / sqrt, comparisons).
-"""
+Every image is a function of ``(seed, index, size)`` alone, to the last bit, on every platform:
+random numbers are the raw stream of a Philox counter, and pixels are made with the operations that
+IEEE 754 rounds exactly (+ - * / sqrt, comparisons)."""
 
 from __future__ import annotations
 
@@ -26,10 +28,19 @@ Plane = NDArray[np.floating[Any]]
 
 SHAPES = ("disc", "ring", "square", "cross", "triangle", "star", "crescent", "face")
 TEXTURES = ("striped", "checked", "dotted")
-COLOURS = {"red": (212, 44, 40), "yellow": (226, 190, 40), "green": (44, 156, 64), "blue": (48, 84, 208)}
-CLASSES = tuple(f"{texture} {colour} {shape}" for shape, texture, colour in product(SHAPES, TEXTURES, COLOURS))
+COLOURS = {
+    "red": (212, 44, 40),
+    "yellow": (226, 190, 40),
+    "green": (44, 156, 64),
+    "blue": (48, 84, 208),
+}
+CLASSES = tuple(
+    f"{texture} {colour} {shape}" for shape, texture, colour in product(SHAPES, TEXTURES, COLOURS)
+)
 
-_TURN = 256  # angles are whole numbers of 1/256 turn; the table's entries are far from any rounding tie
+_TURN = (
+    256  # angles are whole numbers of 1/256 turn; the table's entries are far from any rounding tie
+)
 _COS = (np.round(np.cos(np.arange(_TURN) * (2 * np.pi / _TURN)) * 4096) / 4096).astype(np.float32)
 _LUMA = np.array([77, 150, 29], np.float32) / np.float32(256)
 
@@ -42,9 +53,10 @@ class Sample:
         image: (3, size, size) uint8, RGB, 0 to 255.
         label: index into ``CLASSES``.
         mask: (size, size) bool, True on the object.
-        parts: named boxes in pixels, of the parts that the object has (a face has ``left eye``, ``right eye``, ``nose``).
-        factors: what the image was drawn from: shape, texture, colour, angle and texture_angle (turns, 0 to 1),
-            period, radius, x, y (pixels).
+        parts: named boxes in pixels, of the parts that the object has (a face has ``left eye``,
+            ``right eye``, ``nose``).
+        factors: what the image was drawn from: shape, texture, colour, angle and texture_angle
+            (turns, 0 to 1), period, radius, x, y (pixels).
     """
 
     image: Tensor
@@ -55,11 +67,13 @@ class Sample:
 
 
 class SyntheticImages(Dataset[tuple[Tensor, int]]):
-    """``n`` labelled images drawn in code; item i is ``(image, label)``, image (3, size, size) float32 in [0, 1].
+    """``n`` labelled images drawn in code; item i is ``(image, label)``, image (3, size, size)
+    float32 in [0, 1].
 
     Args:
         n: number of images.
-        seed: images of two seeds are independent; the training set of the bundled network is seed 0, its test set seed 1.
+        seed: images of two seeds are independent; the training set of the bundled network is seed
+            0, its test set seed 1.
         size: side in pixels, 32 to 1024. Everything but the noise scales with it.
 
     Raises:
@@ -115,7 +129,9 @@ class _Draws:
 
     def bytes(self, *shape: int) -> NDArray[np.uint8]:
         n = int(np.prod(shape))
-        return np.asarray(self._bits.random_raw(-(-n // 8)), "<u8").view(np.uint8)[:n].reshape(shape)
+        return (
+            np.asarray(self._bits.random_raw(-(-n // 8)), "<u8").view(np.uint8)[:n].reshape(shape)
+        )
 
 
 def _draw_label(draws: _Draws) -> int:
@@ -136,7 +152,9 @@ def draw(seed: int, index: int, size: int = 96) -> Sample:
     x, y = (draws.between(0.8 * radius, size - 0.8 * radius) for _ in range(2))
     angle, texture_angle = _angle(shape, draws), draws.below(_TURN)
     period = draws.between(0.06, 0.14) * size
-    pigment = np.clip([c + draws.between(-28, 28) for c in COLOURS[colour]], 0, 255).astype(np.float32)
+    pigment = np.clip([c + draws.between(-28, 28) for c in COLOURS[colour]], 0, 255).astype(
+        np.float32
+    )
     second = _second_colour(pigment, draws)
 
     window, u, v = _window(x, y, radius, angle, size)
@@ -155,9 +173,16 @@ def draw(seed: int, index: int, size: int = 96) -> Sample:
     mask = np.zeros((size, size), bool)
     mask[window] = coverage >= 0.5
     factors: dict[str, str | float] = {
-        "shape": shape, "texture": texture, "colour": colour, "angle": angle / _TURN,
-        "texture_angle": texture_angle / _TURN, "period": period, "radius": radius, "x": x, "y": y,
-    }  # fmt: skip
+        "shape": shape,
+        "texture": texture,
+        "colour": colour,
+        "angle": angle / _TURN,
+        "texture_angle": texture_angle / _TURN,
+        "period": period,
+        "radius": radius,
+        "x": x,
+        "y": y,
+    }
     return Sample(torch.from_numpy(pixels), label, torch.from_numpy(mask), parts, factors)
 
 
@@ -167,13 +192,21 @@ def _angle(shape: str, draws: _Draws) -> int:
 
 
 def _second_colour(pigment: Plane, draws: _Draws) -> Plane:
-    """White, near-black, or a grey as light as the pigment itself: then only colour tells the two apart."""
-    level = (245.0, 16.0, float((pigment * _LUMA)[0] + (pigment * _LUMA)[1] + (pigment * _LUMA)[2]))[draws.below(3)]
+    """White, near-black, or a grey as light as the pigment itself: then only colour tells the two
+    apart.
+    """
+    level = (
+        245.0,
+        16.0,
+        float((pigment * _LUMA)[0] + (pigment * _LUMA)[1] + (pigment * _LUMA)[2]),
+    )[draws.below(3)]
     return np.full(3, level, np.float32)
 
 
 def _ground(draws: _Draws, size: int) -> Plane:
-    """(3, size, size): smooth blobs between two soft colours, half the time with a faint grating over them."""
+    """(3, size, size): smooth blobs between two soft colours, half the time with a faint grating
+    over them.
+    """
     low, high = (np.array([draws.between(30, 225) for _ in range(3)], np.float32) for _ in range(2))
     cells = 3 + draws.below(4)
     grid = draws.bytes(cells + 1, cells + 1).astype(np.float32) / np.float32(255)
@@ -186,7 +219,9 @@ def _ground(draws: _Draws, size: int) -> Plane:
     ground = _mix(low, high, blobs)
     if draws.below(2):
         u, _ = _turned(*_grid(0, 0, slice(0, size), slice(0, size)), draws.below(_TURN))
-        ground += _wave(u / np.float32(draws.between(0.05, 0.25) * size)) * np.float32(draws.between(6, 30))
+        ground += _wave(u / np.float32(draws.between(0.05, 0.25) * size)) * np.float32(
+            draws.between(6, 30)
+        )
     return ground
 
 
@@ -202,7 +237,9 @@ def _clutter(canvas: Plane, draws: _Draws) -> None:
     else:
         distance = np.minimum(np.float32(length) - np.abs(u), np.float32(thickness) - np.abs(v))
     ink = np.array([draws.between(0, 255) for _ in range(3)], np.float32)
-    canvas[:, window[0], window[1]] = _mix(canvas[:, window[0], window[1]], ink, _coverage(distance))
+    canvas[:, window[0], window[1]] = _mix(
+        canvas[:, window[0], window[1]], ink, _coverage(distance)
+    )
 
 
 def _grid(x: float, y: float, rows: slice, cols: slice) -> tuple[Plane, Plane]:
@@ -216,8 +253,12 @@ def _turned(u: Plane, v: Plane, angle: int) -> tuple[Plane, Plane]:
     return cos * u + sin * v, cos * v - sin * u
 
 
-def _window(x: float, y: float, reach: float, angle: int, size: int) -> tuple[tuple[slice, slice], Plane, Plane]:
-    """The part of the image within ``reach`` (and a little) of (x, y), with turned coordinates around that point."""
+def _window(
+    x: float, y: float, reach: float, angle: int, size: int
+) -> tuple[tuple[slice, slice], Plane, Plane]:
+    """The part of the image within ``reach`` (and a little) of (x, y), with turned coordinates
+    around that point.
+    """
     margin = reach * 1.45 + 2
     rows = slice(max(0, int(y - margin)), max(1, min(size, int(y + margin) + 1)))
     cols = slice(max(0, int(x - margin)), max(1, min(size, int(x + margin) + 1)))
@@ -225,7 +266,9 @@ def _window(x: float, y: float, reach: float, angle: int, size: int) -> tuple[tu
 
 
 def _coverage(distance: Plane) -> Plane:
-    """How much of each pixel lies inside: a one pixel wide ramp over the signed distance to the edge."""
+    """How much of each pixel lies inside: a one pixel wide ramp over the signed distance to the
+    edge.
+    """
     return np.clip(distance + np.float32(0.5), 0, 1)
 
 
@@ -283,22 +326,32 @@ def _features(
     """Two eyes, a nose and a mouth over the paint of a face, and the boxes of eyes and nose."""
     white, black = np.full(3, 250, np.float32), np.full(3, 12, np.float32)
     parts = {}
-    for name, du, dv, reach in (("left eye", -0.4, -0.22, 0.24), ("right eye", 0.4, -0.22, 0.24), ("nose", 0.0, 0.14, 0.16)):
+    for name, du, dv, reach in (
+        ("left eye", -0.4, -0.22, 0.24),
+        ("right eye", 0.4, -0.22, 0.24),
+        ("nose", 0.0, 0.14, 0.16),
+    ):
         cu, cv = u - np.float32(du * r), v - np.float32(dv * r)
         if name == "nose":
             sides = _sides(cu, cv, 3)
-            paint = _mix(paint, black, _coverage(np.float32(reach * r * 0.7) - np.maximum.reduce(sides)))
+            paint = _mix(
+                paint, black, _coverage(np.float32(reach * r * 0.7) - np.maximum.reduce(sides))
+            )
         else:
             far = np.sqrt(cu * cu + cv * cv)
             paint = _mix(paint, white, _coverage(np.float32(reach * r) - far))
             paint = _mix(paint, black, _coverage(np.float32(reach * r * 0.5) - far))
         parts[name] = _part_box(x, y, du * r, dv * r, reach * r, angle, size)
-    mouth = np.minimum(np.float32(0.34 * r) - np.abs(u), np.float32(0.07 * r) - np.abs(v - np.float32(0.52 * r)))
+    mouth = np.minimum(
+        np.float32(0.34 * r) - np.abs(u), np.float32(0.07 * r) - np.abs(v - np.float32(0.52 * r))
+    )
     return _mix(paint, black, _coverage(mouth)), parts
 
 
 def _part_box(x: float, y: float, du: float, dv: float, reach: float, angle: int, size: int) -> Box:
     cos, sin = float(_COS[angle % _TURN]), float(_COS[(angle - _TURN // 4) % _TURN])
     cx, cy = x + cos * du - sin * dv, y + sin * du + cos * dv
-    low_y, low_x, high_y, high_x = (int(c) for c in (cy - reach, cx - reach, cy + reach + 1, cx + reach + 1))
+    low_y, low_x, high_y, high_x = (
+        int(c) for c in (cy - reach, cx - reach, cy + reach + 1, cx + reach + 1)
+    )
     return Box(low_y, low_x, high_y, high_x).clip(Box(0, 0, size, size))

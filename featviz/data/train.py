@@ -23,7 +23,9 @@ Labelled = Dataset[tuple[Tensor, int]]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of training came to: mean loss, accuracy on the test set (0 to 1), and its checkpoint if it has one."""
+    """What one epoch of training came to: mean loss, accuracy on the test set (0 to 1), and its
+    checkpoint if it has one.
+    """
 
     number: int
     loss: float
@@ -47,18 +49,22 @@ def train(
     workers: int = 0,
     seed: int = 0,
 ) -> list[Epoch]:
-    """Train ``model`` in place by stochastic gradient descent with momentum, one rise and fall of the learning rate.
+    """Train ``model`` in place by stochastic gradient descent with momentum, one rise and fall of
+    the learning rate.
 
     Args:
-        model: any classifier of images; it is trained where it is, on CPU or GPU, and left in eval mode.
+        model: any classifier of images; it is trained where it is, on CPU or GPU, and left in eval
+            mode.
         data: items are (image, label): (c, h, w) float in [0, 1], and a class index.
         test: measured after every epoch, when given.
         epochs: passes over ``data``.
-        checkpoints: the epochs after which the weights are saved, numbered from 1; 0 saves the initial weights. The last epoch
-            is saved always.
+        checkpoints: the epochs after which the weights are saved, numbered from 1; 0 saves the
+            initial weights. The last epoch is saved always.
         out: folder for the checkpoints ``epoch-NNN.pt``; none are written without it.
-        batch_size, learning_rate, weight_decay: of the optimiser; ``learning_rate`` is the highest that is reached.
-        radius: after each step filters with a larger root mean square are scaled to it (the paper's section 3); None: never.
+        batch_size, learning_rate, weight_decay: of the optimiser; ``learning_rate`` is the highest
+            that is reached.
+        radius: after each step filters with a larger root mean square are scaled to it (the paper's
+            section 3); None: never.
         preprocess: applied to each batch, from [0, 1] to what the model takes.
         workers: processes that make images.
         seed: of the order of the images and of dropout. The initial weights are the caller's.
@@ -67,7 +73,8 @@ def train(
         One record per epoch.
 
     Raises:
-        UsageError: no images, fewer than one epoch, a rate that is not allowed, or a model that does not return (n, classes).
+        UsageError: no images, fewer than one epoch, a rate that is not allowed, or a model that
+            does not return (n, classes).
 
     Source: Zeiler & Fergus, section 3 (momentum 0.9, renormalised filters).
     """
@@ -82,23 +89,48 @@ def train(
     preprocess = preprocess or (lambda x: x)
     wanted = {*checkpoints, epochs}
     loader = DataLoader(
-        data, batch_size, shuffle=True, drop_last=len(data) > batch_size, num_workers=workers,
-        generator=torch.Generator().manual_seed(seed), persistent_workers=workers > 0,
-    )  # fmt: skip
-    optimiser = torch.optim.SGD(model.parameters(), learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * len(loader), pct_start=0.2)
+        data,
+        batch_size,
+        shuffle=True,
+        drop_last=len(data) > batch_size,
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(seed),
+        persistent_workers=workers > 0,
+    )
+    optimiser = torch.optim.SGD(
+        model.parameters(), learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, learning_rate, total_steps=epochs * len(loader), pct_start=0.2
+    )
     if 0 in wanted and out is not None:
         save_checkpoint(model, Path(out), 0, None)
     history = []
     torch.manual_seed(seed)
     for number in range(1, epochs + 1):
         description = f"epoch {number}/{epochs}"
-        loss = _one_epoch(model, tqdm(loader, desc=description, unit="batch", leave=False), optimiser, schedule, preprocess, radius)
+        loss = _one_epoch(
+            model,
+            tqdm(loader, desc=description, unit="batch", leave=False),
+            optimiser,
+            schedule,
+            preprocess,
+            radius,
+        )
         model.eval()
-        found = None if test is None else accuracy(model, test, batch_size=256, preprocess=preprocess)
-        path = save_checkpoint(model, Path(out), number, found) if out is not None and number in wanted else None
+        found = (
+            None if test is None else accuracy(model, test, batch_size=256, preprocess=preprocess)
+        )
+        path = (
+            save_checkpoint(model, Path(out), number, found)
+            if out is not None and number in wanted
+            else None
+        )
         history.append(Epoch(number, loss, found, path))
-        tqdm.write(f"{description}: loss {loss:.3f}" + ("" if found is None else f", test accuracy {found:.1%}"))
+        tqdm.write(
+            f"{description}: loss {loss:.3f}"
+            + ("" if found is None else f", test accuracy {found:.1%}")
+        )
     model.zero_grad(set_to_none=True)
     return history
 
@@ -134,7 +166,11 @@ def _one_epoch(
 
 @torch.no_grad()
 def accuracy(
-    model: nn.Module, data: Labelled, *, batch_size: int = 256, preprocess: Callable[[Tensor], Tensor] | None = None
+    model: nn.Module,
+    data: Labelled,
+    *,
+    batch_size: int = 256,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
 ) -> float:
     """The share of ``data`` whose label is the class of the largest logit, 0 to 1."""
     device = next(model.parameters()).device
@@ -147,7 +183,9 @@ def accuracy(
 
 
 def save_checkpoint(model: nn.Module, folder: Path, epoch: int, accuracy: float | None) -> Path:
-    """Write ``epoch-NNN.pt``: the state dict under ``state_dict``, with the epoch and the accuracy reached."""
+    """Write ``epoch-NNN.pt``: the state dict under ``state_dict``, with the epoch and the accuracy
+    reached.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"epoch-{epoch:03d}.pt"
     partial = path.with_suffix(".part")

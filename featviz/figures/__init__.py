@@ -1,4 +1,6 @@
-"""Records drawn with matplotlib, for print. Every function returns a Figure, which it neither shows nor saves."""
+"""Records drawn with matplotlib, for print. Every function returns a Figure, which it neither shows
+nor saves.
+"""
 
 from featviz.figures.counts import Strided, sharing, strides
 from featviz.figures.curves import SweptTransform, correspondence, equivariance, invariance

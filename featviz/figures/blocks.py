@@ -30,7 +30,9 @@ def unit_tiles(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
 
 
 def unit_block(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
-    """One unit: a square of projections and one of patches, side by side, (3, H, W) uint8; blank if it is dead."""
+    """One unit: a square of projections and one of patches, side by side, (3, H, W) uint8; blank if
+    it is dead.
+    """
     tiles = unit_tiles(exemplars, row, rule, side)
     if exemplars.dead[row]:
         tiles = torch.full_like(tiles, _DEAD)

@@ -19,7 +19,8 @@ _COLOURS = ("#1864ab", "#66a80f", "#adb5bd")
 
 
 def sharing(found: Mapping[str, Connections], *, heading: str = "") -> Figure:
-    """Connections and parameters of each layer as convolution, as locally connected and as fully connected, on a log scale.
+    """Connections and parameters of each layer as convolution, as locally connected and as fully
+    connected, on a log scale.
 
     Args:
         found: from `featviz.connections`.
@@ -32,12 +33,23 @@ def sharing(found: Mapping[str, Connections], *, heading: str = "") -> Figure:
     tall = 100 * (2.0 + 0.62 * rows)
     figure.subplots_adjust(left=0.13, right=0.97, top=1 - 100 / tall, bottom=62 / tall, wspace=0.08)
     sparse = [[c.sparse for c in found.values()], [c.dense for c in found.values()]]
-    numbers = [[getattr(c, kind) for c in found.values()] for kind in ("convolution", "local", "full")]
-    _bars(left, sparse, ("convolution, locally connected", "fully connected"), (_COLOURS[0], _COLOURS[2]), rows)
+    numbers = [
+        [getattr(c, kind) for c in found.values()] for kind in ("convolution", "local", "full")
+    ]
+    _bars(
+        left,
+        sparse,
+        ("convolution, locally connected", "fully connected"),
+        (_COLOURS[0], _COLOURS[2]),
+        rows,
+    )
     _bars(right, numbers, ("convolution", "locally connected", "fully connected"), _COLOURS, rows)
     left.set_title("connections: sparse interactions", size=10, color=INK)
     right.set_title("parameters: the same numbers at every place", size=10, color=INK)
-    labels = [f"{n}\n{'x'.join(map(str, c.inputs))}\nto {'x'.join(map(str, c.outputs))}" for n, c in found.items()]
+    labels = [
+        f"{n}\n{'x'.join(map(str, c.inputs))}\nto {'x'.join(map(str, c.outputs))}"
+        for n, c in found.items()
+    ]
     left.set_yticks(range(len(names)), labels, size=7.5)
     left.invert_yaxis()
     title = f"{heading + ': ' if heading else ''}what convolution saves"
@@ -47,7 +59,13 @@ def sharing(found: Mapping[str, Connections], *, heading: str = "") -> Figure:
     return figure
 
 
-def _bars(axes: Any, series: Sequence[Sequence[int]], labels: Sequence[str], colours: Sequence[str], rows: int) -> None:
+def _bars(
+    axes: Any,
+    series: Sequence[Sequence[int]],
+    labels: Sequence[str],
+    colours: Sequence[str],
+    rows: int,
+) -> None:
     """Groups of horizontal bars with their numbers."""
     thick = 0.8 / len(series)
     for i, (values, label, colour) in enumerate(zip(series, labels, colours, strict=True)):
@@ -60,12 +78,20 @@ def _bars(axes: Any, series: Sequence[Sequence[int]], labels: Sequence[str], col
     axes.set_xlim(min(min(values) for values in series) / 3, largest * 8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=7.5)
-    axes.legend(fontsize=7.5, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -24 / (62 * rows)))
+    axes.legend(
+        fontsize=7.5,
+        frameon=False,
+        ncols=3,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -24 / (62 * rows)),
+    )
 
 
 @dataclass(frozen=True)
 class Strided:
-    """A network whose first layer moves by ``stride``: its layers, the multiplications of a forward pass, one of its maps."""
+    """A network whose first layer moves by ``stride``: its layers, the multiplications of a forward
+    pass, one of its maps.
+    """
 
     stride: int
     layers: Sequence[LayerInfo]
@@ -74,7 +100,8 @@ class Strided:
 
 
 def strides(image: Tensor, found: Sequence[Strided], *, title: str = "") -> Figure:
-    """The same filters moved by 1, 2 and 4 pixels: the map, operations, map sizes and receptive fields of the layers above.
+    """The same filters moved by 1, 2 and 4 pixels: the map, operations, map sizes and receptive
+    fields of the layers above.
 
     Args:
         image: (c, h, w) in [0, 1].
@@ -82,7 +109,9 @@ def strides(image: Tensor, found: Sequence[Strided], *, title: str = "") -> Figu
         title: in bold.
     """
     figure = Figure(figsize=(11, 7.2), dpi=DPI, facecolor="white")
-    upper = figure.add_gridspec(1, len(found) + 1, left=0.04, right=0.98, top=0.86, bottom=0.53, wspace=0.15)
+    upper = figure.add_gridspec(
+        1, len(found) + 1, left=0.04, right=0.98, top=0.86, bottom=0.53, wspace=0.15
+    )
     lower = figure.add_gridspec(1, 3, left=0.07, right=0.98, top=0.42, bottom=0.12, wspace=0.26)
     axes = figure.add_subplot(upper[0])
     axes.imshow(shown(image), interpolation="nearest")
@@ -92,7 +121,9 @@ def strides(image: Tensor, found: Sequence[Strided], *, title: str = "") -> Figu
     for i, one in enumerate(found):
         axes = figure.add_subplot(upper[i + 1])
         axes.imshow(one.map.numpy(), cmap="gray", vmin=-most, vmax=most, interpolation="nearest")
-        axes.set_title(f"stride {one.stride}: {one.map.shape[0]} x {one.map.shape[1]}", size=9, color=INK)
+        axes.set_title(
+            f"stride {one.stride}: {one.map.shape[0]} x {one.map.shape[1]}", size=9, color=INK
+        )
         axes.set_axis_off()
     _operations(figure.add_subplot(lower[0]), found)
     sides = {one.stride: {info.name: info.shape[-1] for info in one.layers} for one in found}
@@ -101,7 +132,14 @@ def strides(image: Tensor, found: Sequence[Strided], *, title: str = "") -> Figu
     _lines(figure.add_subplot(lower[2]), fields, "receptive field, pixels of the image")
     figure.text(0.012, 0.972, title or "strides", size=11, weight="bold", color=INK, va="center")
     note = "above: the map of one filter, laid over the image at every 1st, 2nd or 4th pixel (middle grey = 0)"
-    figure.text(0.012, 0.942, f"{note}; below: what that makes of the whole network", size=8, color=QUIET, va="center")
+    figure.text(
+        0.012,
+        0.942,
+        f"{note}; below: what that makes of the whole network",
+        size=8,
+        color=QUIET,
+        va="center",
+    )
     return figure
 
 
@@ -111,7 +149,9 @@ def _operations(axes: Any, found: Sequence[Strided]) -> None:
     labels = [f"stride {one.stride}" for one in found]
     axes.bar(labels, [one.operations for one in found], color=colours, width=0.6)
     for i, one in enumerate(found):
-        axes.text(i, one.operations, short(one.operations), size=8, ha="center", va="bottom", color=INK)
+        axes.text(
+            i, one.operations, short(one.operations), size=8, ha="center", va="bottom", color=INK
+        )
     axes.set_title("multiplications in all convolutions", size=9, color=INK)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axes.spines[["top", "right"]].set_visible(False)
@@ -119,12 +159,27 @@ def _operations(axes: Any, found: Sequence[Strided]) -> None:
     axes.margins(y=0.12)
 
 
-def _lines(axes: Any, values: Mapping[Any, Mapping[str, int]], title: str, prefix: str = "stride ") -> None:
+def _lines(
+    axes: Any, values: Mapping[Any, Mapping[str, int]], title: str, prefix: str = "stride "
+) -> None:
     """One line for each of several networks over the layers."""
     for colour, (key, line) in zip(_ramp(len(values)), values.items(), strict=True):
-        axes.plot(range(len(line)), list(line.values()), "o-", ms=4, lw=1.6, color=colour, label=f"{prefix}{key}")
+        axes.plot(
+            range(len(line)),
+            list(line.values()),
+            "o-",
+            ms=4,
+            lw=1.6,
+            color=colour,
+            label=f"{prefix}{key}",
+        )
         names = list(line)
-    axes.set_xticks(range(len(names)), names, size=7.5, rotation=30 if len(names) > 6 or max(map(len, names)) > 6 else 0)
+    axes.set_xticks(
+        range(len(names)),
+        names,
+        size=7.5,
+        rotation=30 if len(names) > 6 or max(map(len, names)) > 6 else 0,
+    )
     axes.set_title(title, size=9, color=INK)
     axes.set_ylim(0)
     axes.spines[["top", "right"]].set_visible(False)
@@ -133,7 +188,12 @@ def _lines(axes: Any, values: Mapping[Any, Mapping[str, int]], title: str, prefi
 
 
 def _ramp(n: int) -> list[str]:
-    return [("#1864ab", "#4dabf7", "#99a5b0", "#e8a33d", "#d9480f")[i * 5 // max(n, 1) if n <= 5 else i % 5] for i in range(n)]
+    return [
+        ("#1864ab", "#4dabf7", "#99a5b0", "#e8a33d", "#d9480f")[
+            i * 5 // max(n, 1) if n <= 5 else i % 5
+        ]
+        for i in range(n)
+    ]
 
 
 def short(value: float) -> str:

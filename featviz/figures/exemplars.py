@@ -29,10 +29,12 @@ def grid(
     columns: int | None = None,
     heading: str = "",
 ) -> Figure:
-    """Figure 2 of the paper for one layer: for each unit its k projections, and beside them the patches that caused them.
+    """Figure 2 of the paper for one layer: for each unit its k projections, and beside them the
+    patches that caused them.
 
-    Within a unit, exemplars run from the strongest at the top left. Zero is middle grey; the contrast of the projections is the
-    same for the k of a unit (`featviz.tiles.contrast`). Units that no image activates are named, not drawn.
+    Within a unit, exemplars run from the strongest at the top left. Zero is middle grey; the
+    contrast of the projections is the same for the k of a unit (`featviz.tiles.contrast`). Units
+    that no image activates are named, not drawn.
 
     Args:
         exemplars: from `featviz.project_exemplars`.
@@ -58,18 +60,32 @@ def grid(
         "contrast the same within a unit (± the 99.5th percentile of its magnitudes); right: the image patches",
     ]
     figure, axes = _canvas(page, lines)
-    for channel, dead, (left, top) in zip(exemplars.channels, exemplars.dead.tolist(), places, strict=True):
+    for channel, dead, (left, top) in zip(
+        exemplars.channels, exemplars.dead.tolist(), places, strict=True
+    ):
         axes.text(left, top - 3, str(channel), size=7, color=INK, ha="left", va="bottom")
         if dead:
             middle = left + width / 2, top + height / 2
-            axes.text(*middle, "dead: no image activates it", size=7, color=QUIET, ha="center", va="center")
+            axes.text(
+                *middle,
+                "dead: no image activates it",
+                size=7,
+                color=QUIET,
+                ha="center",
+                va="center",
+            )
     return figure
 
 
 def overview(
-    layers: Sequence[tuple[LayerInfo, Exemplars]], *, rule: str | None = None, tile: int = 56, heading: str = ""
+    layers: Sequence[tuple[LayerInfo, Exemplars]],
+    *,
+    rule: str | None = None,
+    tile: int = 56,
+    heading: str = "",
 ) -> Figure:
-    """A whole network on one page: a row for each layer, the strongest exemplar of some units, projection above patch.
+    """A whole network on one page: a row for each layer, the strongest exemplar of some units,
+    projection above patch.
 
     Args:
         layers: in order, each with the exemplars of the units to show; rows may differ in length.
@@ -94,7 +110,10 @@ def overview(
         page[:, top : top + strip.shape[1], : strip.shape[2]] = strip
         places.append(top)
         top += strip.shape[1]
-    lines = [heading, f"the strongest response of each unit: {rule} projection above its image patch"]
+    lines = [
+        heading,
+        f"the strongest response of each unit: {rule} projection above its image patch",
+    ]
     figure, axes = _canvas(page, [line for line in lines if line])
     for (info, exemplars), top in zip(layers, places, strict=True):
         axes.text(0, top - 16, f"{info.name}", size=9, weight="bold", color=INK, va="bottom")
@@ -105,22 +124,36 @@ def overview(
 
 
 def _columns(n: int, aspect: float) -> int:
-    """As many blocks in a row as make a page a little wider than high, and leave few places of its last row empty."""
+    """As many blocks in a row as make a page a little wider than high, and leave few places of its
+    last row empty.
+    """
     ideal = sqrt(1.3 * n / aspect)
     near = range(max(1, round(0.7 * ideal)), min(n, round(1.4 * ideal)) + 1)
     return min(near, key=lambda c: (-n % c) / c + abs(c - ideal) / ideal, default=n)
 
 
 def _listed(exemplars: Exemplars) -> str:
-    return ", ".join(str(c) for c, dead in zip(exemplars.channels, exemplars.dead.tolist(), strict=True) if not dead) or "all dead"
+    return (
+        ", ".join(
+            str(c)
+            for c, dead in zip(exemplars.channels, exemplars.dead.tolist(), strict=True)
+            if not dead
+        )
+        or "all dead"
+    )
 
 
 def _page(blocks: list[Tensor], rows: int, columns: int) -> tuple[Tensor, list[tuple[int, int]]]:
     height, width = blocks[0].shape[1:]
-    page = torch.full((3, rows * (height + _LABEL + _GAP), columns * (width + _GAP)), PAPER, dtype=torch.uint8)
+    page = torch.full(
+        (3, rows * (height + _LABEL + _GAP), columns * (width + _GAP)), PAPER, dtype=torch.uint8
+    )
     places = []
     for i, block in enumerate(blocks):
-        top, left = (i // columns) * (height + _LABEL + _GAP) + _LABEL, (i % columns) * (width + _GAP)
+        top, left = (
+            (i // columns) * (height + _LABEL + _GAP) + _LABEL,
+            (i % columns) * (width + _GAP),
+        )
         page[:, top : top + height, left : left + width] = block
         places.append((left, top))
     return page, places
@@ -136,12 +169,19 @@ def _canvas(page: Tensor, lines: list[str]) -> tuple[Figure, Any]:
     head = 26 + 18 * len(styled)
     total_h = height + head + _MARGIN
     figure = Figure(figsize=(total_w / DPI, total_h / DPI), dpi=DPI, facecolor="white")
-    axes = figure.add_axes((_MARGIN / total_w, _MARGIN / total_h, width / total_w, height / total_h))
+    axes = figure.add_axes(
+        (_MARGIN / total_w, _MARGIN / total_h, width / total_w, height / total_h)
+    )
     axes.imshow(page.permute(1, 2, 0).numpy(), interpolation="none", extent=(0, width, height, 0))
     axes.set_axis_off()
     for i, (line, bold) in enumerate(styled):
         figure.text(
-            _MARGIN / total_w, 1 - (18 + 18 * i) / total_h, line, va="center", size=10 if bold else 8,
-            weight="bold" if bold else "normal", color=INK if bold else QUIET,
-        )  # fmt: skip
+            _MARGIN / total_w,
+            1 - (18 + 18 * i) / total_h,
+            line,
+            va="center",
+            size=10 if bold else 8,
+            weight="bold" if bold else "normal",
+            color=INK if bold else QUIET,
+        )
     return figure, axes

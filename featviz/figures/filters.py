@@ -1,4 +1,6 @@
-"""First-layer filters of several networks beside each other: the paper's figure 6, with what it shows measured."""
+"""First-layer filters of several networks beside each other: the paper's figure 6, with what it
+shows measured.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ MEASURES = {
     "faint filters": ("faint filters: RMS under\n1/3 of the largest, %", 100),
     "dead units, layer 1": ("dead units,\nlayer 1, %", 100),
     "dead units, layer 2": ("dead units,\nlayer 2, %", 100),
-    "filter energy beyond the stride's limit": ("filters' energy beyond\nthe stride's limit, %", 100),
+    "filter energy beyond the stride's limit": (
+        "filters' energy beyond\nthe stride's limit, %",
+        100,
+    ),
     "map energy folded over": ("maps' energy folded\nover (aliasing), %", 100),
     "blockiness, layer 2": ("blocks in layer 2's\nprojections (1: none)", 1),
     "test error": ("test error, %\n", 100),
@@ -26,19 +31,28 @@ MEASURES = {
 
 
 def first_layer(found: Sequence[Mapping[str, Any]], *, heading: str = "") -> Figure:
-    """Figure 6 of the paper: a column for each network, with its first-layer filters, what the second layer sees, and the measures.
+    """Figure 6 of the paper: a column for each network, with its first-layer filters, what the
+    second layer sees, and the measures.
 
     Args:
-        found: for each network ``network`` (its name), ``filters`` (n, c, k, k), ``stride``, ``spectrum`` (bands of frequency),
-            ``second`` (n, c, h, w) with ``inside`` (n, h, w) if it has a second layer, and the numbers of ``MEASURES``.
+        found: for each network ``network`` (its name), ``filters`` (n, c, k, k), ``stride``,
+            ``spectrum`` (bands of frequency), ``second`` (n, c, h, w) with ``inside`` (n, h, w) if
+            it has a second layer, and the numbers of ``MEASURES``.
         heading: said first in the title.
     """
     across = len(found)
     width, wide = max(960, 40 + across * 262), 238
     height = 1010
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    _text(figure, 16, 20, f"{heading + ': ' if heading else ''}first-layer filters, and what becomes of them", size=11,
-          weight="bold", color=INK)  # fmt: skip
+    _text(
+        figure,
+        16,
+        20,
+        f"{heading + ': ' if heading else ''}first-layer filters, and what becomes of them",
+        size=11,
+        weight="bold",
+        color=INK,
+    )
     note = (
         "upper row: the filters, all of a network on one scale (grey = 0), so that a faint one looks grey. "
         "Lower row: projections of the strongest responses of layer 2"
@@ -72,7 +86,10 @@ def _second(projections: Tensor, inside: Tensor, wide: int) -> Tensor:
     """Projections, each on its own scale."""
     across = max(1, round(len(projections) ** 0.5 + 0.49))
     side = (wide - 2 * across) // across
-    tiles = [signal_tiles(one[None], seen[None], (side, side)) for one, seen in zip(projections, inside, strict=True)]
+    tiles = [
+        signal_tiles(one[None], seen[None], (side, side))
+        for one, seen in zip(projections, inside, strict=True)
+    ]
     return sheet(torch.cat(tiles), across, gap=2, fill=PAPER)
 
 
@@ -86,8 +103,15 @@ def _spectra(figure: Figure, found: Sequence[Mapping[str, Any]]) -> None:
     for stride in sorted({one["stride"] for one in found}):
         if stride > 1:
             axes.axvline(1 / (2 * stride), color=QUIET, lw=0.8, ls=":")
-            axes.text(1 / (2 * stride), 0.99, f" limit of stride {stride}", transform=axes.get_xaxis_transform(), size=7,
-                      color=QUIET, va="top")  # fmt: skip
+            axes.text(
+                1 / (2 * stride),
+                0.99,
+                f" limit of stride {stride}",
+                transform=axes.get_xaxis_transform(),
+                size=7,
+                color=QUIET,
+                va="top",
+            )
     axes.set_xlabel("frequency, cycles a pixel", size=8)
     axes.set_ylabel("% of the filters' energy", size=8)
     axes.set_title("spectrum of the filters", size=9, color=INK, loc="left")
@@ -99,13 +123,20 @@ def _spectra(figure: Figure, found: Sequence[Mapping[str, Any]]) -> None:
 
 def _measures(figure: Figure, found: Sequence[Mapping[str, Any]]) -> None:
     """A small chart for each measure, a bar for each network."""
-    known = [key for key in MEASURES if any(one.get(key) is not None and one[key] == one[key] for one in found)]
+    known = [
+        key
+        for key in MEASURES
+        if any(one.get(key) is not None and one[key] == one[key] for one in found)
+    ]
     width = figure.get_figwidth() * DPI
     step = (width - 440) / 4
     for i, key in enumerate(known):
         label, factor = MEASURES[key]
         axes = _axes(figure, 440 + (i % 4) * step, 668 + (i // 4) * 172, step - 26, 108)
-        values = [factor * one[key] if one.get(key) is not None and one[key] == one[key] else 0.0 for one in found]
+        values = [
+            factor * one[key] if one.get(key) is not None and one[key] == one[key] else 0.0
+            for one in found
+        ]
         axes.bar(range(len(found)), values, color=_COLOURS[: len(found)], width=0.72)
         for place, value in enumerate(values):
             axes.text(place, value, f"{value:.3g}", size=7, ha="center", va="bottom", color=INK)

@@ -14,7 +14,12 @@ from featviz.figures.style import DPI, INK, QUIET, field_of
 from featviz.project import Exemplars
 from featviz.tiles import PAPER
 
-_HEAD, _LABEL, _GAP, _MARGIN = 44, 15, 10, 16  # pixels: above a layer, above a unit, between units, around the page
+_HEAD, _LABEL, _GAP, _MARGIN = (
+    44,
+    15,
+    10,
+    16,
+)  # pixels: above a layer, above a unit, between units, around the page
 
 
 def top_patches(
@@ -25,7 +30,8 @@ def top_patches(
     columns: int | None = None,
     heading: str = "",
 ) -> Figure:
-    """Figure 2 of the paper: for some units of every layer the k projections, and beside them the patches that caused them.
+    """Figure 2 of the paper: for some units of every layer the k projections, and beside them the
+    patches that caused them.
 
     Args:
         layers: in order, each with the exemplars of the units to show.
@@ -35,12 +41,18 @@ def top_patches(
         heading: said first in the title.
     """
     rule = rule or next(iter(layers[0][1].projections))
-    blocks = [[unit_block(exemplars, row, rule, tile) for row in range(len(exemplars.channels))] for _, exemplars in layers]
+    blocks = [
+        [unit_block(exemplars, row, rule, tile) for row in range(len(exemplars.channels))]
+        for _, exemplars in layers
+    ]
     most = max(map(len, blocks))
     columns = columns or min((4, 3), key=lambda c: (-most % c, -c))
     across = max(1, min(columns, most))
     wide = max(block.shape[2] for row in blocks for block in row)
-    heights = [_HEAD + ceil(len(row) / across) * (_LABEL + row[0].shape[1] + _GAP) if row else _HEAD for row in blocks]
+    heights = [
+        _HEAD + ceil(len(row) / across) * (_LABEL + row[0].shape[1] + _GAP) if row else _HEAD
+        for row in blocks
+    ]
     width, height = max(2 * _MARGIN + across * (wide + 2 * _GAP), 640), 78 + sum(heights) + _MARGIN
     page = torch.full((3, height, width), PAPER, dtype=torch.uint8)
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
@@ -59,8 +71,15 @@ def top_patches(
         top += tall
     axes.imshow(page.permute(1, 2, 0).numpy(), interpolation="none", extent=(0, width, height, 0))
     k = layers[0][1].scores.shape[1]
-    axes.text(_MARGIN, 22, f"{heading + ': ' if heading else ''}the {k} strongest responses of random feature maps", size=11,
-              weight="bold", color=INK, va="center")  # fmt: skip
+    axes.text(
+        _MARGIN,
+        22,
+        f"{heading + ': ' if heading else ''}the {k} strongest responses of random feature maps",
+        size=11,
+        weight="bold",
+        color=INK,
+        va="center",
+    )
     note = f"left: {rule} projections (middle grey = 0, contrast the same within a unit)\nright: the image patches that caused them"
     axes.text(_MARGIN, 36, note, size=8, color=QUIET, va="top", linespacing=1.4)
     return figure

@@ -19,7 +19,8 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def page(width: float, height: float, lines: Sequence[str]) -> tuple[Figure, float]:
-    """A figure ``width`` inches wide, ``height`` inches below its heading; and where the heading ends, as a share of the whole.
+    """A figure ``width`` inches wide, ``height`` inches below its heading; and where the heading
+    ends, as a share of the whole.
 
     The first line is the title, the others say how to read what follows; long ones are wrapped.
     """
@@ -29,22 +30,35 @@ def page(width: float, height: float, lines: Sequence[str]) -> tuple[Figure, flo
     figure = Figure(figsize=(width, height + head), dpi=DPI, facecolor="white")
     for i, (line, bold) in enumerate(styled):
         figure.text(
-            0.15 / width, 1 - (0.2 + 0.2 * i) / (height + head), line, va="center", size=10 if bold else 8,
-            weight="bold" if bold else "normal", color=INK if bold else QUIET,
-        )  # fmt: skip
+            0.15 / width,
+            1 - (0.2 + 0.2 * i) / (height + head),
+            line,
+            va="center",
+            size=10 if bold else 8,
+            weight="bold" if bold else "normal",
+            color=INK if bold else QUIET,
+        )
     return figure, height / (height + head)
 
 
 def field_of(info: LayerInfo) -> str:
     """A layer's receptive field in words."""
-    return "the whole image" if info.field.kind == "global" else " x ".join(map(str, info.field.size)) + " px"
+    return (
+        "the whole image"
+        if info.field.kind == "global"
+        else " x ".join(map(str, info.field.size)) + " px"
+    )
 
 
 def picture(axes: Any, image: Tensor) -> None:
     """An image (c, h, w) in [0, 1], gray or RGB, on axes in its pixels."""
     height, width = image.shape[1:]
     shown = image.expand(3, -1, -1) if image.shape[0] == 1 else image[:3]
-    axes.imshow(shown.clamp(0, 1).permute(1, 2, 0).numpy(), extent=(0, width, height, 0), interpolation="nearest")
+    axes.imshow(
+        shown.clamp(0, 1).permute(1, 2, 0).numpy(),
+        extent=(0, width, height, 0),
+        interpolation="nearest",
+    )
     bare(axes)
 
 

@@ -1,4 +1,6 @@
-"""A scan and its model -> a static site: layer by layer, so that it can be stopped, browsed half made, and gone on with."""
+"""A scan and its model -> a static site: layer by layer, so that it can be stopped, browsed half
+made, and gone on with.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ def build(
     memory: int = MEMORY,
     progress: bool = True,
 ) -> Path:
-    """Project every unit of a scan and write the gallery: a folder of pages that opens from disk and needs no server.
+    """Project every unit of a scan and write the gallery: a folder of pages that opens from disk
+    and needs no server.
 
     Layers that are finished in ``out`` are not made again.
 
@@ -58,7 +61,8 @@ def build(
         The path of the front page, ``index.html``.
 
     Raises:
-        RecordError: ``out`` holds the gallery of something else, or the model is not that of the scan.
+        RecordError: ``out`` holds the gallery of something else, or the model is not that of the
+            scan.
         ImageError: the images are not those of the scan.
         UsageError: the scan is not complete, or ``out`` holds files of something else.
 
@@ -75,7 +79,9 @@ def build(
     rules = [check_rule(one) for one in ([rule] if isinstance(rule, str) else rule)]
     out, data = Path(out), open_images(images)
     if not scan.complete:
-        raise UsageError(f"the scan has seen {scan.done} of {len(scan.keys)} images: finish it first (resume=True)")
+        raise UsageError(
+            f"the scan has seen {scan.done} of {len(scan.keys)} images: finish it first (resume=True)"
+        )
     record = _begun(out, scan, rules, title, command, fresh)
     for i, name in enumerate(scan.top):
         if not record["layers"][i]["done"]:
@@ -94,7 +100,12 @@ def is_finished(scan: Scan, out: Path, rules: Sequence[str], title: str | None =
 
 def _identity(scan: Scan, rules: Sequence[str], title: str | None) -> dict[str, Any]:
     """What a gallery is made from, as it reads back from its record."""
-    identity = {**scan.identity, "rules": list(rules), "title": _title(scan, title), "tiles": sprites.TILE}
+    identity = {
+        **scan.identity,
+        "rules": list(rules),
+        "title": _title(scan, title),
+        "tiles": sprites.TILE,
+    }
     return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
 
 
@@ -102,8 +113,12 @@ def _title(scan: Scan, title: str | None) -> str:
     return text(title or scan.sources.get("model", "network"))
 
 
-def _begun(out: Path, scan: Scan, rules: Sequence[str], title: str | None, command: str, fresh: bool) -> dict[str, Any]:
-    """The record in ``out`` if it is of the same things, or that of a gallery of which nothing is made yet."""
+def _begun(
+    out: Path, scan: Scan, rules: Sequence[str], title: str | None, command: str, fresh: bool
+) -> dict[str, Any]:
+    """The record in ``out`` if it is of the same things, or that of a gallery of which nothing is
+    made yet.
+    """
     identity = _identity(scan, rules, title)
     old = None if fresh else site.read(out)
     if old is not None:
@@ -125,13 +140,20 @@ def _begun(out: Path, scan: Scan, rules: Sequence[str], title: str | None, comma
         "k": scan.k,
         "rules": list(rules),
         "sources": {key: text(str(value)) for key, value in scan.sources.items()},
-        "fingerprints": {key: scan.identity[key] for key in ("model", "images") if key in scan.identity},
+        "fingerprints": {
+            key: scan.identity[key] for key in ("model", "images") if key in scan.identity
+        },
         "labelled": any(label is not None for label in scan.labels),
         "date": date.today().isoformat(),
         "command": text(command),
     }
     layers = [
-        {**layer_numbers(scan.layers[name], scan), "page": site.page_name(i), "folder": f"layers/{i:03d}", "done": False}
+        {
+            **layer_numbers(scan.layers[name], scan),
+            "page": site.page_name(i),
+            "folder": f"layers/{i:03d}",
+            "done": False,
+        }
         for i, name in enumerate(scan.top)
     ]
     record = site.new(identity, about, layers)
@@ -141,16 +163,30 @@ def _begun(out: Path, scan: Scan, rules: Sequence[str], title: str | None, comma
 
 
 def _layer(
-    out: Path, record: dict[str, Any], i: int, scan: Scan, model: nn.Module, images: Images, name: str, rules: list[str],
-    memory: int, progress: bool,
-) -> None:  # fmt: skip
+    out: Path,
+    record: dict[str, Any],
+    i: int,
+    scan: Scan,
+    model: nn.Module,
+    images: Images,
+    name: str,
+    rules: list[str],
+    memory: int,
+    progress: bool,
+) -> None:
     """Sprites, images, strip and page of one layer; the record tells that they are there."""
     layer, info = record["layers"][i], scan.layers[name]
     folder = out / layer["folder"]
     units, columns = [], {}
     weights = _first_layer(model, info, scan)
     shown = set(_telling(scan, name))
-    with tqdm(desc=f"gallery {text(name)}", total=info.shape[0], unit="unit", disable=not progress, leave=False) as bar:
+    with tqdm(
+        desc=f"gallery {text(name)}",
+        total=info.shape[0],
+        unit="unit",
+        disable=not progress,
+        leave=False,
+    ) as bar:
         for exemplars in _chunks(model, images, scan, info, rules, memory):
             for row, channel in enumerate(exemplars.channels):
                 unit = unit_numbers(scan, exemplars, row)
@@ -158,9 +194,13 @@ def _layer(
                     unit["weights"] = sprites.address(sprites.packed(weights[channel], crisp=True))
                 units.append(unit)
                 if not unit["dead"]:
-                    site.write(folder / f"{channel}.js", sprites.sprite(sprites.blocks(exemplars, row)))
+                    site.write(
+                        folder / f"{channel}.js", sprites.sprite(sprites.blocks(exemplars, row))
+                    )
                 if channel in shown:
-                    columns[channel] = sprites.strongest(exemplars, row, rules[0], sprites.STRIP_SIDE)
+                    columns[channel] = sprites.strongest(
+                        exemplars, row, rules[0], sprites.STRIP_SIDE
+                    )
                 bar.update()
     used = sorted({exemplar["image"] for unit in units for exemplar in unit["exemplars"]})
     for image in used:
@@ -168,18 +208,36 @@ def _layer(
         if not path.exists():
             site.write(path, sprites.thumbnail(images[image]))
     if columns:
-        site.write(folder / "strip.webp", sprites.strip([columns[channel] for channel in sorted(columns)]))
+        site.write(
+            folder / "strip.webp", sprites.strip([columns[channel] for channel in sorted(columns)])
+        )
     layer["strip"] = sorted(columns)
-    layer["index"] = [[unit["unit"], unit["label"], [e["image"] for e in unit["exemplars"]]] for unit in units]
+    layer["index"] = [
+        [unit["unit"], unit["label"], [e["image"] for e in unit["exemplars"]]] for unit in units
+    ]
     known = {int(image): (key, label) for image, key, label in record.get("images", [])}
     known |= {image: (text(scan.keys[image]), _text(scan.labels[image])) for image in used}
     record["images"] = [[image, *known[image]] for image in sorted(known)]
     layer["done"] = True
     h, w = sprites.tile_size(*map(min, info.field.size, scan.input_shape[1:]))
     site.write(folder / "units.json", json.dumps(units))
-    side = {"title": record["about"]["title"], "folder": layer["folder"], "images": "images", "units": units}
-    data = {"tile": [h, w], "k": scan.k, "rules": rules, "input": list(scan.input_shape[1:]), "sides": [side]}
-    site.write(folder / "data.json", json.dumps({key: value for key, value in data.items() if key != "sides"}))
+    side = {
+        "title": record["about"]["title"],
+        "folder": layer["folder"],
+        "images": "images",
+        "units": units,
+    }
+    data = {
+        "tile": [h, w],
+        "k": scan.k,
+        "rules": rules,
+        "input": list(scan.input_shape[1:]),
+        "sides": [side],
+    }
+    site.write(
+        folder / "data.json",
+        json.dumps({key: value for key, value in data.items() if key != "sides"}),
+    )
     site.layer_page(out, record["about"], layer, data)
 
 
@@ -187,13 +245,17 @@ def _text(label: str | None) -> str | None:
     return None if label is None else text(label)
 
 
-def _chunks(model: nn.Module, images: Images, scan: Scan, info: LayerInfo, rules: list[str], memory: int) -> Iterator[Exemplars]:
+def _chunks(
+    model: nn.Module, images: Images, scan: Scan, info: LayerInfo, rules: list[str], memory: int
+) -> Iterator[Exemplars]:
     """The exemplars of all units, as many units at a time as memory for their tiles allows."""
     h, w = map(min, info.field.size, scan.input_shape[1:])
     step = max(1, _HELD // (scan.k * scan.input_shape[0] * h * w * 4 * (1 + len(rules))))
     for start in range(0, info.shape[0], step):
         channels = range(start, min(start + step, info.shape[0]))
-        yield project_exemplars(model, images, scan, info.name, channels, rule=rules, memory=memory, progress=False)
+        yield project_exemplars(
+            model, images, scan, info.name, channels, rule=rules, memory=memory, progress=False
+        )
 
 
 def _telling(scan: Scan, name: str) -> list[int]:
@@ -203,16 +265,38 @@ def _telling(scan: Scan, name: str) -> list[int]:
     for channel in range(len(top.scores)):
         found = [int(image) for image in top.images[channel] if image >= 0]
         label, share = dominating([scan.labels[image] for image in found])
-        numbers = {"max": float(statistics.maximum[channel]), "mean": float(statistics.mean[channel])}
-        units.append({"unit": channel, "dead": bool(statistics.dead[channel]), "label": label, "share": share, **numbers})
+        numbers = {
+            "max": float(statistics.maximum[channel]),
+            "mean": float(statistics.mean[channel]),
+        }
+        units.append(
+            {
+                "unit": channel,
+                "dead": bool(statistics.dead[channel]),
+                "label": label,
+                "share": share,
+                **numbers,
+            }
+        )
     return telling(units, STRIP)
 
 
 def _first_layer(model: nn.Module, info: LayerInfo, scan: Scan) -> list[Tensor] | None:
-    """The filters of a convolution that looks at the image itself, as pictures; None for any other layer."""
+    """The filters of a convolution that looks at the image itself, as pictures; None for any other
+    layer.
+    """
     modules = dict(model.named_modules())
     weight = getattr(modules[split_call(info.call, modules)[0]], "weight", None)
-    looks_at_image = info.field.kind == "exact" and info.kernel == info.field.size and info.stride == info.field.stride
-    if not looks_at_image or not isinstance(weight, Tensor) or weight.dim() != 4 or weight.shape[1] not in (1, 3):
+    looks_at_image = (
+        info.field.kind == "exact"
+        and info.kernel == info.field.size
+        and info.stride == info.field.stride
+    )
+    if (
+        not looks_at_image
+        or not isinstance(weight, Tensor)
+        or weight.dim() != 4
+        or weight.shape[1] not in (1, 3)
+    ):
         return None
     return sprites.filters(weight) if weight.shape[1] == scan.input_shape[0] else None

@@ -18,19 +18,29 @@ def layer_numbers(info: LayerInfo, scan: Scan) -> dict[str, Any]:
         "kind": info.kind,
         "channels": info.shape[0],
         "map": " × ".join(map(str, info.shape[1:])) or "1 × 1",
-        "field": "whole image" if info.field.kind == "global" else " × ".join(map(str, info.field.size)) + " px",
-        "stride": "" if info.field.kind == "global" else " × ".join(map(str, info.field.stride)) + " px",
+        "field": "whole image"
+        if info.field.kind == "global"
+        else " × ".join(map(str, info.field.size)) + " px",
+        "stride": ""
+        if info.field.kind == "global"
+        else " × ".join(map(str, info.field.stride)) + " px",
         "parameters": info.parameters,
         "dead": int(statistics.dead.sum()),
     }
 
 
 def unit_numbers(scan: Scan, exemplars: Exemplars, row: int) -> dict[str, Any]:
-    """One unit: its statistics over the images and its exemplars, each with score, image, box and whether it was computed whole."""
+    """One unit: its statistics over the images and its exemplars, each with score, image, box and
+    whether it was computed whole.
+    """
     channel = exemplars.channels[row]
     statistics = scan.statistics[exemplars.layer]
     histogram = statistics.histogram[channel]
-    found = [i for i in range(exemplars.scores.shape[1]) if int(exemplars.images[row, i]) >= 0 and not exemplars.dead[row]]
+    found = [
+        i
+        for i in range(exemplars.scores.shape[1])
+        if int(exemplars.images[row, i]) >= 0 and not exemplars.dead[row]
+    ]
     label, share = dominating([scan.labels[int(exemplars.images[row, i])] for i in found])
     return {
         "unit": channel,
@@ -54,7 +64,9 @@ def unit_numbers(scan: Scan, exemplars: Exemplars, row: int) -> dict[str, Any]:
 
 
 def dominating(labels: list[str | None]) -> tuple[str | None, float]:
-    """The most frequent label and its share of all; of equals the first in the alphabet. No labels: (None, 0)."""
+    """The most frequent label and its share of all; of equals the first in the alphabet. No labels:
+    (None, 0).
+    """
     known = Counter(label for label in labels if label is not None)
     if not known:
         return None, 0.0
@@ -63,12 +75,16 @@ def dominating(labels: list[str | None]) -> tuple[str | None, float]:
 
 
 def telling(units: list[dict[str, Any]], n: int) -> list[int]:
-    """The n units that say most of a layer: those whose strongest response stands out most from their mean, one class each first.
+    """The n units that say most of a layer: those whose strongest response stands out most from
+    their mean, one class each first.
 
     Returns their channels in ascending order.
     """
     alive = [unit for unit in units if not unit["dead"]]
-    ordered = sorted(alive, key=lambda unit: (-unit["share"], -unit["max"] / max(unit["mean"], 1e-12), unit["unit"]))
+    ordered = sorted(
+        alive,
+        key=lambda unit: (-unit["share"], -unit["max"] / max(unit["mean"], 1e-12), unit["unit"]),
+    )
     seen: set[str] = set()
     fresh: list[int] = []
     again: list[int] = []

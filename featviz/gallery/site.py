@@ -18,7 +18,11 @@ SCHEMA = 1
 RECORD = "gallery.json"
 _OWN = ("layers", "images", "a", "b", "static", "index.html", "index.js")
 _PAGES = Environment(
-    loader=PackageLoader("featviz.gallery"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=PackageLoader("featviz.gallery"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
 
 
@@ -39,14 +43,20 @@ def read(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_bytes())
         if record["schema"] != SCHEMA:
-            raise RecordError(f"{str(path)!r} has schema {record['schema']}, this version reads {SCHEMA}: make it again (--fresh)")
+            raise RecordError(
+                f"{str(path)!r} has schema {record['schema']}, this version reads {SCHEMA}: make it again (--fresh)"
+            )
         _ = record["identity"], record["about"], record["layers"]
     except (ValueError, LookupError, TypeError, OSError) as error:
-        raise RecordError(f"the gallery in {str(folder)!r} is damaged ({error}): make it again (--fresh)") from error
+        raise RecordError(
+            f"the gallery in {str(folder)!r} is damaged ({error}): make it again (--fresh)"
+        ) from error
     return dict(record)
 
 
-def new(identity: dict[str, Any], about: dict[str, Any], layers: list[dict[str, Any]]) -> dict[str, Any]:
+def new(
+    identity: dict[str, Any], about: dict[str, Any], layers: list[dict[str, Any]]
+) -> dict[str, Any]:
     """The record of a gallery of which nothing is made yet."""
     return {"schema": SCHEMA, "identity": identity, "about": about, "layers": layers}
 
@@ -59,7 +69,9 @@ def check_free(folder: Path) -> None:
     """
     there = [name for name in _OWN if (folder / name).exists()]
     if there and not (folder / RECORD).exists():
-        raise UsageError(f"{str(folder)!r} holds {there[0]!r}, and is no gallery: choose another folder (--out)")
+        raise UsageError(
+            f"{str(folder)!r} holds {there[0]!r}, and is no gallery: choose another folder (--out)"
+        )
 
 
 def clear(folder: Path) -> None:
@@ -85,7 +97,8 @@ def begin(folder: Path) -> None:
 
 
 def finish(folder: Path, record: dict[str, Any]) -> Path:
-    """Write the front page, the index that search reads, and the record, as far as the gallery is made.
+    """Write the front page, the index that search reads, and the record, as far as the gallery is
+    made.
 
     Returns:
         The path of the front page.
@@ -95,16 +108,24 @@ def finish(folder: Path, record: dict[str, Any]) -> Path:
         "title": record["about"]["title"],
         "images": [*record.get("images", [])],
         "layers": [
-            {"name": layer["name"], "page": layer["page"], "units": layer.get("index")} for layer in layers
+            {"name": layer["name"], "page": layer["page"], "units": layer.get("index")}
+            for layer in layers
         ],
-    }  # fmt: skip
+    }
     write(folder / RECORD, json.dumps(record, indent=1))  # first, as it says whose folder this is
     write(folder / "index.js", f"featviz.network({script(index)});\n")
-    write(folder / "index.html", _PAGES.get_template("front.html").render(record=record, about=record["about"], layers=layers))
+    write(
+        folder / "index.html",
+        _PAGES.get_template("front.html").render(
+            record=record, about=record["about"], layers=layers
+        ),
+    )
     return folder / "index.html"
 
 
-def layer_page(folder: Path, about: dict[str, Any], layer: dict[str, Any], data: dict[str, Any]) -> None:
+def layer_page(
+    folder: Path, about: dict[str, Any], layer: dict[str, Any], data: dict[str, Any]
+) -> None:
     """Write the page of one layer; ``data`` is what its script reads."""
     text = _PAGES.get_template("layer.html").render(about=about, layer=layer, data=data)
     write(folder / layer["page"], text)

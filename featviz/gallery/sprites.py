@@ -29,11 +29,19 @@ def tile_size(height: int, width: int) -> tuple[int, int]:
 
 
 def blocks(exemplars: Exemplars, row: int) -> list[Tensor]:
-    """A unit's patches and, for each rule, its projections: each a square of tiles, (3, H, W) uint8, all of one size."""
+    """A unit's patches and, for each rule, its projections: each a square of tiles, (3, H, W)
+    uint8, all of one size.
+    """
     inside, size = exemplars.inside[row], tile_size(*exemplars.inside.shape[-2:])
     across = ceil(sqrt(exemplars.scores.shape[1]))
-    signals = [signal_tiles(projections[row], inside, size) for projections in exemplars.projections.values()]
-    return [sheet(tiles, across) for tiles in (picture_tiles(exemplars.patches[row], inside, size), *signals)]
+    signals = [
+        signal_tiles(projections[row], inside, size)
+        for projections in exemplars.projections.values()
+    ]
+    return [
+        sheet(tiles, across)
+        for tiles in (picture_tiles(exemplars.patches[row], inside, size), *signals)
+    ]
 
 
 def strongest(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
@@ -67,14 +75,18 @@ def address(data: bytes) -> str:
 
 
 def sprite(pictures: Sequence[Tensor]) -> str:
-    """A unit's blocks beside each other as a script, which pages opened from disk may load and read the pixels of."""
+    """A unit's blocks beside each other as a script, which pages opened from disk may load and read
+    the pixels of.
+    """
     across = torch.cat(list(pictures), dim=2)
     crisp = max(across.shape[1:]) <= 3 * len(pictures) * (CRISP + 1)
     return f'featviz.sprite("{address(packed(across, crisp=crisp))}");\n'
 
 
 def from_sprite(script: str, tile: tuple[int, int], n: int, side: int) -> Tensor:
-    """What ``strongest`` gives, read back from a unit's script of n blocks of tiles of this (height, width)."""
+    """What ``strongest`` gives, read back from a unit's script of n blocks of tiles of this
+    (height, width).
+    """
     data = base64.b64decode(script.partition("base64,")[2].partition('"')[0])
     with Image.open(BytesIO(data)) as picture:
         width = picture.width // n

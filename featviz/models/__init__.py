@@ -1,6 +1,12 @@
 """Networks that come with featviz, and how any network is loaded."""
 
-from featviz.models.load import MINI_PREPROCESS, find_device, load_model, load_weights, preprocessing
+from featviz.models.load import (
+    MINI_PREPROCESS,
+    find_device,
+    load_model,
+    load_weights,
+    preprocessing,
+)
 from featviz.models.local import LocallyConnected2d
 from featviz.models.zfnet import renormalise_filters, zfmini, zfnet
 

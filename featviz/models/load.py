@@ -23,7 +23,9 @@ from featviz.models.zfnet import zfmini, zfnet
 MINI_PREPROCESS = Preprocess(size=(96, 96), resize=96, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 """What the bundled zfmini was trained with."""
 
-IMAGENET_PREPROCESS = Preprocess(size=(224, 224), resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+IMAGENET_PREPROCESS = Preprocess(
+    size=(224, 224), resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+)
 
 INITIAL = "initial"
 _OWN: dict[str, tuple[Callable[..., nn.Module], Preprocess]] = {
@@ -45,10 +47,12 @@ def load_model(
     """A model by name, with weights, in eval mode.
 
     Args:
-        spec: ``zfmini`` (bundled, trained), ``zfnet``, a name of torchvision's (``resnet18``), ``timm:NAME`` if timm is installed,
-            or ``package.module:factory``, a function without required arguments that returns a module.
-        weights: a file with a state dict; a name of the model's own weights (``DEFAULT``, ``IMAGENET1K_V1``); ``initial`` for
-            untrained; None: bundled ones for zfmini, else initial. Initial values are those of seed 0.
+        spec: ``zfmini`` (bundled, trained), ``zfnet``, a name of torchvision's (``resnet18``),
+            ``timm:NAME`` if timm is installed, or ``package.module:factory``, a function without
+            required arguments that returns a module.
+        weights: a file with a state dict; a name of the model's own weights (``DEFAULT``,
+            ``IMAGENET1K_V1``); ``initial`` for untrained; None: bundled ones for zfmini, else
+            initial. Initial values are those of seed 0.
         device: where it goes, ``cpu`` or ``cuda``; None: where it was made.
         partial: let the file cover only a part of the model; `load_weights` says what it left.
         num_classes: number of outputs, where the model's factory takes it.
@@ -77,7 +81,9 @@ def load_model(
 
 def is_file(weights: str | Path | None) -> bool:
     """Whether ``weights`` means a file and not a name: it is a path, has a suffix, or exists."""
-    return weights is not None and (isinstance(weights, Path) or "." in weights or "/" in weights or Path(weights).is_file())
+    return weights is not None and (
+        isinstance(weights, Path) or "." in weights or "/" in weights or Path(weights).is_file()
+    )
 
 
 def find_device(name: str) -> torch.device:
@@ -90,35 +96,43 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"no device {name!r} on this machine: {first_line(error)} (there is always 'cpu')") from error
+        raise UsageError(
+            f"no device {name!r} on this machine: {first_line(error)} (there is always 'cpu')"
+        ) from error
     return device
 
 
 def load_weights(model: nn.Module, path: str | Path, *, partial: bool = False) -> list[str]:
-    """Load a state dict from a file, as people have them: bare, or below ``state_dict`` or ``model``; with ``module.`` before
-    each name; saved on a GPU.
+    """Load a state dict from a file, as people have them: bare, or below ``state_dict`` or
+    ``model``; with ``module.`` before each name; saved on a GPU.
 
     Args:
         model: changed in place.
-        path: a file of torch.save's. It is read with ``weights_only=True``: one that holds code is refused.
-        partial: accept a file that covers only a part of the model, and leave what it has not, or has in another shape.
+        path: a file of torch.save's. It is read with ``weights_only=True``: one that holds code is
+            refused.
+        partial: accept a file that covers only a part of the model, and leave what it has not, or
+            has in another shape.
 
     Returns:
         The model's entries that were left at their initial values; empty unless ``partial``.
 
     Raises:
-        WeightsError: the file is missing, holds code, or does not fit; the message counts and names the first five.
+        WeightsError: the file is missing, holds code, or does not fit; the message counts and names
+            the first five.
     """
     own = model.state_dict()
     state = _unwrapped(_read(Path(path)), own)
     missing = [name for name in own if name not in state]
     foreign = [name for name in state if name not in own]
     misshapen = [name for name in own if name in state and state[name].shape != own[name].shape]
-    fitting = {name: value for name, value in state.items() if name in own and name not in misshapen}
+    fitting = {
+        name: value for name, value in state.items() if name in own and name not in misshapen
+    }
     if not fitting or ((missing or foreign or misshapen) and not partial):
         raise WeightsError(
             f"the weights in {str(path)!r} do not fit: {_listing('missing', missing)}, {_listing('unknown', foreign)}, "
-            f"{_listing('of another shape', misshapen)}" + ("" if not fitting else "; --partial (partial=True) loads the rest")
+            f"{_listing('of another shape', misshapen)}"
+            + ("" if not fitting else "; --partial (partial=True) loads the rest")
         )
     model.load_state_dict(fitting, strict=False)
     return missing + misshapen
@@ -141,19 +155,27 @@ def _read(path: Path) -> dict[str, Tensor]:
             "save model.state_dict() instead"
         ) from error
     except Exception as error:  # damaged files give errors of every kind: struct.error, IndexError, AssertionError, ...
-        raise WeightsError(f"{str(path)!r} is no weights file: {type(error).__name__}: {first_line(error)}") from error
+        raise WeightsError(
+            f"{str(path)!r} is no weights file: {type(error).__name__}: {first_line(error)}"
+        ) from error
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     entries = content.items() if isinstance(content, Mapping) else ()
-    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
-        raise WeightsError(f"the file {str(path)!r} holds no state dict, bare or below {' or '.join(map(repr, _NESTED))}")
+    if not entries or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in entries
+    ):
+        raise WeightsError(
+            f"the file {str(path)!r} holds no state dict, bare or below {' or '.join(map(repr, _NESTED))}"
+        )
     return dict(content)
 
 
 def _unwrapped(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes that DataParallel and torch.compile put before each name, unless the model has them itself."""
+    """Without the prefixes that DataParallel and torch.compile put before each name, unless the
+    model has them itself.
+    """
     while not any(name in own for name in state):
         prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
         if prefix is None:
@@ -184,9 +206,14 @@ def _known() -> list[str]:
 def _from_torchvision(name: str, weights: str | None, options: dict[str, Any]) -> nn.Module:
     known = _known()
     if name not in known:
-        raise ModelError(f"no model {name!r}{did_you_mean(name, [*known, *_OWN])} (or package.module:factory for one of your own)")
+        raise ModelError(
+            f"no model {name!r}{did_you_mean(name, [*known, *_OWN])} (or package.module:factory for one of your own)"
+        )
     builder = torchvision.models.get_model_builder(name)
-    if "init_weights" in inspect.signature(builder).parameters or name in ("googlenet", "inception_v3"):
+    if "init_weights" in inspect.signature(builder).parameters or name in (
+        "googlenet",
+        "inception_v3",
+    ):
         options["init_weights"] = True
     entry = None
     if weights is not None:
@@ -195,7 +222,9 @@ def _from_torchvision(name: str, weights: str | None, options: dict[str, Any]) -
     try:
         return builder(weights=entry, **options)
     except (URLError, OSError) as error:
-        raise WeightsError(f"the weights {weights!r} of {name} cannot be fetched ({error}): give a file") from error
+        raise WeightsError(
+            f"the weights {weights!r} of {name} cannot be fetched ({error}): give a file"
+        ) from error
     except ValueError as error:  # such as weights of 1000 classes for a model of another number
         raise ModelError(f"{name} cannot be built: {first_line(error)}") from error
 
@@ -203,7 +232,9 @@ def _from_torchvision(name: str, weights: str | None, options: dict[str, Any]) -
 def _torchvision_weights(name: str, weights: str) -> Any:
     choices = torchvision.models.get_model_weights(name)
     if weights not in choices.__members__:
-        raise WeightsError(f"{name} has no weights {weights!r}: it has {', '.join(choices.__members__) or 'none'}")
+        raise WeightsError(
+            f"{name} has no weights {weights!r}: it has {', '.join(choices.__members__) or 'none'}"
+        )
     return choices[weights]
 
 
@@ -224,9 +255,13 @@ def _from_factory(spec: str, options: dict[str, Any]) -> nn.Module:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ModelError(f"no module {error.name!r} for the model {spec!r}: run in the folder that holds it") from error
+        raise ModelError(
+            f"no module {error.name!r} for the model {spec!r}: run in the folder that holds it"
+        ) from error
     except Exception as error:
-        raise ModelError(f"module {module_name!r} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
+        raise ModelError(
+            f"module {module_name!r} cannot be imported: {type(error).__name__}: {first_line(error)}"
+        ) from error
     if not hasattr(module, attribute):
         raise ModelError(f"module {module_name!r} has no {attribute!r}")
     factory = getattr(module, attribute)
@@ -245,7 +280,8 @@ def _from_factory(spec: str, options: dict[str, Any]) -> nn.Module:
 
 
 def preprocessing(spec: str, weights: str | Path | None = None) -> Preprocess | None:
-    """What a model's images go through: the recipe of these weights, or of the model's default ones; None where there is none.
+    """What a model's images go through: the recipe of these weights, or of the model's default
+    ones; None where there is none.
 
     Example:
         >>> from featviz.models import preprocessing
@@ -257,7 +293,9 @@ def preprocessing(spec: str, weights: str | Path | None = None) -> Preprocess | 
     if spec not in _known():
         return None
     choices = torchvision.models.get_model_weights(spec)
-    named = str(weights) if weights is not None and str(weights) in choices.__members__ else "DEFAULT"
+    named = (
+        str(weights) if weights is not None and str(weights) in choices.__members__ else "DEFAULT"
+    )
     if named not in choices.__members__:
         return None
     recipe = cast(Any, choices[named]).transforms()

@@ -12,17 +12,20 @@ from torch import Tensor, nn
 class LocallyConnected2d(nn.Module):
     """A layer connected like a convolution, but with weights of its own at every position.
 
-    It has the sparse interactions of a convolution without the parameter sharing, so it is equivariant to nothing (Goodfellow,
-    Bengio & Courville, *Deep Learning*, section 9.5, "unshared convolution").
+    It has the sparse interactions of a convolution without the parameter sharing, so it is
+    equivariant to nothing (Goodfellow, Bengio & Courville, *Deep Learning*, section 9.5, "unshared
+    convolution").
 
     Args:
         in_channels, out_channels: channels of input and output.
-        input_size: (height, width) of its input, which is fixed: it has weights for these positions alone.
+        input_size: (height, width) of its input, which is fixed: it has weights for these positions
+            alone.
         kernel_size, stride, padding: as of ``nn.Conv2d``; whole numbers, the same for both axes.
         bias: whether each output has a bias of its own.
 
     Shape:
-        (n, in_channels, *input_size) to (n, out_channels, h, w) with h = (height + 2 padding - kernel_size) // stride + 1.
+        (n, in_channels, *input_size) to (n, out_channels, h, w) with h = (height + 2 padding -
+        kernel_size) // stride + 1.
 
     Raises:
         ValueError: an input of another size than ``input_size``.
@@ -48,7 +51,9 @@ class LocallyConnected2d(nn.Module):
         super().__init__()
         self.in_channels, self.out_channels, self.input_size = in_channels, out_channels, input_size
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.output_size = tuple((side + 2 * padding - kernel_size) // stride + 1 for side in input_size)
+        self.output_size = tuple(
+            (side + 2 * padding - kernel_size) // stride + 1 for side in input_size
+        )
         positions, inputs = math.prod(self.output_size), in_channels * kernel_size**2
         self.weight = nn.Parameter(torch.empty(positions, out_channels, inputs))
         self.bias = nn.Parameter(torch.zeros(out_channels, *self.output_size)) if bias else None
@@ -56,8 +61,12 @@ class LocallyConnected2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[-2:]) != self.input_size:
-            raise ValueError(f"input of size {tuple(x.shape[-2:])}: this layer has weights for {self.input_size} alone")
-        windows = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)  # (n, inputs, positions)
+            raise ValueError(
+                f"input of size {tuple(x.shape[-2:])}: this layer has weights for {self.input_size} alone"
+            )
+        windows = F.unfold(
+            x, self.kernel_size, padding=self.padding, stride=self.stride
+        )  # (n, inputs, positions)
         out = torch.einsum("nip,poi->nop", windows, self.weight)  # (n, o, positions)
         out = out.reshape(len(x), self.out_channels, *self.output_size)  # (n, o, h, w)
         return out if self.bias is None else out + self.bias

@@ -1,4 +1,6 @@
-"""ZFNet, the network of Zeiler & Fergus (arXiv 1311.2901, figure 3), and zfmini, the same for images of 96 to 128 pixels."""
+"""ZFNet, the network of Zeiler & Fergus (arXiv 1311.2901, figure 3), and zfmini, the same for
+images of 96 to 128 pixels.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,16 @@ from torch import nn
 
 
 def zfnet(
-    num_classes: int = 1000, *, widths: Sequence[int] = (96, 256, 384, 384, 256), hidden: Sequence[int] = (4096, 4096)
+    num_classes: int = 1000,
+    *,
+    widths: Sequence[int] = (96, 256, 384, 384, 256),
+    hidden: Sequence[int] = (4096, 4096),
 ) -> nn.Sequential:
     """The network of the paper's figure 3, for (n, 3, 224, 224) images.
 
-    Maps are 110 wide after the first convolution, then 55, 26, 13, 13, 13, 13 and 6. Contrast is normalised across maps after
-    the first two pools. Larger and smaller images are taken too (from 77 pixels on): the last pool is averaged to 6 x 6, which
-    changes nothing at 224.
+    Maps are 110 wide after the first convolution, then 55, 26, 13, 13, 13, 13 and 6. Contrast is
+    normalised across maps after the first two pools. Larger and smaller images are taken too (from
+    77 pixels on): the last pool is averaged to 6 x 6, which changes nothing at 224.
 
     Args:
         num_classes: number of outputs, the logits of ``fc8``.
@@ -28,21 +33,34 @@ def zfnet(
         >>> zfnet()[:3](torch.zeros(1, 3, 224, 224)).shape
         torch.Size([1, 96, 55, 55])
     """
-    return _network(widths, second=(5, 2, 0), pooled=6, hidden=hidden, dropout=0.5, num_classes=num_classes, normalise=True)
+    return _network(
+        widths,
+        second=(5, 2, 0),
+        pooled=6,
+        hidden=hidden,
+        dropout=0.5,
+        num_classes=num_classes,
+        normalise=True,
+    )
 
 
 def zfmini(
-    num_classes: int = 96, *, widths: Sequence[int] = (32, 48, 64, 64, 64), hidden: Sequence[int] = (80, 80)
+    num_classes: int = 96,
+    *,
+    widths: Sequence[int] = (32, 48, 64, 64, 64),
+    hidden: Sequence[int] = (80, 80),
 ) -> nn.Sequential:
-    """ZFNet's layers at a quarter of a million parameters, for (n, 3, 96, 96) to (n, 3, 128, 128) images.
+    """ZFNet's layers at a quarter of a million parameters, for (n, 3, 96, 96) to (n, 3, 128, 128)
+    images.
 
-    The second convolution has stride 1, so that the fifth sees 83 pixels of the image rather than all of it, and contrast is
-    not normalised.
+    The second convolution has stride 1, so that the fifth sees 83 pixels of the image rather than
+    all of it, and contrast is not normalised.
 
     Args:
-        num_classes: number of outputs, the logits of ``fc8``; 96 for the synthetic images that the bundled weights know.
-        widths: channels of the five convolutions, ``hidden``: units of ``fc6`` and ``fc7``; 0 leaves a layer out, with its
-            rectifier and not with its pool (the paper's table 3).
+        num_classes: number of outputs, the logits of ``fc8``; 96 for the synthetic images that the
+            bundled weights know.
+        widths: channels of the five convolutions, ``hidden``: units of ``fc6`` and ``fc7``; 0
+            leaves a layer out, with its rectifier and not with its pool (the paper's table 3).
 
     Example:
         >>> import torch
@@ -50,7 +68,15 @@ def zfmini(
         >>> zfmini()(torch.zeros(2, 3, 96, 96)).shape
         torch.Size([2, 96])
     """
-    return _network(widths, second=(5, 1, 1), pooled=4, hidden=hidden, dropout=0.1, num_classes=num_classes, normalise=False)
+    return _network(
+        widths,
+        second=(5, 1, 1),
+        pooled=4,
+        hidden=hidden,
+        dropout=0.1,
+        num_classes=num_classes,
+        normalise=False,
+    )
 
 
 def _network(
@@ -63,7 +89,9 @@ def _network(
     num_classes: int,
     normalise: bool,
 ) -> nn.Sequential:
-    """The paper's layers by the paper's names; ``second`` is kernel, stride and padding of the second convolution."""
+    """The paper's layers by the paper's names; ``second`` is kernel, stride and padding of the
+    second convolution.
+    """
     geometry = {1: (7, 2, 1), 2: second, 3: (3, 1, 1), 4: (3, 1, 1), 5: (3, 1, 1)}
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels = 3
@@ -92,7 +120,9 @@ def _network(
 
 
 def _initialise(network: nn.Sequential) -> None:
-    """He's initialisation, but a quarter of it in the first layer, whose filters would keep its noise to the end."""
+    """He's initialisation, but a quarter of it in the first layer, whose filters would keep its
+    noise to the end.
+    """
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -105,10 +135,12 @@ def _initialise(network: nn.Sequential) -> None:
 
 @torch.no_grad()
 def renormalise_filters(model: nn.Module, radius: float = 0.1) -> int:
-    """Scale every convolution filter whose root mean square exceeds ``radius`` down to it, in place.
+    """Scale every convolution filter whose root mean square exceeds ``radius`` down to it, in
+    place.
 
-    The paper does this after each step of training (section 3: "we renormalize each filter in the convolutional layers whose
-    RMS value exceeds a fixed radius of 1e-1"), so that no first-layer filter dominates.
+    The paper does this after each step of training (section 3: "we renormalize each filter in the
+    convolutional layers whose RMS value exceeds a fixed radius of 1e-1"), so that no first-layer
+    filter dominates.
 
     Args:
         model: any network; its ``Conv2d`` weights are changed.
