@@ -1,31 +1,51 @@
-"""featviz: what a convolutional network has learned, made visible, after Zeiler & Fergus (arXiv
-1311.2901).
-"""
+"""featviz: what a convolutional network has learned, made visible, after Zeiler & Fergus (arXiv 1311.2901)."""
 
 from featviz import figures, gallery
-from featviz.capture import capture, layers
-from featviz.connections import Connections, connections
-from featviz.correspond import Correspondence, correspondence
-from featviz.errors import FeatvizError
-from featviz.evolve import Evolution, Track, evolve
-from featviz.fields import LayerInfo, anatomy, receptive_fields
+from featviz.errors import (
+    FeatvizError,
+    ImageError,
+    LayerError,
+    ModelError,
+    NumberError,
+    RecordError,
+    RuleError,
+    SizeError,
+    UnitError,
+    UsageError,
+    WeightsError,
+)
+from featviz.fields.anatomy import Anatomy, anatomy, receptive_fields
 from featviz.geometry import Box, ReceptiveField
+from featviz.hooks import capture, read
 from featviz.images import Images, Preprocess, open_images
-from featviz.models import load_model
-from featviz.occlude import OcclusionMaps, occlude
-from featviz.project import Exemplars, project, project_exemplars
-from featviz.records import Scan, Statistics
+from featviz.methods.connections import Connections, connections
+from featviz.methods.correspondence import Correspondence, correspondence
+from featviz.methods.equivariance import equivariance
+from featviz.methods.evolve import Evolution, Track, evolve
+from featviz.methods.occlude import OcclusionMaps, occlude
+from featviz.methods.project import project, project_exemplars
+from featviz.methods.responses import responses
+from featviz.methods.scan import scan
+from featviz.methods.sweep import SweepResult, sweep
+from featviz.methods.transforms import Rotate, Scale, Translate
+from featviz.models import load_model, load_weights, preprocessing
+from featviz.records.exemplars import Exemplars
+from featviz.records.scan import LayerScan, Listing, Scan, Skipped
+from featviz.records.statistics import Statistics
+from featviz.records.topk import TopK
 from featviz.rules import backward_rule
-from featviz.scan import scan
-from featviz.sweep import Rotate, Scale, SweepResult, Translate, equivariance, sweep
-from featviz.topk import TopK
-from featviz.units import Unit
+from featviz.units import Layer, Unit, UnitSum
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Box", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError", "Images", "LayerInfo", "OcclusionMaps",
-    "Preprocess", "ReceptiveField", "Rotate", "Scale", "Scan", "Statistics", "SweepResult", "TopK", "Track", "Translate", "Unit",
-    "anatomy", "backward_rule", "capture", "connections", "correspondence", "equivariance", "evolve", "figures", "gallery",
-    "layers", "load_model", "occlude", "open_images", "project", "project_exemplars", "receptive_fields", "scan", "sweep",
+    "Anatomy", "Box", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError",
+    "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Listing", "ModelError",
+    "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Rotate",
+    "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
+    "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
+    "anatomy", "backward_rule", "capture", "connections", "correspondence", "equivariance",
+    "evolve", "figures", "gallery", "load_model", "load_weights", "occlude", "open_images",
+    "preprocessing", "project", "project_exemplars", "read", "receptive_fields", "responses",
+    "scan", "sweep",
 ]  # fmt: skip

@@ -1,16 +1,19 @@
 """Every error that featviz raises on purpose.
 
     FeatvizError
-    ├── LayerError      a layer that is not there, or whose name is ambiguous
-    ├── UnitError       a channel or a position outside its layer
-    ├── RuleError       a backward rule that has no meaning on this network
+    ├── LayerError      a layer that is not there, or whose name is ambiguous (also a LookupError)
+    ├── UnitError       a channel or a position outside its layer (also a LookupError)
+    ├── RuleError       a backward rule that has no meaning on this network (this and all below: also a ValueError)
     ├── ImageError      a folder or an image that cannot be used
+    │   └── SizeError   an image of another size than the others
     ├── ModelError      a model that cannot be built, or an input that it cannot take
     ├── WeightsError    a weights file that is missing, unsafe, or does not fit
     ├── RecordError     a scan on disk that is damaged or belongs to something else
+    ├── NumberError     an activation that is not a number
     └── UsageError      any other value that is not allowed
 
-Messages are one sentence or two: the value given, what is allowed, what to do.
+Messages are one sentence or two: the value given, what is allowed, what to do. They name arguments of functions; the commands add
+their flags, which they know from ``FeatvizError.arguments``.
 """
 
 from __future__ import annotations
@@ -20,38 +23,54 @@ from difflib import get_close_matches
 
 
 class FeatvizError(Exception):
-    """Base of all errors raised on purpose by featviz; catch this one to catch them all."""
+    """Base of all errors raised on purpose by featviz; catch this one to catch them all.
+
+    Attributes:
+        arguments: names of the function arguments that are the remedy, such as ``("out", "fresh")``.
+    """
+
+    def __init__(self, message: str, *arguments: str) -> None:
+        super().__init__(message)
+        self.arguments = arguments
 
 
-class LayerError(FeatvizError):
+class LayerError(FeatvizError, LookupError):
     """A layer that is not there, or whose name is ambiguous."""
 
 
-class UnitError(FeatvizError):
+class UnitError(FeatvizError, LookupError):
     """A channel or a position that is outside its layer."""
 
 
-class RuleError(FeatvizError):
+class RuleError(FeatvizError, ValueError):
     """A backward rule that has no meaning on this network."""
 
 
-class ImageError(FeatvizError):
+class ImageError(FeatvizError, ValueError):
     """A folder, a list or an image that cannot be used."""
 
 
-class ModelError(FeatvizError):
+class SizeError(ImageError):
+    """An image of another size than the others."""
+
+
+class ModelError(FeatvizError, ValueError):
     """A model that cannot be built, or an input that it cannot take."""
 
 
-class WeightsError(FeatvizError):
+class WeightsError(FeatvizError, ValueError):
     """A weights file that is missing, unsafe, or does not fit the model."""
 
 
-class RecordError(FeatvizError):
+class RecordError(FeatvizError, ValueError):
     """A scan on disk that is damaged or belongs to another model, data set or setting."""
 
 
-class UsageError(FeatvizError):
+class NumberError(FeatvizError, ValueError):
+    """An activation that is not a number."""
+
+
+class UsageError(FeatvizError, ValueError):
     """Any other argument whose value is not allowed."""
 
 

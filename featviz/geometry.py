@@ -32,9 +32,16 @@ class Box(NamedTuple):
 
     def clip(self, other: Box) -> Box:
         """The part that lies inside ``other``; empty (zero high or wide) if none does."""
-        top, bottom = (min(max(edge, other.top), other.bottom) for edge in (self.top, self.bottom))
-        left, right = (min(max(edge, other.left), other.right) for edge in (self.left, self.right))
-        return Box(top, left, bottom, right)
+        return Box(
+            min(max(self.top, other.top), other.bottom),
+            min(max(self.left, other.left), other.right),
+            min(max(self.bottom, other.top), other.bottom),
+            min(max(self.right, other.left), other.right),
+        )
+
+    def shifted(self, dy: int, dx: int) -> Box:
+        """The same box, ``dy`` pixels further down and ``dx`` further right."""
+        return Box(self.top + dy, self.left + dx, self.bottom + dy, self.right + dx)
 
     @property
     def region(self) -> tuple[EllipsisType, slice, slice]:

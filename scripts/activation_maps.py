@@ -14,7 +14,7 @@ from tqdm import tqdm
 from featviz import LayerInfo, anatomy, capture, figures, layers
 from featviz.cli.arguments import images_from, model_from, positive
 from featviz.errors import LayerError
-from featviz.fields import parameter_of
+from featviz.fields.anatomy import parameter_of
 
 Layer = tuple[LayerInfo, list[int], Tensor]
 

@@ -27,7 +27,7 @@ from torch import nn
 
 from featviz import Box, Images, correspondence, figures
 from featviz.cli.arguments import images_from, model_from
-from featviz.correspond import read_boxes
+from featviz.methods.correspondence import read_boxes
 from featviz.data import SyntheticImages
 from featviz.errors import UsageError
 

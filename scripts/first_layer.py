@@ -26,7 +26,7 @@ from featviz import anatomy, figures, project_exemplars, scan
 from featviz.cli.arguments import model_from, positive
 from featviz.data import LabelledImages, accuracy, train
 from featviz.errors import LayerError, UsageError
-from featviz.fields import parameter_of
+from featviz.fields.anatomy import parameter_of
 from featviz.images import open_images
 
 GEOMETRIES = ((11, 4), (7, 2))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from featviz import figures
 from featviz.cli.arguments import add_image_arguments, add_layers, add_model_arguments, exit_code
-from featviz.scan import check_writable
+from featviz.methods.scan import check_writable
 
 Rows = Sequence[Mapping[str, Any]]
 

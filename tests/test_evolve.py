@@ -14,7 +14,7 @@ from torch import nn
 
 from featviz import Evolution, connections, evolve, load_model
 from featviz.errors import LayerError, ModelError, UnitError, UsageError, WeightsError
-from featviz.evolve import Track
+from featviz.methods.evolve import Track
 from featviz.models import LocallyConnected2d
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from featviz import anatomy, capture, receptive_fields
 from featviz.errors import LayerError, ModelError, UsageError
-from featviz.fields import find_layers
+from featviz.fields.anatomy import find_layers
 from featviz.geometry import Box, ReceptiveField
 from featviz.models import LocallyConnected2d
 

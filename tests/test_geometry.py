@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from featviz.cuts import cut
+from featviz.fields.crop import cut
 from featviz.geometry import Box, ReceptiveField
 
 

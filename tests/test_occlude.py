@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from featviz import Box, Preprocess, Unit, anatomy, load_model, occlude
 from featviz.errors import LayerError, UnitError, UsageError
-from featviz.masking import filling
-from featviz.shortcut import find_shortcut, patch
+from featviz.methods.fill import filling
+from featviz.methods._incremental import find_shortcut, patch
 
 
 def classifier() -> nn.Module:

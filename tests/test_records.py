@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from featviz import Preprocess, Scan, Statistics, TopK, open_images, scan
 from featviz.errors import FeatvizError, LayerError, RecordError
 from featviz.images import Images
-from featviz.records import BINS, bin_edges, weights_fingerprint
+from featviz.records.scan import BINS, bin_edges, weights_fingerprint
 
 
 class Whole(Dataset[Tensor]):

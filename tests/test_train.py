@@ -15,7 +15,7 @@ from featviz import Preprocess, open_images
 from featviz.data import LabelledImages, SyntheticImages, accuracy, split, train
 from featviz.errors import ImageError, UsageError
 from featviz.models import LocallyConnected2d, load_weights, zfmini, zfnet
-from featviz.models.zfnet import renormalise_filters
+from featviz.models.zeiler_fergus import renormalise_filters
 
 
 def tiny(seed: int = 0) -> nn.Sequential:

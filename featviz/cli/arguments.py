@@ -16,14 +16,14 @@ from torch import nn
 
 from featviz.data import SyntheticImages
 from featviz.errors import FeatvizError, RuleError, UsageError
-from featviz.fields import LayerInfo
-from featviz.images import Images, Preprocess, one_size, open_images
+from featviz.images import Images, Preprocess, common_size, open_images
+from featviz.methods._backproject import MEMORY
+from featviz.methods.scan import scan
 from featviz.models import LocallyConnected2d, load_model, load_weights, preprocessing
 from featviz.models.load import is_file
-from featviz.pull import MEMORY
-from featviz.records import Scan
+from featviz.records.scan import Scan
 from featviz.rules import RULES, check_rule
-from featviz.scan import scan
+from featviz.units import Layer
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -206,7 +206,7 @@ def images_from(args: argparse.Namespace, model: nn.Module, *, synthetic: int = 
     if args.limit is not None:
         found = found.spread(args.limit)
     if recipe is None:
-        found.preprocess = replace(found.preprocess, size=one_size(found))
+        found.preprocess = replace(found.preprocess, size=common_size(found))
     return found
 
 
@@ -247,7 +247,7 @@ def scanned(
     model: nn.Module,
     images: Images,
     out: Path,
-    before: Callable[[dict[str, LayerInfo]], None],
+    before: Callable[[dict[str, Layer]], None],
 ) -> Scan:
     """The scan that the arguments ask for, gone on with where ``out`` has a part of it."""
     sources = {

@@ -21,7 +21,7 @@ from featviz.cli.arguments import (
     scanned,
     slug,
 )
-from featviz.scan import check_writable
+from featviz.files import check_writable
 
 
 def register(commands: Any) -> None:

@@ -28,11 +28,11 @@ from featviz.cli.arguments import (
     slug,
 )
 from featviz.errors import UsageError
-from featviz.fields import LayerInfo
-from featviz.project import Exemplars, project_exemplars
-from featviz.records import Scan
-from featviz.scan import check_writable
-from featviz.units import Unit
+from featviz.files import check_writable
+from featviz.methods.project import project_exemplars
+from featviz.records.exemplars import Exemplars
+from featviz.records.scan import Scan
+from featviz.units import Layer, Unit
 
 PAGE = 64  # units on one page of a grid
 OVERVIEW_UNITS, OVERVIEW_LAYERS = 12, 32
@@ -123,7 +123,7 @@ def _suffix(rule: str, args: argparse.Namespace) -> str:
     return f"-{rule}" if len(args.rule) > 1 else ""
 
 
-def _check_channels(infos: dict[str, LayerInfo], channels: list[int] | None) -> None:
+def _check_channels(infos: dict[str, Layer], channels: list[int] | None) -> None:
     for name, info in infos.items():
         for channel in channels or ():
             Unit(name, channel).check(info.shape)

@@ -2,7 +2,7 @@
 
 from featviz.data.labelled import LabelledImages, split
 from featviz.data.synthetic import CLASSES, Sample, SyntheticImages
-from featviz.data.train import PAPER_EPOCHS, Epoch, accuracy, train
+from featviz.data.training import PAPER_EPOCHS, Epoch, accuracy, train
 
 __all__ = [
     "CLASSES",

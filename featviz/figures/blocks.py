@@ -8,7 +8,7 @@ from math import ceil, sqrt
 import torch
 from torch import Tensor
 
-from featviz.project import Exemplars
+from featviz.records.exemplars import Exemplars
 from featviz.tiles import PAPER, picture_tiles, sheet, signal_tiles
 
 _DEAD = 244

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
-from featviz.connections import Connections
-from featviz.fields import LayerInfo
 from featviz.figures.maps import shown
-from featviz.figures.style import DPI, INK, QUIET
+from featviz.figures.page import DPI, INK, QUIET
+from featviz.methods.connections import Connections
+from featviz.units import Layer
 
 _COLOURS = ("#1864ab", "#66a80f", "#adb5bd")
 
@@ -94,7 +94,7 @@ class Strided:
     """
 
     stride: int
-    layers: Sequence[LayerInfo]
+    layers: Sequence[Layer]
     operations: int
     map: Tensor
 

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from featviz.correspond import Correspondence
-from featviz.figures.style import INK, LINES, MARKS, QUIET, page, picture, plain
+from featviz.figures.page import INK, LINES, MARKS, QUIET, page, picture, plain
 from featviz.geometry import Box
-from featviz.sweep import SweepResult
+from featviz.methods.correspondence import Correspondence
+from featviz.methods.sweep import SweepResult
 
 _TILE = 0.95  # of an example, in inches
 

@@ -11,18 +11,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from featviz.fields import LayerInfo
 from featviz.figures.blocks import unit_block, unit_tiles
-from featviz.figures.style import DPI, INK, QUIET, field_of
-from featviz.project import Exemplars
+from featviz.figures.page import DPI, INK, QUIET, field_of
+from featviz.records.exemplars import Exemplars
 from featviz.tiles import PAPER, sheet
+from featviz.units import Layer
 
 _LABEL, _GAP, _MARGIN = 16, 10, 14  # pixels: above a block, between blocks, around the page
 
 
 def grid(
     exemplars: Exemplars,
-    info: LayerInfo,
+    info: Layer,
     *,
     rule: str | None = None,
     tile: int | None = None,
@@ -78,7 +78,7 @@ def grid(
 
 
 def overview(
-    layers: Sequence[tuple[LayerInfo, Exemplars]],
+    layers: Sequence[tuple[Layer, Exemplars]],
     *,
     rule: str | None = None,
     tile: int = 56,

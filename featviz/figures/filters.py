@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from featviz.figures.style import DPI, INK, QUIET
+from featviz.figures.page import DPI, INK, QUIET
 from featviz.tiles import PAPER, contrast, resized, sheet, signal_tiles, signed, to_uint8
 
 _COLOURS = ("#d9480f", "#f0a33c", "#4dabf7", "#1864ab", "#66a80f", "#868e96")

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from featviz.fields import LayerInfo
-from featviz.figures.style import DPI, INK, QUIET, field_of
+from featviz.figures.page import DPI, INK, QUIET, field_of
+from featviz.units import Layer
 
 _TILE, _GAP, _MARGIN, _SIDE = (
     72,
@@ -22,7 +22,7 @@ _TILE, _GAP, _MARGIN, _SIDE = (
 
 def activation_maps(
     image: Tensor,
-    layers: Sequence[tuple[LayerInfo, Sequence[int], Tensor]],
+    layers: Sequence[tuple[Layer, Sequence[int], Tensor]],
     *,
     title: str = "",
     kept: int = 12,

@@ -8,11 +8,11 @@ from math import ceil
 import torch
 from matplotlib.figure import Figure
 
-from featviz.fields import LayerInfo
 from featviz.figures.blocks import unit_block
-from featviz.figures.style import DPI, INK, QUIET, field_of
-from featviz.project import Exemplars
+from featviz.figures.page import DPI, INK, QUIET, field_of
+from featviz.records.exemplars import Exemplars
 from featviz.tiles import PAPER
+from featviz.units import Layer
 
 _HEAD, _LABEL, _GAP, _MARGIN = (
     44,
@@ -23,7 +23,7 @@ _HEAD, _LABEL, _GAP, _MARGIN = (
 
 
 def top_patches(
-    layers: Sequence[tuple[LayerInfo, Exemplars]],
+    layers: Sequence[tuple[Layer, Exemplars]],
     *,
     rule: str | None = None,
     tile: int = 54,
@@ -85,6 +85,6 @@ def top_patches(
     return figure
 
 
-def _described(info: LayerInfo) -> str:
+def _described(info: Layer) -> str:
     maps = f" of {info.shape[1]} x {info.shape[2]}" if len(info.shape) == 3 else ""
     return f"{info.shape[0]} maps{maps}, receptive field {field_of(info)}"

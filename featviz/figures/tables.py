@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from featviz.figures.style import DPI, INK, QUIET
+from featviz.figures.page import DPI, INK, QUIET
 
 _TRAIN, _TEST = "#a5b4c3", "#1864ab"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from featviz.fields import LayerInfo
-from featviz.project import Exemplars
-from featviz.records import Scan
+from featviz.records.exemplars import Exemplars
+from featviz.records.scan import Scan
+from featviz.units import Layer
 
 
-def layer_numbers(info: LayerInfo, scan: Scan) -> dict[str, Any]:
+def layer_numbers(info: Layer, scan: Scan) -> dict[str, Any]:
     """A layer's line in the column of layers."""
     statistics = scan.statistics[info.name]
     return {

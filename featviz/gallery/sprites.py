@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from featviz.project import Exemplars
+from featviz.records.exemplars import Exemplars
 from featviz.tiles import OUTSIDE, picture_tiles, sheet, signal_tiles
 
 TILE = 96  # the longest side of a tile in pixels; what is larger is averaged down

@@ -8,9 +8,9 @@ from featviz.models.load import (
     preprocessing,
 )
 from featviz.models.local import LocallyConnected2d
-from featviz.models.zfnet import renormalise_filters, zfmini, zfnet
+from featviz.models.zeiler_fergus import renormalize_filters, zfmini, zfnet
 
 __all__ = [
     "MINI_PREPROCESS", "LocallyConnected2d", "find_device", "load_model", "load_weights", "preprocessing",
-    "renormalise_filters", "zfmini", "zfnet",
+    "renormalize_filters", "zfmini", "zfnet",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from featviz.errors import ModelError, UsageError, WeightsError, did_you_mean, first_line
 from featviz.images import Preprocess
-from featviz.models.zfnet import zfmini, zfnet
+from featviz.models.zeiler_fergus import zfmini, zfnet
 
 MINI_PREPROCESS = Preprocess(size=(96, 96), resize=96, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 """What the bundled zfmini was trained with."""

@@ -1,0 +1,268 @@
+"""Reading what layers return: forward hooks that protect what they read and leave no trace."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featviz.errors import LayerError, did_you_mean
+from featviz.models.local import LocallyConnected2d
+from featviz.patterns import resolve, split_call
+from featviz.units import Layer, LayersLike
+
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, LocallyConnected2d)
+"""What the pattern ``conv`` stands for."""
+
+Reduce = Callable[[str, Tensor], Any]
+"""Takes a layer's name and its output; what it returns is kept in the output's place."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode within the block; afterwards every module is in the mode in which it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def capture(
+    model: nn.Module, layers: LayersLike, *, inputs: bool = False, reduce: Reduce | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """Read what layers return, in every forward within the block.
+
+    Args:
+        model: any module; it stays in the mode (train or eval) and on the device it is in.
+        layers: a pattern (``conv``, ``layer3.*``), names, or `Layer` objects. One call of a module
+            that is used several times is ``name@i``, from 0.
+        inputs: read what the layers are given instead of what they return; several arguments are
+            a tuple.
+        reduce: ``reduce(name, output)`` is kept instead of the output. It runs on the output's
+            device as the layer fires, so that nothing large is held.
+
+    Yields:
+        A mapping from each name to what the last forward gave: a tensor as the layer returned it,
+        most often (n, c, h, w), on the autograd graph where there is one, and safe from what the
+        next layer does in place.
+
+    Raises:
+        LayerError: no such layer, a module used several times under its bare name, a layer that
+            returns no tensor, or one that took no part in the forward.
+
+    After the block, also when the forward raised, no hook is left and nothing else has changed.
+
+    Example:
+        >>> import torch
+        >>> from featviz import capture, load_model
+        >>> model = load_model("zfmini")
+        >>> with capture(model, "conv2, pool5") as acts:
+        ...     _ = model(torch.zeros(1, 3, 96, 96))
+        >>> acts["conv2"].shape
+        torch.Size([1, 48, 21, 21])
+    """
+    reader = _Reader(_targets(model, layers), reduce, inputs)
+    with _hooked(model, reader):
+        yield reader.values
+
+
+def read(
+    model: nn.Module,
+    x: Any,
+    layers: LayersLike,
+    *,
+    inputs: bool = False,
+    reduce: Reduce | None = None,
+) -> dict[str, Any]:
+    """Run one forward, as far as needed, and return what layers gave.
+
+    Args:
+        model: any module; it stays in its mode and on its device.
+        x: what the model takes, most often (n, c, h, w) in model space.
+        layers, inputs, reduce: as of `capture`. The forward ends when every layer is read, if all are
+            `Layer` objects or ``name@i``; a bare name is only known to be called once when the
+            forward has gone to its end.
+
+    Returns:
+        By name, as `capture` yields it.
+
+    Raises:
+        LayerError: as of `capture`.
+
+    Example:
+        >>> import torch
+        >>> from featviz import load_model, read
+        >>> read(load_model("zfmini"), torch.zeros(1, 3, 96, 96), "pool5")["pool5"].shape
+        torch.Size([1, 64, 4, 4])
+    """
+    reader = _Reader(_targets(model, layers), reduce, inputs)
+    reader.stops = all(t.call is not None for t in chain(*reader.targets.values()))
+    with _hooked(model, reader):
+        try:
+            model(x)
+        except _Stop:
+            pass
+    return dict(reader.values)
+
+
+class _Stop(BaseException):
+    """All that was asked for has been read. Not an Exception, so that a model's own ``except``
+    lets it through."""
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A layer to read: its name in the result, its module, and which call (None: the only one)."""
+
+    name: str
+    path: str
+    module: nn.Module
+    call: int | None
+
+
+def _targets(model: nn.Module, layers: LayersLike) -> dict[str, list[_Target]]:
+    """The layers that are asked for, by module."""
+    modules = {path: module for path, module in model.named_modules() if path}
+    known = {path: isinstance(module, CONVOLUTIONS) for path, module in modules.items()}
+    items = [layers] if isinstance(layers, (str, Layer)) else list(layers)
+    calls: dict[str, int | None] = {}
+    for item in items:
+        calls |= _calls(item, known)
+    if not calls:
+        raise LayerError("no layers to read: give at least one name")
+    targets: dict[str, list[_Target]] = {}
+    for name, call in calls.items():
+        path = name if call is None or name in modules else split_call(name)[0]
+        if path not in modules:
+            raise LayerError(f"no layer {name!r}{did_you_mean(name, modules)}")
+        targets.setdefault(path, []).append(_Target(name, path, modules[path], call))
+    return targets
+
+
+def _calls(item: str | Layer, known: Mapping[str, bool]) -> dict[str, int | None]:
+    """The names that an item asks for, each with its call where that is said."""
+    if isinstance(item, Layer):
+        return {item.name: split_call(item.call)[1]}
+    path, call = split_call(item)
+    if item not in known and call is not None and path in known:
+        return {item: call}
+    return dict.fromkeys(resolve(item, known))
+
+
+@dataclass
+class _Reader:
+    """What the hooks of one block share.
+
+    Attributes:
+        targets: the layers to read, by module.
+        reduce: applied to what is read, if there is one.
+        inputs: whether inputs are read instead of outputs.
+        values: by name, what was read in the present forward.
+        calls: by module, how often it has been called in the present forward.
+        stops: whether the forward ends when all is read.
+    """
+
+    targets: dict[str, list[_Target]]
+    reduce: Reduce | None
+    inputs: bool
+    values: dict[str, Any] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    stops: bool = False
+
+    def begin(self) -> None:
+        """Forget the forward before."""
+        self.values.clear()
+        self.calls.clear()
+
+    def end(self) -> None:
+        """Make sure that every layer took part."""
+        for target in chain.from_iterable(self.targets.values()):
+            if target.name not in self.values:
+                times = self.calls[target.path]
+                counted = f": its module was called {times} times, counted from @0" if times else ""
+                raise LayerError(f"layer {target.name!r} took no part in this forward{counted}")
+
+    def take(self, path: str, value: Any) -> Any:
+        """Read what a module returns or is given; what comes back takes its place, unless None."""
+        call = self.calls[path]
+        self.calls[path] += 1
+        wanted = [target for target in self.targets[path] if target.call in (None, call)]
+        if not wanted:
+            return None
+        if call > 0 and any(target.call is None for target in wanted):
+            raise LayerError(
+                f"layer {path!r} is called more than once in one forward: "
+                f"say which call, '{path}@0' or '{path}@1'"
+            )
+        if not self.inputs and not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise LayerError(
+                f"layer {path!r} returns a {kind}, not a tensor: ask for a layer inside it"
+            )
+        for target in wanted:
+            kept = value if self.reduce is None else self.reduce(target.name, value)
+            self.values[target.name] = kept
+        if self.stops and all(t.name in self.values for t in chain(*self.targets.values())):
+            raise _Stop
+        if self.reduce is not None or not isinstance(value, Tensor):
+            return None
+        # what comes next may work in place: it is given a copy, and what was read stays as it is
+        return value.clone()
+
+
+@contextmanager
+def _hooked(model: nn.Module, reader: _Reader) -> Iterator[None]:
+    """The reader's hooks within the block."""
+    with ExitStack() as restore:
+        for path, targets in reader.targets.items():
+            restore.callback(_on_forward(path, targets[0].module, reader).remove)
+        restore.callback(_on_begin(model, reader).remove)
+        restore.callback(_on_end(model, reader).remove)
+        yield
+
+
+def _on_forward(path: str, module: nn.Module, reader: _Reader) -> Any:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise LayerError(
+            f"layer {path!r} is scripted, which takes no hooks: "
+            "use the model before it was scripted"
+        )
+    if reader.inputs:
+        return module.register_forward_pre_hook(
+            lambda module, inputs: reader.take(path, inputs[0] if len(inputs) == 1 else inputs)
+        )
+    return module.register_forward_hook(lambda module, inputs, output: reader.take(path, output))
+
+
+def _on_begin(model: nn.Module, reader: _Reader) -> Any:
+    return model.register_forward_pre_hook(lambda module, inputs: reader.begin(), prepend=True)
+
+
+def _on_end(model: nn.Module, reader: _Reader) -> Any:
+    return model.register_forward_hook(lambda module, inputs, output: reader.end())
+
+
+def layer_names(model: nn.Module, layers: LayersLike = "*") -> list[str]:
+    """The names of a model's modules that are asked for, in the order in which it lists them.
+
+    Raises:
+        LayerError: a pattern that matches nothing; the message names the nearest.
+
+    Example:
+        >>> from featviz import load_model
+        >>> from featviz.hooks import layer_names
+        >>> layer_names(load_model("zfmini"), "conv")
+        ['conv1', 'conv2', 'conv3', 'conv4', 'conv5']
+    """
+    known = {path: isinstance(m, CONVOLUTIONS) for path, m in model.named_modules() if path}
+    return resolve(layers, known)

@@ -1,0 +1,341 @@
+"""One forward pass to a layer, then backward passes under rules: the engine below `project`.
+
+A position depends on its receptive field alone, so only a crop of the image around it is computed.
+Positions that share a crop share its forward pass, crops of one size share a batch, and one forward
+pass serves all rules. The response on a crop must be the one that was recorded on the full image;
+where it is not, the full image is used, and the result says so.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from featviz.errors import FeatvizError, LayerError, RecordError
+from featviz.fields.crop import Crop, crop_for
+from featviz.geometry import Box
+from featviz.hooks import evaluating, read
+from featviz.methods._conv_at import Positions, conv_at, is_plain
+from featviz.rules import backward_rule
+from featviz.units import Layer, LayersLike
+
+MEMORY = 2**28
+"""Bytes that a batch may take; more was slower on CPUs, whose caches it outgrows."""
+_BACKWARD = 2  # how much more than its activations a forward and backward pass takes
+_MOST_WAITING = 1024  # crops that wait for others of their size, so that memory stays bounded
+_WRONG = 0.05  # relative difference from the record that no rounding explains
+_REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError)
+"""What a model raises that does not take a crop: a fixed size is asserted, or a view does not fit."""
+
+
+class Job(NamedTuple):
+    """One position to project: its slot in the caller's result, where it is, and the response
+    recorded there."""
+
+    slot: int
+    channel: int
+    y: int
+    x: int
+    score: float
+
+
+class Projected(NamedTuple):
+    """What came of a job.
+
+    Attributes:
+        job: which.
+        box: its receptive field in the image.
+        signals: by rule, (c, h, w), the signal in that box.
+        full_image: whether the full image was computed.
+        fallback: whether a crop should have been enough, and was not.
+    """
+
+    job: Job
+    box: Box
+    signals: dict[str, Tensor]
+    full_image: bool
+    fallback: bool
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A crop of an image, and the jobs that it serves, each with its position in the layer's map of
+    the crop."""
+
+    image: Tensor
+    box: Box
+    jobs: tuple[Job, ...]
+    positions: tuple[tuple[int, int], ...]
+    fallback: bool = False
+
+    @property
+    def is_full_image(self) -> bool:
+        return (self.box.height, self.box.width) == tuple(self.image.shape[1:])
+
+    @property
+    def kind(self) -> tuple[int, int, int]:
+        """Work of one kind shares a batch without waste."""
+        return self.box.height, self.box.width, len(self.jobs)
+
+    def on_full_image(self) -> _Work:
+        """The same jobs, without a crop."""
+        box = Box(0, 0, self.image.shape[1], self.image.shape[2])
+        positions = tuple((job.y, job.x) for job in self.jobs)
+        return _Work(self.image, box, self.jobs, positions, fallback=True)
+
+
+def backproject(
+    model: nn.Module,
+    layer: Layer,
+    jobs: Mapping[int, list[Job]],
+    read_image: Callable[[int], Tensor],
+    rules: Sequence[str],
+    memory: int = MEMORY,
+) -> Iterator[Projected]:
+    """Project every job, image by image, in whatever order fills batches best.
+
+    Args:
+        model, layer: the network, and the layer of all jobs.
+        jobs: those of each image.
+        read_image: gives an image (c, h, w) in model space, by its key in ``jobs``; called once
+            for each.
+        rules: backward rules, all served by one forward pass.
+        memory: bytes that a batch may take, as far as they can be foreseen. Where the device has
+            less, batches are halved.
+
+    Raises:
+        RecordError: the full image does not give the recorded response.
+    """
+    engine = _Engine(model, layer, rules, memory, _typical_score(jobs))
+    for key, own in jobs.items():
+        for work in engine.crops(read_image(key), own):
+            yield from engine.add(work)
+    yield from engine.finish()
+
+
+def _typical_score(jobs: Mapping[int, list[Job]]) -> float:
+    """The mean magnitude of all scores, against which the difference of a small one is measured."""
+    total, count = 0.0, 0
+    for own in jobs.values():
+        total += sum(abs(job.score) for job in own)
+        count += len(own)
+    return total / max(1, count)
+
+
+class _Engine:
+    """Collects work into batches and runs them."""
+
+    def __init__(
+        self, model: nn.Module, layer: Layer, rules: Sequence[str], memory: int, typical: float
+    ) -> None:
+        self.model = model
+        self.layer = layer
+        self.rules = rules
+        self.memory = memory
+        self.typical = typical
+        self.waiting: dict[tuple[int, int, int], list[_Work]] = defaultdict(list)
+        self.crops_agree = True
+
+    def crops(self, image: Tensor, jobs: Sequence[Job]) -> list[_Work]:
+        """The crops of one image that serve these jobs; one for those that share it."""
+        size = image.shape[1], image.shape[2]
+        full = Box(0, 0, *size)
+        groups: dict[Box, list[tuple[Job, Crop]]] = defaultdict(list)
+        cropped = False
+        for job in jobs:
+            crop = crop_for(self.layer.field, job.y, job.x, size)
+            cropped |= crop is not None
+            if crop is None or not self.crops_agree:
+                crop = Crop(full, (job.y, job.x))
+            groups[crop.box].append((job, crop))
+        works = []
+        for box, group in groups.items():
+            own = tuple(job for job, _ in group)
+            positions = tuple(crop.position for _, crop in group)
+            fallback = cropped and not self.crops_agree
+            works.append(_Work(image, box, own, positions, fallback))
+        return works
+
+    def add(self, work: _Work) -> Iterator[Projected]:
+        """Let work wait for others of its kind; run what has waited long enough."""
+        self.waiting[work.kind].append(work)
+        if len(self.waiting[work.kind]) >= self._fitting(work):
+            yield from self._run(self.waiting.pop(work.kind))
+        elif sum(map(len, self.waiting.values())) > _MOST_WAITING:
+            fullest = max(self.waiting, key=lambda kind: len(self.waiting[kind]))
+            yield from self._run(self.waiting.pop(fullest))
+
+    def finish(self) -> Iterator[Projected]:
+        """Run all that waits."""
+        while self.waiting:  # what fails on a crop comes back once, as a full image
+            _, works = self.waiting.popitem()
+            step = self._fitting(works[0])
+            for start in range(0, len(works), step):
+                yield from self._run(works[start : start + step])
+
+    def _fitting(self, work: _Work) -> int:
+        """How many such crops fit into memory, as far as the layer's count of elements tells."""
+        pixels = work.image.shape[1] * work.image.shape[2]
+        share = work.box.height * work.box.width / pixels
+        size = self.layer.elements * share * work.image.element_size() * _BACKWARD
+        return max(1, int(self.memory / max(size, 1)))
+
+    def _run(self, works: list[_Work]) -> list[Projected]:
+        """Run a batch; what a crop does not reproduce waits again, as a full image."""
+        projected, failed = self._batch(works)
+        if failed:
+            self.crops_agree = False
+        for work in failed:
+            again = work.on_full_image()
+            self.waiting[again.kind].append(again)
+        return projected
+
+    def _batch(self, works: list[_Work]) -> tuple[list[Projected], list[_Work]]:
+        """The results of work of one kind, and the work whose crops do not do."""
+        try:
+            signals, responses = _backward(self.model, self.layer, works, self.rules)
+        except FeatvizError:
+            raise
+        except _REFUSALS as error:
+            out_of_memory = isinstance(error, torch.OutOfMemoryError)
+            if len(works) == 1 and (out_of_memory or works[0].is_full_image):
+                raise
+        else:
+            return self._checked(works, signals, responses)
+        # the error is gone, and with it the tensors that its traceback held
+        if len(works) == 1:
+            return [], works
+        return self._divided(works)
+
+    def _divided(self, works: list[_Work]) -> tuple[list[Projected], list[_Work]]:
+        """A batch that failed, in smaller ones. If a single crop fails too, memory is not the reason:
+        the model takes images of one size alone."""
+        projected, failed = self._batch(works[:1])
+        if failed:
+            return projected, works
+        rest = works[1:]
+        middle = (len(rest) + 1) // 2
+        for half in (rest[:middle], rest[middle:]):
+            if half:
+                more, failing = self._batch(half)
+                projected += more
+                failed += failing
+        return projected, failed
+
+    def _checked(
+        self, works: list[_Work], signals: dict[str, list[Tensor]], responses: Tensor
+    ) -> tuple[list[Projected], list[_Work]]:
+        """Sort a batch by whether its responses are those that were recorded."""
+        tolerance = _tolerance(responses)
+        projected: list[Projected] = []
+        failed = []
+        for i, work in enumerate(works):
+            differences = self._differences(work, responses[i])
+            if not work.is_full_image and max(differences) > tolerance:
+                failed.append(work)
+                continue
+            for r, job in enumerate(work.jobs):
+                if differences[r] > _WRONG:
+                    raise self._other_network(job, float(responses[i, r]))
+                own = {rule: signals[rule][r][i] for rule in self.rules}
+                projected.append(self._projected(work, job, own))
+        return projected, failed
+
+    def _differences(self, work: _Work, responses: Tensor) -> list[float]:
+        """How far each response is from the record, relative to it or to a typical one."""
+        tiny = torch.finfo(responses.dtype).tiny
+        differences = []
+        for job, response in zip(work.jobs, responses.tolist(), strict=True):
+            scale = max(abs(job.score), self.typical, tiny)
+            differences.append(abs(response - job.score) / scale)
+        return differences
+
+    def _projected(self, work: _Work, job: Job, signals: dict[str, Tensor]) -> Projected:
+        """The signals of a job, from those of its crop to those of its receptive field."""
+        box = self.layer.field.box(job.y, job.x)
+        region = box.shifted(-work.box.top, -work.box.left).region
+        own = {rule: signal[region] for rule, signal in signals.items()}
+        return Projected(job, box, own, work.is_full_image, work.fallback)
+
+    def _other_network(self, job: Job, response: float) -> RecordError:
+        return RecordError(
+            f"unit {self.layer.name}:{job.channel} gives {response:.4g} where {job.score:.4g} was "
+            "recorded: the scan was made with other weights or other images; scan again",
+            "fresh",
+        )
+
+
+def _tolerance(responses: Tensor) -> float:
+    """How far a response on a crop may be from the full image's: rounding, which is coarser on GPUs
+    (TF32)."""
+    rounding: float = max(torch.finfo(responses.dtype).eps ** 0.5, 1e-6)
+    return rounding * 8 if responses.is_cuda else rounding
+
+
+def _backward(
+    model: nn.Module, layer: Layer, works: list[_Work], rules: Sequence[str]
+) -> tuple[dict[str, list[Tensor]], Tensor]:
+    """One forward pass for n crops of r jobs each, and r backward passes a rule.
+
+    Returns:
+        By rule r signals (n, c, h, w); and the responses (n, r).
+    """
+    crops = torch.stack([work.image[work.box.region] for work in works])
+    positions = _positions(works, crops.device)
+    x, output, responses = _forward(model, layer, crops, positions)
+    if not output.requires_grad:
+        raise LayerError(
+            f"layer {layer.name!r} does not depend on the image by way of a gradient "
+            "(quantised layers have none)"
+        )
+    signals: dict[str, list[Tensor]] = {}
+    for rule in rules:
+        with backward_rule(rule, output, x):
+            signals[rule] = []
+            for column in responses.unbind(dim=1):
+                (signal,) = torch.autograd.grad(column.sum(), x, retain_graph=True)
+                signals[rule].append(signal)
+    return signals, responses.detach()
+
+
+def _positions(works: list[_Work], device: torch.device) -> Positions:
+    channels = []
+    positions = []
+    for work in works:
+        channels.append([job.channel for job in work.jobs])
+        positions.append(work.positions)
+    y, x = torch.tensor(positions, device=device).unbind(dim=2)  # (n, r) each
+    return Positions(torch.tensor(channels, device=device), y, x)
+
+
+def _forward(
+    model: nn.Module, layer: Layer, crops: Tensor, positions: Positions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The leaf (n, c, h, w), the deepest tensor of its graph, and the responses (n, r).
+
+    Of a plain convolution only the windows at the positions are computed, from its input.
+    """
+    module = model.get_submodule(layer.call.rpartition("@")[0])
+    if is_plain(module) and not isinstance(model, nn.DataParallel):  # which splits the batch
+        x, values = forward(model, layer, crops, inputs=True)
+        maps = values[layer.name]
+        return x, maps, conv_at(module, maps, positions)
+    x, values = forward(model, layer, crops)
+    maps = values[layer.name]
+    return x, maps, positions.of(maps)
+
+
+def forward(
+    model: nn.Module, layers: LayersLike, images: Tensor, *, inputs: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A forward pass with gradients, to the deepest of these layers: the leaf (n, c, h, w), and what
+    each layer returned, or was given."""
+    with evaluating(model), torch.enable_grad():
+        x = images.detach().requires_grad_()
+        # a model may work in place on its input
+        return x, read(model, x.clone(), layers, inputs=inputs)

@@ -1,0 +1,259 @@
+"""One pass over a data set: the strongest exemplars of every unit of several layers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from featviz.errors import ImageError, LayerError, NumberError
+from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
+from featviz.files import check_writable
+from featviz.hooks import evaluating, read
+from featviz.images.collection import Images
+from featviz.images.sources import open_images
+from featviz.records.scan import (
+    MANIFEST,
+    LayerScan,
+    Listing,
+    Scan,
+    Skipped,
+    weights_fingerprint,
+)
+from featviz.records.statistics import Statistics
+from featviz.records.topk import TopK
+from featviz.units import Layer, LayersLike
+
+SAVE_EVERY = 60.0  # seconds of work that an interruption of the worst kind can cost
+
+
+def scan(
+    model: nn.Module,
+    images: Any,
+    layers: LayersLike = "conv",
+    *,
+    k: int = 9,
+    batch_size: int = 32,
+    out: str | Path | None = None,
+    resume: bool = False,
+    strict: bool = False,
+    sources: dict[str, str] | None = None,
+    check: Callable[[list[Layer]], None] | None = None,
+    progress: bool = False,
+) -> Scan:
+    """Find the k strongest responses of every unit, with their images and positions.
+
+    A response is the maximum of a unit's activation map over one image, so an image is at most once
+    among a unit's exemplars. Equal responses are ordered by image, then by position.
+
+    Args:
+        model: any module that takes (n, c, h, w); it is used on its device and in eval mode, and
+            left as it was.
+        images: ``Images``, or anything that `open_images` takes. Each is normalized by
+            ``images.preprocess``.
+        layers: a pattern (``conv``, ``features.*``), names, or layers. What a pattern matches and
+            has no units is left out.
+        k: exemplars per unit; the paper shows 9.
+        batch_size: images per forward pass. It does not change which exemplars there are but for
+            rounding in the network.
+        out: folder where the record is written, at the end, every minute, and when interrupted.
+        resume: go on from the record in ``out``, if there is one, made from the same model, images,
+            layers and k.
+        strict: raise on the first image that cannot be read, instead of skipping and counting it.
+        sources: free text about model and data, kept in the record.
+        check: called with the layers once they are known and before any image is looked at; it may
+            raise.
+        progress: show a progress bar.
+
+    Raises:
+        LayerError: a layer that is not there, or whose output is neither (n, c, h, w) nor (n, c).
+        ModelError: the model does not take images of this size.
+        ImageError: no image can be read, or images differ in size.
+        RecordError: ``out`` holds the record of something else.
+        NumberError: an activation that is not a number; the message names layer and image.
+
+    Source: Zeiler & Fergus, section 4.1 and figure 2.
+
+    Example:
+        >>> from featviz import load_model, open_images, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> images = open_images(SyntheticImages(20), MINI_PREPROCESS)
+        >>> result = scan(load_model("zfmini"), images, ["conv1"], k=3)
+        >>> result
+        <Scan of 1 layers, 32 units, k=3, 20 of 20 images>
+        >>> result["conv1"].top.scores.shape
+        torch.Size([32, 3])
+    """
+    data = open_images(images)
+    state = _begin(model, data, layers, k, sources or {})
+    if check is not None:
+        check([layer_scan.layer for layer_scan in state.values()])
+    if resume and out is not None and (Path(out) / MANIFEST).exists():
+        state = _resumed(Path(out), state, strict)
+    if out is not None:
+        check_writable(Path(out))
+    if state.done == len(data) and state.done:
+        return state
+    state = _Run(model, data, batch_size, out, strict).all_of(state, progress)
+    if not any(layer_scan.statistics.count for layer_scan in state.values()):
+        first = state.skipped[0]
+        raise ImageError(
+            f"none of the {len(data)} images can be read; the first: {first.key!r}, {first.reason}"
+        )
+    if out is not None:
+        state.save(out)
+    return state
+
+
+def _begin(
+    model: nn.Module, data: Images, layers: LayersLike, k: int, sources: dict[str, str]
+) -> Scan:
+    """A scan of no images yet, of layers that are there and have units."""
+    input_shape = _input_shape(data)
+    if not isinstance(layers, (str, Layer)):
+        layers = list(layers)
+    net = anatomy(model, input_shape, only=layers)
+    chosen = _with_units(net, layers)
+    identity = {
+        "model": weights_fingerprint(model),
+        "images": data.fingerprint(),
+        "preprocess": _plain(asdict(data.preprocess)),
+        "layers": [layer.name for layer in chosen],
+        "k": k,
+    }
+    listing = Listing(data.keys, data.labels, input_shape)
+    begun = {}
+    for layer in chosen:
+        top = TopK.empty(layer.channels, k)
+        begun[layer.name] = LayerScan(layer, top, Statistics.empty(layer.channels), listing)
+    return Scan(begun, listing, identity, sources=sources)
+
+
+def _with_units(net: Anatomy, layers: LayersLike) -> list[Layer]:
+    """The layers that are asked for. A pattern may match what has no units; a name may not."""
+    chosen = net.select(layers)
+    if isinstance(layers, str) and layers not in net:
+        having = [layer for layer in chosen if layer.has_units]
+        if not having:
+            raise LayerError(f"layers={layers!r}: none of them has units, (n, c, h, w) or (n, c)")
+        return having
+    for layer in chosen:
+        layer.check_units()
+    return chosen
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they read back from JSON, which knows no tuples."""
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
+
+
+def _input_shape(data: Images) -> tuple[int, int, int]:
+    """The shape of the first image that can be read."""
+    first_error: ImageError | None = None
+    for i in range(len(data)):
+        try:
+            c, h, w = data[i].shape
+            return c, h, w
+        except ImageError as error:
+            first_error = first_error or error
+    raise ImageError(f"none of the {len(data)} images can be read; the first: {first_error}")
+
+
+def _resumed(out: Path, begun: Scan, strict: bool) -> Scan:
+    """The record on disk, if it is of the same things as the scan that was begun."""
+    earlier = Scan.load(out)
+    earlier.check_resumes(begun)
+    if strict and earlier.skipped:
+        raise ImageError(earlier.skipped[0].reason)
+    return earlier
+
+
+class _Run:
+    """One pass over images, from where a scan stands."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Images,
+        batch_size: int,
+        out: str | Path | None,
+        strict: bool,
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.batch_size = batch_size
+        self.out = out
+        self.strict = strict
+        self.parameter = parameter_of(model)
+        self.skipped: list[Skipped] = []
+        self.saved = time.monotonic()
+
+    def all_of(self, state: Scan, progress: bool) -> Scan:
+        """The scan of all images; what is done is saved when it is interrupted."""
+        looked_at = set(self.data.keys[: state.done])
+        self.skipped = [skipped for skipped in state.skipped if skipped.key in looked_at]
+        indices = range(state.done, len(self.data))
+        batches = self.data.batches(indices, self.batch_size, on_error=self._skip)
+        bar = tqdm(
+            desc="scan",
+            total=len(self.data),
+            initial=state.done,
+            unit="image",
+            disable=not progress,
+        )
+        try:
+            with bar, evaluating(self.model), torch.no_grad():
+                for images, batch in batches:
+                    state = self._advanced(state, images, batch)
+                    bar.update(state.done - bar.n)
+                    self._save_sometimes(state)
+                bar.update(len(self.data) - bar.n)
+        except BaseException:
+            if self.out is not None and state.done:
+                state.save(self.out)
+            raise
+        top = {name: layer_scan.top for name, layer_scan in state.items()}
+        statistics = {name: layer_scan.statistics for name, layer_scan in state.items()}
+        return state.with_progress(top, statistics, len(self.data), self.skipped)
+
+    def _skip(self, index: int, error: ImageError) -> None:
+        if self.strict:
+            raise error
+        self.skipped.append(Skipped(self.data.keys[index], str(error)))
+
+    def _save_sometimes(self, state: Scan) -> None:
+        if self.out is not None and time.monotonic() - self.saved > SAVE_EVERY:
+            state.save(self.out)
+            self.saved = time.monotonic()
+
+    def _advanced(self, state: Scan, images: list[int], batch: Tensor) -> Scan:
+        """The scan after one more batch."""
+        top: dict[str, TopK] = {}
+        statistics: dict[str, Statistics] = {}
+
+        def reduce(name: str, output: Tensor) -> None:
+            maps = output if output.dim() == 4 else output[:, :, None, None]  # (n, c, h, w)
+            peaks = maps.amax(dim=(2, 3))  # (n, c)
+            self._check_numbers(name, peaks, images)
+            top[name] = state[name].top.update(maps, images, peaks)
+            statistics[name] = state[name].statistics.update(peaks)
+
+        x = self.data.preprocess.normalize(batch).to(self.parameter)
+        layers = [layer_scan.layer for layer_scan in state.values()]
+        read(self.model, x, layers, reduce=reduce)
+        return state.with_progress(top, statistics, images[-1] + 1, list(self.skipped))
+
+    def _check_numbers(self, name: str, peaks: Tensor, images: list[int]) -> None:
+        wrong = peaks.isnan().any(dim=1)
+        if bool(wrong.any()):
+            key = self.data.keys[images[int(wrong.nonzero()[0])]]
+            raise NumberError(
+                f"layer {name!r} gives NaN on image {key!r}: check weights and preprocessing"
+            )

@@ -1,0 +1,1 @@
+"""What a pass over images leaves behind."""

@@ -1,0 +1,144 @@
+"""The exemplars of some units of a layer, beside their projections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featviz.errors import RuleError, UnitError
+from featviz.units import Layer
+
+_PER_EXEMPLAR = ("patches", "visible", "boxes", "scores", "images", "full_image", "fallback")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Exemplars:
+    """The exemplars of c units of one layer, k each, beside their projections, all tiles of one
+    size.
+
+    Attributes:
+        layer: what they are units of; ``channels``: which units, in order.
+        patches: (c, k, channels, h, w) in [0, 1]: the receptive field, cut out of the image; 0
+            outside the image.
+        projections: by rule, (c, k, channels, h, w): the signal in model space, any sign; 0
+            outside the image.
+        visible: (c, k, h, w) bool, where a tile shows the image and not what lies beyond its edge.
+        boxes: (c, k, 4) int64: top, left, bottom, right of what the tile shows, in pixels of the
+            image.
+        scores: (c, k), -inf in empty slots; ``images``: (c, k) indices, -1 in empty slots.
+        full_image: (c, k) bool, where the full image was computed rather than a crop.
+        fallback: (c, k) bool, where a crop would have been enough by the receptive field, but did
+            not give the recorded response, or the model does not take it.
+        dead: (c,) bool, units that no image activates; they are not projected.
+    """
+
+    layer: Layer
+    channels: list[int]
+    patches: Tensor
+    projections: dict[str, Tensor]
+    visible: Tensor
+    boxes: Tensor
+    scores: Tensor
+    images: Tensor
+    full_image: Tensor
+    fallback: Tensor
+    dead: Tensor
+
+    def __repr__(self) -> str:
+        rules = ", ".join(self.projections)
+        size = "x".join(map(str, self.visible.shape[-2:]))
+        return f"<Exemplars of {len(self.channels)} units of {self.layer}, k={self.k}, {size}: {rules}>"
+
+    @property
+    def k(self) -> int:
+        """Exemplars of each unit."""
+        return self.scores.shape[1]
+
+    @property
+    def rules(self) -> list[str]:
+        """The rules of the projections."""
+        return list(self.projections)
+
+    @property
+    def fallbacks(self) -> int:
+        """How many exemplars took the full image where a crop should have been enough."""
+        return int(self.fallback.sum())
+
+    def rule(self, name: str | None = None) -> str:
+        """A rule of these projections; None: the first.
+
+        Raises:
+            RuleError: there are no projections under it.
+        """
+        if name is None:
+            return self.rules[0]
+        if name not in self.projections:
+            raise RuleError(
+                f"no projections under rule {name!r}: there are {', '.join(self.rules)}"
+            )
+        return name
+
+    def row(self, channel: int) -> int:
+        """Where a channel is in these tensors.
+
+        Raises:
+            UnitError: it is not among them.
+        """
+        if channel not in self.channels:
+            raise UnitError(f"channel {channel} of layer {self.layer.name!r} is not among these")
+        return self.channels.index(channel)
+
+    def strongest(self, channels: Sequence[int]) -> Exemplars:
+        """Of these units, the strongest exemplar alone."""
+        rows = [self.row(channel) for channel in channels]
+        tensors: dict[str, Any] = {n: getattr(self, n)[rows, :1].clone() for n in _PER_EXEMPLAR}
+        projections = {rule: signal[rows, :1].clone() for rule, signal in self.projections.items()}
+        return replace(
+            self,
+            channels=list(channels),
+            dead=self.dead[rows],
+            projections=projections,
+            **tensors,
+        )
+
+    @staticmethod
+    def joined(groups: Sequence[Exemplars]) -> Exemplars:
+        """Those of several groups of units of one layer."""
+        tensors: dict[str, Any] = {}
+        for name in (*_PER_EXEMPLAR, "dead"):
+            tensors[name] = torch.cat([getattr(group, name) for group in groups])
+        projections = {}
+        for rule in groups[0].rules:
+            projections[rule] = torch.cat([group.projections[rule] for group in groups])
+        channels = []
+        for group in groups:
+            channels += group.channels
+        return replace(groups[0], channels=channels, projections=projections, **tensors)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each exemplar, for a table: layer, unit, rank, score, image, its box, and how it
+        was computed."""
+        rows = []
+        for row, channel in enumerate(self.channels):
+            for rank in range(self.k):
+                if self.images[row, rank] >= 0:
+                    rows.append({"layer": self.layer.name, "unit": channel} | self._row(row, rank))
+        return rows
+
+    def _row(self, row: int, rank: int) -> dict[str, Any]:
+        top, left, bottom, right = self.boxes[row, rank].tolist()
+        return {
+            "rank": rank + 1,
+            "score": float(self.scores[row, rank]),
+            "image": int(self.images[row, rank]),
+            "top": top,
+            "left": left,
+            "bottom": bottom,
+            "right": right,
+            "full image": bool(self.full_image[row, rank]),
+            "fallback": bool(self.fallback[row, rank]),
+        }

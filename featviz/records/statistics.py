@@ -1,0 +1,117 @@
+"""What is counted of every unit over a data set: how often it responds, and how strongly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_OCTAVES = (-16, 16)
+BINS = 2 + 4 * (_OCTAVES[1] - _OCTAVES[0])
+"""Bins of a histogram: not above zero; below 2**-16; then four to each doubling, the last without
+an end."""
+_ARRAYS = ("total", "maximum", "active", "histogram")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Statistics:
+    """Of each of c units, over the images of a scan; an image counts with the maximum of its map.
+
+    Attributes:
+        count: number of images.
+        total: (c,) float64, the sum of the maxima. (Sums of other orders can differ in the last
+            bits.)
+        maximum: (c,) float32.
+        active: (c,) int64, how many images have a maximum above zero.
+        histogram: (c, BINS) int64, how many images have a maximum in each bin; ``bin_edges`` gives
+            the bins.
+    """
+
+    count: int
+    total: Tensor
+    maximum: Tensor
+    active: Tensor
+    histogram: Tensor
+
+    def __repr__(self) -> str:
+        dead = int(self.dead.sum())
+        return f"<Statistics of {len(self.total)} units over {self.count} images, {dead} dead>"
+
+    @classmethod
+    def empty(cls, channels: int) -> Statistics:
+        """Of no image yet."""
+        zeros = torch.zeros(channels, dtype=torch.int64)
+        histogram = torch.zeros(channels, BINS, dtype=torch.int64)
+        return cls(0, zeros.double(), torch.full((channels,), -torch.inf), zeros, histogram)
+
+    def update(self, peaks: Tensor) -> Statistics:
+        """These, and the maxima (n, c) of a batch."""
+        peaks = peaks.detach().float().cpu()
+        ones = torch.ones_like(peaks.T, dtype=torch.int64)
+        counts = torch.zeros_like(self.histogram).scatter_add_(1, _bins(peaks.T), ones)
+        return Statistics(
+            self.count + len(peaks),
+            self.total + peaks.double().sum(dim=0),
+            torch.maximum(self.maximum, peaks.amax(dim=0)),
+            self.active + (peaks > 0).sum(dim=0),
+            self.histogram + counts,
+        )
+
+    def merge(self, other: Statistics) -> Statistics:
+        """These and those of other images."""
+        return Statistics(
+            self.count + other.count,
+            self.total + other.total,
+            torch.maximum(self.maximum, other.maximum),
+            self.active + other.active,
+            self.histogram + other.histogram,
+        )
+
+    @property
+    def mean(self) -> Tensor:
+        """(c,) float32, of the maxima."""
+        return (self.total / max(self.count, 1)).float()
+
+    @property
+    def fraction_active(self) -> Tensor:
+        """(c,) float32, the share of images that activate the unit."""
+        return self.active / max(self.count, 1)
+
+    @property
+    def dead(self) -> Tensor:
+        """(c,) bool: no position of any image is above zero."""
+        return self.active == 0
+
+    @property
+    def living(self) -> list[int]:
+        """The channels that are not dead."""
+        channels: list[int] = (~self.dead).nonzero().flatten().tolist()
+        return channels
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays by name, to be saved; ``from_arrays`` takes them back."""
+        return {name: getattr(self, name).numpy() for name in _ARRAYS}
+
+    @classmethod
+    def from_arrays(cls, count: int, arrays: dict[str, np.ndarray[Any, Any]]) -> Statistics:
+        """What ``arrays`` gave."""
+        return cls(count, *(torch.from_numpy(arrays[name]) for name in _ARRAYS))
+
+
+def _bins(values: Tensor) -> Tensor:
+    finite = values.clamp(max=torch.finfo(values.dtype).max)  # so that infinity falls in the last
+    mantissa, exponent = torch.frexp(finite)  # values = mantissa * 2**exponent, from 1/2 to 1
+    quarter = ((mantissa - 0.5) * 8).floor().long().clamp(0, 3)
+    bins = 2 + (exponent.long() - 1 - _OCTAVES[0]) * 4 + quarter
+    return torch.where(values <= 0, 0, bins.clamp(1, BINS - 1))
+
+
+def bin_edges() -> np.ndarray[Any, Any]:
+    """The lower edges of bins 1 to BINS - 1 of a histogram: 0, then four to each doubling from
+    2**-16."""
+    octaves = np.arange(_OCTAVES[0], _OCTAVES[1])
+    edges = 2.0 ** octaves[:, None] * (1 + np.arange(4) / 4)
+    return np.concatenate([[0.0], edges.ravel()])
