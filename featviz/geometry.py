@@ -8,7 +8,7 @@ from math import ceil, floor
 from types import EllipsisType
 from typing import Literal, NamedTuple
 
-Kind = Literal["exact", "bound", "global", "measured"]
+Kind = Literal["exact", "bound", "measured", "global", "data", "unknown", "refuted"]
 Number = int | Fraction
 
 
@@ -61,9 +61,13 @@ class ReceptiveField:
         size, stride, padding: per axis (y, x).
         extent: the pixels that any position can see: the image, less what strides leave over at its
             edges.
-        kind: ``exact``: every pixel of the box inside the extent can matter and no other can.
-            ``bound``: no pixel outside the box can matter. ``global``: the box is the whole image.
-            ``measured``: read off the gradient of a model that cannot be traced.
+        kind: its status. ``exact``: every pixel of the box inside the extent can matter and no
+            other can, for every input. ``bound``: no pixel outside the box can matter.
+            ``measured``: read off the gradients of a model that cannot be followed, and checked at
+            many positions and several inputs. The others have the full image as their box:
+            ``global``: every position depends on all of it. ``data``: which pixels matter depends
+            on the image. ``unknown``: neither followed nor measured. ``refuted``: a projection had
+            signal outside the box that had been found.
         resampled: behind an upsampling, a transposed convolution or an adaptive pool, which fall
             otherwise on a part of the image.
 
@@ -80,9 +84,19 @@ class ReceptiveField:
     kind: Kind = "exact"
     resampled: bool = False
 
+    @property
+    def is_local(self) -> bool:
+        """Whether a position sees a box of its own; else its box is the full image."""
+        return self.kind in ("exact", "bound", "measured")
+
+    def as_full_image(self, kind: Kind, image: Box) -> ReceptiveField:
+        """The field of which only this status is known: its box is the image."""
+        size = image.height, image.width
+        return ReceptiveField(size, (0, 0), (0, 0), image, kind)
+
     def box(self, y: int, x: int, *, clip: bool = True) -> Box:
         """The pixels that position (y, x) sees; with ``clip=False`` also those that are padding."""
-        if self.kind == "global":
+        if not self.is_local:
             return self.extent
         lows = [i * s - p for i, s, p in zip((y, x), self.stride, self.padding, strict=True)]
         highs = [low + size for low, size in zip(lows, self.size, strict=True)]
@@ -94,4 +108,4 @@ class ReceptiveField:
         pairs = (
             str(a) if a == b else f"{a}x{b}" for a, b in (self.size, self.stride, self.padding)
         )
-        return "whole image" if self.kind == "global" else "/".join(pairs)
+        return "/".join(pairs) if self.is_local else "full image"

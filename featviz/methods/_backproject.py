@@ -3,14 +3,16 @@
 A position depends on its receptive field alone, so only a crop of the image around it is computed.
 Positions that share a crop share its forward pass, crops of one size share a batch, and one forward
 pass serves all rules. The response on a crop must be the one that was recorded on the full image;
-where it is not, the full image is used, and the result says so.
+where it is not, crops are tried on which padding falls as in the full image, and then the full image
+itself, and the result says so. A full image is the proof of the receptive field, too: where signal
+lies outside it, the field is refuted.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -26,6 +28,9 @@ from featviz.units import Layer, LayersLike
 
 MEMORY = 2**28
 """Bytes that a batch may take; more was slower on CPUs, whose caches it outgrows."""
+_EXTENTS = ("tight", "congruent", "full")
+"""What is computed of an image: the smallest crop, the smallest on which padding falls as in the full
+image, or the full image. What fails is tried again with the next."""
 _BACKWARD = 2  # how much more than its activations a forward and backward pass takes
 _MOST_WAITING = 1024  # crops that wait for others of their size, so that memory stays bounded
 _WRONG = 0.05  # relative difference from the record that no rounding explains
@@ -62,16 +67,30 @@ class Projected(NamedTuple):
     fallback: bool
 
 
+class FieldRefuted(Exception):
+    """A projection has signal outside the receptive field that its layer was said to have."""
+
+    def __init__(self, layer: Layer, image: Box) -> None:
+        super().__init__(f"layer {layer.name!r} sees more than {layer.field}")
+        self.layer = replace(layer, field=layer.field.as_full_image("refuted", image))
+
+
 @dataclass(frozen=True)
 class _Work:
     """A crop of an image, and the jobs that it serves, each with its position in the layer's map of
-    the crop."""
+    the crop.
+
+    Attributes:
+        extent: how the crop was chosen, one of `_EXTENTS`.
+        fallback: whether it is the full image since crops did not do.
+    """
 
     image: Tensor
     box: Box
     jobs: tuple[Job, ...]
     positions: tuple[tuple[int, int], ...]
-    fallback: bool = False
+    extent: str
+    fallback: bool
 
     @property
     def is_full_image(self) -> bool:
@@ -81,12 +100,6 @@ class _Work:
     def kind(self) -> tuple[int, int, int]:
         """Work of one kind shares a batch without waste."""
         return self.box.height, self.box.width, len(self.jobs)
-
-    def on_full_image(self) -> _Work:
-        """The same jobs, without a crop."""
-        box = Box(0, 0, self.image.shape[1], self.image.shape[2])
-        positions = tuple((job.y, job.x) for job in self.jobs)
-        return _Work(self.image, box, self.jobs, positions, fallback=True)
 
 
 def backproject(
@@ -110,6 +123,8 @@ def backproject(
 
     Raises:
         RecordError: the full image does not give the recorded response.
+        FieldRefuted: the layer's receptive field does not hold a signal; it carries the layer with
+            the full image as its field, with which to begin again.
     """
     engine = _Engine(model, layer, rules, memory, _typical_score(jobs))
     for key, own in jobs.items():
@@ -139,27 +154,30 @@ class _Engine:
         self.memory = memory
         self.typical = typical
         self.waiting: dict[tuple[int, int, int], list[_Work]] = defaultdict(list)
-        self.crops_agree = True
+        self.extent = _EXTENTS[0]
 
     def crops(self, image: Tensor, jobs: Sequence[Job]) -> list[_Work]:
         """The crops of one image that serve these jobs; one for those that share it."""
         size = image.shape[1], image.shape[2]
-        full = Box(0, 0, *size)
         groups: dict[Box, list[tuple[Job, Crop]]] = defaultdict(list)
-        cropped = False
         for job in jobs:
-            crop = crop_for(self.layer.field, job.y, job.x, size)
-            cropped |= crop is not None
-            if crop is None or not self.crops_agree:
-                crop = Crop(full, (job.y, job.x))
+            crop = self._crop(job, size) or Crop(Box(0, 0, *size), (job.y, job.x))
             groups[crop.box].append((job, crop))
         works = []
         for box, group in groups.items():
             own = tuple(job for job, _ in group)
             positions = tuple(crop.position for _, crop in group)
-            fallback = cropped and not self.crops_agree
-            works.append(_Work(image, box, own, positions, fallback))
+            is_full = (box.height, box.width) == size
+            fallback = is_full and crop_for(self.layer.field, own[0].y, own[0].x, size) is not None
+            extent = "full" if is_full else self.extent
+            works.append(_Work(image, box, own, positions, extent, fallback))
         return works
+
+    def _crop(self, job: Job, size: tuple[int, int]) -> Crop | None:
+        if self.extent == "full":
+            return None
+        congruent = self.extent == "congruent"
+        return crop_for(self.layer.field, job.y, job.x, size, congruent=congruent)
 
     def add(self, work: _Work) -> Iterator[Projected]:
         """Let work wait for others of its kind; run what has waited long enough."""
@@ -186,13 +204,17 @@ class _Engine:
         return max(1, int(self.memory / max(size, 1)))
 
     def _run(self, works: list[_Work]) -> list[Projected]:
-        """Run a batch; what a crop does not reproduce waits again, as a full image."""
+        """Run a batch; what a crop does not reproduce waits again, as more of the image."""
         projected, failed = self._batch(works)
-        if failed:
-            self.crops_agree = False
         for work in failed:
-            again = work.on_full_image()
-            self.waiting[again.kind].append(again)
+            following = _EXTENTS.index(work.extent) + 1
+            self.extent = _EXTENTS[max(following, _EXTENTS.index(self.extent))]
+            retries = self.crops(work.image, work.jobs)
+            if any(retry.box == work.box for retry in retries):  # which would fail again
+                self.extent = "full"
+                retries = self.crops(work.image, work.jobs)
+            for retry in retries:
+                self.waiting[retry.kind].append(retry)
         return projected
 
     def _batch(self, works: list[_Work]) -> tuple[list[Projected], list[_Work]]:
@@ -257,9 +279,14 @@ class _Engine:
 
     def _projected(self, work: _Work, job: Job, signals: dict[str, Tensor]) -> Projected:
         """The signals of a job, from those of its crop to those of its receptive field."""
-        box = self.layer.field.box(job.y, job.x)
+        field = self.layer.field
+        box = field.box(job.y, job.x)
         region = box.shifted(-work.box.top, -work.box.left).region
         own = {rule: signal[region] for rule, signal in signals.items()}
+        if work.is_full_image and field.is_local:
+            for rule, signal in signals.items():
+                if torch.count_nonzero(signal) > torch.count_nonzero(own[rule]):
+                    raise FieldRefuted(self.layer, work.box)
         return Projected(job, box, own, work.is_full_image, work.fallback)
 
     def _other_network(self, job: Job, response: float) -> RecordError:

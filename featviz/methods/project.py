@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,7 @@ from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.images.tensors import as_batch
-from featviz.methods._backproject import MEMORY, Job, backproject, forward
+from featviz.methods._backproject import MEMORY, FieldRefuted, Job, backproject, forward
 from featviz.records.exemplars import Exemplars
 from featviz.records.scan import LayerScan
 from featviz.rules import backward_rule, check_rule
@@ -167,6 +167,12 @@ class _Projection:
             self._run(self.layers[name], by_image, memory)
 
     def _run(self, layer: Layer, jobs: Mapping[int, list[Job]], memory: int) -> None:
+        try:
+            self._backproject(layer, jobs, memory)
+        except FieldRefuted as refuted:
+            self._backproject(refuted.layer, jobs, memory)
+
+    def _backproject(self, layer: Layer, jobs: Mapping[int, list[Job]], memory: int) -> None:
         read_image = self.images.__getitem__
         for done in backproject(self.model, layer, jobs, read_image, [self.rule], memory):
             factor = 1.0 if self.start == "one" else done.job.score
@@ -275,6 +281,10 @@ def project_exemplars(
         memory: bytes that a batch may take; halved where the device has less.
         progress: show a progress bar, in exemplars.
 
+    Returns:
+        The exemplars. Where a projection has signal outside the receptive field of the scan, the
+        field is refuted: tiles are full images, and ``exemplars.layer.field`` says so.
+
     Raises:
         LayerError, UnitError, RuleError: as of `project`.
         ImageError: the images are not those of the scan.
@@ -302,7 +312,25 @@ def project_exemplars(
     chosen = list(range(layer.channels)) if channels is None else list(channels)
     for channel in chosen:
         Unit(layer.name, channel).check(layer)
-    tiles = _Tiles(layer_scan, chosen, chosen_rules)
+    try:
+        return _projected(model, data, layer_scan, chosen, chosen_rules, memory, progress)
+    except FieldRefuted as refuted:
+        widened = replace(layer_scan, layer=refuted.layer)
+        return _projected(model, data, widened, chosen, chosen_rules, memory, progress)
+
+
+def _projected(
+    model: nn.Module,
+    data: Images,
+    layer_scan: LayerScan,
+    channels: list[int],
+    rules: list[str],
+    memory: int,
+    progress: bool,
+) -> Exemplars:
+    """The exemplars of some units with their patches and projections."""
+    layer, listing = layer_scan.layer, layer_scan.listing
+    tiles = _Tiles(layer_scan, channels, rules)
     parameter = parameter_of(model)
 
     def read_image(index: int) -> Tensor:
@@ -315,7 +343,7 @@ def project_exemplars(
     with tqdm(
         desc=f"project {layer}", total=total, unit="exemplar", disable=not progress, leave=False
     ) as bar:
-        for done in backproject(model, layer, tiles.jobs, read_image, chosen_rules, memory):
+        for done in backproject(model, layer, tiles.jobs, read_image, rules, memory):
             tiles.write_signals(done.job.slot, done.signals)
             tiles.full_image[done.job.slot] = done.full_image
             tiles.fallback[done.job.slot] = done.fallback
