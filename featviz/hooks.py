@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -179,6 +180,9 @@ class _Reader:
     calls: Counter[str] = field(default_factory=Counter)
     stops: bool = False
 
+    def _has_all(self) -> bool:
+        return all(target.name in self.values for target in chain(*self.targets.values()))
+
     def begin(self) -> None:
         """Forget the forward before."""
         self.values.clear()
@@ -212,12 +216,30 @@ class _Reader:
         for target in wanted:
             kept = value if self.reduce is None else self.reduce(target.name, value)
             self.values[target.name] = kept
-        if self.stops and all(t.name in self.values for t in chain(*self.targets.values())):
+        if self.stops and self._has_all() and not _runs_again():
             raise _Stop
         if self.reduce is not None or not isinstance(value, Tensor):
             return None
         # what comes next may work in place: it is given a copy, and what was read stays as it is
         return value.clone()
+
+
+def _runs_again() -> bool:
+    """Whether this is a segment of gradient checkpointing, which the backward pass runs again and
+    compares with the first time, so that the first must go to its end."""
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return hooks is not None and hooks(True) is not None
+
+
+@contextmanager
+def _eagerly() -> Iterator[None]:
+    """Within the block, what ``torch.compile`` has compiled runs as it was written: compiled code
+    calls no hooks."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager
@@ -228,6 +250,7 @@ def _hooked(model: nn.Module, reader: _Reader) -> Iterator[None]:
             restore.callback(_on_forward(path, targets[0].module, reader).remove)
         restore.callback(_on_begin(model, reader).remove)
         restore.callback(_on_end(model, reader).remove)
+        restore.enter_context(_eagerly())
         yield
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -115,7 +115,11 @@ def check_rule(rule: str) -> str:
 
 @contextmanager
 def backward_rule(
-    rule: str, outputs: Tensor | Sequence[Tensor], image: Tensor | None = None
+    rule: str,
+    outputs: Tensor | Sequence[Tensor],
+    image: Tensor | None = None,
+    *,
+    copies: Container[Node] = (),
 ) -> Iterator[Counter[str]]:
     """Within the block, backward passes from ``outputs`` to the image follow ``rule``.
 
@@ -125,6 +129,7 @@ def backward_rule(
             changed.
         image: the tensor that the signal goes back to; what does not depend on it, such as work on
             parameters alone, is left out. None: the whole graph is meant.
+        copies: nodes that only copy into a view, which `featviz.inplace.visible_in_place` lists.
 
     Yields:
         How many rectifiers of each kind the graph has, ``{"ReLU": 7}``; empty under ``gradient``,
@@ -149,7 +154,8 @@ def backward_rule(
         yield Counter()
         return
     nodes = _nodes([outputs] if isinstance(outputs, Tensor) else outputs)
-    found = _rectifiers(rule, nodes if image is None else _between(nodes, image))
+    between = nodes if image is None else _between(nodes, image)
+    found = _rectifiers(rule, [node for node in between if node not in copies])
     with ExitStack() as handles:
         for _, node in found:
             handles.callback(hook(node).remove)

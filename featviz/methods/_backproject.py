@@ -17,11 +17,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from featviz.errors import FeatvizError, LayerError, RecordError
 from featviz.fields.crop import Crop, crop_for
 from featviz.geometry import Box
 from featviz.hooks import evaluating, read
+from featviz.inplace import visible_in_place
 from featviz.methods._conv_at import Positions, conv_at, is_plain
 from featviz.rules import backward_rule
 from featviz.units import Layer, LayersLike
@@ -314,7 +316,8 @@ def _backward(
     """
     crops = torch.stack([work.image[work.box.region] for work in works])
     positions = _positions(works, crops.device)
-    x, output, responses = _forward(model, layer, crops, positions)
+    passed, responses = _forward(model, layer, crops, positions)
+    output = passed.values[layer.name]
     if not output.requires_grad:
         raise LayerError(
             f"layer {layer.name!r} does not depend on the image by way of a gradient "
@@ -322,10 +325,10 @@ def _backward(
         )
     signals: dict[str, list[Tensor]] = {}
     for rule in rules:
-        with backward_rule(rule, output, x):
+        with backward_rule(rule, output, passed.x, copies=passed.copies):
             signals[rule] = []
             for column in responses.unbind(dim=1):
-                (signal,) = torch.autograd.grad(column.sum(), x, retain_graph=True)
+                (signal,) = torch.autograd.grad(column.sum(), passed.x, retain_graph=True)
                 signals[rule].append(signal)
     return signals, responses.detach()
 
@@ -342,27 +345,38 @@ def _positions(works: list[_Work], device: torch.device) -> Positions:
 
 def _forward(
     model: nn.Module, layer: Layer, crops: Tensor, positions: Positions
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The leaf (n, c, h, w), the deepest tensor of its graph, and the responses (n, r).
+) -> tuple[Forward, Tensor]:
+    """A pass to the layer, and the responses (n, r).
 
     Of a plain convolution only the windows at the positions are computed, from its input.
     """
     module = model.get_submodule(layer.call.rpartition("@")[0])
     if is_plain(module) and not isinstance(model, nn.DataParallel):  # which splits the batch
-        x, values = forward(model, layer, crops, inputs=True)
-        maps = values[layer.name]
-        return x, maps, conv_at(module, maps, positions)
-    x, values = forward(model, layer, crops)
-    maps = values[layer.name]
-    return x, maps, positions.of(maps)
+        passed = forward(model, layer, crops, inputs=True)
+        return passed, conv_at(module, passed.values[layer.name], positions)
+    passed = forward(model, layer, crops)
+    return passed, positions.of(passed.values[layer.name])
+
+
+class Forward(NamedTuple):
+    """A forward pass with gradients.
+
+    Attributes:
+        x: the leaf, (n, c, h, w).
+        values: by layer, what it returned, or was given.
+        copies: nodes of the graph that only copy into a view.
+    """
+
+    x: Tensor
+    values: dict[str, Tensor]
+    copies: set[Node]
 
 
 def forward(
     model: nn.Module, layers: LayersLike, images: Tensor, *, inputs: bool = False
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """A forward pass with gradients, to the deepest of these layers: the leaf (n, c, h, w), and what
-    each layer returned, or was given."""
-    with evaluating(model), torch.enable_grad():
+) -> Forward:
+    """A forward pass with gradients, to the deepest of these layers."""
+    with evaluating(model), torch.enable_grad(), visible_in_place() as in_place:
         x = images.detach().requires_grad_()
         # a model may work in place on its input
-        return x, read(model, x.clone(), layers, inputs=inputs)
+        return Forward(x, read(model, x.clone(), layers, inputs=inputs), in_place.copies)

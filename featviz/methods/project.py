@@ -184,14 +184,15 @@ class _Projection:
         their layers."""
         for image, own in _by_image(targets).items():
             layers = [self.layers[name] for name in _names(own)]
-            x, values = forward(self.model, layers, self.images[image : image + 1])
+            passed = forward(self.model, layers, self.images[image : image + 1])
             # keyed by the names in the units, which may be those of calls
-            outputs = {name: values[self.layers[name].name] for name in _names(own)}
+            outputs = {name: passed.values[self.layers[name].name] for name in _names(own)}
             for name, output in outputs.items():
                 _check_floating(name, output)
-            with backward_rule(self.rule, list(outputs.values()), x):
+            tensors = list(outputs.values())
+            with backward_rule(self.rule, tensors, passed.x, copies=passed.copies):
                 for target in own:
-                    signal = self._backward(target, outputs, x)
+                    signal = self._backward(target, outputs, passed.x)
                     self.result[target.slot] = signal[0].to(self.result)
 
     def _backward(self, target: _Target, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
