@@ -68,10 +68,14 @@ class Images(Sequence[Tensor]):
             raise IndexError(f"image {index} of {len(self)}") from None
         if index in self._held:
             return self._held[index].float() / 255
-        return self._fetched(index)
+        return self.fetch(index)
 
-    def _fetched(self, index: int) -> Tensor:
-        """An item as its source gives it; what was a picture is kept in 8 bits while there is room."""
+    def fetch(self, index: int) -> Tensor:
+        """An item as its source gives it, also where it is kept: (c, h, w) in [0, 1].
+
+        Raises:
+            ImageError: it cannot be read.
+        """
         key = self.keys[index]
         try:
             image = self._read(index)
@@ -92,7 +96,8 @@ class Images(Sequence[Tensor]):
         return image
 
     def _hold(self, index: int, pixels: Tensor) -> None:
-        if pixels.numel() <= self._room:
+        """Keep pixels while there is room."""
+        if index not in self._held and pixels.numel() <= self._room:
             self._held[index] = pixels
             self._room -= pixels.numel()
 

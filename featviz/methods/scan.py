@@ -18,6 +18,7 @@ from featviz.files import check_writable
 from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
+from featviz.methods._steady import check_steady
 from featviz.records.scan import (
     MANIFEST,
     LayerScan,
@@ -74,7 +75,10 @@ def scan(
     Raises:
         LayerError: a layer that is not there, or whose output is neither (n, c, h, w) nor (n, c).
         ModelError: the model does not take images of this size.
-        ImageError: no image can be read, or images differ in size.
+            Also: its forward is random, or depends on the batch; the message names the layer where
+            that begins.
+        ImageError: no image can be read, images differ in size, or the data set gives other images
+            when it is read again.
         RecordError: ``out`` holds the record of something else.
         NumberError: an activation that is not a number; the message names layer and image.
 
@@ -92,15 +96,17 @@ def scan(
         torch.Size([32, 3])
     """
     data = open_images(images)
-    state = _begin(model, data, layers, k, sources or {})
+    state, net = _begin(model, data, layers, k, sources or {})
+    chosen = [layer_scan.layer for layer_scan in state.values()]
     if check is not None:
-        check([layer_scan.layer for layer_scan in state.values()])
+        check(chosen)
     if resume and out is not None and (Path(out) / MANIFEST).exists():
         state = _resumed(Path(out), state, strict)
     if out is not None:
         check_writable(Path(out))
     if state.done == len(data) and state.done:
         return state
+    check_steady(model, data, chosen, list(net.values()), batch_size)
     state = _Run(model, data, batch_size, out, strict).all_of(state, progress)
     if not any(layer_scan.statistics.count for layer_scan in state.values()):
         first = state.skipped[0]
@@ -114,8 +120,8 @@ def scan(
 
 def _begin(
     model: nn.Module, data: Images, layers: LayersLike, k: int, sources: dict[str, str]
-) -> Scan:
-    """A scan of no images yet, of layers that are there and have units."""
+) -> tuple[Scan, Anatomy]:
+    """A scan of no images yet, of layers that are there and have units; and all layers."""
     input_shape = _input_shape(data)
     if not isinstance(layers, (str, Layer)):
         layers = list(layers)
@@ -133,7 +139,7 @@ def _begin(
     for layer in chosen:
         top = TopK.empty(layer.channels, k)
         begun[layer.name] = LayerScan(layer, top, Statistics.empty(layer.channels), listing)
-    return Scan(begun, listing, identity, sources=sources)
+    return Scan(begun, listing, identity, sources=sources), net
 
 
 def _with_units(net: Anatomy, layers: LayersLike) -> list[Layer]:
