@@ -10,6 +10,8 @@ from featviz.errors import LayerError, UnitError
 from featviz.geometry import ReceptiveField
 
 Position = tuple[int, int] | Literal["map"] | None
+Layout = Literal["nchw", "nhwc", "nlc", "ncl"]
+"""Where an output has its channels (c) and its positions (h and w, or l for both in one)."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,16 @@ class Layer:
         name: as in ``named_modules()``; with ``@i`` where the module is called several times.
         call: the name with ``@i`` always, from 0.
         kind: the class of the module.
-        shape: of its output without the batch: (c, h, w) for maps, (c,) for a fully connected layer.
+        shape: of its output without the batch: (c, h, w) for maps, wherever the output has its
+            channels, and (c,) for a fully connected layer.
         field: the receptive field of its positions.
         kernel, stride: (y, x) of the module itself, where it has them.
         parameters: how many the module holds, its children's included.
         elements: how many elements the forward pass of one image has computed when this layer is done: a measure of
             memory.
         is_convolution: whether the pattern ``conv`` means this layer.
+        layout: where its output has channels and positions.
+        refusal: why its channels cannot score images, in words; empty where they can.
 
     Example:
         >>> from featviz import anatomy, load_model
@@ -47,6 +52,8 @@ class Layer:
     parameters: int
     elements: int
     is_convolution: bool = False
+    layout: Layout = "nchw"
+    refusal: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -62,12 +69,12 @@ class Layer:
     @property
     def has_maps(self) -> bool:
         """Whether its output is (n, c, h, w)."""
-        return len(self.shape) == 3
+        return len(self.shape) == 3 and not self.refusal
 
     @property
     def has_units(self) -> bool:
-        """Whether its output is (n, c, h, w) or (n, c), so that its channels score images."""
-        return len(self.shape) in (1, 3)
+        """Whether its output is maps or (n, c), so that its channels score images."""
+        return len(self.shape) in (1, 3) and not self.refusal
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -90,6 +97,8 @@ class Layer:
         Raises:
             LayerError: its output is neither (n, c, h, w) nor (n, c).
         """
+        if self.refusal:
+            raise LayerError(f"layer {self.name!r} {self.refusal}")
         if not self.has_units:
             shape = ("n", *self.shape)
             raise LayerError(

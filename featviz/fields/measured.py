@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import FeatvizError
+from featviz.fields.maps import as_maps
 from featviz.geometry import Box, Number, ReceptiveField
 from featviz.hooks import evaluating, read
 from featviz.units import Layer
@@ -81,7 +82,7 @@ def _trials(model: nn.Module, image: Tensor, layer: Layer) -> list[_Supports]:
     with evaluating(model), torch.enable_grad():
         for _ in range(TRIALS):
             x = torch.randn(image.shape, generator=generator).to(image).requires_grad_()
-            maps = read(model, x.clone(), layer)[layer.name]
+            maps = as_maps(layer, read(model, x.clone(), layer)[layer.name])
             if not maps.requires_grad:  # whole numbers, or a forward without gradients
                 return []
             supports = {}

@@ -21,6 +21,7 @@ from torch.autograd.graph import Node
 
 from featviz.errors import FeatvizError, LayerError, RecordError
 from featviz.fields.crop import Crop, crop_for
+from featviz.fields.maps import as_maps
 from featviz.geometry import Box
 from featviz.hooks import evaluating, read
 from featviz.inplace import visible_in_place
@@ -358,7 +359,7 @@ def _forward(
         passed = forward(model, layer, crops, inputs=True)
         return passed, conv_at(module, passed.values[layer.name], positions)
     passed = forward(model, layer, crops)
-    return passed, positions.of(passed.values[layer.name])
+    return passed, positions.of(as_maps(layer, passed.values[layer.name]))
 
 
 class Forward(NamedTuple):

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from featviz.errors import ImageError, LayerError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.crop import crop_for
+from featviz.fields.maps import as_maps
 from featviz.geometry import Box
 from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
@@ -161,7 +162,8 @@ class _Projection:
             for target in own:
                 ((_, unit),) = target.terms
                 layer = self.layers[unit.layer]
-                y, x, score = _position(unit, maps[layer.name][0, unit.channel])
+                plane = as_maps(layer, maps[layer.name])[0, unit.channel]
+                y, x, score = _position(unit, plane)
                 jobs[unit.layer][image].append(Job(target.slot, unit.channel, y, x, score))
         for name, by_image in jobs.items():
             self._run(self.layers[name], by_image, memory)
@@ -197,7 +199,7 @@ class _Projection:
 
     def _backward(self, target: _Target, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The signal of a target at the image, (1, c, h, w)."""
-        starts = _starts(target, outputs, self.start)
+        starts = _starts(target, self.layers, outputs, self.start)
         used = [outputs[name] for name in starts]
         signal = None
         if any(output.requires_grad for output in used):
@@ -240,14 +242,17 @@ def _position(unit: Unit, plane: Tensor) -> tuple[int, int, float]:
     return y, x, float(plane[y, x])
 
 
-def _starts(target: _Target, outputs: Mapping[str, Tensor], start: Start) -> dict[str, Tensor]:
+def _starts(
+    target: _Target, layers: Mapping[str, Layer], outputs: Mapping[str, Tensor], start: Start
+) -> dict[str, Tensor]:
     """The backward signal at each layer where it starts."""
     signals = {unit.layer: torch.zeros_like(outputs[unit.layer]) for _, unit in target.terms}
     for weight, unit in target.terms:
-        plane = outputs[unit.layer].detach()[0, unit.channel]
-        signal = signals[unit.layer][0, unit.channel]
+        layer = layers[unit.layer]
+        plane = as_maps(layer, outputs[unit.layer].detach())[0, unit.channel]
+        signal = as_maps(layer, signals[unit.layer])[0, unit.channel]  # a view, written to
         value = plane if start == "activation" else torch.ones_like(plane)
-        if plane.dim() == 0 or unit.at == "map":
+        if unit.at == "map":
             signal += weight * value
         else:
             y, x, _ = _position(unit, plane)

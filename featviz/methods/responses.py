@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from featviz.errors import UsageError, did_you_mean
 from featviz.fields.anatomy import anatomy, parameter_of
+from featviz.fields.maps import as_maps
 from featviz.hooks import evaluating, read
 from featviz.images.sources import open_images
 from featviz.units import LayersLike
@@ -43,8 +44,9 @@ def responses(
         images: ``Images``, or anything that `open_images` takes.
         layers: a pattern, names, or layers.
         reduce: what becomes of the maps (n, c, h, w) of a batch: their ``max``, ``mean``, ``sum``
-            or ``l2`` norm over positions, (n, c); the ``map`` itself; or a function of the layer's
-            output that gives n rows. A fully connected layer's (n, c) stays as it is under a name.
+            or ``l2`` norm over positions, (n, c); the ``map`` itself; or a function of the maps
+            that gives n rows. A fully connected layer's (n, c) stays as it is under a name, and is
+            (n, c, 1, 1) for a function.
         batch_size: images in a forward pass.
         progress: show a progress bar.
 
@@ -72,12 +74,19 @@ def responses(
     for layer in chosen:
         layer.check_units()
     batches: dict[str, list[Tensor]] = {layer.name: [] for layer in chosen}
+    by_name = {layer.name: layer for layer in chosen}
+
+    def reduced(name: str, output: Tensor) -> Tensor:
+        if output.dim() == 2 and not callable(reduce):
+            return output.cpu()
+        return reduction(as_maps(by_name[name], output)).cpu()
+
     parameter = parameter_of(model)
     bar = tqdm(desc="responses", total=len(data), unit="image", disable=not progress, leave=False)
     with bar, evaluating(model), torch.no_grad():
         for indices, batch in data.batches(range(len(data)), batch_size):
             x = data.preprocess.normalize(batch).to(parameter)
-            values = read(model, x, chosen, reduce=lambda name, output: reduction(output).cpu())
+            values = read(model, x, chosen, reduce=reduced)
             for name, value in values.items():
                 batches[name].append(value)
             bar.update(len(indices))
@@ -85,12 +94,11 @@ def responses(
 
 
 def _reduction(reduce: Reduction) -> Callable[[Tensor], Tensor]:
-    """A function of a layer's output."""
+    """A function of maps (n, c, h, w)."""
     if callable(reduce):
         return reduce
     if reduce not in REDUCTIONS:
         allowed = ", ".join(map(repr, REDUCTIONS))
         nearest = did_you_mean(reduce, REDUCTIONS)
         raise UsageError(f"reduce={reduce!r}: give {allowed}, or a function{nearest}")
-    of_maps = REDUCTIONS[reduce]
-    return lambda output: of_maps(output) if output.dim() == 4 else output
+    return REDUCTIONS[reduce]

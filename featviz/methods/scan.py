@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from featviz.errors import ImageError, LayerError, NumberError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
+from featviz.fields.maps import as_maps
 from featviz.files import check_writable
 from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
@@ -245,7 +246,7 @@ class _Run:
         statistics: dict[str, Statistics] = {}
 
         def reduce(name: str, output: Tensor) -> None:
-            maps = output if output.dim() == 4 else output[:, :, None, None]  # (n, c, h, w)
+            maps = as_maps(state[name].layer, output)  # (n, c, h, w)
             peaks = maps.amax(dim=(2, 3))  # (n, c)
             self._check_numbers(name, peaks, images)
             top[name] = state[name].top.update(maps, images, peaks)

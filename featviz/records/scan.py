@@ -388,6 +388,8 @@ def _layer_from_json(entry: Mapping[str, Any]) -> Layer:
         parameters=entry["parameters"],
         elements=entry["elements"],
         is_convolution=entry["is_convolution"],
+        layout=entry["layout"],
+        refusal=entry["refusal"],
     )
 
 
