@@ -55,7 +55,7 @@ def responses(
     Raises:
         LayerError: a layer that is not there, or that has no units.
         ImageError: an image that cannot be read.
-        UsageError: no such reduction.
+        UsageError: no such reduction, or ``batch_size`` below 1.
 
     Example:
         >>> from featviz import load_model, open_images, responses
@@ -66,6 +66,8 @@ def responses(
         torch.Size([5, 48])
     """
     reduction = _reduction(reduce)
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: give 1 or more", "batch_size")
     data = open_images(images)
     c, h, w = data[0].shape
     chosen = anatomy(model, (c, h, w), only="*").select(layers)
