@@ -126,8 +126,8 @@ class OneSize(nn.Module):
 
 
 class SizeDependent(nn.Module):
-    """What it adds depends on the size of the image alone, so that no crop gives the response of
-    the full image, and every layer still is a plain convolution."""
+    """Its activations are in proportion to the size of the image, so that no crop gives the
+    response of the full image, and its layers still are plain convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,4 +135,4 @@ class SizeDependent(nn.Module):
         self.b = nn.Conv2d(4, 5, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.b(torch.relu(self.a(x)) + x.shape[3])
+        return self.b(torch.relu(self.a(x)) * x.shape[3])

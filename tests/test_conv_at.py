@@ -91,8 +91,6 @@ NOT_PLAIN = {
     "transposed": nn.ConvTranspose2d(4, 6, 3),
     "forward hook": hooked("register_forward_hook"),
     "forward pre-hook": hooked("register_forward_pre_hook"),
-    "backward hook": hooked("register_full_backward_hook"),
-    "backward pre-hook": hooked("register_full_backward_pre_hook"),
     "own forward": with_own_forward(),
     "forward of a subclass": Doubled(4, 6, 3),
     "convolution of a subclass": Doubling(4, 6, 3),

@@ -26,13 +26,7 @@ class Positions(NamedTuple):
 
 def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether a module computes what `conv_at` does: ``nn.Conv2d`` itself, padded with zeros, and
-    without hooks that could change what it returns or the signal on its way back."""
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
+    without hooks that could change what it returns."""
     return (
         isinstance(module, nn.Conv2d)
         and type(module).forward is nn.Conv2d.forward
@@ -40,7 +34,7 @@ def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
         and not {"forward", "_conv_forward"} & module.__dict__.keys()
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
-        and not any(hooks)
+        and not (module._forward_hooks or module._forward_pre_hooks)
     )
 
 
