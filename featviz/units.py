@@ -196,6 +196,11 @@ class UnitSum:
 
     Attributes:
         terms: (weight, unit) pairs.
+
+    Example:
+        >>> from featviz import Unit
+        >>> (Unit("fc8", 3) - 0.5 * Unit("fc8", 4)).terms[1]
+        (-0.5, Unit(layer='fc8', channel=4, at=None))
     """
 
     terms: tuple[tuple[float, Unit], ...]

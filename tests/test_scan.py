@@ -224,7 +224,7 @@ def test_nan_is_an_error_that_names_layer_and_image() -> None:
     data[5, 1, 2, 3] = 9
     model: Any = integers(Poisoned()).train()
     model.first.eval()
-    with untouched(model), pytest.raises(NumberError, match="'second'.*'000005'"):
+    with untouched(model), pytest.raises(NumberError, match=r"'second'.*'000005'"):
         scanned(data, model, ["first", "second"], batch_size=4)
 
 

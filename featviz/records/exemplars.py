@@ -34,6 +34,16 @@ class Exemplars:
         fallback: (c, k) bool, where a crop would have been enough by the receptive field, but did
             not give the recorded response, or the model does not take it.
         dead: (c,) bool, units that no image activates; they are not projected.
+
+    Example:
+        >>> from featviz import load_model, open_images, project_exemplars, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> layer_scan = scan(model, images, "conv2", k=3)["conv2"]
+        >>> exemplars = project_exemplars(model, images, layer_scan, [5, 9])
+        >>> exemplars.patches.shape, exemplars.fallbacks
+        (torch.Size([2, 3, 3, 27, 27]), 0)
     """
 
     layer: Layer

@@ -34,7 +34,13 @@ _ARRAYS_NAME = re.compile(r"scan-[0-9a-f]{16}\.npz")
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read, and why."""
+    """An image that could not be read, and why.
+
+    Example:
+        >>> from featviz import Skipped
+        >>> Skipped("cats/1.png", "cannot identify image file").key
+        'cats/1.png'
+    """
 
     key: str
     reason: str
@@ -47,6 +53,11 @@ class Listing:
     Attributes:
         keys, labels: of the images that the indices of a record mean.
         input_shape: (c, h, w) of the images as the model saw them.
+
+    Example:
+        >>> from featviz import Listing
+        >>> Listing(["cats/1.png", "dogs/1.png"], ["cats", "dogs"], (3, 224, 224))
+        <Listing of 2 images of 3x224x224>
     """
 
     keys: list[str]
@@ -70,6 +81,18 @@ class LayerScan:
         top: the k strongest exemplars of each of its units.
         statistics: of each of its units.
         listing: the images that the indices in ``top`` mean.
+
+    Example:
+        >>> from featviz import load_model, open_images, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> images = open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> result = scan(load_model("zfmini"), images, "conv1, conv2", k=3)
+        >>> conv2 = result["conv2"]
+        >>> sorted(conv2.rows()[0])
+        ['image', 'key', 'label', 'layer', 'rank', 'score', 'unit', 'x', 'y']
+        >>> conv2.top.k, conv2.statistics.count
+        (3, 8)
     """
 
     layer: Layer
@@ -125,6 +148,15 @@ class Scan(Mapping[str, LayerScan]):
         done: images looked at so far; ``complete`` says whether these are all.
         skipped: images that could not be read.
         sources: free text about model, weights and data, for titles.
+
+    Example:
+        >>> from featviz import load_model, open_images, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> images = open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> result = scan(load_model("zfmini"), images, "conv1, conv2", k=3)
+        >>> list(result), result["conv2"].layer.shape, result.complete
+        (['conv1', 'conv2'], (48, 21, 21), True)
     """
 
     layers: dict[str, LayerScan]
