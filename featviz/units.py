@@ -131,7 +131,8 @@ class Unit:
     at: Position = None
 
     def __post_init__(self) -> None:
-        # numbers of numpy and torch, and lists, are taken too, and kept as plain ones
+        # a Layer, numbers of numpy and torch, and lists are taken too, and kept as plain ones
+        object.__setattr__(self, "layer", str(self.layer))
         try:
             object.__setattr__(self, "channel", index(self.channel))
             if self.at is not None and not isinstance(self.at, str):

@@ -84,6 +84,16 @@ def test_the_same_is_taken_wherever_layers_are(layers: Any) -> None:
     assert set(read(model, x, chosen)) == {"relu@1", "conv1"}
 
 
+def test_an_anatomy_is_a_mapping_whose_layers_stand_for_their_names() -> None:
+    net: Any = anatomy(plain(), (3, 9, 9))
+    assert net.get("9") is None
+    assert "9" not in net
+    assert net[net["3"]] is net["3"]
+    assert net["3"] in net
+    with pytest.raises(LayerError, match=r"'33'.*'3'"):
+        net["33"]
+
+
 @pytest.mark.parametrize("layers", [[0, 3], 3])
 def test_indices_are_no_names(layers: Any) -> None:
     with pytest.raises(LayerError, match="layers"):

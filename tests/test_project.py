@@ -458,6 +458,11 @@ def layer_scan_of(model: nn.Module, x: Tensor) -> LayerScan:
         (RuleError, "'guide'", {"rules": ["gradient", "guide"]}),
         (UsageError, r"rules=\[\]", {"rules": []}),
         (UsageError, "rules='guided'", {"rules": "guided"}),
+        (
+            UsageError,
+            r"<Scan of 1 layers.*result\['conv1'\]",
+            {"layer_scan": scan(plain(), X, "4")},
+        ),
         (LayerError, "'4' in this model", {"model": nn.Sequential(nn.Conv2d(3, 8, 3))}),
     ],
 )

@@ -12,7 +12,7 @@ from nets import Raises, Reused, integers, plain
 from samples import LAYERS, Samples, same_scan, scanned
 from torch import Tensor, nn
 
-from featviz import Preprocess, Scan, TopK, scan
+from featviz import Preprocess, Scan, TopK, anatomy, scan
 from featviz.errors import FeatvizError, ImageError, LayerError, NumberError, UsageError
 from featviz.images import Images
 
@@ -271,6 +271,13 @@ def test_inference_mode_changes_nothing() -> None:
         result = scanned(model=model, layers="b")
     assert same_scan(result, expected)
     assert not result["b"].top.scores.is_inference()
+
+
+def test_anatomy_measures_under_inference_mode_too() -> None:
+    model = integers(Wrapped())
+    with torch.inference_mode():
+        net = anatomy(model, (3, 12, 12))
+    assert dict(net) == dict(anatomy(model, (3, 12, 12)))
 
 
 def test_images_of_any_number_of_channels() -> None:

@@ -31,6 +31,9 @@ def test_numbers_and_lists_of_every_kind_are_taken() -> None:
             assert unit == expected
             assert hash(unit) == hash(expected)
             assert repr(unit) == repr(expected)
+    own: Any = layer()
+    assert Unit(own, 3, at=(1, 2)) == expected
+    assert Unit(own, 3).layer == "4"
 
 
 @pytest.mark.parametrize(

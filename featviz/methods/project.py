@@ -304,7 +304,7 @@ def project_exemplars(
         LayerError, UnitError, RuleError: as of `project`.
         ImageError: the images are not those of the scan.
         RecordError: the model is not that of the scan.
-        UsageError: ``rules`` is empty, or a single name.
+        UsageError: ``rules`` is empty, or a single name; or a full scan was given.
 
     Source: Zeiler & Fergus, section 4.1 and figure 2.
 
@@ -318,6 +318,10 @@ def project_exemplars(
         <Exemplars of 2 units of conv2, k=3, 27x27: deconvnet>
     """
     chosen_rules = _chosen_rules(rule, rules)
+    if not isinstance(layer_scan, LayerScan):
+        raise UsageError(
+            f"layer_scan is {layer_scan!r}: give a layer of it, such as result['conv1']"
+        )
     data = open_images(images)
     listing = layer_scan.listing
     if data.keys != listing.keys:

@@ -55,7 +55,8 @@ def responses(
     Raises:
         LayerError: a layer that is not there, or that has no units.
         ImageError: an image that cannot be read.
-        UsageError: no such reduction, or ``batch_size`` below 1.
+        UsageError: no such reduction, ``batch_size`` below 1, or a function that does not give a
+            row for each image.
 
     Example:
         >>> from featviz import load_model, open_images, responses
@@ -81,9 +82,18 @@ def responses(
             x = data.preprocess.normalize(batch).to(parameter)
             values = read(model, x, chosen, reduce=lambda name, output: reduction(output).cpu())
             for name, value in values.items():
+                _check_rows(name, value, len(indices))
                 batches[name].append(value)
             bar.update(len(indices))
     return {name: torch.cat(rows) for name, rows in batches.items()}
+
+
+def _check_rows(name: str, value: Tensor, n: int) -> None:
+    if value.shape[:1] != (n,):
+        raise UsageError(
+            f"reduce gives a tensor of shape {tuple(value.shape)} for {n} images of layer {name!r}: "
+            "give a row for each"
+        )
 
 
 def _reduction(reduce: Reduction) -> Callable[[Tensor], Tensor]:
