@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from featviz.errors import LayerError, did_you_mean
 from featviz.models.local import LocallyConnected2d
-from featviz.patterns import resolve, split_call
+from featviz.patterns import items_of, resolve, split_call
 from featviz.units import Layer, LayersLike
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, LocallyConnected2d)
@@ -108,11 +108,8 @@ def read(
     """
     reader = _Reader(_targets(model, layers), reduce, inputs)
     reader.stops = all(t.call is not None for t in chain(*reader.targets.values()))
-    with _hooked(model, reader):
-        try:
-            model(x)
-        except _Stop:
-            pass
+    with _hooked(model, reader), suppress(_Stop):
+        model(x)
     return dict(reader.values)
 
 
@@ -135,9 +132,8 @@ def _targets(model: nn.Module, layers: LayersLike) -> dict[str, list[_Target]]:
     """The layers that are asked for, by module."""
     modules = {path: module for path, module in model.named_modules() if path}
     known = {path: isinstance(module, CONVOLUTIONS) for path, module in modules.items()}
-    items = [layers] if isinstance(layers, (str, Layer)) else list(layers)
     calls: dict[str, int | None] = {}
-    for item in items:
+    for item in items_of(layers, known):
         calls |= _calls(item, known)
     if not calls:
         raise LayerError("no layers to read: give at least one name")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from featviz.errors import LayerError, did_you_mean
@@ -36,8 +36,8 @@ def resolve(layers: LayersLike, known: Mapping[str, bool]) -> list[str]:
         ['fc6', 'conv1']
     """
     chosen: dict[str, None] = {}
-    for item in _items(layers, known):
-        matching = _matching(item, known)
+    for item in items_of(layers, known):
+        matching = _matching(str(item), known)
         chosen |= dict.fromkeys(name for name in known if name in matching)
     if not chosen:
         raise LayerError(f"layers={layers!r} asks for none: {CONV!r} stands for every convolution")
@@ -46,17 +46,25 @@ def resolve(layers: LayersLike, known: Mapping[str, bool]) -> list[str]:
     return list(chosen)
 
 
-def _items(layers: LayersLike, known: Mapping[str, bool]) -> Iterable[str]:
-    """Every name and pattern that is asked for, without commas."""
-    items = [layers] if isinstance(layers, (str, Layer)) else layers
-    for item in items:
-        if isinstance(item, Layer):
-            yield item.name
-        elif item in known:
-            yield item
+def items_of(layers: LayersLike, known: Container[str]) -> list[str | Layer]:
+    """Every name, pattern and layer that is asked for; a text that is no name is split at its commas.
+
+    Raises:
+        LayerError: something else is among them.
+    """
+    given = [layers] if isinstance(layers, (str, Layer)) else layers
+    if not isinstance(given, Iterable):
+        raise LayerError(f"layers={layers!r}: give names, patterns or layers")
+    items: list[str | Layer] = []
+    for item in given:
+        if isinstance(item, Layer) or item in known:
+            items.append(item)
+        elif isinstance(item, str):
+            pieces = (piece.strip() for piece in item.split(","))
+            items += filter(None, pieces)
         else:
-            parts = (part.strip() for part in item.split(","))
-            yield from filter(None, parts)
+            raise LayerError(f"layers holds {item!r}: give names, patterns or layers")
+    return items
 
 
 def _matching(item: str, known: Mapping[str, bool]) -> set[str]:

@@ -18,7 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featviz.errors import FeatvizError, LayerError, ModelError, UsageError, first_line
+from featviz.errors import (
+    FeatvizError,
+    LayerError,
+    ModelError,
+    UsageError,
+    did_you_mean,
+    first_line,
+)
 from featviz.fields.footprint import Footprint
 from featviz.fields.measured import measured_field
 from featviz.fields.tracer import Tracer
@@ -46,7 +53,15 @@ class Anatomy(Mapping[str, Layer]):
         self.input_shape = input_shape
 
     def __getitem__(self, name: str) -> Layer:
-        return self._layers[name]
+        try:
+            return self._layers[str(name)]
+        except KeyError:
+            self._refuse_idle([name])
+            raise LayerError(f"no layer {name!r}{did_you_mean(str(name), self._layers)}") from None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The layer, or ``default`` where there is none."""
+        return self._layers.get(str(name), default)  # that of Mapping expects a KeyError
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)
@@ -55,7 +70,7 @@ class Anatomy(Mapping[str, Layer]):
         return len(self._layers)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._layers
+        return str(name) in self._layers  # a layer stands for its name
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.input_shape))
@@ -111,6 +126,7 @@ class _Call:
     elements: int
 
 
+@torch.inference_mode(False)  # under which fields cannot be measured
 def anatomy(
     model: nn.Module, input_shape: tuple[int, int, int], *, only: LayersLike | None = None
 ) -> Anatomy:

@@ -13,13 +13,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from math import inf, isnan
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from featviz.errors import FeatvizError, LayerError, RecordError
+from featviz.errors import FeatvizError, LayerError, ModelError, RecordError, did_you_mean
 from featviz.fields.crop import Crop, crop_for
 from featviz.fields.maps import as_maps
 from featviz.geometry import Box
@@ -85,7 +87,6 @@ class _Work:
 
     Attributes:
         extent: how the crop was chosen, one of `_EXTENTS`.
-        fallback: whether it is the full image since crops did not do.
     """
 
     image: Tensor
@@ -93,7 +94,6 @@ class _Work:
     jobs: tuple[Job, ...]
     positions: tuple[tuple[int, int], ...]
     extent: str
-    fallback: bool
 
     @property
     def is_full_image(self) -> bool:
@@ -170,10 +170,8 @@ class _Engine:
         for box, group in groups.items():
             own = tuple(job for job, _ in group)
             positions = tuple(crop.position for _, crop in group)
-            is_full = (box.height, box.width) == size
-            fallback = is_full and crop_for(self.layer.field, own[0].y, own[0].x, size) is not None
-            extent = "full" if is_full else self.extent
-            works.append(_Work(image, box, own, positions, extent, fallback))
+            extent = "full" if (box.height, box.width) == size else self.extent
+            works.append(_Work(image, box, own, positions, extent))
         return works
 
     def _crop(self, job: Job, size: tuple[int, int]) -> Crop | None:
@@ -280,7 +278,9 @@ class _Engine:
         differences = []
         for job, response in zip(work.jobs, responses.tolist(), strict=True):
             scale = max(abs(job.score), self.typical, tiny)
-            differences.append(abs(response - job.score) / scale)
+            difference = abs(response - job.score) / scale
+            # NaN compares as smaller than any tolerance, and would pass for the recorded response
+            differences.append(inf if isnan(difference) else difference)
         return differences
 
     def _projected(self, work: _Work, job: Job, signals: dict[str, Tensor]) -> Projected:
@@ -293,7 +293,10 @@ class _Engine:
             for rule, signal in signals.items():
                 if torch.count_nonzero(signal) > torch.count_nonzero(own[rule]):
                     raise FieldRefuted(self.layer, work.box)
-        return Projected(job, box, own, work.is_full_image, work.fallback)
+        size = work.image.shape[1], work.image.shape[2]
+        croppable = crop_for(field, job.y, job.x, size) is not None
+        fallback = work.is_full_image and croppable
+        return Projected(job, box, own, work.is_full_image, fallback)
 
     def _other_network(self, job: Job, response: float) -> RecordError:
         return RecordError(
@@ -323,18 +326,26 @@ def _backward(
     passed, responses = _forward(model, layer, crops, positions)
     output = passed.values[layer.name]
     if not output.requires_grad:
-        raise LayerError(
-            f"layer {layer.name!r} does not depend on the image by way of a gradient "
-            "(quantised layers have none)"
-        )
+        raise _no_gradient(layer)
     signals: dict[str, list[Tensor]] = {}
     for rule in rules:
         with backward_rule(rule, output, passed.x, copies=passed.copies):
             signals[rule] = []
             for column in responses.unbind(dim=1):
-                (signal,) = torch.autograd.grad(column.sum(), passed.x, retain_graph=True)
+                (signal,) = torch.autograd.grad(
+                    column.sum(), passed.x, retain_graph=True, allow_unused=True
+                )
+                if signal is None:  # the graph holds the parameters alone
+                    raise _no_gradient(layer)
                 signals[rule].append(signal)
     return signals, responses.detach()
+
+
+def _no_gradient(layer: Layer) -> LayerError:
+    return LayerError(
+        f"layer {layer.name!r} does not depend on the image by way of a gradient "
+        "(what is detached or quantised has none)"
+    )
 
 
 def _positions(works: list[_Work], device: torch.device) -> Positions:
@@ -354,12 +365,21 @@ def _forward(
 
     Of a plain convolution only the windows at the positions are computed, from its input.
     """
-    module = model.get_submodule(layer.call.rpartition("@")[0])
+    module = _module_of(model, layer)
     if is_plain(module) and not isinstance(model, nn.DataParallel):  # which splits the batch
         passed = forward(model, layer, crops, inputs=True)
         return passed, conv_at(module, passed.values[layer.name], positions)
     passed = forward(model, layer, crops)
     return passed, positions.of(as_maps(layer, passed.values[layer.name]))
+
+
+def _module_of(model: nn.Module, layer: Layer) -> nn.Module:
+    path = layer.call.rpartition("@")[0]
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        nearest = did_you_mean(path, (name for name, _ in model.named_modules()))
+        raise LayerError(f"no layer {path!r} in this model{nearest}") from None
 
 
 class Forward(NamedTuple):
@@ -379,7 +399,16 @@ class Forward(NamedTuple):
 def forward(
     model: nn.Module, layers: LayersLike, images: Tensor, *, inputs: bool = False
 ) -> Forward:
-    """A forward pass with gradients, to the deepest of these layers."""
+    """A forward pass with gradients, to the deepest of these layers.
+
+    Raises:
+        ModelError: the weights allow no gradients.
+    """
+    if any(tensor.is_inference() for tensor in chain(model.parameters(), model.buffers())):
+        raise ModelError(
+            "the model was made or loaded under torch.inference_mode(), whose tensors allow no "
+            "gradients: make it outside of that block"
+        )
     with evaluating(model), torch.enable_grad(), visible_in_place() as in_place:
         x = images.detach().requires_grad_()
         # a model may work in place on its input

@@ -28,7 +28,8 @@ def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         isinstance(module, nn.Conv2d)
         and type(module).forward is nn.Conv2d.forward
-        and "forward" not in module.__dict__
+        and type(module)._conv_forward is nn.Conv2d._conv_forward
+        and not {"forward", "_conv_forward"} & module.__dict__.keys()
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
         and not (module._forward_hooks or module._forward_pre_hooks)

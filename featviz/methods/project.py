@@ -68,7 +68,7 @@ def project(
         LayerError, UnitError: a unit that is not there.
         RuleError: the rule has no meaning on this network.
         UsageError: the number of images is neither 1 nor that of the units, ``x`` is not floating
-            point, or no such start.
+            point, no such start, something among the units is none, or ``net`` is for another size.
         NumberError: an activation is not a number.
 
     Source: Zeiler & Fergus, section 2.1.
@@ -86,6 +86,8 @@ def project(
         allowed = " or ".join(map(repr, STARTS))
         raise UsageError(f"start={start!r}: the backward signal starts as {allowed}")
     scores = [units] if isinstance(units, (Unit, UnitSum)) else list(units)
+    for score in scores:
+        _check_score(score)
     images = as_batch(x)
     if len(images) not in (1, len(scores)) or not scores:
         raise UsageError(
@@ -94,6 +96,11 @@ def project(
     targets = [_Target(i, i if len(images) > 1 else 0, score) for i, score in enumerate(scores)]
     if net is None:
         net = anatomy(model, _shape(images), only=_names(targets))
+    elif net.input_shape != _shape(images):
+        raise UsageError(
+            f"net is the anatomy for images {net.input_shape}, x is {_shape(images)}: "
+            "give the one for this size, or none"
+        )
     layers = {name: net.select([name])[0] for name in _names(targets)}
     for target in targets:
         for _, unit in target.terms:
@@ -104,6 +111,13 @@ def project(
     work.from_crops(local, memory)
     work.from_full_images([target for target in targets if not work.is_local(target)])
     return result
+
+
+def _check_score(score: object) -> None:
+    if not isinstance(score, (Unit, UnitSum)) or not terms_of(score):
+        raise UsageError(
+            f"{score!r} among the units: give a Unit, or a sum of units such as u + 0.5 * v"
+        )
 
 
 def _shape(images: Tensor) -> tuple[int, int, int]:
@@ -295,6 +309,7 @@ def project_exemplars(
         LayerError, UnitError, RuleError: as of `project`.
         ImageError: the images are not those of the scan.
         RecordError: the model is not that of the scan.
+        UsageError: ``rules`` is empty, or a single name; or a full scan was given.
 
     Source: Zeiler & Fergus, section 4.1 and figure 2.
 
@@ -307,7 +322,11 @@ def project_exemplars(
         >>> project_exemplars(model, images, result["conv2"], [5, 9])
         <Exemplars of 2 units of conv2, k=3, 27x27: deconvnet>
     """
-    chosen_rules = [check_rule(name) for name in ([rule] if rules is None else rules)]
+    chosen_rules = _chosen_rules(rule, rules)
+    if not isinstance(layer_scan, LayerScan):
+        raise UsageError(
+            f"layer_scan is {layer_scan!r}: give a layer of it, such as result['conv1']"
+        )
     data = open_images(images)
     listing = layer_scan.listing
     if data.keys != listing.keys:
@@ -355,6 +374,14 @@ def _projected(
             tiles.fallback[done.job.slot] = done.fallback
             bar.update()
     return tiles.exemplars
+
+
+def _chosen_rules(rule: str, rules: Sequence[str] | None) -> list[str]:
+    if rules is None:
+        return [check_rule(rule)]
+    if isinstance(rules, str) or not rules:
+        raise UsageError(f"rules={rules!r}: give several names in a list, or one as rule")
+    return [check_rule(name) for name in dict.fromkeys(rules)]
 
 
 def _checked_image(data: Images, index: int, shape: tuple[int, int, int]) -> Tensor:

@@ -57,7 +57,8 @@ def responses(
     Raises:
         LayerError: a layer that is not there, or that has no units.
         ImageError: an image that cannot be read.
-        UsageError: no such reduction.
+        UsageError: no such reduction, ``batch_size`` below 1, or a function that does not give a
+            row for each image.
 
     Example:
         >>> from featviz import load_model, open_images, responses
@@ -68,6 +69,8 @@ def responses(
         torch.Size([5, 48])
     """
     reduction = _reduction(reduce)
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: give 1 or more", "batch_size")
     data = open_images(images)
     c, h, w = data[0].shape
     chosen = anatomy(model, (c, h, w), only="*").select(layers)
@@ -88,9 +91,18 @@ def responses(
             x = data.preprocess.normalize(batch).to(parameter)
             values = read(model, x, chosen, reduce=reduced)
             for name, value in values.items():
+                _check_rows(name, value, len(indices))
                 batches[name].append(value)
             bar.update(len(indices))
     return {name: torch.cat(rows) for name, rows in batches.items()}
+
+
+def _check_rows(name: str, value: Tensor, n: int) -> None:
+    if value.shape[:1] != (n,):
+        raise UsageError(
+            f"reduce gives a tensor of shape {tuple(value.shape)} for {n} images of layer {name!r}: "
+            "give a row for each"
+        )
 
 
 def _reduction(reduce: Reduction) -> Callable[[Tensor], Tensor]:

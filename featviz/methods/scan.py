@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.errors import ImageError, LayerError, NumberError
+from featviz.errors import ImageError, LayerError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.files import check_writable
@@ -20,6 +20,7 @@ from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._steady import check_steady
+from featviz.patterns import items_of
 from featviz.records.scan import (
     MANIFEST,
     LayerScan,
@@ -35,6 +36,7 @@ from featviz.units import Layer, LayersLike
 SAVE_EVERY = 60.0  # seconds of work that an interruption of the worst kind can cost
 
 
+@torch.inference_mode(False)  # under which receptive fields cannot be measured
 def scan(
     model: nn.Module,
     images: Any,
@@ -82,6 +84,7 @@ def scan(
             when it is read again.
         RecordError: ``out`` holds the record of something else.
         NumberError: an activation that is not a number; the message names layer and image.
+        UsageError: ``batch_size`` or ``k`` below 1, or ``resume`` without ``out``.
 
     Source: Zeiler & Fergus, section 4.1 and figure 2.
 
@@ -96,6 +99,10 @@ def scan(
         >>> result["conv1"].top.scores.shape
         torch.Size([32, 3])
     """
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: give 1 or more", "batch_size")
+    if resume and out is None:
+        raise UsageError("resume=True: give the folder of the record to go on from", "out")
     data = open_images(images)
     state, net = _begin(model, data, layers, k, sources or {})
     chosen = [layer_scan.layer for layer_scan in state.values()]
@@ -146,14 +153,14 @@ def _begin(
 def _with_units(net: Anatomy, layers: LayersLike) -> list[Layer]:
     """The layers that are asked for. A pattern may match what has no units; a name may not."""
     chosen = net.select(layers)
-    if isinstance(layers, str) and layers not in net:
-        having = [layer for layer in chosen if layer.has_units]
-        if not having:
-            raise LayerError(f"layers={layers!r}: none of them has units, (n, c, h, w) or (n, c)")
-        return having
+    names = set(map(str, items_of(layers, net)))
     for layer in chosen:
-        layer.check_units()
-    return chosen
+        if layer.name in names:
+            layer.check_units()
+    having = [layer for layer in chosen if layer.has_units]
+    if not having:
+        raise LayerError(f"layers={layers!r}: none of them has units, (n, c, h, w) or (n, c)")
+    return having
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -163,6 +170,8 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _input_shape(data: Images) -> tuple[int, int, int]:
     """The shape of the first image that can be read."""
+    if not len(data):
+        raise ImageError("there are no images: give at least one")
     first_error: ImageError | None = None
     for i in range(len(data)):
         try:

@@ -5,7 +5,7 @@ sharding gives the same bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,21 @@ from torch import Tensor
 
 from featviz.errors import RecordError, UsageError
 
-NONE = -1  # the image of an empty place
+NONE = -1  # the image of an empty slot
+
+
+_ARRAYS = ("scores", "images", "positions")
+
+
+class _Rows(NamedTuple):
+    """Entries of each unit: scores (c, m), images (c, m), positions (c, m, 2)."""
+
+    scores: Tensor
+    images: Tensor
+    positions: Tensor
+
+    def first(self, m: int) -> _Rows:
+        return _Rows(self.scores[:, :m], self.images[:, :m], self.positions[:, :m])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -22,18 +36,19 @@ class TopK:
     lower position.
 
     Attributes:
-        scores: (c, k) float32; -inf in places that no image has filled.
-        images: (c, k) int64, index of the image in its listing; -1 in empty places.
+        scores: (c, k) float32; -inf in slots that no image has filled.
+        images: (c, k) int64, index of the image in its listing; -1 in empty slots.
         positions: (c, k, 2) int64, (y, x) of the score in the activation map.
 
     Updating and merging return a new ``TopK``. Both are commutative and associative: whatever the
     order, the batches and the shards, the same images give the same bits. An image takes at most
-    one place of a unit.
+    one slot of a unit.
 
     Example:
         >>> import torch
         >>> from featviz import TopK
-        >>> top = TopK.empty(channels=1, k=2).update(torch.tensor([[[[1.0, 3.0]]], [[[3.0, 0.0]]], [[[2.0, 2.0]]]]), [7, 4, 5])
+        >>> maps = torch.tensor([[[[1.0, 3.0]]], [[[3.0, 0.0]]], [[[2.0, 2.0]]]])
+        >>> top = TopK.empty(channels=1, k=2).update(maps, [7, 4, 5])
         >>> top.images.tolist(), top.positions.tolist()
         ([[4, 7]], [[[0, 0], [0, 1]]])
     """
@@ -76,12 +91,12 @@ class TopK:
             return self
         rows = maps[which.to(maps.device), channel.to(maps.device)].flatten(1)  # (entering, h * w)
         flat = rows.argmax(dim=1).cpu()  # the first of equal ones
-        found = torch.full((*scores.shape, 2), NONE)
-        found[channel, which] = torch.stack([flat // maps.shape[3], flat % maps.shape[3]], dim=1)
-        numbers = torch.tensor(images).expand_as(scores)
-        return self._with(
-            torch.where(enters, scores, -torch.inf), torch.where(enters, numbers, NONE), found
-        )
+        positions = torch.full((*scores.shape, 2), NONE)
+        y, x = flat // maps.shape[3], flat % maps.shape[3]
+        positions[channel, which] = torch.stack([y, x], dim=1)
+        entering_scores = torch.where(enters, scores, -torch.inf)
+        entering_images = torch.where(enters, torch.tensor(images).expand_as(scores), NONE)
+        return self._with(entering_scores, entering_images, positions)
 
     def merge(self, other: TopK) -> TopK:
         """These and those of other images (or of the same ones: an image counts once).
@@ -90,32 +105,35 @@ class TopK:
             UsageError: another number of units or another k.
         """
         if self.scores.shape != other.scores.shape:
+            shapes = f"{tuple(self.scores.shape)} and {tuple(other.scores.shape)}"
             raise UsageError(
-                f"a TopK of shape {tuple(self.scores.shape)} and one of {tuple(other.scores.shape)} do not merge"
+                f"two TopK of shapes {shapes} do not merge: take the same layer and the same k"
             )
         return self._with(other.scores, other.images, other.positions)
 
     def _with(self, scores: Tensor, images: Tensor, positions: Tensor) -> TopK:
-        scores, images = torch.cat([self.scores, scores], 1), torch.cat([self.images, images], 1)
-        positions = torch.cat([self.positions, positions], 1)
-        scores, images, positions = _ordered(scores, images, positions)
-        filled = int((images != NONE).sum(dim=1).max())
-        scores, images, positions = (
-            t[:, : max(filled, self.k)] for t in (scores, images, positions)
+        rows = _ordered(
+            torch.cat([self.scores, scores], dim=1),
+            torch.cat([self.images, images], dim=1),
+            torch.cat([self.positions, positions], dim=1),
         )
-        again = (images[:, :, None] == images[:, None, :]).tril(-1).any(2) & (images != NONE)
+        # comparing every image with every other takes memory: empty slots are dropped first
+        filled = int((rows.images != NONE).sum(dim=1).amax())
+        rows = rows.first(max(filled, self.k))
+        pairs = rows.images[:, :, None] == rows.images[:, None, :]
+        again = pairs.tril(-1).any(dim=2) & (rows.images != NONE)
         if again.any():
-            scores, images = scores.masked_fill(again, -torch.inf), images.masked_fill(again, NONE)
-            scores, images, positions = _ordered(
-                scores, images, positions.masked_fill(again[..., None], NONE)
+            rows = _ordered(
+                rows.scores.masked_fill(again, -torch.inf),
+                rows.images.masked_fill(again, NONE),
+                rows.positions.masked_fill(again[..., None], NONE),
             )
-        return TopK(
-            scores[:, : self.k].clone(), images[:, : self.k].clone(), positions[:, : self.k].clone()
-        )
+        kept = rows.first(self.k)
+        return TopK(kept.scores.clone(), kept.images.clone(), kept.positions.clone())
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """The three arrays by name, to be saved; ``from_arrays`` takes them back."""
-        return {name: getattr(self, name).numpy() for name in ("scores", "images", "positions")}
+        return {name: getattr(self, name).numpy() for name in _ARRAYS}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray[Any, Any]]) -> TopK:
@@ -125,9 +143,7 @@ class TopK:
             RecordError: an array is missing or has a shape that does not go with the others.
         """
         try:
-            top = cls(
-                *(torch.from_numpy(arrays[name]) for name in ("scores", "images", "positions"))
-            )
+            top = cls(*(torch.from_numpy(arrays[name]) for name in _ARRAYS))
         except KeyError as error:
             raise RecordError(f"the scan's record has no array {error.args[0]!r}") from None
         if top.images.shape != top.scores.shape or top.positions.shape != (*top.scores.shape, 2):
@@ -135,20 +151,20 @@ class TopK:
         return top
 
 
-def _ordered(scores: Tensor, images: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Along the second axis: score downwards, image upwards, position upwards; empty places last."""
+def _ordered(scores: Tensor, images: Tensor, positions: Tensor) -> _Rows:
+    """Along the second axis: score downwards, image upwards, position upwards; empty slots last."""
     order = torch.arange(scores.shape[1]).expand_as(scores)
     last = images.masked_fill(images == NONE, torch.iinfo(images.dtype).max)
+    # stable sorts, from the least important key to the most important
     for key, descending in (
         (positions[..., 1], False),
         (positions[..., 0], False),
         (last, False),
         (scores, True),
     ):
-        order = order.gather(
-            1, key.gather(1, order).sort(dim=1, stable=True, descending=descending).indices
-        )
-    return (
+        by_key = key.gather(1, order).sort(dim=1, stable=True, descending=descending)
+        order = order.gather(1, by_key.indices)
+    return _Rows(
         scores.gather(1, order),
         images.gather(1, order),
         positions.gather(1, order[..., None].expand(-1, -1, 2)),
