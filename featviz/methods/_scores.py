@@ -172,10 +172,11 @@ def _called(score: Callable[[Tensor], Tensor], name: str, output: Tensor, n: int
 
 def _unit_value(unit: Unit, planes: Tensor) -> Tensor:
     """The score of each of n images by a unit, from its maps (n, h, w) or values (n,): (n,)."""
+    # copies, not views, of what the next layer may change in place
     if planes.dim() == 1:
-        return planes
+        return planes.clone()
     if unit.at == "map":
         return planes.sum(dim=(1, 2))
     if unit.at is None:
         return planes.amax(dim=(1, 2))
-    return planes[:, unit.at[0], unit.at[1]]
+    return planes[:, unit.at[0], unit.at[1]].clone()

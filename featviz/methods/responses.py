@@ -77,11 +77,16 @@ def responses(
     with bar, evaluating(model), torch.no_grad():
         for indices, batch in data.batches(range(len(data)), batch_size):
             x = data.preprocess.normalize(batch).to(parameter)
-            values = read(model, x, chosen, reduce=lambda name, output: reduction(output).cpu())
+            values = read(model, x, chosen, reduce=lambda name, output: _copied(reduction(output)))
             for name, value in values.items():
                 batches[name].append(value)
             bar.update(len(indices))
     return {name: torch.cat(rows) for name, rows in batches.items()}
+
+
+def _copied(value: Tensor) -> Tensor:
+    """On the CPU, and not a view of what the next layer may change in place."""
+    return value.detach().to("cpu", copy=True)
 
 
 def _reduction(reduce: Reduction) -> Callable[[Tensor], Tensor]:
