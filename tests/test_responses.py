@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 from laws import randint, same_bits, untouched
-from nets import plain
+from nets import Raises, Reused, integers, plain
 from oracles import output
 from torch import Tensor, nn
 
 from featviz import responses
 from featviz.errors import ImageError, LayerError, UsageError
-from featviz.images import Images, Preprocess
+from featviz.images import Images, Preprocess, open_images
 
-X = randint(0, 4, 5, 3, 12, 12)
+X = randint(0, 4, 5, 3, 12, 12) / 4
 REDUCED: dict[Any, Any] = {
     "max": lambda maps: maps.amax(dim=(2, 3)),
     "mean": lambda maps: maps.mean(dim=(2, 3)),
@@ -73,3 +73,41 @@ def test_an_image_that_cannot_be_read_is_an_error() -> None:
 
     with pytest.raises(ImageError, match=r"'d'.*broken"):
         responses(plain(), Images(list("abcde"), read, Preprocess()))
+
+
+def network() -> nn.Module:
+    """Maps, a rectifier in place behind them, and a fully connected layer with another behind it."""
+    layers = [nn.Conv2d(3, 6, 3), nn.ReLU(inplace=True), nn.Conv2d(6, 4, 3, stride=2)]
+    head = [nn.Flatten(), nn.Linear(64, 5), nn.ReLU(inplace=True)]
+    return integers(nn.Sequential(*layers, *head)).double()
+
+
+def pictures(n: int = 5, side: int = 12) -> Tensor:
+    return torch.rand(n, 3, side, side, generator=generator(4))
+
+
+def test_images_are_brought_to_model_space() -> None:
+    model, pixels = network(), pictures()
+    recipe = Preprocess(size=(12, 12), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    result = responses(model, open_images(pixels, recipe), "0")["0"]
+    expected = output(model, "0", recipe.normalize(pixels[2]).double()).amax((1, 2))
+    torch.testing.assert_close(result[2], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_calls_of_one_module_are_kept_apart() -> None:
+    model, images = integers(Reused()), pictures()
+    result = responses(model, images, ["relu@1", "relu@0"], progress=True)
+    assert list(result) == ["relu@1", "relu@0"]
+    for name, values in result.items():
+        torch.testing.assert_close(values[1], output(model, name, images[1]).amax((1, 2)))
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 9])
+def test_the_model_is_left_as_it_was(after: int) -> None:
+    model = Raises(after).train()
+    with untouched(model):
+        if after == 9:
+            responses(model, pictures(), ["a", "b"], batch_size=2)
+        else:
+            with pytest.raises(Exception, match="in the middle"):
+                responses(model, pictures(), ["a", "b"], batch_size=2)

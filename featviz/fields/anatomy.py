@@ -137,7 +137,7 @@ def anatomy(
         input_shape: (c, h, w) of the image.
         only: a pattern, names, or layers. An operation that cannot be followed makes the field of
             what comes after it be measured, which takes some backward passes a layer: it is done
-            for these alone (the others are called global). None: for all.
+            for these alone (the others are called global). None: for all; an empty list: for none.
 
     Raises:
         ModelError: the model does not take such an image.
@@ -162,7 +162,7 @@ def anatomy(
     taking_part = {call.name for call in calls}
     idle = {name for name, _ in model.named_modules() if name and name not in taking_part}
     net = Anatomy(layers, input_shape, idle)
-    asked = net.select("*" if only is None else only) if layers else []
+    asked = net.select("*" if only is None else only) if layers and only != [] else []
     image = _zeros(model, input_shape)
     for layer, call in zip(list(net.values()), calls, strict=True):
         if layer in asked and _is_unknown(call):

@@ -81,8 +81,8 @@ def responses(
 
     def reduced(name: str, output: Tensor) -> Tensor:
         if output.dim() == 2 and not callable(reduce):
-            return output.cpu()
-        return reduction(as_maps(by_name[name], output)).cpu()
+            return _copied(output)
+        return _copied(reduction(as_maps(by_name[name], output)))
 
     parameter = parameter_of(model)
     bar = tqdm(desc="responses", total=len(data), unit="image", disable=not progress, leave=False)
@@ -103,6 +103,11 @@ def _check_rows(name: str, value: Tensor, n: int) -> None:
             f"reduce gives a tensor of shape {tuple(value.shape)} for {n} images of layer {name!r}: "
             "give a row for each"
         )
+
+
+def _copied(value: Tensor) -> Tensor:
+    """On the CPU, and not a view of what the next layer may change in place."""
+    return value.detach().to("cpu", copy=True)
 
 
 def _reduction(reduce: Reduction) -> Callable[[Tensor], Tensor]:

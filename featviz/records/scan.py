@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 import zipfile
 import zlib
@@ -109,6 +110,16 @@ class LayerScan:
         maximum = self.statistics.maximum.tolist()
         some = range(len(maximum)) if channels is None else channels
         return sorted(some, key=lambda channel: (-maximum[channel], channel))
+
+    def sample(self, n: int, seed: int = 0) -> list[int]:
+        """n random channels of those that some image activates, ascending: all of these if there are
+        no more, and of all channels if none lives. A layer's choice depends on its name and the seed
+        alone."""
+        living = (~self.statistics.dead).nonzero().flatten().tolist()
+        if not living:
+            living = list(range(self.layer.channels))
+        chosen = random.Random(f"{seed} {self.layer}").sample(living, min(n, len(living)))
+        return sorted(chosen)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each exemplar, for a table: layer, unit, rank, score, image, key, label, y, x."""
