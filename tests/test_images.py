@@ -264,9 +264,16 @@ def test_every_mode_has_the_channels_and_range_that_the_model_takes(
 ) -> None:
     preprocess = Preprocess(size=(8, 8), resize=8, mean=(0.5,) * channels, std=(0.5,) * channels)
     rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8))
-    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"):
-        path = tmp_path / f"{mode.replace(';', '')}.tif"
-        save(path, rgb.convert("I").convert(mode) if mode == "I;16" else rgb.convert(mode))
+    gray = np.asarray(rgb.convert("L"))
+    kinds = {
+        mode: rgb.convert(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+    }
+    kinds["I"] = Image.fromarray(gray.astype(np.int32) * 257)
+    kinds["I;16"] = Image.fromarray(gray.astype(np.uint16) * 257)
+    kinds["F"] = Image.fromarray(gray.astype(np.float32) / 255)
+    for mode, picture in kinds.items():
+        assert picture.mode == mode
+        path = save(tmp_path / f"{mode.replace(';', '')}.tif", picture)
         (image,) = open_images([path], preprocess)
         assert (image.shape, image.dtype) == ((channels, 8, 8), torch.float32), mode
         assert image.amin() >= 0, mode
@@ -282,7 +289,7 @@ def test_a_model_of_one_channel_sees_the_luma(tmp_path: Path) -> None:
 
 def test_a_tensor_of_other_channels_than_the_model_s_is_an_error() -> None:
     with pytest.raises(ImageError, match=r"'000000' has 4 channels, the model takes 3"):
-        open_images(torch.rand(1, 4, 8, 8))[0]
+        open_images(torch.rand(1, 4, 8, 8), Preprocess())[0]
 
 
 def test_normalise_and_denormalise_are_inverse() -> None:
