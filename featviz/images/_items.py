@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from featviz.errors import FeatvizError, ImageError, UsageError, first_line
@@ -47,6 +47,8 @@ def read_pixels(read: Read, index: int, key: str, preprocess: Preprocess) -> Ten
 
 def unreadable(key: str, error: Exception) -> str:
     """The message about an image that cannot be read."""
+    if isinstance(error, UnidentifiedImageError):  # Pillow's message has an address in memory
+        return f"image {key!r} cannot be read: it is no picture of a kind that Pillow knows"
     reason = first_line(error)
     kind = type(error).__name__
     if reason != kind and not isinstance(error, (OSError, ImageError)):
@@ -136,14 +138,17 @@ def _is_picture(array: np.ndarray[Any, Any]) -> bool:
 
 def _channels_first(array: np.ndarray[Any, Any], channels: int | None) -> np.ndarray[Any, Any]:
     """An array as (c, h, w). It is (h, w, c) if its last axis fits the model, and its first does not;
-    where the model is not known, if its last axis is the shorter one.
+    where the model is not known, if its last axis is the shortest.
     """
     if array.ndim == 2:
         return array[None]
     if array.ndim != 3:
         return array
-    first, _, last = array.shape
-    is_last = last < first if channels is None else last == channels != first
+    first, middle, last = array.shape
+    if channels is None:
+        is_last = last < min(first, middle)
+    else:
+        is_last = last == channels != first
     if is_last:
         return array.transpose(2, 0, 1)
     return array
@@ -166,8 +171,5 @@ def _checked(item: Any, channels: int) -> Tensor:
         return item
     pixels = in_unit_range(item.detach())
     smallest, largest = pixels.aminmax()
-    low, high = float(smallest), float(largest)
-    if not np.isfinite(low) or not np.isfinite(high):
-        raise ImageError("has values that are not finite numbers")
-    check_range(low, high)
+    check_range(float(smallest), float(largest))
     return pixels

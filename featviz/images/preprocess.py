@@ -13,10 +13,12 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
-from featviz.errors import UsageError
+from featviz.errors import ImageError, UsageError
 
 INTERPOLATIONS = tuple(mode.value for mode in InterpolationMode)
 SIXTEEN_BITS = 65535
+OVERSHOOT = 0.25
+"""How far bicubic interpolation of an image in [0, 1] may come to lie outside."""
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -205,16 +207,18 @@ def _eight_bits(image: Image.Image, white: int) -> Image.Image:
 
 def _check_unit_range(image: Image.Image) -> None:
     values = np.asarray(image)
-    low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    check_range(low, high)
+    check_range(float(values.min()), float(values.max()))
 
 
 def check_range(low: float, high: float) -> None:
     """Make sure that values are of an image in [0, 1], give or take what scaling overshoots.
 
     Raises:
+        ImageError: they are not finite.
         UsageError: they are of 0 to 255, or normalized already.
     """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError("has values that are not finite numbers")
     if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
         return
     if low >= -OVERSHOOT:
@@ -225,7 +229,3 @@ def check_range(low: float, high: float) -> None:
         f"has values from {low:.3g} to {high:.3g}, and floating point images are in [0, 1]: {remedy}",
         "images",
     )
-
-
-OVERSHOOT = 0.25
-"""How far bicubic interpolation of an image in [0, 1] may come to lie outside."""

@@ -199,7 +199,8 @@ def _from_tar(path: Path, preprocess: Preprocess, workers: int) -> Images:
     read = TarImages(path)
     if not read.members:
         read.close()
-        raise ImageError(f"the file {str(path)!r} holds no images", "images")
+        others = ", ".join(f"{number} {reason}" for reason, number in read.left_out.items())
+        raise ImageError(f"the file {str(path)!r} holds no images ({others or 'empty'})", "images")
     keys = [member.name for member in read.members]
     labels = [_folder(key) for key in keys]
     return Images(keys, read, preprocess, labels, threads=THREADS, left_out=read.left_out)
