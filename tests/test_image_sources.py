@@ -116,11 +116,11 @@ def test_half_precision_is_taken_as_float32() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 13])
 def test_any_number_of_channels_needs_no_preprocess(channels: int) -> None:
-    x = torch.rand(4, channels, 12, 12)
+    x = torch.rand(4, channels, 16, 18)
     model = nn.Sequential(nn.Conv2d(channels, 5, 3))
     for source in (x, TensorDataset(x, torch.zeros(4)), x.numpy(), list(x)):
         result = scan(model, source, ["0"], k=2)
-        assert result.listing.input_shape == (channels, 12, 12)
+        assert result.listing.input_shape == (channels, 16, 18)
     last = x.permute(0, 2, 3, 1).numpy()
     assert torch.equal(open_images(list(last))[1], x[1])
 

@@ -144,14 +144,16 @@ def _channels_first(array: np.ndarray[Any, Any], channels: int | None) -> np.nda
         return array[None]
     if array.ndim != 3:
         return array
-    first, middle, last = array.shape
-    if channels is None:
-        is_last = last < min(first, middle)
-    else:
-        is_last = last == channels != first
-    if is_last:
+    if _is_channels_last(array.shape, channels):
         return array.transpose(2, 0, 1)
     return array
+
+
+def _is_channels_last(shape: tuple[int, ...], channels: int | None) -> bool:
+    first, middle, last = shape
+    if channels is None:
+        return last < min(first, middle)
+    return last == channels and first != channels
 
 
 def _checked(item: Any, channels: int) -> Tensor:
