@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from laws import randint, same_bits, untouched
+from laws import generator, randint, same_bits, untouched
 from nets import Raises, Reused, integers, plain
 from oracles import output
 from torch import Tensor, nn
