@@ -1,20 +1,71 @@
-"""The README's Python runs as it stands."""
+"""What README and docs say: their Python runs as it stands, their links and messages are there."""
 
+from __future__ import annotations
+
+import ast
+import os
 import re
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
+import featviz
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+NOT_RUN = re.compile(r"<!-- not run: \S.*-->\s*$")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#\s]+)")
 
 
-def test_the_example_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def snippets(page: Path) -> Iterator[str]:
+    """The Python blocks of a page that are to run; each at the line where it stands in the page."""
+    text = page.read_text(encoding="utf-8")
+    for match in FENCE.finditer(text):
+        above = text[: match.start()]
+        if match[1] == "python" and not NOT_RUN.search(above):
+            lines_above = above.count("\n") + 1
+            yield "\n" * lines_above + match[2]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(snippets(page))], ids=lambda page: page.stem
+)
+def test_the_snippets_run(
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """One after the other, in one namespace and in a folder of their own."""
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    if page.stem.startswith("captum"):
+        pytest.importorskip("captum")
+        # what captum itself warns of is not ours to mend
+        warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
+    namespace: dict[str, object] = {"__name__": page.stem}
+    for code in snippets(page):
+        exec(compile(code, str(page), "exec"), namespace)
+    assert not plt.get_fignums(), "a snippet leaves a pyplot figure open"
+
+
+def test_the_readmes_figures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = next(snippets(README))
+    exec(compile(first, "README.md", "exec"), {})
     assert (tmp_path / "conv3.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
 def test_ci_runs_the_readmes_commands() -> None:
@@ -23,4 +74,42 @@ def test_ci_runs_the_readmes_commands() -> None:
         r"^    (python3 -m venv .*)$", README.read_text(encoding="utf-8"), re.MULTILINE
     )
     assert len(commands) == 2
-    assert commands[1] in (README.parent / ".ci" / "run").read_text(encoding="utf-8")
+    assert commands[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_command_of_ci_can_be_run() -> None:
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+# --- limitations
+
+
+def messages() -> str:
+    """Every string in the code of featviz; what is put into one is an ellipsis."""
+    strings = []
+    for path in Path(featviz.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                pieces = [v.value if isinstance(v, ast.Constant) else "…" for v in node.values]
+                strings.append("".join(map(str, pieces)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                strings.append(node.value)
+    return "\n".join(strings)
+
+
+def refusals() -> list[tuple[str, str]]:
+    """The error and the message in each row of the tables of limitations."""
+    text = (ROOT / "docs" / "limitations.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| .* \| `(\w+Error)` \| `(.+?)` \| .* \|$", text, re.MULTILINE)
+
+
+def test_limitations_has_its_tables() -> None:
+    assert len(refusals()) > 20
+
+
+@pytest.mark.parametrize(("error", "message"), refusals())
+def test_limitations_quotes_what_the_code_says(error: str, message: str) -> None:
+    assert issubclass(getattr(featviz, error), featviz.FeatvizError)
+    strings = messages()
+    for fragment in filter(None, (piece.strip(" ;,") for piece in message.split("…"))):
+        assert fragment in strings, f"no message says {fragment!r}"
