@@ -81,6 +81,27 @@ def test_the_command_of_ci_can_be_run() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
+# --- reference
+
+
+def documented() -> set[str]:
+    """What the pages of the reference draw: objects, and modules with all that is public in them."""
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    return {
+        name
+        for page in pages
+        for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("name", sorted(set(featviz.__all__) - {"figures", "gallery"}))
+def test_the_reference_has_every_public_name(name: str) -> None:
+    module = getattr(featviz, name).__module__
+    assert {module, f"{module}.{name}"} & documented(), (
+        f"no page of docs/reference has {module}.{name}"
+    )
+
+
 # --- limitations
 
 
