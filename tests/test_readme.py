@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
@@ -16,6 +18,7 @@ import featviz
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = re.compile(r"<!-- not run: \S.*-->\s*$")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -32,6 +35,13 @@ def snippets(page: Path) -> Iterator[str]:
             yield "\n" * lines_above + match[2]
 
 
+@pytest.fixture(autouse=True)
+def _no_figures_left() -> Iterator[None]:
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(snippets(page))], ids=lambda page: page.stem
 )
@@ -43,7 +53,6 @@ def test_the_snippets_run(
 ) -> None:
     """One after the other, in one namespace and in a folder of their own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MPLBACKEND", "agg")
     if page.stem.startswith("captum"):
         pytest.importorskip("captum")
         # what captum itself warns of is not ours to mend
@@ -79,6 +88,31 @@ def test_ci_runs_the_readmes_commands() -> None:
 
 def test_the_command_of_ci_can_be_run() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+# --- the notebook
+
+
+def code_cells() -> list[dict[str, Any]]:
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_the_notebooks_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    for number, cell in enumerate(code_cells(), 1):
+        lines = [line for line in cell["source"] if not line.startswith("%")]
+        exec(compile("".join(lines), f"cell {number}", "exec"), namespace)
+
+
+def test_the_notebook_was_executed_from_top_to_bottom() -> None:
+    cells = code_cells()
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert any("image/jpeg" in output.get("data", {}) for output in outputs)
+    assert NOTEBOOK.stat().st_size < 300_000
 
 
 # --- reference
