@@ -22,6 +22,8 @@ NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = re.compile(r"<!-- not run: \S.*-->\s*$")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md"]
+CODE_FILE = re.compile(r"(?:benchmarks|featviz|scripts|tests)/[\w/]+\.py")
 LINK = re.compile(r"\]\(([^)#\s]+)")
 
 
@@ -70,7 +72,21 @@ def test_the_readmes_figures_are_drawn(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "conv3.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.stem)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    for name in CODE_FILE.findall(page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_the_readme_lists_every_script() -> None:
+    listed = re.findall(r"^\| `(\w+\.py)` \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+    runnable = {
+        path.name for path in (ROOT / "scripts").glob("*.py") if "__main__" in path.read_text()
+    }
+    assert set(listed) == runnable
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         if not re.match(r"[a-z]+:", target):
