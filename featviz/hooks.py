@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from featviz.errors import LayerError, did_you_mean
 from featviz.models.local import LocallyConnected2d
@@ -223,15 +225,33 @@ class _Reader:
 def _runs_again() -> bool:
     """Whether this is a segment of gradient checkpointing, which the backward pass runs again and
     compares with the first time, so that the first must go to its end."""
-    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return hooks is not None and hooks(True) is not None
+    # torch has no way of saying it that is there in every version; the stack has
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == checkpoint.__file__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _anything_compiled() -> bool:
+    """Whether ``torch.compile`` was called in this process: its backends are then remembered.
+
+    Asked because ``set_stance`` is not free, and on torch 2.6 loses references to None, of which
+    Python before 3.12 runs out after some ten thousand forwards."""
+    eval_frame = sys.modules.get("torch._dynamo.eval_frame")
+    if eval_frame is None:
+        return False
+    backends = getattr(eval_frame, "cached_backends", None)
+    # what is never to be compiled is remembered too, as None
+    return backends is None or any(backend is not None for backend in backends.values())
 
 
 @contextmanager
 def _eagerly() -> Iterator[None]:
     """Within the block, what ``torch.compile`` has compiled runs as it was written: compiled code
     calls no hooks."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled
+    if not _anything_compiled():
         yield
         return
     with torch.compiler.set_stance("force_eager"):
