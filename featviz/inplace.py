@@ -64,7 +64,8 @@ class visible_in_place(TorchFunctionMode):  # a context, named as what it does
         name = func.__name__
         if name in _LINEAR:
             result = func(*args, **kwargs)
-            self._note(target)
+            if name != "__setitem__" or _is_basic(args[1]):  # a mask may be a rectifier's
+                self._note(target)
             return result
         twin = _out_of_place(name)
         if twin is None or not target._is_view():
@@ -76,13 +77,20 @@ class visible_in_place(TorchFunctionMode):  # a context, named as what it does
 
     def _note(self, target: Tensor) -> None:
         base = target._base if target._is_view() else target
-        if base is not None and base.grad_fn is not None:
-            self.copies.add(base.grad_fn)
+        node = None if base is None else base.grad_fn
+        if node is not None and node.name() == "CopySlices":
+            self.copies.add(node)
+
+
+def _is_basic(index: Any) -> bool:
+    """Whether an index is of numbers and slices alone."""
+    items = index if isinstance(index, tuple) else (index,)
+    return not any(isinstance(item, (Tensor, list)) for item in items)
 
 
 def _works_in_place(func: Callable[..., Any], args: Any, kwargs: Any) -> bool:
     name = getattr(func, "__name__", "")
-    if name.endswith("_"):
+    if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
         return True
     return bool(name in _ACTIVATIONS and _bound(func, args, kwargs).get("inplace"))
 

@@ -40,7 +40,7 @@ class Samples(Dataset[Tensor]):
             self.interrupt = None
             raise KeyboardInterrupt
         own = i if i % 5 else 0
-        return randint(0, 4, 3, self.size, self.size, seed=self.seed + own)
+        return randint(0, 4, 3, self.size, self.size, seed=self.seed + own) / 4
 
     def key(self, i: int) -> str:
         return f"{self.seed}/{i:03d}.png"

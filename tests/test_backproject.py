@@ -19,7 +19,7 @@ from featviz.fields.crop import crop_for
 from featviz.geometry import ReceptiveField
 
 SIZE = 24
-DATA = open_images(randint(0, 4, 12, 3, SIZE, SIZE))
+DATA = open_images(randint(0, 4, 12, 3, SIZE, SIZE) / 4)
 
 
 def layer_scan_of(model: nn.Module, layer: str, k: int = 4) -> LayerScan:

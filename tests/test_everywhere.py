@@ -91,14 +91,14 @@ def test_other_precisions(dtype: torch.dtype) -> None:
 
 
 def test_half_precision_scans_and_projects() -> None:
-    model, x = plain().half(), randint(0, 3, 6, 3, 12, 12)
+    model, x = plain().half(), randint(0, 3, 6, 3, 12, 12) / 4
     layer_scan = scan(model, x, ["4"], k=2)["4"]
     assert project_exemplars(model, x, layer_scan).projections["deconvnet"].any()
 
 
 def test_data_parallel() -> None:
     """Without GPUs it passes the call on; on several, its scatter and gather are linear."""
-    model, x = nn.DataParallel(plain()), randint(0, 3, 5, 3, 24, 24)
+    model, x = nn.DataParallel(plain()), randint(0, 3, 5, 3, 24, 24) / 4
     expected = project(plain(), image(), Unit("4", 3))
     assert same_bits(project(model, image(), Unit("module.4", 3)), expected)
     layer_scan = scan(model, x, "module.3", k=2)["module.3"]
@@ -110,7 +110,7 @@ def test_data_parallel() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_cuda_equals_cpu() -> None:
-    x = randint(0, 3, 6, 3, 24, 24)
+    x = randint(0, 3, 6, 3, 24, 24) / 4
     on_cpu = scan(plain(), x, ["4"], k=3)["4"]
     on_gpu = scan(plain().cuda(), x, ["4"], k=3)["4"]
     assert same_bits(on_cpu.top.scores, on_gpu.top.scores)
@@ -169,7 +169,7 @@ def test_frozen_parameters() -> None:
 @pytest.mark.parametrize("unit", [Unit("4", 3), Unit("4", 3, at="map")])
 def test_under_no_grad_or_inference_mode(unit: Unit, mode: Any) -> None:
     """Scans, projections and exemplars, with images made there too."""
-    model, x = plain(), randint(0, 3, 5, 3, 12, 12)
+    model, x = plain(), randint(0, 3, 5, 3, 12, 12) / 4
     expected = project(model, image(), unit)
     layer_scan = scan(model, x, "4", k=2)["4"]
     exemplars = project_exemplars(model, x, layer_scan)

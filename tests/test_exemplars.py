@@ -15,7 +15,7 @@ TENSORS = ("patches", "visible", "boxes", "scores", "images", "full_image", "fal
 
 def exemplars(channels: list[int] | None = None, k: int = 3, layer: str = "4") -> Exemplars:
     """Under two rules, of six images."""
-    model, data = plain(), open_images(randint(0, 4, 6, 3, 24, 24))
+    model, data = plain(), open_images(randint(0, 4, 6, 3, 24, 24) / 4)
     layer_scan = scan(model, data, [layer], k=k)[layer]
     return project_exemplars(model, data, layer_scan, channels, rules=("deconvnet", "gradient"))
 

@@ -46,7 +46,7 @@ RULES = ("gradient", "deconvnet", "guided")
 
 def images(n: int, size: int = 24, seed: int = 0) -> Tensor:
     """Whole numbers, so that nothing is rounded on the way."""
-    return randint(0, 4, n, 3, size, size, seed=seed)
+    return randint(0, 4, n, 3, size, size, seed=seed) / 4
 
 
 def visible(tiles: Tensor, result: Exemplars, row: int, rank: int) -> Tensor:
@@ -323,7 +323,7 @@ def test_any_size_and_grayscale() -> None:
         x = randn(1, size, size + 3, dtype=torch.float64)
         signal = project(model, x, Unit("2", 1, at=(1, 2)))[0]
         assert torch.equal(signal, projection(model, x, "2", 1, (1, 2), "deconvnet"))
-    data = open_images(randint(0, 4, 4, 1, 9, 9), Preprocess(mean=(0.5,), std=(0.25,)))
+    data = open_images(randint(0, 4, 4, 1, 9, 9) / 4, Preprocess(mean=(0.5,), std=(0.25,)))
     layer_scan = scan(model, data, ["2"], k=1)["2"]
     assert project_exemplars(model, data, layer_scan).patches.shape[2] == 1
 
@@ -479,7 +479,7 @@ def test_a_scan_of_other_weights_is_refused() -> None:
     model, data = plain(), open_images(images(4))
     layer_scan = layer_scan_of(model, images(4))
     integers(model, seed=5)
-    with pytest.raises(RecordError, match="4:4 gives 76 where 250") as error:
+    with pytest.raises(RecordError, match="4:0 gives 22.75 where 46.5") as error:
         project_exemplars(model, data, layer_scan)
     assert error.value.arguments == ("fresh",)
 
@@ -529,3 +529,17 @@ def test_what_takes_one_size_alone_is_projected_from_the_full_image() -> None:
     with untouched(model):
         signal = project(model, x, Unit("b", 1, at=(3, 4)))[0]
     assert torch.equal(signal, projection(model, x, "b", 1, (3, 4), "deconvnet"))
+
+
+@pytest.mark.parametrize("rule", ["gradient", "deconvnet", "guided"])
+def test_a_negative_activation_goes_back_with_its_sign(rule: str) -> None:
+    """Law 3: a crop, which is asked for by a position, against the full image, by the whole map."""
+    model, x = integers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))), images(1)
+    maps = model(x)[0]
+    channel = int(maps.amax(dim=(1, 2)).argmin())
+    y, z = divmod(int(maps[channel].argmin()), maps.shape[2])
+    assert maps[channel, y, z] < 0
+    unit = Unit("2", channel, at=(y, z))
+    crop = project(model, x, unit, rule=rule, start="activation")
+    full = project(model, x, unit + 0 * unit, rule=rule, start="activation")
+    torch.testing.assert_close(crop, full)

@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written_is_known_before_the_work(tmp_path: Path
 
 
 class Poisoned(nn.Module):
-    """Gives NaN where a pixel of the image is 9."""
+    """Gives NaN where a pixel of the image is 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,13 +215,13 @@ class Poisoned(nn.Module):
         self.second = nn.Conv2d(2, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        nan = torch.where((x == 9).any(dim=1, keepdim=True), torch.nan, 0.0)
+        nan = torch.where((x == 1).any(dim=1, keepdim=True), torch.nan, 0.0)
         return self.second(self.first(x) + nan)
 
 
 def test_nan_is_an_error_that_names_layer_and_image() -> None:
     data = torch.stack([Samples()[i] for i in range(9)])
-    data[5, 1, 2, 3] = 9
+    data[5, 1, 2, 3] = 1
     model: Any = integers(Poisoned()).train()
     model.first.eval()
     with untouched(model), pytest.raises(NumberError, match=r"'second'.*'000005'"):
@@ -283,7 +283,7 @@ def test_anatomy_measures_under_inference_mode_too() -> None:
 def test_images_of_any_number_of_channels() -> None:
     for channels in (1, 5):
         preprocess = Preprocess(mean=(0.0,) * channels, std=(1.0,) * channels)
-        x = randint(0, 3, 4, channels, 9, 9)
+        x = randint(0, 3, 4, channels, 9, 9) / 4
         data = Images(list("abcd"), x.__getitem__, preprocess)
         model = integers(nn.Sequential(nn.Conv2d(channels, 3, 3)))
         top = scan(model, data, "0", k=4)["0"].top

@@ -44,14 +44,15 @@ _REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError)
 
 
 class Job(NamedTuple):
-    """One position to project: its slot in the caller's result, where it is, and the response
-    recorded there."""
+    """One position to project: its slot in the caller's result, where it is, the response recorded
+    there, and what the backward signal starts as."""
 
     slot: int
     channel: int
     y: int
     x: int
     score: float
+    start: float = 1.0
 
 
 class Projected(NamedTuple):
@@ -327,13 +328,14 @@ def _backward(
     output = passed.values[layer.name]
     if not output.requires_grad:
         raise _no_gradient(layer)
+    starts = responses.new_tensor([[job.start for job in work.jobs] for work in works])
     signals: dict[str, list[Tensor]] = {}
     for rule in rules:
         with backward_rule(rule, output, passed.x, copies=passed.copies):
             signals[rule] = []
-            for column in responses.unbind(dim=1):
+            for column, start in zip(responses.unbind(dim=1), starts.unbind(dim=1), strict=True):
                 (signal,) = torch.autograd.grad(
-                    column.sum(), passed.x, retain_graph=True, allow_unused=True
+                    column, passed.x, start, retain_graph=True, allow_unused=True
                 )
                 if signal is None:  # the graph holds the parameters alone
                     raise _no_gradient(layer)

@@ -178,7 +178,10 @@ class _Projection:
                 layer = self.layers[unit.layer]
                 plane = as_maps(layer, maps[layer.name])[0, unit.channel]
                 y, x, score = _position(unit, plane)
-                jobs[unit.layer][image].append(Job(target.slot, unit.channel, y, x, score))
+                # a rule may treat a negative signal otherwise, so the sign goes back with it
+                start = -1.0 if self.start == "activation" and score < 0 else 1.0
+                job = Job(target.slot, unit.channel, y, x, score, start)
+                jobs[unit.layer][image].append(job)
         for name, by_image in jobs.items():
             self._run(self.layers[name], by_image, memory)
 
@@ -191,7 +194,7 @@ class _Projection:
     def _backproject(self, layer: Layer, jobs: Mapping[int, list[Job]], memory: int) -> None:
         read_image = self.images.__getitem__
         for done in backproject(self.model, layer, jobs, read_image, [self.rule], memory):
-            factor = 1.0 if self.start == "one" else done.job.score
+            factor = 1.0 if self.start == "one" else abs(done.job.score)
             signal = done.signals[self.rule] * factor
             self.result[done.job.slot][done.box.region] = signal.to(self.result)
 
