@@ -5,7 +5,7 @@ sharding gives the same bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,21 +13,9 @@ from torch import Tensor
 
 from featviz.errors import RecordError, UsageError
 
-NONE = -1  # the image of an empty slot
-
-
+NONE = -1
+"""The image, and the position, of an empty slot."""
 _ARRAYS = ("scores", "images", "positions")
-
-
-class _Rows(NamedTuple):
-    """Entries of each unit: scores (c, m), images (c, m), positions (c, m, 2)."""
-
-    scores: Tensor
-    images: Tensor
-    positions: Tensor
-
-    def first(self, m: int) -> _Rows:
-        return _Rows(self.scores[:, :m], self.images[:, :m], self.positions[:, :m])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,7 +26,7 @@ class TopK:
     Attributes:
         scores: (c, k) float32; -inf in slots that no image has filled.
         images: (c, k) int64, index of the image in its listing; -1 in empty slots.
-        positions: (c, k, 2) int64, (y, x) of the score in the activation map.
+        positions: (c, k, 2) int64, (y, x) of the score in the activation map; -1 in empty slots.
 
     Updating and merging return a new ``TopK``. Both are commutative and associative: whatever the
     order, the batches and the shards, the same images give the same bits. An image takes at most
@@ -48,7 +36,7 @@ class TopK:
         >>> import torch
         >>> from featviz import TopK
         >>> maps = torch.tensor([[[[1.0, 3.0]]], [[[3.0, 0.0]]], [[[2.0, 2.0]]]])
-        >>> top = TopK.empty(channels=1, k=2).update(maps, [7, 4, 5])
+        >>> top = TopK.empty(channels=1, k=2).update(maps, images=[7, 4, 5])
         >>> top.images.tolist(), top.positions.tolist()
         ([[4, 7]], [[[0, 0], [0, 1]]])
     """
@@ -62,9 +50,13 @@ class TopK:
 
     @classmethod
     def empty(cls, channels: int, k: int) -> TopK:
-        """No image yet for any of ``channels`` units."""
+        """No image yet for any of ``channels`` units.
+
+        Raises:
+            UsageError: k is below 1.
+        """
         if k < 1:
-            raise UsageError(f"k={k}: keep at least 1 exemplar of each unit")
+            raise UsageError(f"k={k}: keep at least 1 exemplar of each unit", "k")
         return cls(
             torch.full((channels, k), -torch.inf),
             torch.full((channels, k), NONE),
@@ -73,30 +65,35 @@ class TopK:
 
     @property
     def k(self) -> int:
+        """How many slots each unit has."""
         return self.scores.shape[1]
 
     def update(self, maps: Tensor, images: list[int], peaks: Tensor | None = None) -> TopK:
         """These, and a batch of activation maps.
 
         Args:
-            maps: (n, c, h, w), on any device. NaN is refused by whoever calls.
+            maps: (n, c, h, w), on any device, without NaN.
             images: the index of each of the n images.
             peaks: (n, c) the maxima of the maps, if they are known already.
         """
-        peaks = maps.amax(dim=(2, 3)) if peaks is None else peaks
+        if peaks is None:
+            peaks = maps.amax(dim=(2, 3))
         scores = peaks.T.float().cpu() + 0.0  # (c, n); minus zero becomes zero
+        # Few maps of a batch get past the weakest slot, and only in these is the position looked for.
+        # Equal scores get past it too: the image may have the lower index.
         enters = scores >= self.scores[:, -1:]
-        channel, which = enters.nonzero(as_tuple=True)
+        channel, row = enters.nonzero(as_tuple=True)
         if not len(channel):
             return self
-        rows = maps[which.to(maps.device), channel.to(maps.device)].flatten(1)  # (entering, h * w)
-        flat = rows.argmax(dim=1).cpu()  # the first of equal ones
+        entering = maps[row.to(maps.device), channel.to(maps.device)].flatten(1)
+        peak = entering.argmax(dim=1).cpu()  # the first of equal ones
+        width = maps.shape[3]
         positions = torch.full((*scores.shape, 2), NONE)
-        y, x = flat // maps.shape[3], flat % maps.shape[3]
-        positions[channel, which] = torch.stack([y, x], dim=1)
-        entering_scores = torch.where(enters, scores, -torch.inf)
-        entering_images = torch.where(enters, torch.tensor(images).expand_as(scores), NONE)
-        return self._with(entering_scores, entering_images, positions)
+        positions[channel, row] = torch.stack([peak // width, peak % width], dim=1)
+        indices = torch.tensor(images).expand_as(scores)
+        scores = torch.where(enters, scores, -torch.inf)
+        indices = torch.where(enters, indices, NONE)
+        return self._with(scores, indices, positions)
 
     def merge(self, other: TopK) -> TopK:
         """These and those of other images (or of the same ones: an image counts once).
@@ -105,31 +102,29 @@ class TopK:
             UsageError: another number of units or another k.
         """
         if self.scores.shape != other.scores.shape:
-            shapes = f"{tuple(self.scores.shape)} and {tuple(other.scores.shape)}"
+            own, others = tuple(self.scores.shape), tuple(other.scores.shape)
             raise UsageError(
-                f"two TopK of shapes {shapes} do not merge: take the same layer and the same k"
+                f"a TopK of (units, k) = {own} and one of {others} do not merge: "
+                "scan both with the same layers and the same k"
             )
         return self._with(other.scores, other.images, other.positions)
 
     def _with(self, scores: Tensor, images: Tensor, positions: Tensor) -> TopK:
-        rows = _ordered(
+        """The k first of these slots and of others, (c, any), each image once."""
+        slots = _Slots(
             torch.cat([self.scores, scores], dim=1),
             torch.cat([self.images, images], dim=1),
             torch.cat([self.positions, positions], dim=1),
         )
-        # comparing every image with every other takes memory: empty slots are dropped first
-        filled = int((rows.images != NONE).sum(dim=1).amax())
-        rows = rows.first(max(filled, self.k))
-        pairs = rows.images[:, :, None] == rows.images[:, None, :]
-        again = pairs.tril(-1).any(dim=2) & (rows.images != NONE)
-        if again.any():
-            rows = _ordered(
-                rows.scores.masked_fill(again, -torch.inf),
-                rows.images.masked_fill(again, NONE),
-                rows.positions.masked_fill(again[..., None], NONE),
-            )
-        kept = rows.first(self.k)
-        return TopK(kept.scores.clone(), kept.images.clone(), kept.positions.clone())
+        slots = slots.ordered()
+        # empty slots are last: what lies behind the fullest unit's last image is left out
+        filled = int((slots.images != NONE).sum(dim=1).max())
+        slots = slots.first(max(filled, self.k))
+        repeated = slots.repeated()
+        if repeated.any():
+            slots = slots.emptied(repeated).ordered()
+        slots = slots.first(self.k)
+        return TopK(slots.scores.clone(), slots.images.clone(), slots.positions.clone())
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """The three arrays by name, to be saved; ``from_arrays`` takes them back."""
@@ -142,30 +137,57 @@ class TopK:
         Raises:
             RecordError: an array is missing or has a shape that does not go with the others.
         """
-        try:
-            top = cls(*(torch.from_numpy(arrays[name]) for name in _ARRAYS))
-        except KeyError as error:
-            raise RecordError(f"the scan's record has no array {error.args[0]!r}") from None
-        if top.images.shape != top.scores.shape or top.positions.shape != (*top.scores.shape, 2):
-            raise RecordError("the scan's record has arrays whose shapes do not go together")
+        for name in _ARRAYS:
+            if name not in arrays:
+                raise RecordError(f"the scan's record has no array {name!r}: scan again", "fresh")
+        top = cls(*(torch.from_numpy(arrays[name]) for name in _ARRAYS))
+        shape = top.scores.shape
+        if top.images.shape != shape or top.positions.shape != (*shape, 2):
+            shapes = ", ".join(f"{name} {arrays[name].shape}" for name in _ARRAYS)
+            raise RecordError(
+                f"the scan's record has arrays whose shapes do not go together, {shapes}: scan again",
+                "fresh",
+            )
         return top
 
 
-def _ordered(scores: Tensor, images: Tensor, positions: Tensor) -> _Rows:
-    """Along the second axis: score downwards, image upwards, position upwards; empty slots last."""
-    order = torch.arange(scores.shape[1]).expand_as(scores)
-    last = images.masked_fill(images == NONE, torch.iinfo(images.dtype).max)
-    # stable sorts, from the least important key to the most important
-    for key, descending in (
-        (positions[..., 1], False),
-        (positions[..., 0], False),
-        (last, False),
-        (scores, True),
-    ):
-        by_key = key.gather(1, order).sort(dim=1, stable=True, descending=descending)
-        order = order.gather(1, by_key.indices)
-    return _Rows(
-        scores.gather(1, order),
-        images.gather(1, order),
-        positions.gather(1, order[..., None].expand(-1, -1, 2)),
-    )
+@dataclass(frozen=True, eq=False)
+class _Slots:
+    """Any number of slots of each unit: the tensors of a `TopK` on the way to their order."""
+
+    scores: Tensor
+    images: Tensor
+    positions: Tensor
+
+    def first(self, n: int) -> _Slots:
+        return _Slots(self.scores[:, :n], self.images[:, :n], self.positions[:, :n])
+
+    def repeated(self) -> Tensor:
+        """(c, any) bool: the image of this slot has a slot before it."""
+        same = self.images[:, :, None] == self.images[:, None, :]
+        return same.tril(-1).any(dim=2) & (self.images != NONE)
+
+    def emptied(self, which: Tensor) -> _Slots:
+        return _Slots(
+            self.scores.masked_fill(which, -torch.inf),
+            self.images.masked_fill(which, NONE),
+            self.positions.masked_fill(which[..., None], NONE),
+        )
+
+    def ordered(self) -> _Slots:
+        """Score downwards, image upwards, position upwards; empty slots last.
+
+        Stable sorts by the least important key first, and by the most important one last.
+        """
+        y, x = self.positions.unbind(dim=2)
+        # an image can have a score of -inf too: it comes before the empty slots
+        images = self.images.masked_fill(self.images == NONE, torch.iinfo(torch.int64).max)
+        order = torch.arange(self.scores.shape[1]).expand_as(self.scores)
+        for key, descending in ((x, False), (y, False), (images, False), (self.scores, True)):
+            keys = key.gather(1, order)
+            order = order.gather(1, keys.sort(dim=1, stable=True, descending=descending).indices)
+        return _Slots(
+            self.scores.gather(1, order),
+            self.images.gather(1, order),
+            self.positions.gather(1, order[..., None].expand(-1, -1, 2)),
+        )
