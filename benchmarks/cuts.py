@@ -27,9 +27,9 @@ from oracles import Rectifiers
 from torchvision_models import build
 
 from featviz import Unit, anatomy, load_model, project
-from featviz.hooks import capture
-from featviz.fields.crop import cut
 from featviz.fields.anatomy import LayerInfo
+from featviz.fields.crop import cut
+from featviz.hooks import capture
 
 MODELS = ("alexnet", "vgg16", "squeezenet1_1", "resnet18", "googlenet", "zfnet")
 

@@ -17,10 +17,10 @@ from shared import parser, run, write
 from torch import Tensor, nn
 
 from featviz import Connections, anatomy, capture, connections, figures, layers
-from featviz.hooks import evaluating
 from featviz.cli.arguments import images_from, model_from, numbers, positive
 from featviz.errors import FeatvizError, LayerError, ModelError
 from featviz.fields.anatomy import parameter_of
+from featviz.hooks import evaluating
 from featviz.images import Images
 
 STRIDES = (1, 2, 4)

@@ -27,9 +27,9 @@ from torch import nn
 
 from featviz import Box, Images, correspondence, figures
 from featviz.cli.arguments import images_from, model_from
-from featviz.methods.correspondence import read_boxes
 from featviz.data import SyntheticImages
 from featviz.errors import UsageError
+from featviz.methods.correspondence import read_boxes
 
 RANDOM = "random place"
 

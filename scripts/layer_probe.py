@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from featviz import capture, figures, layers
-from featviz.hooks import evaluating
 from featviz.cli.arguments import model_from, positive
 from featviz.data import LabelledImages, split
 from featviz.errors import UsageError, WeightsError
 from featviz.fields.anatomy import parameter_of
+from featviz.hooks import evaluating
 from featviz.images import open_images
 from featviz.models import load_model
 

@@ -13,7 +13,6 @@ from featviz.errors import UsageError
 from featviz.figures.page import (
     QUIET,
     AnyFigure,
-    Area,
     field_of,
     fitted,
     new_page,

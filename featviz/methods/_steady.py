@@ -107,7 +107,9 @@ def _differs(first: Tensor, second: Tensor) -> bool:
     a, b = first[0].double(), second[0].double()
     scale = max(float(a.abs().max()) if a.numel() else 0.0, torch.finfo(first.dtype).tiny)
     tolerance = torch.finfo(first.dtype).eps ** 0.5
-    if first.is_cuda:  # where rounding is coarser (TF32), and not that of the same kernels in a batch
+    if (
+        first.is_cuda
+    ):  # where rounding is coarser (TF32), and not that of the same kernels in a batch
         tolerance *= 8
     return bool((a - b).abs().gt(tolerance * scale).any())
 
