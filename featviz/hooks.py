@@ -248,7 +248,7 @@ def _anything_compiled() -> bool:
 
 
 @contextmanager
-def _eagerly() -> Iterator[None]:
+def eagerly() -> Iterator[None]:
     """Within the block, what ``torch.compile`` has compiled runs as it was written: compiled code
     calls no hooks."""
     if not _anything_compiled():
@@ -266,7 +266,7 @@ def _hooked(model: nn.Module, reader: _Reader) -> Iterator[None]:
             restore.callback(_on_forward(path, targets[0].module, reader).remove)
         restore.callback(_on_begin(model, reader).remove)
         restore.callback(_on_end(model, reader).remove)
-        restore.enter_context(_eagerly())
+        restore.enter_context(eagerly())
         yield
 
 

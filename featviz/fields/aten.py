@@ -56,18 +56,19 @@ class Operation:
     def dims(self) -> tuple[int, int] | None:
         """The dimensions y and x of the first argument; None if they are not two of its own."""
         tensor = self.args[0]
-        footprint = self.of(tensor)
-        if footprint is None:
-            return None
-        return footprint.dims(tensor.shape)
+        footprint = self.of(tensor) if isinstance(tensor, Tensor) else None
+        return None if footprint is None else footprint.dims(tensor.shape)
 
     @property
     def is_map(self) -> bool:
         """Whether y and x are the first argument's last two dimensions, where convolutions and pools
         look for them.
         """
+        dims = self.dims
+        if dims is None:
+            return False
         n = self.args[0].dim()
-        return self.dims == (n - 2, n - 1)
+        return dims == (n - 2, n - 1)
 
     def with_axes(self, y: Axis, x: Axis) -> Footprint:
         """The field with other axes, which are the output's last two dimensions."""

@@ -167,6 +167,7 @@ class Footprint:
             Sizes and steps stay the same when a tensor is reshaped, and tell where y and x are.
         resampled: some step on the way depends on the size of the whole map, or makes it larger: a
             crop of the image would be cut into other windows.
+        lost: where in the tensor the axes are is not known any more.
     """
 
     kind: Kind
@@ -174,6 +175,7 @@ class Footprint:
     sizes: tuple[int, int]
     steps: tuple[int, int]
     resampled: bool = False
+    lost: bool = False
 
     @classmethod
     def of_image(cls, height: int, width: int) -> Footprint:
@@ -194,6 +196,8 @@ class Footprint:
         """Which dimensions of a tensor of this shape are y and x (the same one twice if they are
         merged into one); None if there are none.
         """
+        if self.lost:
+            return None
         layout = [(size, prod(shape[dim + 1 :])) for dim, size in enumerate(shape)]
         y, x = zip(self.sizes, self.steps, strict=True)
         adjacent = self.steps[0] == self.sizes[1] * self.steps[1]

@@ -261,3 +261,10 @@ HANDLERS: dict[str, Handler] = {}
 """The function of each operation, by ATen's name."""
 for _handler, _names in _NAMES.items():
     HANDLERS.update(dict.fromkeys(_names.split(), _handler))
+
+ON_IMAGES = {
+    "convolution", "max_pool2d_with_indices", "max_pool2d", "avg_pool2d", "_adaptive_avg_pool2d",
+    "adaptive_max_pool2d", "adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d",
+    "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler_2d",
+}  # fmt: skip
+"""Operations that give images, (n, c, h, w), whatever they were given."""

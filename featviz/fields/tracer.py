@@ -8,6 +8,7 @@ translate; one that is not known makes its result *unknown*, never wrong.
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from featviz.fields.aten import Operation, tensors
 from featviz.fields.footprint import KINDS, Footprint
-from featviz.fields.operations import HANDLERS, SHAPE_ONLY
+from featviz.fields.operations import HANDLERS, ON_IMAGES, SHAPE_ONLY
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -55,15 +56,33 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _footprint(self, operation: Operation) -> Footprint:
         """What the output of an operation sees."""
-        field = operation.field
+        worst = max((footprint.kind for footprint in operation.inputs), key=KINDS.index)
         handler = HANDLERS.get(operation.name)
         if handler is None:
             self.unknown.add(operation.name)
-            return field.worse("unknown")
-        worst = max((footprint.kind for footprint in operation.inputs), key=KINDS.index)
-        if worst in ("global", "unknown"):
-            return field.worse(worst)
-        return handler(operation) or field.worse("global")
+            return self._located(operation).worse("unknown")
+        footprint = handler(operation)
+        if footprint is None:
+            return self._located(operation).worse("global").worse(worst)
+        if footprint.lost:
+            return self._located(operation).worse(footprint.kind).worse(worst)
+        return footprint.worse(worst)
+
+    def _located(self, operation: Operation) -> Footprint:
+        """The field of an operation whose positions are not followed, with its axes where they are
+        in the output all the same: where they are in an input of the same shape, or where
+        operations on images put them.
+        """
+        for tensor in tensors([operation.args, operation.kwargs]):
+            footprint = self.of(tensor)
+            if footprint is not None and tensor.shape == operation.output.shape:
+                if footprint.dims(tensor.shape) is not None:
+                    return replace(operation.field, **_layout(footprint))
+        field = operation.field
+        if operation.output.dim() == 4 and (operation.name in ON_IMAGES or operation.is_map):
+            height, width = operation.shape[-2:]
+            return replace(field, sizes=(height, width), steps=(width, 1), lost=False)
+        return replace(field, lost=True)
 
     def _record(self, output: Tensor, footprint: Footprint, is_in_place: bool) -> None:
         before = self.of(output)
@@ -72,3 +91,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_in_place and base is not None and footprint != before:
             # what was written is one slice of a larger tensor, the rest of which is what it was
             self._footprints[base] = footprint.worse("unknown")
+
+
+def _layout(footprint: Footprint) -> dict[str, Any]:
+    """Where the axes are, as arguments of a footprint."""
+    return {"sizes": footprint.sizes, "steps": footprint.steps, "lost": False}
