@@ -86,8 +86,8 @@ def test_a_layer_is_its_name_in_text_and_equal_by_value() -> None:
 
 
 def test_a_layer_without_units_says_what_it_returns() -> None:
-    net = anatomy(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2)), (3, 5, 5))
-    with pytest.raises(LayerError, match=r"'1'.*4, 9"):
+    net = anatomy(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(1, 2)), (3, 5, 5))
+    with pytest.raises(LayerError, match=r"'1'.*12, 3"):
         net["1"].unit(0)
 
 

@@ -111,7 +111,7 @@ def agreed(traces: list[Trace]) -> list[Call]:
     A field is exact only if it holds for every image: where a pass of another image shows another
     one, or does not come to the call at all, which pixels matter depends on the data.
     """
-    numbered = [_numbered(one_pass) for one_pass in traces[1:]]
+    numbered = [_numbered(passed) for passed in traces[1:]]
     first = _numbered(traces[0])
     calls = []
     for key, call in first.items():
@@ -124,11 +124,11 @@ def agreed(traces: list[Trace]) -> list[Call]:
     return calls
 
 
-def _numbered(one_pass: Trace) -> dict[tuple[str, int], Call]:
+def _numbered(passed: Trace) -> dict[tuple[str, int], Call]:
     """Calls by module, and by which of its calls they are."""
     counts: dict[str, int] = defaultdict(int)
     numbered = {}
-    for call in one_pass.calls:
+    for call in passed.calls:
         numbered[call.name, counts[call.name]] = call
         counts[call.name] += 1
     return numbered
