@@ -8,7 +8,7 @@ Distill 2019). Where branches join, a layer's field covers them all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -24,7 +24,7 @@ from featviz.fields.measured import measured_field
 from featviz.fields.tracer import Tracer
 from featviz.geometry import Box, Number, ReceptiveField
 from featviz.hooks import CONVOLUTIONS, evaluating
-from featviz.patterns import resolve
+from featviz.patterns import items_of, resolve
 from featviz.units import Layer, LayersLike, Unit
 
 
@@ -33,13 +33,19 @@ class Anatomy(Mapping[str, Layer]):
 
     Attributes:
         input_shape: (c, h, w) of the images.
+
+    Args:
+        layers: by name.
+        input_shape: (c, h, w) of the images.
+        idle: names of the modules that take no part, so that asking for one is told from a typing
+            mistake.
     """
 
     def __init__(
         self,
         layers: Mapping[str, Layer],
         input_shape: tuple[int, int, int],
-        idle: Container[str] = (),
+        idle: Collection[str] = (),
     ) -> None:
         self._layers = dict(layers)
         self._idle = idle
@@ -71,22 +77,24 @@ class Anatomy(Mapping[str, Layer]):
         Raises:
             LayerError: one is not there, takes no part in a forward pass, or is called several
                 times and its bare name was given.
-        """
-        if isinstance(layers, str) and layers not in self._layers:
-            self._refuse_idle(layers.split(","))
-        elif not isinstance(layers, (str, Layer)):
-            layers = list(layers)
-            self._refuse_idle(layers)
-        known = {name: layer.is_convolution for name, layer in self._layers.items()}
-        return [self._layers[name] for name in resolve(layers, known)]
+            UsageError: something else than names, patterns and layers.
 
-    def _refuse_idle(self, items: Iterable[str | Layer]) -> None:
-        for item in items:
-            if str(item).strip() in self._idle:
+        Example:
+            >>> from featviz import anatomy, load_model
+            >>> net = anatomy(load_model("zfmini"), (3, 96, 96))
+            >>> [layer.name for layer in net.select("conv1, pool*")]
+            ['conv1', 'pool1', 'pool2', 'pool5']
+        """
+        if not isinstance(layers, (str, Layer)) and isinstance(layers, Iterable):
+            layers = list(layers)  # it is gone through twice
+        known = {name: layer.is_convolution for name, layer in self._layers.items()}
+        for item in items_of(layers, [*known, *self._idle]):
+            if str(item) in self._idle:
                 raise LayerError(
-                    f"layer {str(item).strip()!r} takes no part in a forward pass, "
+                    f"layer {str(item)!r} takes no part in a forward pass, "
                     "or returns no tensor: ask for a layer inside it"
                 )
+        return [self._layers[name] for name in resolve(layers, known)]
 
     def layer_of(self, unit: Unit) -> Layer:
         """The layer of a unit, which is checked.
@@ -149,7 +157,7 @@ def anatomy(
     asked = net.select("*" if only is None else only) if layers else []
     image = _zeros(model, input_shape)
     for layer, call in zip(list(net.values()), calls, strict=True):
-        if layer in asked and _is_unknown(call):
+        if _is_unknown(call) and layer in asked:
             layers[layer.name] = replace(layer, field=measured_field(model, image, layer))
     return Anatomy(layers, input_shape, idle)
 
