@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def same(a: Statistics, b: Statistics) -> bool:
 
 def split(peaks: Tensor, cuts: set[int]) -> list[Tensor]:
     edges = sorted({0, len(peaks), *(cut % len(peaks) for cut in cuts)})
-    return [peaks[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    return [peaks[start:stop] for start, stop in pairwise(edges)]
 
 
 seeds = st.integers(0, 10**6)

@@ -4,6 +4,8 @@ idempotent.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -92,7 +94,7 @@ def test_any_order_and_any_batches_give_the_same_bits(
     values = maps(DATA_SET, seed)
     top = TopK.empty(CHANNELS, k)
     edges = sorted({0, DATA_SET, *(cut % DATA_SET for cut in cuts)})
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         batch = order[start:stop]
         top = top.update(values[batch], batch)
     assert same(top, TopK.empty(CHANNELS, k).update(values, list(range(DATA_SET))))
