@@ -306,15 +306,18 @@ def exit_code(
     """
     try:
         work(args)
+        return 0
     except KeyboardInterrupt:
-        print(f"\n{prefix}stopped. {args.goes_on}", file=sys.stderr)
-        return 130
+        code = 130
+        message = f"\n{prefix}stopped. {args.goes_on}"
     except (FeatvizError, OSError, torch.OutOfMemoryError) as error:
         if args.debug:
             raise
-        print(f"{prefix}error: {error}{_flags(error, args)}", file=sys.stderr)
-        return 1
-    return 0
+        code = 1
+        message = f"{prefix}error: {error}{_flags(error, args)}"
+    # here the traceback is gone, and with it the progress bars that it kept open
+    print(message, file=sys.stderr)
+    return code
 
 
 def _flags(error: Exception, args: argparse.Namespace) -> str:

@@ -29,7 +29,7 @@ def layer_numbers(layer_scan: LayerScan) -> dict[str, Any]:
 def _field_numbers(layer: Layer) -> dict[str, str]:
     """Size and stride of the receptive field in words."""
     if layer.field.kind == "global":
-        return {"field": "whole image", "stride": ""}
+        return {"field": "full image", "stride": ""}
     return {
         "field": f"{_times(layer.field.size)} px",
         "stride": f"{_times(layer.field.stride)} px",
