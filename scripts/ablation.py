@@ -1,5 +1,8 @@
 """Table 3 of the paper: layers removed or resized, the error that is left, and the parameters.
 
+    python scripts/ablation.py                                    # zfmini, synthetic images
+    python scripts/ablation.py --model resnet18 --images photos/ --layers "layer*.1.*"
+
 On zfmini and zfnet the rows are the paper's. On any other model every layer of --layers whose
 output has the shape of its input is left out, one at a time. Each network is trained alike, on the
 8 shapes of the synthetic images at 48 pixels, or on --images.
@@ -16,32 +19,39 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import choose
 import torch
-from labelled import COARSE, Sets, add_training_arguments, sets_from
-from shared import parser, run, write
+from labelled import Sets, add_training_arguments, classes_in, sets_from
+from shared import model_from, parser, run, write
 from torch import Tensor, nn
 
-from featviz import anatomy, figures, layers
-from featviz.cli.arguments import model_from
-from featviz.data import LabelledImages, accuracy, train
+from featviz import anatomy, figures, read
+from featviz.data import accuracy, train
 from featviz.errors import LayerError, UsageError
-from featviz.images import open_images
+from featviz.hooks import evaluating
 from featviz.models import load_model, zfmini, zfnet
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"zfmini": zfmini, "zfnet": zfnet}
+WIDTHS = {"zfmini": (32, 48, 64, 64, 64), "zfnet": (96, 256, 384, 384, 256)}
+"""The maps of layers 1 to 5."""
+UNITS = {"zfmini": 80, "zfnet": 4096}
+"""The units of layers 6 and 7."""
 ORIGINAL = "as it is"
+SYNTHETIC = 48  # pixels
+
+Build = Callable[[], nn.Module]
 
 
 def arguments() -> argparse.ArgumentParser:
-    found = parser(__doc__ or "", "ablation")
-    add_training_arguments(found, epochs=30, images=2000, rate=0.01)
-    found.set_defaults(batch_size=16)
-    found.add_argument(
+    result = parser(__doc__, "ablation")
+    add_training_arguments(result, epochs=30, images=2000, rate=0.01)
+    result.set_defaults(batch_size=16)
+    result.add_argument(
         "--variants",
         metavar="NAMES",
         help="only rows whose name contains one of these, with commas (and the first)",
     )
-    return found
+    return result
 
 
 def main(args: argparse.Namespace) -> None:
@@ -50,97 +60,124 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError("--weights: every variant is trained from initial weights; leave it out")
     args.weights = "initial"
     if args.input_size is None and args.images is None and args.model == "zfmini":
-        args.input_size = 48
-    classes = (
-        COARSE if args.images is None else len(LabelledImages(open_images(args.images)).classes)
-    )
+        args.input_size = SYNTHETIC
+    classes = classes_in(args)
     model = model_from(args, num_classes=classes)
     sets = sets_from(args, model, coarse=True)
-    builders = variants(args, classes, sets, next(model.parameters()).device)
-    wanted = None if args.variants is None else [part.strip() for part in args.variants.split(",")]
-    rows = []
-    for name, build in builders.items():
-        if wanted is None or name == ORIGINAL or any(part in name for part in wanted):
-            rows.append({"network": name, **_measured(build(), name, args, sets)})
-    write(figures.ablation(rows, title=_title(args, sets)), rows, args.out, "ablation")
-
-
-def variants(
-    args: argparse.Namespace, classes: int, sets: Sets, device: torch.device
-) -> dict[str, Callable[[], nn.Module]]:
-    """How to make each network, by its name."""
-    found: dict[str, Callable[[], nn.Module]] = {}
+    device = next(model.parameters()).device
     if args.model in BUILDERS:
-        for name, options in paper(args.model).items():
-            found[name] = partial(_built, args.model, classes, device, **options)
-        return found
-    make = partial(load_model, args.model, "initial", device=device, num_classes=classes)
-    image = sets.training[0][0]
-    names = removable(make(), layers(make(), args.layers), sets.recipe.normalise(image).to(device))
-    if not names:
-        raise LayerError(
-            f"layers {args.layers!r}: none of them gives what it takes, (c, h, w), so none can be left out"
-        )
-    found[ORIGINAL] = make
-    for name in names:
-        found[f"without {name}"] = partial(_without, make, name)
-    return found
+        builds = paper_variants(args.model, classes, device)
+    else:
+        builds = variants(args, classes, sets, device)
+    rows = []
+    for name in asked_for(list(builds), args.variants):
+        print(name, file=sys.stderr)
+        rows.append({"network": name} | measured(builds[name](), args, sets))
+    figure = figures.ablation(rows, heading=args.model, note=note_of(args, sets))
+    write(figure, rows, args.out, "ablation")
+
+
+def asked_for(names: list[str], given: str | None) -> list[str]:
+    """The first of these, and those that contain a text of --variants; all without it."""
+    if given is None:
+        return names
+    texts = [text.strip() for text in given.split(",")]
+    chosen = [name for name in names[1:] if any(text in name for text in texts)]
+    return [names[0], *chosen]
+
+
+# --- networks
+
+
+def paper_variants(model: str, classes: int, device: torch.device) -> dict[str, Build]:
+    """How to make each network of the paper's table, by its name."""
+    builds: dict[str, Build] = {}
+    for name, options in paper(model).items():
+        builds[name] = partial(built, model, classes, device, **options)
+    return builds
 
 
 def paper(model: str) -> dict[str, dict[str, Any]]:
     """The rows of table 3, in the widths of one of the two networks."""
-    a, b, c, d, e = (32, 48, 64, 64, 64) if model == "zfmini" else (96, 256, 384, 384, 256)
-    units = 80 if model == "zfmini" else 4096
+    a, b, c, d, e = WIDTHS[model]
+    units = UNITS[model]
+    half, double = units // 2, units * 2
     return {
         ORIGINAL: {},
         "without layers 3, 4": {"widths": (a, b, 0, 0, e)},
         "without layer 7": {"hidden": (units, 0)},
         "without layers 6, 7": {"hidden": (0, 0)},
         "without layers 3, 4, 6, 7": {"widths": (a, b, 0, 0, e), "hidden": (0, 0)},
-        f"layers 6, 7: {units // 2} units": {"hidden": (units // 2,) * 2},
-        f"layers 6, 7: {units * 2} units": {"hidden": (units * 2,) * 2},
+        f"layers 6, 7: {half} units": {"hidden": (half, half)},
+        f"layers 6, 7: {double} units": {"hidden": (double, double)},
         f"layers 3, 4, 5: {2 * c}, {2 * d}, {2 * e} maps": {"widths": (a, b, 2 * c, 2 * d, 2 * e)},
     }
 
 
-def removable(model: nn.Module, names: list[str], image: Tensor) -> list[str]:
-    """Those layers that return the shape that they take: without one of them the others still fit."""
-    same: dict[str, bool] = {}
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            fits = bool(inputs) and isinstance(output, Tensor) and inputs[0].shape == output.shape
-            same[name] = fits and same.get(name, True)
-
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(note(name)) for name in names]
-    try:
-        with torch.no_grad():
-            model.eval()(image[None])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [name for name in names if same.get(name)]
-
-
-def _built(model: str, classes: int, device: torch.device, **options: Any) -> nn.Module:
+def built(model: str, classes: int, device: torch.device, **options: Any) -> nn.Module:
+    """One of the two networks, with other widths."""
     torch.manual_seed(0)
     return BUILDERS[model](classes, **options).to(device)
 
 
-def _without(make: Callable[[], nn.Module], name: str) -> nn.Module:
+def variants(
+    args: argparse.Namespace, classes: int, sets: Sets, device: torch.device
+) -> dict[str, Build]:
+    """How to make any network as it is and without each of its layers that can be left out."""
+    make = partial(load_model, args.model, "initial", device=device, num_classes=classes)
+    image = sets.recipe.normalize(sets.images[0]).to(device)
+    names = removable(make(), args.layers, image)
+    if not names:
+        raise LayerError(
+            f"layers {args.layers!r}: none of them gives what it takes, (c, h, w), "
+            "so none can be left out"
+        )
+    builds: dict[str, Build] = {ORIGINAL: make}
+    for name in names:
+        builds[f"without {name}"] = partial(without, make, name)
+    return builds
+
+
+def removable(model: nn.Module, layers: str, image: Tensor) -> list[str]:
+    """The modules of those layers that return the shape that they take, in each of their calls:
+    without one of them the others still fit.
+
+    Args:
+        image: (c, h, w) in model space.
+    """
+    channels, height, width = image.shape
+    chosen = anatomy(model, (channels, height, width), only=[]).select(layers)
+    with evaluating(model), torch.no_grad():
+        taken = read(model, image[None], chosen, inputs=True, reduce=shape_taken)
+    fits: dict[str, bool] = {}
+    for layer in chosen:
+        name = choose.module_of(layer)
+        fits[name] = taken[layer.name] == layer.shape and fits.get(name, True)
+    return [name for name, fitting in fits.items() if fitting]
+
+
+def shape_taken(name: str, given: Any) -> tuple[int, ...] | None:
+    """The shape without the batch of what a layer is given; None if that is no single tensor."""
+    if isinstance(given, Tensor):
+        return tuple(given.shape[1:])
+    return None
+
+
+def without(make: Build, name: str) -> nn.Module:
+    """A network without one of its layers."""
     model = make()
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
     return model
 
 
-def _measured(model: nn.Module, name: str, args: argparse.Namespace, sets: Sets) -> dict[str, Any]:
+# --- measures
+
+
+def measured(model: nn.Module, args: argparse.Namespace, sets: Sets) -> dict[str, Any]:
     """Train one network; its parameters and errors."""
-    channels, height, width = sets.training[0][0].shape
-    anatomy(model, (channels, height, width), only=())  # that it takes such images
-    print(name, file=sys.stderr)
+    anatomy(model, sets.shape, only=[])  # raises now if it does not take such images
+    to_model = sets.recipe.normalize
     train(
         model,
         sets.training,
@@ -148,23 +185,24 @@ def _measured(model: nn.Module, name: str, args: argparse.Namespace, sets: Sets)
         checkpoints=(),
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
-        preprocess=sets.recipe.normalise,
+        preprocess=to_model,
         seed=args.seed,
+        progress=True,
     )
-    errors = (
-        1 - accuracy(model, data, preprocess=sets.recipe.normalise)
-        for data in (sets.training, sets.testing)
-    )
-    parameters = sum(p.numel() for p in model.parameters())
     return {
-        "parameters": parameters,
-        **dict(zip(("train error", "test error"), errors, strict=True)),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "train error": 1 - accuracy(model, sets.training, preprocess=to_model),
+        "test error": 1 - accuracy(model, sets.testing, preprocess=to_model),
     }
 
 
-def _title(args: argparse.Namespace, sets: Sets) -> str:
-    what = "synthetic shapes" if args.images is None else str(args.images)
-    return f"{args.model}: {len(sets.training)} images of {what}, {len(sets.classes)} classes, {args.epochs} epochs"  # type: ignore[arg-type]
+def note_of(args: argparse.Namespace, sets: Sets) -> str:
+    """What the networks were trained on."""
+    source = "synthetic shapes"
+    if args.images is not None:
+        source = str(args.images)
+    images = f"{len(sets.training)} images of {source}, {len(sets.classes)} classes"
+    return f"{images}, {args.epochs} epochs"
 
 
 if __name__ == "__main__":

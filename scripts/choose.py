@@ -1,92 +1,139 @@
-"""What a script means where its arguments leave it open: which layers, and which class an image
-has.
+"""What scripts choose where their arguments leave it open: layers, images, and the classes that
+images have.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
+import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from featviz import Images, LayerInfo, anatomy, layers
+from featviz import Anatomy, Images, Layer, anatomy
 from featviz.data import CLASSES
-from featviz.errors import UsageError
+from featviz.errors import LayerError
+from featviz.hooks import evaluating
+
+# --- layers
 
 
-def taking_part(model: nn.Module, images: Images, pattern: str) -> list[LayerInfo]:
-    """The layers of a pattern that take part in a forward pass, in its order."""
-    infos = anatomy(model, shape(images)).values()
-    asked = set(layers(model, pattern))
-    found = [info for info in infos if info.name in asked or info.name.partition("@")[0] in asked]
-    if not found:
-        raise UsageError(f"--layers {pattern}: none of them takes part in a forward pass")
-    return found
-
-
-def rectified(model: nn.Module, images: Images, layer: str) -> str:
-    """The rectifier right behind a layer, if there is one: responses are never below zero there;
-    else the layer.
+def anatomy_of(model: nn.Module, images: Images, layers: str) -> Anatomy:
+    """The anatomy of a model for these images; receptive fields that have to be measured are, for
+    ``layers`` alone.
     """
-    infos = list(anatomy(model, shape(images)).values())
-    at = [info.name for info in infos].index(layer)
-    behind = infos[at + 1] if at + 1 < len(infos) else infos[at]
-    return behind.name if behind.kind == "ReLU" and behind.shape == infos[at].shape else layer
+    channels, height, width = images[0].shape
+    return anatomy(model, (channels, height, width), only=layers)
 
 
-def hidden(model: nn.Module, images: Images) -> str | None:
-    """The fully connected layer that feeds the classifier (the paper's layer 7); None if there is
+def with_maps(net: Anatomy, layers: str) -> list[Layer]:
+    """Those of some layers that return maps.
+
+    Raises:
+        LayerError: none does.
+    """
+    chosen = [layer for layer in net.select(layers) if layer.has_maps]
+    if not chosen:
+        raise LayerError(f"layers {layers!r}: none of them has maps (n, c, h, w)")
+    return chosen
+
+
+def module_of(layer: Layer) -> str:
+    """The name of a layer's module, whichever of its calls the layer is."""
+    return layer.call.rpartition("@")[0]
+
+
+def rectified(net: Anatomy, layer: Layer) -> Layer:
+    """The rectifier right behind a layer, where responses are never below zero; the layer itself if
+    there is none.
+    """
+    layers = list(net.values())
+    following = layers[layers.index(layer) + 1 :]
+    if following and following[0].kind == "ReLU" and following[0].shape == layer.shape:
+        return following[0]
+    return layer
+
+
+def hidden(net: Anatomy) -> Layer | None:
+    """The fully connected layer that feeds the classifier, the paper's layer 7; None if there is
     none.
     """
-    names = [info.name for info in anatomy(model, shape(images)).values() if info.kind == "Linear"]
-    return names[-2] if len(names) > 1 else None
+    connected = [layer for layer in net.values() if layer.kind == "Linear"]
+    if len(connected) < 2:
+        return None
+    return connected[-2]
+
+
+def spread(layers: Sequence[Layer], most: int) -> list[Layer]:
+    """At most so many layers, evenly spread, the first and the last among them."""
+    if len(layers) <= most:
+        return list(layers)
+    if most == 1:
+        return [layers[0]]
+    return [layers[i * (len(layers) - 1) // (most - 1)] for i in range(most)]
+
+
+# --- images
 
 
 def some(images: Images, n: int, seed: int) -> list[int]:
-    """n images drawn at random, in the order of the listing."""
+    """n images drawn at random, in the order of the listing; all, if there are no more."""
     return sorted(random.Random(seed).sample(range(len(images)), min(n, len(images))))
 
 
-def shape(images: Images) -> tuple[int, int, int]:
-    channels, height, width = images[0].shape
-    return channels, height, width
-
-
-def inputs(model: nn.Module, images: Images, which: Sequence[int]) -> Tensor:
+def inputs(model: nn.Module, images: Images, indices: Sequence[int]) -> Tensor:
     """Images as the model takes them, (n, c, h, w), where the model is."""
-    x: Tensor = images.preprocess.normalise(torch.stack([images[i] for i in which]))
+    pixels = torch.stack([images[i] for i in indices])
+    x: Tensor = images.preprocess.normalize(pixels)
     return x.to(next(model.parameters()))
 
 
-def classes_of(model: nn.Module, images: Images) -> list[str] | None:
-    """The names of the model's classes: the images' folders, sorted, or those of the synthetic
-    images, where the model has as many.
+def name_of(images: Images, index: int) -> str:
+    """The class of an image where it is known, else the end of its key."""
+    return images.labels[index] or images.keys[index].rpartition("/")[2]
 
-    Where neither has, "class 0", "class 1" ...; None where the model returns no (n, classes).
+
+# --- classes
+
+
+def classes_of(args: argparse.Namespace, model: nn.Module, images: Images) -> list[str] | None:
+    """The names of a model's classes: the images' labels, sorted, or the synthetic images' classes,
+    where the model has as many, else ``class 0``, ``class 1`` ...
+
+    None where the classifier is not trained, since only some of the weights were given, or there is
+    none.
     """
-    with torch.no_grad():
-        output = model.eval()(inputs(model, images, [0]))
-    if not isinstance(output, Tensor) or output.dim() != 2:
+    outputs = _answer(model, images, 0)
+    if args.partial or outputs is None:
+        print(
+            "the classifier is not trained, or there is none: no classes are shown", file=sys.stderr
+        )
         return None
-    folders = sorted({label for label in images.labels if label is not None})
-    named = next(
-        (list(names) for names in (folders, CLASSES) if len(names) == output.shape[1]), None
-    )
-    return named or [f"class {i}" for i in range(output.shape[1])]
+    labels = sorted({label for label in images.labels if label is not None})
+    for names in (labels, CLASSES):
+        if len(names) == len(outputs):
+            return list(names)
+    return [f"class {i}" for i in range(len(outputs))]
 
 
-def class_of(model: nn.Module, images: Images, i: int, classes: Sequence[str]) -> int:
+def class_of(model: nn.Module, images: Images, index: int, classes: Sequence[str]) -> int:
     """The index of an image's class, or of the most probable one where its own is not among the
     model's.
     """
-    label = images.labels[i]
+    label = images.labels[index]
     if label in classes:
         return classes.index(label)
-    with torch.no_grad():
-        return int(model.eval()(inputs(model, images, [i])).argmax())
+    outputs = _answer(model, images, index)
+    assert outputs is not None  # a model without classes has no ``classes``
+    return int(outputs.argmax())
 
 
-def name(images: Images, i: int) -> str:
-    """The class of an image where it is known, else the end of its key."""
-    return images.labels[i] or images.keys[i].rpartition("/")[2]
+def _answer(model: nn.Module, images: Images, index: int) -> Tensor | None:
+    """What a model gives for one image, (classes,); None where that is no scores of classes."""
+    with evaluating(model), torch.no_grad():
+        output = model(inputs(model, images, [index]))
+    if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
+        return None
+    return output[0]

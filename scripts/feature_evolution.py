@@ -1,5 +1,8 @@
 """Figure 4 of the paper: how features develop during training.
 
+    python scripts/feature_evolution.py                           # trains zfmini on synthetic images
+    python scripts/feature_evolution.py --model zfnet --images photos/ --checkpoints runs/zfnet/
+
 A random choice of each layer's features at the epochs for which there are checkpoints: the
 projection of the strongest response, over all images, at each. Beside it, when each layer settles.
 Trains a network first (on the 8 shapes of the synthetic images, or --images with a folder for each
@@ -12,82 +15,87 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from labelled import COARSE, add_training_arguments, sets_from
-from shared import parser, run, write
+from labelled import add_training_arguments, classes_in, sets_from
+from shared import images_from, model_from, numbers, parser, positive, run, write
+from torch import nn
 
-from featviz import Evolution, evolve, figures
-from featviz.cli.arguments import images_from, model_from, numbers, positive
-from featviz.data import LabelledImages, train
+from featviz import Evolution, Images, evolve, figures
+from featviz.data import train
 from featviz.errors import UsageError
-from featviz.images import open_images
 
 
 def arguments() -> argparse.ArgumentParser:
-    found = parser(__doc__ or "", "feature_evolution")
-    add_training_arguments(found, epochs=12, images=2500)
-    found.add_argument(
+    result = parser(__doc__, "feature_evolution")
+    add_training_arguments(result, epochs=12, images=2500)
+    result.add_argument(
         "--checkpoints",
         type=Path,
         metavar="DIR",
         help="take these epoch-NNN.pt instead of training",
     )
-    found.add_argument(
+    result.add_argument(
         "--at",
         type=numbers,
         default=[0, 1, 2, 3, 5, 8, 12],
+        metavar="EPOCHS",
         help="epochs to save and show (default: 0,1,2,3,5,8,12)",
     )
-    found.add_argument(
+    result.add_argument(
         "--units", type=positive, default=6, metavar="N", help="of each layer (default: 6)"
     )
-    found.add_argument(
+    result.add_argument(
         "--classes",
         type=positive,
         metavar="N",
         help="outputs of the checkpoints' network, if not its usual number",
     )
-    found.set_defaults(goes_on="Checkpoints that were written can be shown with --checkpoints DIR.")
-    return found
+    result.set_defaults(
+        goes_on="Checkpoints that were written can be shown with --checkpoints DIR."
+    )
+    return result
 
 
 def main(args: argparse.Namespace) -> None:
-    """Train, follow, draw."""
+    """Train or take checkpoints, follow some units through them, draw."""
     if args.checkpoints is None:
-        model, images, folder = _trained(args)
+        model, images, folder = trained(args)
     else:
-        args.weights = args.weights or "initial"
+        args.weights = args.weights or "initial"  # they are replaced by those of each checkpoint
         model = model_from(args, num_classes=args.classes)
-        images, folder = images_from(args, model, synthetic=500), args.checkpoints
-    found = evolve(
+        images = images_from(args, model, synthetic=500)
+        folder = args.checkpoints
+    result = evolve(
         model,
-        folder,
         images,
         args.layers,
+        folder,
         args.units,
         batch_size=args.batch_size,
         seed=args.seed,
         progress=True,
     )
-    write(figures.evolution(found, heading=args.model), _rows(found), args.out, "feature_evolution")
-    write(figures.settling(found, heading=args.model), _settling(found), args.out, "settling")
-    for name, track in found.layers.items():
-        print(f"{name}: half way to its last state at epoch {track.settled(found.epochs):.1f}")
+    features = figures.evolution(result, heading=args.model)
+    write(features, feature_rows(result), args.out, "feature_evolution")
+    settling = figures.settling(result, heading=args.model)
+    write(settling, settling_rows(result), args.out, "settling")
+    for name, track in result.items():
+        print(f"{name}: half way to its last state at epoch {track.settled(result.epochs):.1f}")
 
 
-def _trained(args: argparse.Namespace) -> tuple[Any, Any, Path]:
+def trained(args: argparse.Namespace) -> tuple[nn.Module, Images, Path]:
     """A network trained with checkpoints, the images to look at it with, and the folder of the
     checkpoints.
     """
     if args.weights is not None:
         raise UsageError(
-            "--weights: training begins from initial weights; to show what is trained give --checkpoints DIR"
+            "--weights: training begins from initial weights; "
+            "to show what is trained give --checkpoints DIR"
         )
     args.weights = "initial"
-    classes = None if args.images is None else len(LabelledImages(open_images(args.images)).classes)
-    model = model_from(args, num_classes=classes or COARSE)
+    model = model_from(args, num_classes=classes_in(args))
     sets = sets_from(args, model, coarse=True)
-    folder = args.out / "checkpoints"
-    for old in folder.glob("epoch-*.pt"):
+    folder: Path = args.out / "checkpoints"
+    for old in folder.glob("epoch-*.pt"):  # of a run with other epochs
         old.unlink()
     train(
         model,
@@ -98,44 +106,43 @@ def _trained(args: argparse.Namespace) -> tuple[Any, Any, Path]:
         out=folder,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
-        preprocess=sets.recipe.normalise,
+        preprocess=sets.recipe.normalize,
         seed=args.seed,
+        progress=True,
     )
     return model, sets.images, folder
 
 
-def _rows(found: Evolution) -> list[dict[str, Any]]:
-    """One row for each tile of the figure."""
-    return [
-        {
-            "layer": name,
-            "unit": channel,
-            "epoch": epoch,
-            "response": float(track.scores[row, column]),
-            "image": found.keys[int(track.images[row, column])],
-            "dead": bool(track.dead[row, column]),
-            "another image": bool(track.jumped[row, column]),
-        }
-        for name, track in found.layers.items()
-        for row, channel in enumerate(track.channels)
-        for column, epoch in enumerate(found.epochs)
-    ]
+def feature_rows(result: Evolution) -> list[dict[str, Any]]:
+    """A row for each tile of the figure."""
+    rows = []
+    for tile in result.rows():
+        row = {name: tile[name] for name in ("layer", "unit", "epoch")}
+        row["response"] = tile["score"]
+        row["image"] = tile["key"]
+        row["dead"] = tile["dead"]
+        row["another image"] = tile["jumped"]
+        rows.append(row)
+    return rows
 
 
-def _settling(found: Evolution) -> list[dict[str, Any]]:
-    """One row for each layer and epoch."""
-    return [
-        {
-            "layer": name,
-            "epoch": epoch,
-            "distance to go": float(track.remaining[i]),
-            "1 - correlation with last": float(track.distance[i].nanmean()),
-            "strongest image as at last": float(track.same[i].double().mean()),
-            "half way at epoch": track.settled(found.epochs),
-        }
-        for name, track in found.layers.items()
-        for i, epoch in enumerate(found.epochs)
-    ]
+def settling_rows(result: Evolution) -> list[dict[str, Any]]:
+    """A row for each layer and epoch."""
+    rows = []
+    for name, track in result.items():
+        remaining = track.remaining
+        half_way = track.settled(result.epochs)
+        for i, epoch in enumerate(result.epochs):
+            row = {
+                "layer": name,
+                "epoch": epoch,
+                "distance to go": float(remaining[i]),
+                "1 - correlation with last": float(track.distance[i].nanmean()),
+                "strongest image as at last": float(track.same[i].double().mean()),
+                "half way at epoch": half_way,
+            }
+            rows.append(row)
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,104 +1,113 @@
 """Figure 6 of the paper: the first layer with and without renormalised filters, of 11 x 11 at
 stride 4 and of 7 x 7 at stride 2.
 
+    python scripts/first_layer.py                                 # trains zfmini four times
+    python scripts/first_layer.py --model alexnet --weights DEFAULT --images photos/
+
 Four networks that differ in these alone are trained alike, on the 8 shapes of the synthetic images
 at 80 pixels, or on --images: the first convolution of --model is replaced. With --weights there is
 no training: that network's own first layer is measured.
 
 The default training is short, and one each: what strides do to aliasing is the same in every run,
-    but which filters dominate, and
-how many units die, differs between runs that differ in rounding alone. To compare these, train
-longer, with several --seed."""
+but which filters dominate, and how many units die, differs between runs that differ in rounding
+alone. To compare these, train longer, with several --seed."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from labelled import COARSE, Sets, add_training_arguments, sets_from
-from shared import parser, run, write
+from labelled import Sets, add_training_arguments, classes_in, sets_from
+from shared import model_from, parser, positive, run, write
 from torch import Tensor, nn
 
-from featviz import anatomy, figures, project_exemplars, scan
-from featviz.cli.arguments import model_from, positive
-from featviz.data import LabelledImages, accuracy, train
+from featviz import LayerScan, anatomy, figures, project_exemplars, scan
+from featviz.data import accuracy, train
 from featviz.errors import LayerError, UsageError
-from featviz.fields.anatomy import parameter_of
-from featviz.images import open_images
 
-GEOMETRIES = ((11, 4), (7, 2))
-INITIAL = 0.01
+GEOMETRIES = ((11, 4, 2), (7, 2, 1))
+"""Kernel, stride and padding of the first layer, in pixels: before the paper, and its own."""
+SYNTHETIC = 80  # pixels
+INITIAL = 0.01  # standard deviation of the paper's initial weights
 FAINT = 1 / 3  # of the largest filter's root mean square
 BINS = 16
+PERIOD = 4  # pixels: of the grid that blocks of a first layer of stride 4 leave in projections
+NEVER_0 = 1e-30  # divisors are at least this
 
 
 def arguments() -> argparse.ArgumentParser:
-    found = parser(__doc__ or "", "first_layer")
-    add_training_arguments(found, epochs=9, images=2000)
-    found.add_argument(
+    result = parser(__doc__, "first_layer")
+    add_training_arguments(result, epochs=9, images=2000)
+    result.add_argument(
         "--radius",
         type=float,
         default=0.04,
         help="RMS that renormalised filters may have (default: 0.04; the paper's longer training: 0.1)",
     )
-    found.add_argument("--weight-decay", type=float, default=5e-4, help="default: 0.0005")
-    found.add_argument(
+    result.add_argument("--weight-decay", type=float, default=5e-4, help="default: 0.0005")
+    result.add_argument(
         "--units",
         type=positive,
         default=9,
         metavar="N",
         help="of the second layer, projected (default: 9)",
     )
-    return found
+    return result
 
 
 def main(args: argparse.Namespace) -> None:
     """Train or take the networks, measure each, draw them beside each other."""
     if args.weights in (None, "initial"):
-        found = _trained(args)
+        networks = trained(args)
     else:
         model = model_from(args)
         sets = sets_from(args, model, test=300)
-        found = [_measured(args.model, model, sets, args, None)]
-    rows = [
-        {key: value for key, value in one.items() if not isinstance(value, Tensor)} for one in found
-    ]
-    numbers = {
+        networks = [measured(args.model, model, sets, args, None)]
+    rows = [measures_of(network) for network in networks]
+    table = {
         "networks": rows,
-        "spectra": {one["network"]: one["spectrum"].tolist() for one in found},
-        "spectrum": f"share of the first layer's energy in {BINS} bands of frequency from 0 to 1/2 cycle a pixel",
+        "spectra": {network["network"]: network["spectrum"].tolist() for network in networks},
+        "spectrum": f"share of the first layer's energy in {BINS} bands of frequency "
+        "from 0 to 1/2 cycle a pixel",
     }
-    write(figures.first_layer(found, heading=args.model), numbers, args.out, "first_layer")
+    write(figures.first_layer(networks, heading=args.model), table, args.out, "first_layer")
     for row in rows:
-        print(
-            ", ".join(
-                f"{key} {value:.3g}" if isinstance(value, float) else f"{value}"
-                for key, value in row.items()
-            )
-        )
+        print(", ".join(in_words(name, value) for name, value in row.items()))
 
 
-def _trained(args: argparse.Namespace) -> list[dict[str, Any]]:
+def measures_of(network: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a network but for what is drawn."""
+    return {name: value for name, value in network.items() if not isinstance(value, Tensor)}
+
+
+def in_words(name: str, value: Any) -> str:
+    """``faint filters 0.25``; the network's name and what is unknown as they are."""
+    if isinstance(value, float):
+        return f"{name} {value:.3g}"
+    return f"{value}"
+
+
+# --- training
+
+
+def trained(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The four networks, from the same initial weights but for the first layer."""
     args.weights = "initial"
     if args.input_size is None and args.images is None and args.model == "zfmini":
-        args.input_size = 80
-    classes = (
-        COARSE if args.images is None else len(LabelledImages(open_images(args.images)).classes)
-    )
+        args.input_size = SYNTHETIC
+    classes = classes_in(args)
     sets = sets_from(args, model_from(args, num_classes=classes), test=300, coarse=True)
-    found = []
-    for kernel, stride in GEOMETRIES:
+    networks = []
+    for kernel, stride, padding in GEOMETRIES:
         for radius in (None, args.radius):
             model = model_from(args, num_classes=classes)
-            _replace(model, kernel, stride)
-            anatomy(model, _shape(sets), only=())  # that it takes such images
-            name = f"{kernel} x {kernel}, stride {stride}, " + (
-                "not renormalised" if radius is None else f"renormalised to {radius:g}"
-            )
+            replace_first(model, kernel, stride, padding)
+            anatomy(model, sets.shape, only=[])  # raises now if it does not take such images
+            name = name_of(kernel, stride, radius)
             print(name, file=sys.stderr)
             train(
                 model,
@@ -109,38 +118,48 @@ def _trained(args: argparse.Namespace) -> list[dict[str, Any]]:
                 radius=radius,
                 learning_rate=args.learning_rate,
                 weight_decay=args.weight_decay,
-                preprocess=sets.recipe.normalise,
+                preprocess=sets.recipe.normalize,
                 seed=args.seed,
+                progress=True,
             )
-            right = accuracy(model, sets.testing, preprocess=sets.recipe.normalise)
-            found.append(_measured(name, model, sets, args, 1 - right))
-    return found
+            error = 1 - accuracy(model, sets.testing, preprocess=sets.recipe.normalize)
+            networks.append(measured(name, model, sets, args, error))
+    return networks
 
 
-def _shape(sets: Sets) -> tuple[int, int, int]:
-    channels, height, width = sets.images[0].shape
-    return channels, height, width
+def name_of(kernel: int, stride: int, radius: float | None) -> str:
+    """What the figure calls a network."""
+    geometry = f"{kernel} x {kernel}, stride {stride}"
+    if radius is None:
+        return f"{geometry}, not renormalised"
+    return f"{geometry}, renormalised to {radius:g}"
 
 
-def _convolutions(model: nn.Module) -> list[str]:
-    found = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    if not found or found[0] == "":
+def convolutions_of(model: nn.Module) -> list[str]:
+    """The names of a model's convolutions.
+
+    Raises:
+        LayerError: there are none, or the model itself is one.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    if not names or names[0] == "":
         raise LayerError(
             "the model has no convolution layer (Conv2d) of its own to replace or measure"
         )
-    return found
+    return names
 
 
-def _replace(model: nn.Module, kernel: int, stride: int) -> None:
-    """Give the network another first convolution, initialised as in the paper: weights of 0.01,
-    biases of 0.
+def replace_first(model: nn.Module, kernel: int, stride: int, padding: int) -> None:
+    """Give a model another first convolution, initialised as in the paper: weights of 0.01, biases
+    of 0.
     """
-    name = _convolutions(model)[0]
+    name = convolutions_of(model)[0]
     old = model.get_submodule(name)
     assert isinstance(old, nn.Conv2d)
     if old.groups != 1:
         raise UsageError(
-            f"the first convolution {name!r} has {old.groups} groups: only one of 1 group is replaced"
+            f"the first convolution {name!r} has {old.groups} groups: "
+            "only one of 1 group is replaced"
         )
     torch.manual_seed(0)
     new = nn.Conv2d(
@@ -148,7 +167,7 @@ def _replace(model: nn.Module, kernel: int, stride: int) -> None:
         old.out_channels,
         kernel,
         stride,
-        padding=1 if kernel == 7 else 2,
+        padding=padding,
         bias=old.bias is not None,
     )
     nn.init.normal_(new.weight, std=INITIAL)
@@ -158,50 +177,61 @@ def _replace(model: nn.Module, kernel: int, stride: int) -> None:
     setattr(model.get_submodule(parent), child, new.to(old.weight.device))
 
 
-def _measured(
+# --- measures
+
+
+def measured(
     name: str, model: nn.Module, sets: Sets, args: argparse.Namespace, error: float | None
 ) -> dict[str, Any]:
     """All that the figure shows of one network."""
-    first, *others = _convolutions(model)
-    layer: Any = model.get_submodule(first)
-    weights = layer.weight.detach().float().cpu()  # (n, c, k, k)
+    first, *others = convolutions_of(model)
+    layer = model.get_submodule(first)
+    assert isinstance(layer, nn.Conv2d)
     stride = max(layer.stride)
+    weights = layer.weight.detach().float().cpu()  # (n, c, k, k)
     rms = weights.square().mean(dim=(1, 2, 3)).sqrt()
-    energy, centres = spectrum(weights)
-    above = energy[centres > 1 / (2 * stride)].sum() / energy.sum()
-    found: dict[str, Any] = {
+    energy, frequency = spectrum(weights)
+    beyond = energy[frequency > 1 / (2 * stride)].sum() / energy.sum()
+    network: dict[str, Any] = {
         "network": name,
         "stride": stride,
         "test error": error,
         "largest filter / median": float(rms.max() / rms.median()),
         "faint filters": float((rms < FAINT * rms.max()).double().mean()),
-        "filter energy beyond the stride's limit": float(above),
+        "filter energy beyond the stride's limit": float(beyond),
         "map energy folded over": folded(layer, sets),
         "filters": weights,
-        "spectrum": bands(energy, centres),
+        "spectrum": bands(energy, frequency),
     }
-    names = [first, *others[:1]]
-    infos = anatomy(model, _shape(sets), only=set(names))
-    state = scan(
-        model,
-        sets.images,
-        [n for n in names if n in infos],
-        k=9,
-        batch_size=args.batch_size,
-        progress=False,
-    )
-    found["dead units, layer 1"] = float(state.statistics[first].dead.double().mean())
-    if len(state.top) > 1:
-        second = names[1]
-        dead = state.statistics[second].dead
-        found["dead units, layer 2"] = float(dead.double().mean())
-        living = (~dead).nonzero().flatten().tolist()
-        exemplars = project_exemplars(model, sets.images, state, second, living or [0])
-        projections = exemplars.projections["deconvnet"]
-        found["blockiness, layer 2"] = blockiness(projections)
-        strongest = exemplars.scores[:, 0].argsort(descending=True)[: args.units]
-        found["second"], found["inside"] = projections[strongest, 0], exemplars.inside[strongest, 0]
-    return found
+    net = anatomy(model, sets.shape, only=[first])
+    layers = [first, *[other for other in others[:1] if other in net]]
+    result = scan(model, sets.images, layers, k=9, batch_size=args.batch_size)
+    network["dead units, layer 1"] = dead_share(result[first])
+    if len(layers) > 1:
+        network |= second_layer(model, sets, result[layers[1]], args.units)
+    return network
+
+
+def second_layer(
+    model: nn.Module, sets: Sets, layer_scan: LayerScan, units: int
+) -> dict[str, Any]:
+    """What the figure shows of the second layer: its measures, and the projections of the units
+    with the strongest responses.
+    """
+    living = (~layer_scan.statistics.dead).nonzero().flatten().tolist()
+    exemplars = project_exemplars(model, sets.images, layer_scan, living or [0])
+    shown = exemplars.strongest(layer_scan.strongest(exemplars.channels)[:units])
+    return {
+        "dead units, layer 2": dead_share(layer_scan),
+        "blockiness, layer 2": blockiness(exemplars.projections["deconvnet"]),
+        "second": shown.projections["deconvnet"][:, 0],
+        "visible": shown.visible[:, 0],
+    }
+
+
+def dead_share(layer_scan: LayerScan) -> float:
+    """The share of units that no image activates."""
+    return float(layer_scan.statistics.dead.double().mean())
 
 
 def spectrum(weights: Tensor, size: int = 64) -> tuple[Tensor, Tensor]:
@@ -215,61 +245,63 @@ def spectrum(weights: Tensor, size: int = 64) -> tuple[Tensor, Tensor]:
     centred = weights - weights.mean(dim=(2, 3), keepdim=True)
     energy = torch.fft.fft2(centred, s=(size, size)).abs().square().sum(dim=(0, 1))
     axis = torch.fft.fftfreq(size).abs()
-    return energy.flatten(), torch.maximum(axis[:, None], axis[None, :]).flatten()
+    frequency = torch.maximum(axis[:, None], axis[None, :])
+    return energy.flatten(), frequency.flatten()
 
 
 def bands(energy: Tensor, frequency: Tensor) -> Tensor:
     """The share of the energy in each of BINS bands of frequency."""
-    which = (frequency * 2 * BINS).long().clamp(max=BINS - 1)
-    return torch.zeros(BINS).index_add_(0, which, energy) / energy.sum()
+    band = (frequency * 2 * BINS).long().clamp(max=BINS - 1)
+    return torch.zeros(BINS).index_add_(0, band, energy) / energy.sum()
 
 
 @torch.no_grad()
 def folded(layer: nn.Conv2d, sets: Sets, n: int = 32) -> float:
     """The share of what the filters see that their stride cannot carry: moved by single pixels, the
     energy of their maps beyond the frequency that positions ``stride`` pixels apart can tell; it is
-    folded onto lower ones, which is aliasing."""
+    folded onto lower ones, which is aliasing.
+    """
     images = torch.stack([sets.images[i] for i in range(min(n, len(sets.images)))])
-    x = sets.recipe.normalise(images).to(parameter_of(layer))
-    maps = (
-        F.conv2d(x, layer.weight, stride=1, dilation=layer.dilation, groups=layer.groups)
-        .float()
-        .cpu()
+    x = sets.recipe.normalize(images).to(layer.weight)
+    moved_by_1 = F.conv2d(
+        x, layer.weight, stride=1, dilation=layer.dilation, groups=layer.groups
     )
+    maps = moved_by_1.float().cpu()
     maps = maps - maps.mean(dim=(2, 3), keepdim=True)
-    window = [torch.hann_window(side, periodic=False) for side in maps.shape[-2:]]
-    energy = (
-        torch.fft.fft2(maps * window[0][:, None] * window[1]).abs().square().sum(dim=0).sum(dim=0)
-    )
-    axes = [torch.fft.fftfreq(side).abs() for side in maps.shape[-2:]]
-    limits = [1 / (2 * step) for step in (int(layer.stride[0]), int(layer.stride[1]))]
-    beyond = (axes[0][:, None] > limits[0]) | (axes[1][None, :] > limits[1])
-    return float(energy[beyond].sum() / energy.sum())
+    height, width = maps.shape[-2:]
+    # without a window the jump from one edge to the other would count as high frequencies
+    rows = torch.hann_window(height, periodic=False)[:, None]
+    columns = torch.hann_window(width, periodic=False)
+    energy = torch.fft.fft2(maps * rows * columns).abs().square().sum(dim=0).sum(dim=0)
+    limit_y, limit_x = (1 / (2 * step) for step in layer.stride)
+    beyond_y = torch.fft.fftfreq(height).abs()[:, None] > limit_y
+    beyond_x = torch.fft.fftfreq(width).abs()[None, :] > limit_x
+    return float(energy[beyond_y | beyond_x].sum() / energy.sum())
 
 
-def blockiness(projections: Tensor, period: int = 4) -> float:
+def blockiness(projections: Tensor) -> float:
     """How far the energy of projections (n, k, c, h, w) stands out at a grid of 4 pixels: 1 for
-    none.
+    none; nan for projections too small to tell.
 
     The energy at frequencies of 1/4 and 1/2 cycle a pixel, along either axis, over that at the
     frequencies two steps beside them."""
-    side = min(projections.shape[-2:]) // period * period
-    if side < 6 * period:
+    side = min(projections.shape[-2:]) // PERIOD * PERIOD
+    if side < 6 * PERIOD:
         return float("nan")
-    tiles = (
-        projections[..., :side, :side] * torch.hann_window(side)[:, None] * torch.hann_window(side)
-    )
+    window = torch.hann_window(side)
+    tiles = projections[..., :side, :side] * window[:, None] * window
     energy = torch.fft.fft2(tiles).abs().square()
-    energy = (energy / energy.sum(dim=(-3, -2, -1), keepdim=True).clamp(min=1e-30)).sum(
-        dim=(0, 1, 2)
-    )  # (side, side)
-    peaks = beside = 0.0
+    # each projection counts the same, however strong
+    shares = energy / energy.sum(dim=(-3, -2, -1), keepdim=True).clamp(min=NEVER_0)
+    plane = shares.sum(dim=(0, 1, 2))  # (side, side)
+    peaks = 0.0
+    beside = 0.0
     for axis in (0, 1):
-        line = energy.sum(dim=axis)
-        for place in (side // 4, side // 2):
-            peaks += float(line[place])
-            beside += float(line[place - 2] + line[(place + 2) % side]) / 2
-    return peaks / max(beside, 1e-30)
+        line = plane.sum(dim=axis)
+        for frequency in (side // 4, side // 2):
+            peaks += float(line[frequency])
+            beside += float(line[frequency - 2] + line[(frequency + 2) % side]) / 2
+    return peaks / max(beside, NEVER_0)
 
 
 if __name__ == "__main__":

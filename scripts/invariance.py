@@ -2,124 +2,194 @@
 turned.
 
     python scripts/invariance.py                                  # zfmini, synthetic images
-    python scripts/invariance.py --model alexnet --weights DEFAULT --images photos/ --layers
-    features.0,classifier.4
+    python scripts/invariance.py --model alexnet --weights DEFAULT --images photos/ --layers features.0,classifier.4
 
 A row for each transform: examples, the distance between the features of the original and the
-    transformed image in the first and in
-the last of the layers, and the probability of the class. What comes in from outside an image is
-grey."""
+transformed image in the first and in the last of the layers, and the probability of the class.
+Without --layers these are the first convolution and the last hidden layer. What comes in from outside
+an image is gray."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import choose
 import torch
-from shared import parser, run, write
-from torch import nn
+from shared import images_from, model_from, parser, positive, run, write
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz import Images, Rotate, Scale, SweepResult, Translate, figures, sweep
-from featviz.cli.arguments import images_from, model_from, positive
+from featviz import Images, Layer, Rotate, Scale, SweepResult, Translate, figures, sweep
 from featviz.errors import UsageError
 from featviz.figures import SweptTransform
 
 EXAMPLES = 3
+"""So many images are shown transformed, by these shares of the way through the values."""
+SHOWN = (0.15, 0.5, 0.85)
+SHIFT = 0.27  # the largest, as a share of the image's height
+OCTAVES = 0.9  # of the largest scale; the smallest is as far below 1
+TURN = 180  # degrees
+
+
+def arguments() -> argparse.ArgumentParser:
+    result = parser(
+        __doc__,
+        "invariance",
+        layers=None,
+        usual="the first convolution and the last hidden layer",
+    )
+    result.add_argument(
+        "--show", type=positive, default=5, metavar="N", help="images, each a curve (default: 5)"
+    )
+    result.add_argument(
+        "--steps",
+        type=positive,
+        default=37,
+        metavar="N",
+        help="values of each transform (default: 37)",
+    )
+    return result
 
 
 def main(args: argparse.Namespace) -> None:
+    """Transform some images by more and more, see how far their features move, draw."""
     model = model_from(args)
     images = images_from(args, model, synthetic=200)
     if len(images) < 2:
-        raise UsageError("one image: curves are compared between images, give two or more")
-    picked = choose.some(images, args.show, args.seed)
-    x = choose.inputs(model, images, picked)
-    first, top = ends(model, images, args.layers)
-    names = None if args.partial else choose.classes_of(model, images)
-    if names is None:
-        print(
-            "the classifier is not trained, or there is none: no classes are shown", file=sys.stderr
-        )
-    classes = None if names is None else [choose.class_of(model, images, i, names) for i in picked]
-    reach = round(x.shape[2] * 0.27)
-    plans = [
-        ("vertical translation", "pixels", Translate, spaced(-reach, reach, args.steps)),
-        ("scale", "ratio", Scale, [2**v for v in spaced(-0.9, 0.9, args.steps)]),
-        ("rotation", "degrees", Rotate, spaced(-180, 180, args.steps)),
-    ]
+        raise UsageError("1 image: curves are compared between images, give two or more")
+    indices = choose.some(images, args.show, args.seed)
+    x = choose.inputs(model, images, indices)
+    first, top = first_and_top(model, images, args.layers)
+    names = choose.classes_of(args, model, images)
+    classes = None
+    if names is not None:
+        classes = [choose.class_of(model, images, i, names) for i in indices]
     rows = []
-    for name, unit, transform, values in tqdm(plans, desc="transforms", leave=False):
+    for plan in tqdm(plans(x.shape[2], args.steps), desc="transforms", leave=False):
         result = sweep(
-            model, x, [first, top], transform, values, batch_size=args.batch_size, progress=True
+            model,
+            x,
+            [first, top],
+            plan.transform,
+            plan.values,
+            batch_size=args.batch_size,
+            progress=True,
         )
-        shown = [values[round(at * (len(values) - 1))] for at in (0.15, 0.5, 0.85)]
-        examples = torch.stack(
-            [transform(value)(x[:EXAMPLES]) for value in shown], 1
-        )  # (e, e, c, h, w)
-        rows.append(
-            SweptTransform(
-                name, unit, result, images.preprocess.denormalise(examples).cpu(), shown, classes
-            )
-        )
+        pixels = images.preprocess.denormalize(plan.examples(x[:EXAMPLES])).cpu()
+        rows.append(SweptTransform(plan.name, plan.unit, result, pixels, plan.shown(), classes))
     figure = figures.invariance(
-        rows, first, top, names=[choose.name(images, i) for i in picked], heading=args.model
+        rows,
+        first.name,
+        top.name,
+        names=[choose.name_of(images, i) for i in indices],
+        heading=args.model,
     )
-    keys = [images.keys[i] for i in picked]
-    write(figure, numbers(rows, keys, first, top), args.out, "invariance")
+    keys = [images.keys[i] for i in indices]
+    write(figure, table(rows, keys, (first, top)), args.out, "invariance")
     for row in rows:
         print(f"{row.name}: {summary(row.result, first, top)}")
 
 
-def spaced(low: float, high: float, steps: int) -> list[float]:
-    """Whole numbers where the range is wide."""
-    values = [low + (high - low) * i / (steps - 1) for i in range(steps)]
-    return [float(round(v)) for v in values] if high - low > steps else values
-
-
-def ends(model: nn.Module, images: Images, pattern: str) -> tuple[str, str]:
-    """The first of the layers and the last; of all convolutions, the first and, as in the paper,
-    what feeds the classifier.
+def first_and_top(model: nn.Module, images: Images, layers: str | None) -> tuple[Layer, Layer]:
+    """The first of the layers that are asked for and the last; else the first convolution and, as
+    in the paper, what feeds the classifier.
     """
-    names = [info.name for info in choose.taking_part(model, images, pattern)]
-    return names[0], (choose.hidden(model, images) if pattern == "conv" else None) or names[-1]
+    net = choose.anatomy_of(model, images, layers or "conv")
+    chosen = net.select(layers or "conv")
+    top = chosen[-1]
+    if layers is None:
+        top = choose.hidden(net) or top
+    return chosen[0], top
 
 
-def numbers(
-    rows: Sequence[SweptTransform], keys: Sequence[str], first: str, top: str
-) -> list[dict[str, object]]:
+@dataclass(frozen=True)
+class Plan:
+    """One kind of transform, and the values that are swept.
+
+    Attributes:
+        name: in the figure; ``unit`` what its values are in.
+        transform: from a value to what transforms images.
+        values: in ascending order.
+    """
+
+    name: str
+    unit: str
+    transform: Callable[[float], Translate | Rotate | Scale]
+    values: list[float]
+
+    def shown(self) -> list[float]:
+        """The values of the examples."""
+        last = len(self.values) - 1
+        return [self.values[round(share * last)] for share in SHOWN]
+
+    def examples(self, x: Tensor) -> Tensor:
+        """Images (n, c, h, w) under the values that are shown: (n, values, c, h, w)."""
+        return torch.stack([self.transform(value)(x) for value in self.shown()], dim=1)
+
+
+def plans(height: int, steps: int) -> list[Plan]:
+    """Shifts, scales and turns of images of this height, in so many steps each."""
+    shift = round(height * SHIFT)
+    scales = [2**octaves for octaves in spaced(OCTAVES, steps)]
+    return [
+        Plan("vertical translation", "pixels", Translate, spaced(shift, steps)),
+        Plan("scale", "ratio", Scale, scales),
+        Plan("rotation", "degrees", Rotate, spaced(TURN, steps)),
+    ]
+
+
+def spaced(reach: float, steps: int) -> list[float]:
+    """Values from -reach to reach, whole numbers where that is wide; 0 alone for one step."""
+    if steps == 1:
+        return [0.0]
+    values = [-reach + 2 * reach * i / (steps - 1) for i in range(steps)]
+    if 2 * reach > steps:
+        return [float(round(value)) for value in values]
+    return values
+
+
+def table(
+    rows: Sequence[SweptTransform], keys: Sequence[str], layers: Sequence[Layer]
+) -> list[dict[str, Any]]:
     """A row for each transform, value and image."""
-    found: list[dict[str, object]] = []
+    result = []
     for row in rows:
         for v, value in enumerate(row.result.values):
             for i, key in enumerate(keys):
-                entry: dict[str, object] = {"transform": row.name, "value": value, "image": key}
-                for layer in (first, top):
-                    entry |= {f"distance {layer}": float(row.result.distances[layer][i, v])}
-                    entry |= {f"relative {layer}": float(row.result.relative(layer)[i, v])}
-                if row.classes is not None and row.result.probabilities is not None:
-                    entry["probability"] = float(row.result.probabilities[i, v, row.classes[i]])
-                found.append(entry)
-    return found
+                measures = measured(row, layers, i, v)
+                result.append({"transform": row.name, "value": value, "image": key} | measures)
+    return result
 
 
-def summary(result: SweepResult, first: str, top: str) -> str:
-    """How far features have moved at the smallest transform, in parts of their own length."""
+def measured(row: SweptTransform, layers: Sequence[Layer], image: int, v: int) -> dict[str, float]:
+    """What the figure shows of one image under the value of index v."""
+    measures = {}
+    for layer in layers:
+        measures[f"distance {layer}"] = float(row.result.distances[layer.name][image, v])
+        measures[f"relative {layer}"] = float(row.result.relative(layer.name)[image, v])
+    if row.classes is not None and row.result.probabilities is not None:
+        measures["probability"] = float(row.result.probabilities[image, v, row.classes[image]])
+    return measures
+
+
+def summary(result: SweepResult, first: Layer, top: Layer) -> str:
+    """How far features have moved at the values next to the middle one, as a share of their own
+    length.
+    """
     middle = len(result.values) // 2
     near = [i for i in (middle - 1, middle + 1) if 0 <= i < len(result.values)]
-    shares = [float(result.relative(layer)[:, near].mean()) for layer in (first, top)]
-    return f"at the smallest step features move by {shares[0]:.0%} of their length in {first}, {shares[1]:.0%} in {top}"
+    if not near:
+        return "one value alone: give more steps to see features move"
+    low, high = (float(result.relative(layer.name)[:, near].mean()) for layer in (first, top))
+    return (
+        f"at the smallest step features move by {low:.0%} of their length in {first}, "
+        f"{high:.0%} in {top}"
+    )
 
-
-arguments = parser(__doc__, "invariance")
-arguments.add_argument(
-    "--show", type=positive, default=5, metavar="N", help="images, each a curve (default: 5)"
-)
-arguments.add_argument(
-    "--steps", type=positive, default=37, metavar="N", help="values of each transform (default: 37)"
-)
 
 if __name__ == "__main__":
-    sys.exit(run(main, arguments))
+    sys.exit(run(main, arguments()))

@@ -1,4 +1,4 @@
-"""Labelled images for the scripts that train: a user's folder, or synthetic ones, with a test set
+"""Labelled images for the scripts that train: a user's folders, or synthetic ones, with a test set
 beside them.
 """
 
@@ -9,35 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from shared import images_from, normalisation, positive, recipe_from
+from torch import nn
 from tqdm import tqdm
 
-from featviz.cli.arguments import images_from, normalisation, positive, recipe_from
+from featviz import Images, Preprocess, open_images
 from featviz.data import LabelledImages, SyntheticImages, split
 from featviz.data.synthetic import SHAPES
 from featviz.errors import UsageError
-from featviz.images import Images, Preprocess, open_images
 
-COARSE = len(SHAPES)
-"""Classes of the synthetic images where only the shape counts."""
-
-Labelled = Dataset[tuple[Tensor, int]]
-
-
-class Held(Dataset[tuple[Tensor, int]]):
-    """Images (n, c, h, w) uint8 in memory, with a class index each; items are (image in [0, 1],
-    class).
-    """
-
-    def __init__(self, pixels: Tensor, targets: Sequence[int]) -> None:
-        self.pixels, self.targets = pixels, list(targets)
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.pixels[index].float() / 255, self.targets[index]
+HELD_OUT = 0.1
+"""The share of a user's images that is tested on, where there is no test set."""
+FEWEST = 8
+"""At least so many synthetic images are tested on."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +30,37 @@ class Sets:
 
     Attributes:
         training, testing: items are (image in [0, 1], class index).
-        images: those of the test set, to look for exemplars in.
-        classes: by index.
-        recipe: from [0, 1] to model space.
     """
 
-    training: Labelled
-    testing: Labelled
-    images: Images
-    classes: list[str]
-    recipe: Preprocess
+    training: LabelledImages
+    testing: LabelledImages
+
+    @property
+    def classes(self) -> list[str]:
+        """Their names, by index."""
+        return self.training.classes
+
+    @property
+    def images(self) -> Images:
+        """Those of the test set, to look for exemplars in."""
+        return self.testing.images
+
+    @property
+    def recipe(self) -> Preprocess:
+        """From [0, 1] to model space."""
+        return self.images.preprocess
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of an image."""
+        channels, height, width = self.images[0].shape
+        return channels, height, width
 
 
 def add_training_arguments(
     parser: argparse.ArgumentParser, *, epochs: int, images: int, rate: float = 0.02
 ) -> None:
-    """--test, --epochs, --learning-rate, --training-images."""
+    """--test, --epochs and --learning-rate, and how many synthetic images are drawn."""
     group = parser.add_argument_group("training")
     group.add_argument(
         "--test", metavar="DIR", help="images to measure on (default: a tenth of the others)"
@@ -70,84 +69,86 @@ def add_training_arguments(
         "--epochs",
         type=positive,
         default=epochs,
+        metavar="N",
         help=f"passes over the images (default: {epochs})",
     )
     group.add_argument(
         "--learning-rate", type=float, default=rate, help=f"the highest (default: {rate})"
     )
-    parser.set_defaults(batch_size=32, training_images=images)
+    parser.set_defaults(training_images=images)
+
+
+def classes_in(args: argparse.Namespace) -> int:
+    """How many classes a network has that is trained on the images that the arguments name: on
+    synthetic ones their shapes.
+    """
+    if args.images is None:
+        return len(SHAPES)
+    return len(LabelledImages(open_images(args.images)).classes)
 
 
 def sets_from(
-    args: argparse.Namespace,
-    model: nn.Module | None = None,
-    *,
-    test: int = 500,
-    coarse: bool = False,
+    args: argparse.Namespace, model: nn.Module, *, test: int = 500, coarse: bool = False
 ) -> Sets:
     """The labelled images that the arguments name.
 
     Args:
-        args: of ``add_training_arguments``.
-        model: that will see them; None: one of three channels.
+        args: of `add_training_arguments`.
+        model: that is shown them.
         test: number of synthetic test images.
         coarse: synthetic images have 8 classes, their shapes, and not 96: what a network learns in
             seconds.
+
+    Raises:
+        UsageError: a test set without images to train on, or too few images for both.
+        ImageError: an image without a label, or of a class that is not trained on.
     """
-    model = model or nn.Identity()
     if args.images is None:
-        if args.test:
-            raise UsageError("--test goes with --images")
-        recipe = recipe_from(args, model) or normalisation(args, model)
-        size = 96 if recipe.size is None else recipe.size[0]
-        training = SyntheticImages(args.limit or args.training_images, seed=0, size=size)
-        testing = SyntheticImages(
-            test if args.limit is None else max(8, min(test, args.limit)), seed=1, size=size
-        )
-        classes = list(SHAPES) if coarse else list(training.classes)
-        return Sets(
-            held(training, classes),
-            held(testing, classes),
-            open_images(testing, recipe),
-            classes,
-            recipe,
-        )
+        return _synthetic_sets(args, model, test, coarse)
     images = images_from(args, model)
-    everything = LabelledImages(images)
+    labelled = LabelledImages(images)
     if args.test:
         other = open_images(args.test, images.preprocess)
-        return Sets(
-            everything,
-            LabelledImages(other, everything.classes),
-            other,
-            everything.classes,
-            images.preprocess,
-        )
-    ours, theirs = split(len(everything), 0.1, args.seed)
+        return Sets(labelled, LabelledImages(other, labelled.classes))
+    if len(images) < 2:
+        raise UsageError(f"{len(images)} image: give two or more, to train on and to test on")
+    training, testing = split(len(images), HELD_OUT, args.seed)
     return Sets(
-        Subset(everything, ours),
-        Subset(everything, theirs),
-        _subset(images, theirs),
-        everything.classes,
-        images.preprocess,
+        LabelledImages(images.subset(training), labelled.classes),
+        LabelledImages(images.subset(testing), labelled.classes),
     )
 
 
-def held(data: SyntheticImages, classes: Sequence[str]) -> Held:
-    """Synthetic images, drawn once."""
-    samples = [
-        data.sample(i)
-        for i in tqdm(range(len(data)), desc="draw images", unit="image", leave=False)
-    ]
-    names = [data.classes[sample.label] for sample in samples]
-    targets = [classes.index(name if name in classes else _shape(name)) for name in names]
-    return Held(torch.stack([sample.image for sample in samples]), targets)
+def _synthetic_sets(args: argparse.Namespace, model: nn.Module, test: int, coarse: bool) -> Sets:
+    if args.test:
+        raise UsageError("--test goes with --images")
+    recipe = recipe_from(args, model) or normalisation(args, model)
+    size = 96
+    if recipe.size is not None:
+        size = recipe.size[0]
+    if args.limit is not None:
+        test = max(FEWEST, min(test, args.limit))
+    training = SyntheticImages(args.limit or args.training_images, seed=0, size=size)
+    testing = SyntheticImages(test, seed=1, size=size)
+    if coarse:
+        classes = list(SHAPES)
+    else:
+        classes = list(training.classes)
+    return Sets(_drawn(training, classes, recipe), _drawn(testing, classes, recipe))
 
 
-def _shape(name: str) -> str:
-    return name.split()[-1]
-
-
-def _subset(images: Images, indices: Sequence[int]) -> Images:
-    keys, labels = [images.keys[i] for i in indices], [images.labels[i] for i in indices]
-    return Images(keys, lambda i: images[indices[i]], images.preprocess, labels)
+def _drawn(data: SyntheticImages, classes: Sequence[str], recipe: Preprocess) -> LabelledImages:
+    """Synthetic images, drawn once and kept: every epoch looks at them again."""
+    pixels = []
+    labels = []
+    for i in tqdm(range(len(data)), desc="draw images", unit="image", leave=False):
+        sample = data.sample(i)
+        pixels.append(sample.image)
+        name = data.classes[sample.label]
+        if name not in classes:
+            name = name.split()[-1]  # the shape
+        labels.append(name)
+    kept = torch.stack(pixels)  # (n, c, h, w) uint8
+    keys = [data.key(i) for i in range(len(data))]
+    images = Images(keys, lambda i: kept[i], recipe, labels)
+    return LabelledImages(images, classes)

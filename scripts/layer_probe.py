@@ -1,5 +1,8 @@
 """Table 7 of the paper: a linear classifier on the features of each layer, accuracy by depth.
 
+    python scripts/layer_probe.py                                 # zfmini, synthetic images
+    python scripts/layer_probe.py --model alexnet --weights DEFAULT --images train/ --test val/
+
 Features are what a layer returns, rectified and averaged to at most --features numbers; the
 classifier is logistic regression, its weight decay chosen on a tenth of the training images. The
 same is done with the network's initial weights, and with the pixels."""
@@ -9,118 +12,149 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import choose
 import torch
 import torch.nn.functional as F
-from labelled import Labelled, Sets, add_training_arguments, sets_from
-from shared import parser, run, write
+from labelled import Sets, add_training_arguments, classes_in, sets_from
+from shared import model_from, parser, positive, run, write
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from featviz import capture, figures, layers
-from featviz.cli.arguments import model_from, positive
+from featviz import Images, Layer, anatomy, figures, load_model, responses
 from featviz.data import LabelledImages, split
-from featviz.errors import UsageError, WeightsError
-from featviz.fields.anatomy import parameter_of
-from featviz.hooks import evaluating
-from featviz.images import open_images
-from featviz.models import load_model
+from featviz.errors import LayerError, UsageError, WeightsError
 
 DECAYS = (1e-1, 1e-2, 1e-3)
+CHOSEN_ON = 0.1  # the share of the training images on which the weight decay is chosen
 PIXELS = "pixels"
+"""What the pixels are called beside the layers."""
+TRAINED, UNTRAINED = "trained", "initial weights"
 
 
 def arguments() -> argparse.ArgumentParser:
-    found = parser(__doc__ or "", "layer_probe")
-    add_training_arguments(found, epochs=1, images=2000)
-    found.add_argument(
+    result = parser(
+        __doc__,
+        "layer_probe",
+        layers=None,
+        usual="every convolution and fully connected layer but the classifier",
+    )
+    add_training_arguments(result, epochs=1, images=2000)
+    result.add_argument(
         "--features",
         type=positive,
         default=1024,
         metavar="N",
         help="at most, of a layer (default: 1024)",
     )
-    found.add_argument(
+    result.add_argument(
         "--no-initial", action="store_true", help="leave out the network with its initial weights"
     )
-    found.set_defaults(layers=None)
-    return found
+    return result
 
 
 def main(args: argparse.Namespace) -> None:
     """Features of every layer, a classifier on each."""
-    model = _model(args)
+    model = trained(args)
     sets = sets_from(args, model, test=1000)
     if len(sets.classes) < 2:
         raise UsageError(f"{len(sets.classes)} class: a classifier needs images of at least 2")
-    names = layers(model, args.layers) if args.layers else usual(model)
-    networks = {"trained": model}
+    if len(sets.training) < 2:
+        raise UsageError(f"{len(sets.training)} training image: a classifier needs at least 2")
+    net = anatomy(model, sets.shape, only=[])
+    if args.layers is None:
+        layers = usual(model, list(net.values()))
+    else:
+        layers = net.select(args.layers)
+    rows = probed(PIXELS, pixel_features(sets, args), sets, args.seed, TRAINED)
+    rows += probed_layers(model, layers, sets, args, TRAINED)
     if not args.no_initial:
-        classes = _outputs(model)
-        networks["initial weights"] = load_model(
-            args.model, "initial", device=parameter_of(model).device, num_classes=classes
-        )
-    rows: list[dict[str, Any]] = []
-    for weights, network in networks.items():
-        training, targets = features(network, names, sets.training, sets, args)
-        testing, truth = features(network, names, sets.testing, sets, args)
-        for name in tqdm(training, desc=f"classify, {weights}", unit="layer"):
-            if name != PIXELS or not rows:
-                found = probe(
-                    training[name], targets, testing[name], truth, len(sets.classes), args.seed
-                )
-                rows.append(
-                    {
-                        "weights": weights,
-                        "layer": name,
-                        "features": training[name].shape[1],
-                        **found,
-                    }
-                )
-    chance = max(Counter(truth.tolist()).values()) / len(truth)
-    title = f"{args.model}: a linear classifier on each layer"
-    note = (
-        f"{len(targets):,} training and {len(truth):,} test images of {len(sets.classes)} classes"
-    )
-    note += f"; at most {args.features} features a layer"
-    write(
-        figures.layer_probe(rows, chance=chance, title=title, note=note),
+        rows += probed_layers(untrained(args, model), layers, sets, args, UNTRAINED)
+    truth = sets.testing.targets
+    figure = figures.layer_probe(
         rows,
-        args.out,
-        "layer_probe",
+        chance=max(Counter(truth).values()) / len(truth),
+        heading=args.model,
+        note=f"{len(sets.training):,} training and {len(truth):,} test images "
+        f"of {len(sets.classes)} classes; at most {args.features} features a layer",
     )
+    write(figure, rows, args.out, "layer_probe")
 
 
-def usual(model: nn.Module) -> list[str]:
-    """Every convolution and fully connected layer but the last, which is a classifier itself."""
-    found = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and name
-    ]
-    last = model.get_submodule(found[-1])
-    return found[:-1] if isinstance(last, nn.Linear) else found
+# --- networks and layers
 
 
-def features(
-    model: nn.Module, names: list[str], data: Labelled, sets: Sets, args: argparse.Namespace
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Of every layer and of the pixels, (n, features) each, and the classes (n,)."""
-    found: dict[str, list[Tensor]] = {PIXELS: [], **{name: [] for name in names}}
-    targets = []
+def trained(args: argparse.Namespace) -> nn.Module:
+    """The network; where its weights are of another number of outputs, that of the images' classes
+    is tried.
+    """
+    try:
+        return model_from(args)
+    except WeightsError:
+        if args.images is None:
+            raise
+        return model_from(args, num_classes=classes_in(args))
 
-    def reduce(name: str, output: Tensor) -> None:
-        found[name].append(pooled(output.clamp(min=0), args.features).cpu())
 
-    batches = tqdm(DataLoader(data, args.batch_size), desc="features", unit="batch", leave=False)
-    with torch.no_grad(), evaluating(model), capture(model, names, reduce=reduce):
-        for images, labels in batches:
-            found[PIXELS].append(pooled(images, args.features))
-            model(sets.recipe.normalise(images).to(parameter_of(model)))
-            targets.append(labels)
-    return {name: torch.cat(parts).float() for name, parts in found.items()}, torch.cat(targets)
+def untrained(args: argparse.Namespace, model: nn.Module) -> nn.Module:
+    """The same network with its initial weights."""
+    classes = None
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            classes = module.out_features  # of the last
+    device = next(model.parameters()).device
+    return load_model(args.model, "initial", device=device, num_classes=classes)
+
+
+def usual(model: nn.Module, layers: Sequence[Layer]) -> list[Layer]:
+    """Every convolution and fully connected layer but the last, if that is a classifier itself."""
+    chosen = []
+    for layer in layers:
+        module = model.get_submodule(choose.module_of(layer))
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            chosen.append(layer)
+    if not chosen:
+        raise LayerError("the model has no convolution or fully connected layer: give --layers")
+    if len(chosen) > 1 and not chosen[-1].has_maps:
+        return chosen[:-1]
+    return chosen
+
+
+# --- features
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of the training images and of the test images, (n, features) each."""
+
+    training: Tensor
+    testing: Tensor
+
+
+def pixel_features(sets: Sets, args: argparse.Namespace) -> Features:
+    """The images themselves."""
+
+    def of(images: Images) -> Tensor:
+        batches = images.batches(range(len(images)), args.batch_size)
+        return torch.cat([pooled(batch, args.features) for _, batch in batches])
+
+    return Features(of(sets.training.images), of(sets.testing.images))
+
+
+def layer_features(
+    model: nn.Module, layers: Sequence[Layer], data: LabelledImages, args: argparse.Namespace
+) -> dict[str, Tensor]:
+    """By layer, (n, features): what it returns, rectified and averaged."""
+
+    def reduce(output: Tensor) -> Tensor:
+        return pooled(output.clamp(min=0), args.features).float()
+
+    return responses(
+        model, data.images, layers, reduce=reduce, batch_size=args.batch_size, progress=True
+    )
 
 
 def pooled(output: Tensor, most: int) -> Tensor:
@@ -128,33 +162,67 @@ def pooled(output: Tensor, most: int) -> Tensor:
     it is.
     """
     if output.dim() == 4:
-        side = max(1, min(output.shape[2], int((most / output.shape[1]) ** 0.5)))
-        output = F.adaptive_avg_pool2d(output, side)
+        side = int((most / output.shape[1]) ** 0.5)
+        output = F.adaptive_avg_pool2d(output, max(1, min(output.shape[2], side)))
     return output.flatten(1)
+
+
+# --- classifiers
+
+
+def probed_layers(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    sets: Sets,
+    args: argparse.Namespace,
+    weights: str,
+) -> list[dict[str, Any]]:
+    """A row for each layer."""
+    training = layer_features(model, layers, sets.training, args)
+    testing = layer_features(model, layers, sets.testing, args)
+    rows = []
+    for name in tqdm(training, desc=f"classify, {weights}", unit="layer"):
+        features = Features(training[name], testing[name])
+        rows += probed(name, features, sets, args.seed, weights)
+    return rows
+
+
+def probed(
+    name: str, features: Features, sets: Sets, seed: int, weights: str
+) -> list[dict[str, Any]]:
+    """The row of one layer."""
+    row: dict[str, Any] = {"weights": weights, "layer": name}
+    row["features"] = features.training.shape[1]
+    targets = torch.tensor(sets.training.targets)
+    truth = torch.tensor(sets.testing.targets)
+    row |= probe(
+        features.training, targets, features.testing, truth, len(sets.classes), seed
+    )
+    return [row]
 
 
 def probe(
     training: Tensor, targets: Tensor, testing: Tensor, truth: Tensor, classes: int, seed: int
 ) -> dict[str, float]:
     """Logistic regression on standardised features: the weight decay chosen, and the accuracies."""
-    mean, spread = training.mean(dim=0), training.std(dim=0)
-    alive = spread > 1e-6 * spread.max().clamp(min=1e-30)
-    if not bool(alive.any()):
-        alive = torch.ones_like(alive)
-    training, testing = (
-        (x[:, alive] - mean[alive]) / spread[alive].clamp(min=1e-12) for x in (training, testing)
-    )
-    ours, theirs = split(len(training), 0.1, seed)
+    mean, deviation = training.mean(dim=0), training.std(dim=0)
+    varying = deviation > 1e-6 * deviation.max().clamp(min=1e-30)
+    if not bool(varying.any()):
+        varying = torch.ones_like(varying)
+    scale = deviation[varying].clamp(min=1e-12)
+    training = (training[:, varying] - mean[varying]) / scale
+    testing = (testing[:, varying] - mean[varying]) / scale
+    fitted_on, chosen_on = split(len(training), CHOSEN_ON, seed)
     tried = {}
     for decay in DECAYS:
-        fitted = fit(training[ours], targets[ours], classes, decay)
-        tried[decay] = share_right(training[theirs], targets[theirs], fitted)
+        weights = fit(training[fitted_on], targets[fitted_on], classes, decay)
+        tried[decay] = share_right(training[chosen_on], targets[chosen_on], weights)
     best = max(tried, key=lambda decay: (tried[decay], decay))
-    fitted = fit(training, targets, classes, best)
+    weights = fit(training, targets, classes, best)
     return {
         "weight decay": best,
-        "train accuracy": share_right(training, targets, fitted),
-        "test accuracy": share_right(testing, truth, fitted),
+        "train accuracy": share_right(training, targets, weights),
+        "test accuracy": share_right(testing, truth, weights),
     }
 
 
@@ -170,7 +238,8 @@ def fit(x: Tensor, targets: Tensor, classes: int, decay: float) -> Tensor:
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = F.cross_entropy(x @ weights, targets) + decay / 2 * weights[:-1].square().sum()
+        penalty = decay / 2 * weights[:-1].square().sum()
+        loss = F.cross_entropy(x @ weights, targets) + penalty
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
@@ -179,26 +248,9 @@ def fit(x: Tensor, targets: Tensor, classes: int, decay: float) -> Tensor:
 
 
 def share_right(x: Tensor, targets: Tensor, weights: Tensor) -> float:
-    return float(((x @ weights[:-1] + weights[-1]).argmax(dim=1) == targets).double().mean())
-
-
-def _model(args: argparse.Namespace) -> nn.Module:
-    """The network; where its weights are of another number of outputs, that of the images' classes
-    is tried.
-    """
-    try:
-        return model_from(args)
-    except WeightsError:
-        if args.images is None:
-            raise
-        classes = len(LabelledImages(open_images(args.images)).classes)
-        return model_from(args, num_classes=classes)
-
-
-def _outputs(model: nn.Module) -> int | None:
-    """Of the last fully connected layer, if there is one."""
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return last[-1].out_features if last else None
+    """The share of rows of x whose class is the most probable by these weights."""
+    classes = (x @ weights[:-1] + weights[-1]).argmax(dim=1)
+    return float((classes == targets).double().mean())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the scripts share: their arguments, how they end, and how they write."""
+"""What all scripts do alike: their arguments, how they end, and the files that they write."""
 
 from __future__ import annotations
 
@@ -13,37 +13,92 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from featviz import figures
-from featviz.cli.arguments import add_image_arguments, add_layers, add_model_arguments, exit_code
-from featviz.methods.scan import check_writable
+from featviz.cli.arguments import (
+    add_image_arguments,
+    add_k,
+    add_memory,
+    add_model_arguments,
+    add_rules,
+    exit_code,
+    images_from,
+    model_from,
+    normalisation,
+    numbers,
+    positive,
+    recipe_from,
+)
+from featviz.files import check_writable, write_atomic
+
+# the commands' own arguments, which the scripts take from here
+__all__ = [
+    "Rows",
+    "add_fill",
+    "add_k",
+    "add_memory",
+    "add_rules",
+    "images_from",
+    "model_from",
+    "normalisation",
+    "numbers",
+    "parser",
+    "positive",
+    "positives",
+    "recipe_from",
+    "run",
+    "write",
+]
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def parser(doc: str, out: str) -> argparse.ArgumentParser:
-    """The arguments of every script.
+def parser(
+    doc: str | None, name: str, *, layers: str | None = "conv", usual: str = "conv"
+) -> argparse.ArgumentParser:
+    """The arguments that every script has.
 
     Args:
-        doc: the script's docstring.
-        out: the script's name; it writes to ``outputs/NAME`` unless told otherwise.
+        doc: the script's docstring, its page of help.
+        name: the script's; it writes to ``outputs/NAME`` unless told otherwise.
+        layers: the pattern of layers without --layers; None: the script chooses.
+        usual: what help says of that choice.
     """
-    arguments = argparse.ArgumentParser(
+    result = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_model_arguments(arguments)
-    add_image_arguments(arguments)
-    add_layers(arguments)
-    arguments.add_argument(
+    add_model_arguments(result)
+    add_image_arguments(result)
+    result.add_argument(
+        "--layers",
+        default=layers,
+        help=f"'conv' (every convolution), names or globs, with commas (default: {usual})",
+    )
+    result.add_argument(
         "--seed", type=int, default=0, help="of whatever is drawn at random (default: 0)"
     )
-    arguments.add_argument(
+    result.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        default=Path("outputs") / out,
-        help=f"where to write (default: outputs/{out})",
+        default=Path("outputs") / name,
+        help=f"where to write (default: outputs/{name})",
     )
-    arguments.set_defaults(goes_on="The same command begins again.")
-    return arguments
+    result.set_defaults(goes_on="The same command begins again.")
+    return result
+
+
+def add_fill(parser: argparse.ArgumentParser) -> None:
+    """--fill."""
+    parser.add_argument(
+        "--fill",
+        default="gray",
+        choices=("gray", "mean", "blur"),
+        help="what covers (default: gray)",
+    )
+
+
+def positives(text: str) -> list[int]:
+    """Whole numbers above 0, with commas."""
+    return [positive(number.strip()) for number in text.split(",")]
 
 
 def run(
@@ -54,37 +109,34 @@ def run(
     """Run a script and return its exit code: 0 done, 1 an error that was explained, 130
     interrupted.
     """
-    args = parser.parse_args(argv)
 
     def work(args: argparse.Namespace) -> None:
-        check_writable(args.out)
+        check_writable(args.out)  # before the work rather than after it
         main(args)
 
-    return exit_code(work, args)
+    return exit_code(work, parser.parse_args(argv))
 
 
-def write(figure: Figure, numbers: Rows | Mapping[str, Any], folder: Path, stem: str) -> None:
+def write(figure: Figure, table: Rows | Mapping[str, Any], folder: Path, stem: str) -> None:
     """Save a figure as ``stem.png`` and ``stem.pdf`` beside its numbers, and print the paths.
 
-    Each file is written under another name and moved when it is whole. Rows become ``stem.csv``,
-    anything else ``stem.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix, metadata in (("png", None), ("pdf", {"CreationDate": None})):
-        partial = folder / f".{stem}.part.{suffix}"
-        figure.savefig(partial, dpi=figures.DPI, metadata=metadata)
-        print(partial.replace(folder / f"{stem}.{suffix}"))
-    table = isinstance(numbers, Sequence)
-    text = _csv(numbers) if table else json.dumps(numbers, indent=1, default=float) + "\n"  # type: ignore[arg-type]
-    partial = folder / f".{stem}.part"
-    partial.write_text(text, encoding="utf-8")
-    print(partial.replace(folder / f"{stem}.{'csv' if table else 'json'}"))
+    Rows become ``stem.csv``, a mapping ``stem.json``. No file is ever half written."""
+    for suffix in ("png", "pdf"):
+        print(figures.save(figure, folder / f"{stem}.{suffix}"))
+    if isinstance(table, Mapping):
+        text = json.dumps(table, indent=1, default=float) + "\n"
+        print(write_atomic(folder / f"{stem}.json", text))
+    else:
+        print(write_atomic(folder / f"{stem}.csv", _csv(table)))
 
 
 def _csv(rows: Rows) -> str:
-    """Rows with the columns of them all, in the order in which they occur."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    """Rows with the columns of them all, in the order in which they first occur."""
+    columns: dict[str, None] = {}
+    for row in rows:
+        columns |= dict.fromkeys(row)
     buffer = StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()

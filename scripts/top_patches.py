@@ -1,101 +1,100 @@
 """Figure 2 of the paper: random feature maps of each layer, their nine strongest responses, and the
 projections of these.
-"""
+
+    python scripts/top_patches.py                                 # zfmini, synthetic images
+    python scripts/top_patches.py --model alexnet --weights DEFAULT --images photos/ --units 4
+
+Units that no image activates are not drawn from. Under several rules (--rule deconvnet,guided) there
+is a figure for each."""
 
 from __future__ import annotations
 
 import argparse
-import random
 import sys
+from collections.abc import Sequence
 from typing import Any
 
-from shared import parser, run, write
+from shared import (
+    add_k,
+    add_memory,
+    add_rules,
+    images_from,
+    model_from,
+    parser,
+    positive,
+    run,
+    write,
+)
 
-from featviz import Exemplars, Scan, figures, project_exemplars, scan
-from featviz.cli.arguments import add_k, add_memory, add_rules, images_from, model_from, positive
+from featviz import Exemplars, Images, figures, project_exemplars, scan
 
 
 def arguments() -> argparse.ArgumentParser:
-    found = parser(__doc__ or "", "top_patches")
-    add_rules(found)
-    add_memory(found)
-    add_k(found)
-    found.add_argument(
+    result = parser(__doc__, "top_patches")
+    add_rules(result)
+    add_memory(result)
+    add_k(result)
+    result.add_argument(
         "--units",
         type=positive,
         default=8,
         metavar="N",
         help="random units of each layer (default: 8)",
     )
-    return found
+    return result
 
 
 def main(args: argparse.Namespace) -> None:
-    """Scan, choose, project, draw."""
+    """Scan the images, choose units, project them, draw."""
     model = model_from(args)
     images = images_from(args, model)
-    found = scan(
-        model, images, args.layers, k=args.k, batch_size=args.batch_size, strict=args.strict
+    result = scan(
+        model,
+        images,
+        args.layers,
+        k=args.k,
+        batch_size=args.batch_size,
+        strict=args.strict,
+        progress=True,
     )
     shown = []
-    for name in found.top:
-        channels = chosen(found, name, args.units, args.seed)
-        shown.append(
-            (
-                found.layers[name],
-                project_exemplars(
-                    model,
-                    images,
-                    found,
-                    name,
-                    channels,
-                    rule=args.rule,
-                    memory=args.memory,
-                    progress=True,
-                ),
-            )
+    for layer_scan in result.values():
+        channels = layer_scan.sample(args.units, args.seed)
+        exemplars = project_exemplars(
+            model,
+            images,
+            layer_scan,
+            channels,
+            rules=args.rule,
+            memory=args.memory,
+            progress=True,
         )
+        shown.append(exemplars)
+    rows = table(shown, images)
     for rule in args.rule:
-        stem = "top_patches" if len(args.rule) == 1 else f"top_patches-{rule}"
         figure = figures.top_patches(shown, rule=rule, heading=args.model)
-        write(
-            figure,
-            [row for _, exemplars in shown for row in _rows(exemplars, found)],
-            args.out,
-            stem,
-        )
+        write(figure, rows, args.out, stem_of(rule, args.rule))
 
 
-def chosen(found: Scan, layer: str, n: int, seed: int) -> list[int]:
-    """n random units of those that some image activates; all, if there are no more."""
-    living = (~found.statistics[layer].dead).nonzero().flatten().tolist() or list(
-        range(len(found.top[layer].scores))
-    )
-    return sorted(random.Random(f"{seed} {layer}").sample(living, min(n, len(living))))
+def stem_of(rule: str, rules: Sequence[str]) -> str:
+    """The name of a rule's figure, which says the rule where there are several."""
+    if len(rules) == 1:
+        return "top_patches"
+    return f"top_patches-{rule}"
 
 
-def _rows(exemplars: Exemplars, found: Scan) -> list[dict[str, Any]]:
-    """One row for each exemplar."""
-    return [
-        {
-            "layer": exemplars.layer,
-            "unit": channel,
-            "rank": rank + 1,
-            "response": float(exemplars.scores[row, rank]),
-            "image": found.keys[int(exemplars.images[row, rank])],
-            **dict(
-                zip(
-                    ("top", "left", "bottom", "right"),
-                    exemplars.boxes[row, rank].tolist(),
-                    strict=True,
-                )
-            ),
-            "whole image computed": bool(exemplars.whole[row, rank]),
-        }
-        for row, channel in enumerate(exemplars.channels)
-        for rank in range(exemplars.scores.shape[1])
-        if exemplars.images[row, rank] >= 0
-    ]
+def table(shown: Sequence[Exemplars], images: Images) -> list[dict[str, Any]]:
+    """A row for each exemplar."""
+    rows = []
+    for exemplars in shown:
+        for exemplar in exemplars.rows():
+            row = {name: exemplar[name] for name in ("layer", "unit", "rank")}
+            row["response"] = exemplar["score"]
+            row["image"] = images.keys[exemplar["image"]]
+            row |= {name: exemplar[name] for name in ("top", "left", "bottom", "right")}
+            row["full image computed"] = exemplar["full image"]
+            rows.append(row)
+    return rows
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def test_axes_are_apart() -> None:
 def test_global_field_is_the_extent() -> None:
     full = ReceptiveField((7, 9), (0, 0), (0, 0), Box(0, 0, 7, 9), "global")
     assert full.box(3, 4) == full.box(0, 0, clip=False) == Box(0, 0, 7, 9)
-    assert str(full) == "whole image"
+    assert str(full) == "full image"
     assert crop_for(full, 3, 4, (7, 9)) is None
 
 
