@@ -26,7 +26,8 @@ def tile_size(shape: Sequence[int], side: int) -> tuple[int, int]:
 
 
 def unit_tiles(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
-    """One unit's projections and patches as tiles: (2, k, 3, h, w) uint8, the longer side ``side``."""
+    """One unit's projections and patches as tiles: (2, k, 3, h, w) uint8, the longer side "
+    "``side``."""
     visible = exemplars.visible[row]
     size = tile_size(visible.shape, side)
     signals = exemplars.projections[rule][row]  # (k, c, h, w)

@@ -46,9 +46,8 @@ def top_patches(
         >>> from featviz.models import MINI_PREPROCESS
         >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
         >>> result = scan(model, images, "conv1, conv2", k=4)
-        >>> shown = [project_exemplars(model, images, one, [0, 3]) for one in result.values()]
-        >>> figures.top_patches(shown, heading="zfmini").dpi
-        100.0
+        >>> shown = [project_exemplars(model, images, layer, [0, 3]) for layer in result.values()]
+        >>> figure = figures.top_patches(shown, heading="zfmini")
     """
     if not layers:
         raise UsageError("0 layers: give the exemplars of at least 1", "layers")
