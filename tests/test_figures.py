@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from featviz.units import Layer
 
 LONG = "features.denseblock1.denselayer12.conv2.with_a_name_that_does_not_end"
 CHANNELS = [1, 2, 3, 4, 13]
+WITHOUT_IMAGES = ("equivariance", "sharing", "settling")
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -216,8 +218,14 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text) if text.get_visible()]
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        (name, c)
+        for name, c in product(SEVERAL, (1, 2, 3, 4))
+        if c == 3 or name not in WITHOUT_IMAGES
+    ],
+)
 def test_a_page_holds_all_of_its_text(name: str, channels: int) -> None:
     """No text is cut off at the edge of the page."""
     figure = SEVERAL[name](channels, None)
@@ -333,7 +341,7 @@ def test_no_figure_is_drawn_with_pyplot() -> None:
             assert "pyplot" not in f"{module} {names}", path.name
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("channels", [1, 3, 13])
 def test_a_pixel_of_a_tile_is_a_pixel_of_the_page(channels: int) -> None:
     """The blocks of a grid lie on its page as `unit_block` makes them, and those of dead units are
     blank."""

@@ -18,6 +18,11 @@ DEAD = "dead: no image activates it"
 _DEAD_GRAY = 244
 
 
+def strongest_responses(k: int) -> str:
+    """What the k tiles of a unit show."""
+    return "strongest response" if k == 1 else f"{k} strongest responses"
+
+
 def tile_size(shape: Sequence[int], side: int) -> tuple[int, int]:
     """(height, width) of a tile of pictures (..., h, w) whose longer side is ``side``."""
     height, width = shape[-2:]

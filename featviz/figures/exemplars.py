@@ -15,6 +15,7 @@ from featviz.figures.blocks import (
     LABEL,
     blocks_size,
     draw_blocks,
+    strongest_responses,
     unit_blocks,
     unit_tiles,
 )
@@ -74,10 +75,9 @@ def grid(
     title = titled(heading, f"layer {layer.name}")
     notes = [
         f"{described(layer)}.",
-        f"Above each unit its number. Left: {rule} projections of its {exemplars.k} strongest "
-        "responses (middle grey = 0; "
-        "black and white: the 99.5th percentile of the unit's magnitudes). Right: the image "
-        "patches that caused them.",
+        f"Above each unit its number. Left: {rule} projections of its "
+        f"{strongest_responses(exemplars.k)} (middle grey = 0; black and white: the 99.5th "
+        "percentile of the unit's magnitudes). Right: the image patches that caused them.",
     ]
     area = new_page(*blocks_size(blocks, columns), title, notes, fig)
     draw_blocks(area, 0, 0, exemplars, blocks, columns)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from featviz.errors import UsageError
-from featviz.figures.blocks import blocks_size, draw_blocks, unit_blocks
+from featviz.figures.blocks import blocks_size, draw_blocks, strongest_responses, unit_blocks
 from featviz.figures.page import QUIET, AnyFigure, described, fitted, new_page, titled
 from featviz.records.exemplars import Exemplars
 
@@ -58,7 +58,7 @@ def top_patches(
     sizes = [blocks_size(own, min(columns, len(own))) for own in blocks]
     width = max(size[0] for size in sizes)
     height = sum(_HEAD + size[1] + _BETWEEN for size in sizes) - _BETWEEN
-    title = titled(heading, f"the {layers[0].k} strongest responses of some units of each layer")
+    title = titled(heading, f"the {strongest_responses(layers[0].k)} of some units of each layer")
     notes = [
         f"Left: {rule} projections (middle grey = 0, contrast the same within a unit).",
         "Right: the image patches that caused them.",
