@@ -18,6 +18,11 @@ DEAD = "dead: no image activates it"
 _DEAD_GRAY = 244
 
 
+def strongest_responses(k: int) -> str:
+    """What the k tiles of a unit show."""
+    return "strongest response" if k == 1 else f"{k} strongest responses"
+
+
 def tile_size(shape: Sequence[int], side: int) -> tuple[int, int]:
     """(height, width) of a tile of pictures (..., h, w) whose longer side is ``side``."""
     height, width = shape[-2:]
@@ -26,7 +31,8 @@ def tile_size(shape: Sequence[int], side: int) -> tuple[int, int]:
 
 
 def unit_tiles(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
-    """One unit's projections and patches as tiles: (2, k, 3, h, w) uint8, the longer side ``side``."""
+    """One unit's projections and patches as tiles: (2, k, 3, h, w) uint8, the longer side "
+    "``side``."""
     visible = exemplars.visible[row]
     size = tile_size(visible.shape, side)
     signals = exemplars.projections[rule][row]  # (k, c, h, w)

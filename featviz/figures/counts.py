@@ -17,6 +17,7 @@ from featviz.figures.page import (
     NEUTRAL,
     QUIET,
     AnyFigure,
+    Style,
     fitted,
     name_ticks,
     new_page,
@@ -51,8 +52,7 @@ def sharing(
 
     Example:
         >>> from featviz import connections, figures, load_model
-        >>> figures.sharing(connections(load_model("zfmini"), (3, 96, 96)), heading="zfmini").dpi
-        100.0
+        >>> figure = figures.sharing(connections(load_model("zfmini"), (3, 96, 96)), heading="zfmini")
     """
     if not layers:
         raise UsageError("0 layers: give the connections of at least 1", "layers")
@@ -61,7 +61,8 @@ def sharing(
     left, plot, gap = label_width + 14, 430, 26
     high = 62 * len(layers)
     notes = [
-        "Each layer between its own input and output (channels x height x width), if it were connected otherwise; log scale."
+        "Each layer between its own input and output (channels x height x width), if it were "
+        "connected otherwise; log scale."
     ]
     width = left + 2 * plot + gap
     area = new_page(width, 28 + high + 50, titled(heading, "what convolution saves"), notes, fig)
@@ -102,7 +103,7 @@ def _bars(axes: Axes, series: Mapping[str, Sequence[int]], colors: Sequence[str]
         centres = [row + shift for row in range(len(values))]
         axes.barh(centres, values, height=0.92 * thick, color=colors[i], label=label)
         for centre, value in zip(centres, values, strict=True):
-            beside = {"textcoords": "offset points", "va": "center", "size": 7, "color": INK}
+            beside: Style = {"textcoords": "offset points", "va": "center", "size": 7, "color": INK}
             axes.annotate(short(value), (value, centre), (4, 0), **beside)
     axes.set_xscale("log")
     lowest, largest = min(map(min, series.values())), max(map(max, series.values()))
@@ -151,8 +152,7 @@ def strides(
         >>> from featviz import anatomy, figures, load_model
         >>> layers = anatomy(load_model("zfmini"), (3, 96, 96)).select("conv")
         >>> variant = figures.Strided(2, layers, 12_000_000, torch.randn(46, 46))
-        >>> figures.strides(torch.rand(3, 96, 96), [variant]).dpi
-        100.0
+        >>> figure = figures.strides(torch.rand(3, 96, 96), [variant])
     """
     if not variants:
         raise UsageError("0 variants: give the network of at least 1 stride", "variants")
@@ -164,7 +164,8 @@ def strides(
     width = 3 * (left + plot)
     height = lower + high + max(24, room_for_names(names, step))
     notes = [
-        "Above: the map of one filter, laid over the image at every 1st, 2nd or 4th pixel (middle grey = 0). Below: what that "
+        "Above: the map of one filter, laid over the image at every 1st, 2nd or 4th pixel "
+        "(middle grey = 0). Below: what that "
         "makes of the whole network."
     ]
     title = titled(heading, "the stride of the first layer")
@@ -182,7 +183,7 @@ def strides(
     panels[1].set_title("side of the map, positions", size=9, color=INK, loc="left")
     panels[2].set_title("receptive field, pixels of the image", size=9, color=INK, loc="left")
     for shade, variant in zip(shades(len(variants)), variants, strict=True):
-        line = {"color": shade, "marker": "o", "markersize": 4, "linewidth": 1.6}
+        line: Style = {"color": shade, "marker": "o", "markersize": 4, "linewidth": 1.6}
         label = f"stride {variant.stride}"
         sides = [max(layer.map_size) for layer in variant.layers]
         fields = [max(layer.field.size) for layer in variant.layers]

@@ -23,6 +23,7 @@ from featviz.figures.page import (
     QUIET,
     AnyFigure,
     Area,
+    Style,
     color,
     fitted,
     new_page,
@@ -95,8 +96,7 @@ def invariance(
         >>> model, x = load_model("zfmini"), torch.randn(2, 3, 96, 96)
         >>> result = sweep(model, x, ["conv1", "fc7"], Translate, [-8, 0, 8])
         >>> row = SweptTransform("translation", "pixels", result, torch.rand(2, 1, 3, 96, 96), [-8])
-        >>> figures.invariance([row], "conv1", "fc7", names=["a", "b"]).dpi
-        100.0
+        >>> figure = figures.invariance([row], "conv1", "fc7", names=["a", "b"])
     """
     if not rows:
         raise UsageError("0 rows: give at least 1 swept transform", "rows")
@@ -105,7 +105,8 @@ def invariance(
     if any(row.classes is not None for row in rows):
         titles.append("probability of the true class")
     notes = [
-        "Distance: Euclidean, between the feature vectors of the original and of the transformed image. A curve for each image."
+        "Distance: Euclidean, between the feature vectors of the original and of the "
+        "transformed image. A curve for each image."
     ]
     title = titled(heading, "features of transformed images, in the first layer and at the top")
     heights = [24 + _TILE * row.examples.shape[0] + 52 for row in rows]
@@ -120,7 +121,11 @@ def invariance(
             x = pictures + _GAP + j * (_GAP + _PLOT)
             axes = area.axes(x, y, _PLOT, height - 76)
             for image, curve in enumerate(values.tolist()):
-                style = {"color": color(image), "linestyle": _dashes(image), "linewidth": 1.4}
+                style: Style = {
+                    "color": color(image),
+                    "linestyle": _dashes(image),
+                    "linewidth": 1.4,
+                }
                 axes.plot(row.result.values, curve, label=names[image], **style)
             plain(axes)
             axes.margins(x=0.01)
@@ -192,19 +197,21 @@ def equivariance(
     Example:
         >>> from featviz import figures
         >>> panels = {"translation (pixels)": ([0, 1, 2], {"conv1": [0.0, 0.4, 0.0]})}
-        >>> figures.equivariance(panels, {"conv1": "stride 2"}).dpi
-        100.0
+        >>> figure = figures.equivariance(panels, {"conv1": "stride 2"})
     """
     if not panels:
         raise UsageError("0 panels: give the errors of at least 1 transform", "panels")
     width, height, gap = 430, 310, 60
     title = titled(heading, "do the features f(x) move along with the image, g(x)?")
     notes = [
-        "Error |f(g(x)) - g(f(x))| / |g(f(x))| over the positions that see pixels of the image alone, before and after: 0 where "
-        "features move exactly along, 1.4 or more where the two have nothing to do with each other.",
-        "Circled: exactly 0, or rounding (below 1e-10). The axis is stretched towards 0 (square root).",
+        "Error |f(g(x)) - g(f(x))| / |g(f(x))| over the positions that see pixels of the image"
+        " alone, before and after: 0 where "
+        "features move exactly along, 1.4 or more where the two have nothing to do with each "
+        "other.",
+        "Circled: exactly 0, or rounding (below 1e-10). The axis is stretched towards 0 "
+        "(square root).",
     ]
-    styles = {}
+    styles: dict[str, Style] = {}
     for i, layer in enumerate(strides):
         label = f"{fitted(layer, 200, 8)}, {strides[layer]}"
         styles[layer] = {"color": color(i), "marker": MARKS[i % len(MARKS)], "label": label}
@@ -246,7 +253,7 @@ def _highest(
 def _circle_zeros(axes: Axes, values: Sequence[float], row: Sequence[float], shade: str) -> None:
     zeros = [(value, error) for value, error in zip(values, row, strict=True) if error < 1e-10]
     if zeros:
-        circles = {"color": shade, "markersize": 8, "fillstyle": "none", "clip_on": False}
+        circles: Style = {"color": shade, "markersize": 8, "fillstyle": "none", "clip_on": False}
         axes.plot(*zip(*zeros, strict=True), "o", **circles)
 
 
@@ -281,8 +288,7 @@ def correspondence(
         >>> from featviz import Box, correspondence, figures, load_model
         >>> boxes = {"corner": [Box(0, 0, 16, 16)] * 3, "middle": [Box(40, 40, 56, 56)] * 3}
         >>> result = correspondence(load_model("zfmini"), torch.randn(3, 3, 96, 96), "fc7", boxes)
-        >>> figures.correspondence(result, torch.rand(3, 3, 96, 96), boxes).dpi
-        100.0
+        >>> figure = figures.correspondence(result, torch.rand(3, 3, 96, 96), boxes)
     """
     layers, parts = list(result.distances), list(boxes)
     shades = {part: color(i) for i, part in enumerate(parts)}
@@ -295,8 +301,10 @@ def correspondence(
     left = max(text_width(name, 8) for name in names) + 14
     width = max(left + (plot + gap) * len(layers) - gap, tile * min(len(images), 6))
     notes = [
-        "Mean Hamming distance between the signs of two images' feature changes: the lower, the more alike the changes.",
-        "Dot and thick line: mean over pairs and two standard errors. Thin line: standard deviation over pairs.",
+        "Mean Hamming distance between the signs of two images' feature changes: the lower, "
+        "the more alike the changes.",
+        "Dot and thick line: mean over pairs and two standard errors. Thin line: standard "
+        "deviation over pairs.",
     ]
     if chance is not None:
         notes.append(f"Dashed: the mean of {chance}.")
@@ -336,10 +344,12 @@ def _dots(
         mean = result.mean(layer, part)
         error = 2 * result.error(layer, part)
         axes.errorbar(mean, row, xerr=result.deviation(layer, part), color=shade, linewidth=0.9)
-        thick = {"linewidth": 3.2, "marker": "o", "markersize": 6}
+        thick: Style = {"linewidth": 3.2, "marker": "o", "markersize": 6}
         axes.errorbar(mean, row, xerr=error, color=shade, **thick)
-        label = {"textcoords": "offset points", "size": 7, "color": INK, "ha": "center"}
-        axes.annotate(f"{mean:.3f}", (mean, row), (0, 7), **label)
+        label: Style = {"textcoords": "offset points", "size": 7, "color": INK, "ha": "center"}
+        number = axes.annotate(f"{mean:.3f}", (mean, row), (0, 7), **label)
+        # so that the dashed line does not cross it
+        number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
     if chance is not None:
         mean = result.mean(layer, chance)
         axes.axvline(mean, color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)

@@ -15,15 +15,17 @@ from featviz.figures.blocks import (
     LABEL,
     blocks_size,
     draw_blocks,
+    strongest_responses,
     unit_blocks,
     unit_tiles,
 )
-from featviz.figures.page import QUIET, AnyFigure, described, fitted, new_page, titled
+from featviz.figures.page import NARROWEST, QUIET, AnyFigure, described, fitted, new_page, titled
 from featviz.records.exemplars import Exemplars
 from featviz.tiles import sheet
 
 _ABOVE = 50  # pixels: above the tiles of a layer in the overview
 _BETWEEN = 2  # pixels: between the tiles of the overview
+_BELOW = 8  # pixels: below the tiles of a layer
 
 
 def grid(
@@ -62,19 +64,20 @@ def grid(
         >>> from featviz.models import MINI_PREPROCESS
         >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
         >>> result = scan(model, images, "conv1", k=4)
-        >>> figures.grid(project_exemplars(model, images, result["conv1"], [0, 3])).dpi
-        100.0
+        >>> figure = figures.grid(project_exemplars(model, images, result["conv1"], [0, 3]))
     """
     rule = exemplars.rule(rule)
     layer = exemplars.layer
     side = tile or max(22, min(56, 2 * max(layer.field.size)))
     blocks = unit_blocks(exemplars, rule, side)
     height, width = blocks.shape[-2:]
-    columns = columns or _columns(len(blocks), (width + GAP) / (height + LABEL + GAP))
-    title = titled(heading, f"layer {layer.name}, {described(layer)}")
+    columns = columns or _columns(len(blocks), width + GAP, height + LABEL + GAP)
+    title = titled(heading, f"layer {layer.name}")
     notes = [
-        f"Above each unit its number. Left: {rule} projections of its {exemplars.k} strongest responses (middle grey = 0; "
-        "black and white: the 99.5th percentile of the unit's magnitudes). Right: the image patches that caused them."
+        f"{described(layer)}.",
+        f"Above each unit its number. Left: {rule} projections of its "
+        f"{strongest_responses(exemplars.k)} (middle grey = 0; black and white: the 99.5th "
+        "percentile of the unit's magnitudes). Right: the image patches that caused them.",
     ]
     area = new_page(*blocks_size(blocks, columns), title, notes, fig)
     draw_blocks(area, 0, 0, exemplars, blocks, columns)
@@ -112,15 +115,14 @@ def overview(
         >>> from featviz.models import MINI_PREPROCESS
         >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
         >>> result = scan(model, images, "conv1, conv2", k=1)
-        >>> shown = [project_exemplars(model, images, one, [0, 3]) for one in result.values()]
-        >>> figures.overview(shown, heading="zfmini").dpi
-        100.0
+        >>> shown = [project_exemplars(model, images, layer, [0, 3]) for layer in result.values()]
+        >>> figure = figures.overview(shown, heading="zfmini")
     """
     if not layers:
         raise UsageError("0 layers: give the exemplars of at least 1", "layers")
     rule = layers[0].rule(rule)
     strips = [_strip(exemplars, exemplars.rule(rule), tile) for exemplars in layers]
-    heights = [_ABOVE + _strip_height(strip) for strip in strips]
+    heights = [_ABOVE + _strip_height(strip) + _BELOW for strip in strips]
     width = max(_strip_width(strip) for strip in strips)
     title = titled(heading, "the strongest response of some units of each layer")
     notes = [f"Above each unit its number, below it the {rule} projection above the image patch."]
@@ -175,9 +177,10 @@ def _dead_units(exemplars: Exemplars) -> str:
     return f"; dead: {', '.join(dead)}"
 
 
-def _columns(n: int, aspect: float) -> int:
+def _columns(n: int, width: int, height: int) -> int:
     """As many blocks in a row as make a page a little wider than high, and leave little of its last
-    row empty."""
-    ideal = sqrt(1.3 * n / aspect)
+    row empty; at least as many as the heading is wide."""
+    ideal = sqrt(1.3 * n * height / width)
     near = range(max(1, round(0.7 * ideal)), min(n, round(1.4 * ideal)) + 1)
-    return min(near, key=lambda c: (-n % c) / c + abs(c - ideal) / ideal, default=n)
+    best = min(near, key=lambda c: (-n % c) / c + abs(c - ideal) / ideal, default=n)
+    return max(best, min(n, (NARROWEST + GAP) // width))

@@ -5,7 +5,7 @@ shows measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, sqrt
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from featviz.figures.page import (
     QUIET,
     AnyFigure,
     Area,
+    Style,
     array,
     color,
     fitted,
@@ -30,7 +31,7 @@ from featviz.figures.page import (
 from featviz.tiles import PAPER, contrast, resized, sheet, signal_tiles, signed, to_uint8
 
 _SIDE, _STEP = 238, 262  # pixels: a sheet of filters, from network to network
-_LOWER = 44 + 2 * (_SIDE + 12) + 40  # pixels: where the charts begin
+_ABOVE, _ROW = 44, _SIDE + 12  # pixels: for the names of networks; from row to row of sheets
 _SPECTRUM = 330  # pixels: the side of the spectra
 _CHART = 108  # pixels: the height of a chart
 MEASURES = {
@@ -71,40 +72,45 @@ def first_layer(
         >>> import torch
         >>> from featviz import figures
         >>> filters, spectrum = torch.randn(16, 3, 7, 7), torch.full((16,), 1 / 16)
-        >>> own = {"network": "mine", "filters": filters, "stride": 2, "spectrum": spectrum}
-        >>> figures.first_layer([own]).dpi
-        100.0
+        >>> own = {"network": "zfmini", "filters": filters, "stride": 2, "spectrum": spectrum}
+        >>> figure = figures.first_layer([own])
     """
     if not networks:
         raise UsageError("0 networks: give at least 1", "networks")
     width = max(932, len(networks) * _STEP - (_STEP - _SIDE))
     title = titled(heading, "first-layer filters, and what becomes of them")
     notes = [
-        "Upper row: the filters, all of a network on the same scale (grey = 0), so that a faint filter looks grey. Lower row: "
-        "projections of the strongest responses of layer 2, each on its own scale."
+        "Filters: all of a network on the same scale (grey = 0), so that a faint filter looks grey."
     ]
-    area = new_page(width, _LOWER + _SPECTRUM + 36, title, notes, fig)
+    rows = 1
+    if any("second" in network for network in networks):
+        rows = 2
+        notes.append(
+            "Below: projections of the strongest responses of layer 2, each on its own scale."
+        )
+    charts = _ABOVE + rows * _ROW + 40
+    area = new_page(width, charts + _SPECTRUM + 14, title, notes, fig)
     for i, network in enumerate(networks):
         x = i * _STEP
         name, _, rest = network["network"].rpartition(", ")
         if not name:
             name, rest = rest, ""
-        shade = {"color": color(i), "weight": "bold"}
+        shade: Style = {"color": color(i), "weight": "bold"}
         area.text(x, 12, fitted(name, _SIDE, 9, bold=True), size=9, **shade)
         area.text(x, 29, fitted(rest, _SIDE, 8, bold=True), size=8, **shade)
-        area.sheet(x, 44, _filters(network["filters"]))
+        area.sheet(x, _ABOVE, _filters(network["filters"].detach()))
         if "second" in network:
-            area.sheet(x, 44 + _SIDE + 12, _second(network["second"], network["visible"]))
-        else:
-            area.text(x, 44 + _SIDE + 24, "no second convolution", color=QUIET)
-    _spectra(area.axes(46, _LOWER, _SPECTRUM, _SPECTRUM - 30), networks)
-    _measures(area, networks)
+            area.sheet(x, _ABOVE + _ROW, _second(network["second"], network["visible"]))
+        elif rows == 2:
+            area.text(x, _ABOVE + _ROW + 12, "no second convolution", color=QUIET)
+    _spectra(area.axes(46, charts, _SPECTRUM, _SPECTRUM - 30), networks)
+    _measures(area, charts, networks)
     return area.finish()
 
 
 def _across(n: int) -> int:
     """As many in a row as make a square."""
-    return max(1, round(n**0.5 + 0.49))
+    return max(1, round(sqrt(n) + 0.49))
 
 
 def _filters(weights: Tensor) -> Tensor:
@@ -132,14 +138,14 @@ def _spectra(axes: Axes, networks: Sequence[Mapping[str, Any]]) -> None:
     for i, network in enumerate(networks):
         bands = network["spectrum"]
         centres = (torch.arange(len(bands)) + 0.5) / (2 * len(bands))
-        line = {"color": color(i), "marker": "o", "markersize": 3, "linewidth": 1.5}
+        line: Style = {"color": color(i), "marker": "o", "markersize": 3, "linewidth": 1.5}
         axes.plot(array(centres), 100 * array(bands), **line)
     plain(axes)
     for stride in sorted({network["stride"] for network in networks}):
         if stride > 1:
             limit = 1 / (2 * stride)
             axes.axvline(limit, color=QUIET, linewidth=0.9, linestyle=":")
-            beside = {"transform": axes.get_xaxis_transform(), "size": 7, "color": QUIET}
+            beside: Style = {"transform": axes.get_xaxis_transform(), "size": 7, "color": QUIET}
             axes.text(limit, 0.99, f" limit of stride {stride}", va="top", **beside)
     axes.set_xlabel("frequency, cycles a pixel", size=8, color=QUIET)
     axes.set_ylabel("% of the filters' energy", size=8, color=QUIET)
@@ -148,15 +154,15 @@ def _spectra(axes: Axes, networks: Sequence[Mapping[str, Any]]) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _measures(area: Area, networks: Sequence[Mapping[str, Any]]) -> None:
+def _measures(area: Area, top: float, networks: Sequence[Mapping[str, Any]]) -> None:
     """A small chart for each measure that is known of any network, a bar for each network."""
     left = 46 + _SPECTRUM + 44
     step = (area.width - left) / 4
-    known = [key for key in MEASURES if any(_is_number(network, key) for network in networks)]
+    known = [key for key in MEASURES if _is_known(networks, key)]
     for i, key in enumerate(known):
         title, factor = MEASURES[key]
         row, column = divmod(i, 4)
-        y = _LOWER + 24 + row * (_CHART + 68)
+        y = top + 24 + row * (_CHART + 68)
         axes = area.axes(left + column * step, y, step - 26, _CHART)
         values = []
         for j, network in enumerate(networks):
@@ -172,6 +178,10 @@ def _measures(area: Area, networks: Sequence[Mapping[str, Any]]) -> None:
         axes.set_yticks([])
         axes.set_title(title, size=7.5, color=INK, loc="left")
         axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _is_known(networks: Sequence[Mapping[str, Any]], key: str) -> bool:
+    return any(_is_number(network, key) for network in networks)
 
 
 def _is_number(network: Mapping[str, Any], key: str) -> bool:

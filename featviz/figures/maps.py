@@ -67,14 +67,13 @@ def activation_maps(
         >>> model, image = load_model("zfmini"), torch.rand(3, 96, 96)
         >>> layer = anatomy(model, (3, 96, 96))["conv1"]
         >>> maps = read(model, image[None], layer)["conv1"][0, :4]
-        >>> figures.activation_maps(image, [LayerMaps(layer, [0, 1, 2, 3], maps)]).dpi
-        100.0
+        >>> figure = figures.activation_maps(image, [LayerMaps(layer, [0, 1, 2, 3], maps)])
     """
     if not layers:
         raise UsageError("0 layers: give the maps of at least 1", "layers")
     side = 2 * _TILE + 26
     words = [_words(own.layer) for own in layers]
-    beside = max(max(text_width(line, 9, bold=True) for line in lines) for lines in words) + 12
+    beside = 16 + max(_words_width(*lines) for lines in words)
     left = side + 20
     start = left + beside
     most = min(kept, max(len(own.channels) for own in layers))
@@ -83,7 +82,8 @@ def activation_maps(
     height = max(len(layers) * row - 10, 16 + side)
     title = titled(heading, "activation maps")
     notes = [
-        "Each layer's strongest maps; above each its channel and its largest value. Black is zero or below, white the "
+        "Each layer's strongest maps; above each its channel and its largest value. Black is "
+        "zero or below, white the "
         "largest value."
     ]
     area = new_page(width, height, title, notes, fig)
@@ -93,7 +93,7 @@ def activation_maps(
         area.text(left, y + 10, name, size=9, weight="bold")
         area.text(left, y + 27, units, size=7.5, color=QUIET)
         area.text(left, y + 42, field, size=7.5, color=QUIET)
-        shown = list(zip(own.channels, own.maps, strict=True))[:kept]
+        shown = list(zip(own.channels, own.maps.detach(), strict=True))[:kept]
         for j, (channel, plane) in enumerate(shown):
             x = start + j * (_TILE + _GAP)
             largest = float(plane.max())
@@ -109,6 +109,10 @@ def _words(layer: Layer) -> tuple[str, str, str]:
     height, width = layer.map_size
     units = f"{layer.channels} maps of {height} x {width}"
     return fitted(layer.name, 180, 9, bold=True), units, f"field {field_of(layer)}"
+
+
+def _words_width(name: str, units: str, field: str) -> float:
+    return max(text_width(name, 9, bold=True), text_width(units, 7.5), text_width(field, 7.5))
 
 
 def filters_and_maps(
@@ -135,8 +139,7 @@ def filters_and_maps(
         >>> from featviz import figures, load_model
         >>> conv, image = load_model("zfmini").conv1, torch.rand(3, 96, 96)
         >>> maps = conv(image[None])[0, :8].detach()
-        >>> figures.filters_and_maps(image, conv.weight[:8], range(8), maps).dpi
-        100.0
+        >>> figure = figures.filters_and_maps(image, conv.weight[:8], range(8), maps)
     """
     across = min(8, len(channels))
     rows = ceil(len(channels) / across)
@@ -144,16 +147,17 @@ def filters_and_maps(
     side, left = 170, 190
     width = left + across * (_TILE + _GAP) - _GAP
     notes = [
-        "Each filter makes one map: it is laid over every position of the image with the same weights. Above each map its "
+        "Each filter makes one map: it is laid over every position of the image with the same "
+        "weights. Above each map its "
         "filter and its channel; middle grey = 0."
     ]
     height = max(rows * pair - 16, side)
     area = new_page(width, height, titled(heading, "filters and their maps"), notes, fig)
     area.image(0, 0, side, side, image)
-    for i, (channel, plane) in enumerate(zip(channels, maps, strict=True)):
+    for i, (channel, plane) in enumerate(zip(channels, maps.detach(), strict=True)):
         row, column = divmod(i, across)
         x, y = left + column * (_TILE + _GAP), row * pair
-        area.image(x, y, _FILTER, _FILTER, _filter(filters[i]))
+        area.image(x, y, _FILTER, _FILTER, _filter(filters[i].detach()))
         area.text(x + _FILTER + 6, y + _FILTER / 2, str(channel), size=7, color=QUIET)
         most = float(plane.abs().max()) or 1.0
         area.plane(x, y + _FILTER + 4, _TILE, _TILE, plane, -most, most)
@@ -191,8 +195,7 @@ def map_sizes(
         >>> sizes = (32, 64)
         >>> images = [torch.rand(3, side, side) for side in sizes]
         >>> maps = {"conv1": [torch.rand(side // 2, side // 2) for side in sizes]}
-        >>> figures.map_sizes(images, maps).dpi
-        100.0
+        >>> figure = figures.map_sizes(images, maps)
     """
     scale = min(1.2, 900 / sum(image.shape[-1] for image in images))
     widths = [max(64, round(image.shape[-1] * scale)) for image in images]
@@ -206,7 +209,8 @@ def map_sizes(
     title = titled(heading, "one network on one picture at several sizes")
     notes = [note] if note else []
     notes.append(
-        "Above: the pictures, to scale. Below: a map of each layer, to scale within a row; white is its largest value."
+        "Above: the pictures, to scale. Below: a map of each layer, to scale within a row; "
+        "white is its largest value."
     )
     area = new_page(width, height, title, notes, fig)
     for row, name in enumerate(names):
@@ -220,7 +224,7 @@ def map_sizes(
             y = row_top + row * step
             largest = max(max(plane.shape) for plane in planes)
             zoom = min(room, widths[-1]) / largest
-            plane = planes[column]
+            plane = planes[column].detach()
             size = [max(8.0, zoom * length) for length in plane.shape]
             area.plane(x, y, size[1], size[0], plane, 0, max(float(plane.max()), 1e-12))
             area.text(x, y + size[0] + 9, _size(plane), size=7.5, color=QUIET)

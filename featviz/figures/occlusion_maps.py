@@ -21,6 +21,7 @@ from featviz.figures.page import (
     QUIET,
     AnyFigure,
     Area,
+    Style,
     array,
     bare,
     fit,
@@ -109,28 +110,30 @@ def occlusion(
         >>> maps = occlude(model, x, {"map": Unit("conv5", 7, at="map")}, window=48, stride=24)
         >>> projections = project(model, x, [Unit("conv5", 7)])
         >>> row = OccludedImage(torch.rand(3, 96, 96), maps, "map", "conv5, map 7", projections)
-        >>> figures.occlusion([row], heading="zfmini").dpi
-        100.0
+        >>> figure = figures.occlusion([row], heading="zfmini")
     """
     if not rows:
         raise UsageError("0 rows: give at least 1 occluded image", "rows")
     with_classes = any(row.with_classes for row in rows)
     # where each panel begins: image, response, projections, probability, most probable class
     panels = [0.0, _SIDE + 22, 2 * _SIDE + 22 + _BAR]
-    what = "what becomes of an image's strongest response while a grey square covers some of it"
+    what = "an image's strongest response"
     if with_classes:
         panels += [panels[2] + _SIDE + 22, panels[2] + 2 * _SIDE + 22 + _BAR]
-        what = "what becomes of an image's strongest response, and of its class, while a grey square covers some of it"
+        what += " and its class"
     width = panels[-1] + _SIDE
     if with_classes:
         width += 12 + _LEGEND
     notes = [
-        "Maps: the score by where the centre of the square is. Frame: the square where the score is lowest. Line on the colour "
+        "Maps: the score by where the centre of the square is. Frame: the square where the "
+        "score is lowest. Line on the colour "
         "bar: the score of the image without a square.",
-        "Projections: middle grey = 0; framed that of this image, then those of the images that excite the map most.",
+        "Projections: middle grey = 0; framed that of this image, then those of the images "
+        "that excite the map most.",
     ]
+    title = f"what becomes of {what} while a grey square covers some of the image"
     height = 14 + len(rows) * (_ABOVE + _SIDE + _BELOW)
-    area = new_page(width, height, titled(heading, what), notes, fig)
+    area = new_page(width, height, titled(heading, title), notes, fig)
     for x, title in zip(panels, _TITLES, strict=False):
         area.text(x, 8, title, size=9, weight="bold")
     for i, row in enumerate(rows):
@@ -182,14 +185,14 @@ def _map(
     low, high = limits or (float(values.min()), max(float(values.max()), baseline))
     axes = _panel(area, x, y, row)
     _name(axes, name)
-    shade = {"cmap": "viridis", "vmin": low, "vmax": high, "interpolation": "nearest"}
+    shade: Style = {"cmap": "viridis", "vmin": low, "vmax": high, "interpolation": "nearest"}
     shown = axes.imshow(array(values), extent=_extent(maps), aspect="auto", **shade)
-    _whole(axes, maps)
+    _full_extent(axes, maps)
     _frame(axes, maps.boxes[divmod(int(values.argmin()), values.shape[1])].tolist())
     width, height = fit(maps.size, _SIDE, _SIDE)
     bar = area.figure.colorbar(shown, cax=area.axes(x + width + 6, y, 10, height))
     bar.ax.tick_params(colors=QUIET, length=2)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     # white around it, so that it is seen on every colour of the bar
     bar.ax.axhline(baseline, color="white", linewidth=4)
     bar.ax.axhline(baseline, color=ACCENT, linewidth=2)
@@ -215,7 +218,7 @@ def _span(maps: OcclusionMaps, axis: int) -> tuple[float, float]:
     return start, start + step * n
 
 
-def _whole(axes: Axes, maps: OcclusionMaps) -> None:
+def _full_extent(axes: Axes, maps: OcclusionMaps) -> None:
     """Show all of the image, also where no centre of a window lies."""
     axes.set(xlim=(0, maps.size[1]), ylim=(maps.size[0], 0), facecolor="#f3f3f5")
 
@@ -277,17 +280,38 @@ def _most_probable(
     handles = []
     for i, (k, share) in enumerate(zip(common, shares, strict=True)):
         kind[row.maps.classes == k] = i
-        name = classes[k] if classes else f"class {k}"
-        label = f"{fitted(name, _LEGEND - 24, 7)}\n{share:.0%} of squares"
+        name = fitted(_class_name(k, classes), _LEGEND - 24, 7)
+        label = f"{name}\n{share:.0%} of squares"
         handles.append(Patch(color=COLORS[i], label=label))
     if len(result) > len(common):
         handles.append(Patch(color=NEUTRAL, label=f"{len(result) - len(common)} more"))
     colors = ListedColormap([*COLORS[: len(common)], NEUTRAL])
-    shade = {"cmap": colors, "vmin": -0.5, "vmax": len(common) + 0.5, "interpolation": "nearest"}
+    shade: Style = {
+        "cmap": colors,
+        "vmin": -0.5,
+        "vmax": len(common) + 0.5,
+        "interpolation": "nearest",
+    }
     axes = _panel(area, x, y, row)
     axes.imshow(array(kind), extent=_extent(row.maps), aspect="auto", **shade)
-    _whole(axes, row.maps)
+    _full_extent(axes, row.maps)
     beside = area.axes(x + _SIDE + 12, y, _LEGEND, _SIDE)
     beside.set_axis_off()
-    place = {"loc": "upper left", "bbox_to_anchor": (0, 1), "borderaxespad": 0, "borderpad": 0}
-    beside.legend(handles=handles, fontsize=7, frameon=False, handlelength=1.0, **place)
+    corner: Style = {
+        "loc": "upper left",
+        "bbox_to_anchor": (0, 1),
+        "borderaxespad": 0,
+        "borderpad": 0,
+    }
+    beside.legend(handles=handles, fontsize=7, frameon=False, handlelength=1.0, **corner)
+
+
+def _class_name(k: int, classes: Sequence[str] | None) -> str:
+    if classes is None:
+        return f"class {k}"
+    if k >= len(classes):
+        message = (
+            f"class {k} is the most probable, and there are {len(classes)} names: give them all"
+        )
+        raise UsageError(message, "classes")
+    return classes[k]

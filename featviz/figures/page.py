@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from math import sin
+from math import cos, sin
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,10 @@ MARGIN = 14  # pixels around a page
 TICKS = 8.0  # points, of the numbers on axes
 _TITLE, _NOTE = 10.0, 8.0  # points
 _LINE = 18  # pixels from line to line of the heading
-_NARROWEST = 592  # pixels: content less wide than this would make the heading a column
+NARROWEST = 592  # pixels: content less wide than this would make the heading a column
 
 AnyFigure = Figure | SubFigure
+Style = dict[str, Any]
 
 
 class Page(Figure):
@@ -94,8 +95,8 @@ def _encoded(figure: Figure, kind: str) -> bytes:
 class Area:
     """Where the content of a page goes: axes and text by pixels from the content's top left.
 
-    On a page of its own a pixel is a pixel of the figure. In a figure of the caller's the whole
-    page, with its text, is drawn as large as there is room.
+    On a page of its own a pixel is a pixel of the figure. In a figure of the caller's the
+    page, with all its text, is drawn as large as there is room, from the top.
 
     Attributes:
         figure: what is drawn into.
@@ -148,7 +149,7 @@ class Area:
         """An activation map (h, w) in grey, ``low`` black and ``high`` white."""
         size = fit(plane.shape, width, height)
         axes = self.axes(x, y, *size)
-        shade = {"cmap": "gray", "vmin": low, "vmax": high, "interpolation": "nearest"}
+        shade: Style = {"cmap": "gray", "vmin": low, "vmax": high, "interpolation": "nearest"}
         axes.imshow(array(plane), aspect="auto", **shade)
         bare(axes)
         return axes
@@ -195,14 +196,14 @@ class Area:
                 written(artist, self._scale)
             else:
                 _as_written(artist, self._scale)
-        return self.figure.figure  # type: ignore[return-value]  # of a part of a figure, the whole
+        return self.figure.figure  # also of a subfigure
 
     def _at(self, x: float, y: float) -> tuple[float, float]:
         """A point as matplotlib has it, as shares of the figure from its bottom left."""
         across = (x + MARGIN) / self._size[0]
         down = (y + self._head) / self._size[1]
-        left, top = (1 - self._share[0]) / 2, (1 + self._share[1]) / 2
-        return left + across * self._share[0], top - down * self._share[1]
+        left = (1 - self._share[0]) / 2
+        return left + across * self._share[0], 1 - down * self._share[1]
 
 
 def new_page(
@@ -216,7 +217,7 @@ def new_page(
         notes: how to read what follows, a line for each.
         fig: a figure, or part of one, to draw into; None: a new one of the size that is needed.
     """
-    width = max(width, _NARROWEST)
+    width = max(width, NARROWEST)
     titles = wrapped(title, width, _TITLE, bold=True)
     lines = []
     for note in notes:
@@ -247,21 +248,22 @@ def titled(heading: str, text: str) -> str:
 def written(axes: Axes, scale: float = 1.0) -> None:
     """Make all text of axes stand as it is written, dollar signs too, ``scale`` times as large."""
     for text in axes.findobj(Text):
-        _as_written(text, scale)  # type: ignore[arg-type]
+        _as_written(text, scale)
     # numbers on axes are made again whenever the axes are drawn
     axes.tick_params(labelsize=TICKS * scale)
 
 
 def _as_written(text: Text, scale: float) -> None:
     text.set_parse_math(False)
-    text.set_fontsize(text.get_fontsize() * scale)
+    text.set_fontsize(float(text.get_fontsize()) * scale)
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """Of one line, in pixels, ``size`` in points."""
+    """Of one line, in pixels, ``size`` in points; a little more than its outlines, for on screen
+    every letter is rounded to whole pixels."""
     font = FontProperties(size=size, weight="bold" if bold else "normal")
     points, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
-    return float(points) * DPI / 72
+    return 1.04 * float(points) * DPI / 72
 
 
 def wrapped(text: str, width: float, size: float, bold: bool = False) -> list[str]:
@@ -386,13 +388,19 @@ def room_for_names(names: Sequence[str], step: float) -> float:
     return 22 if widest < step else 24 + sin(0.6) * widest
 
 
+def room_left_of_names(names: Sequence[str], step: float) -> float:
+    """The pixels that `name_ticks` takes at the left of such axes."""
+    widest = _widest(names)
+    return 0 if widest < step else cos(0.6) * widest - step / 2
+
+
 def name_ticks(axes: Axes, names: Sequence[str], step: float) -> None:
     """Names along the horizontal axis, aslant where they do not fit beside each other."""
     labels = [fitted(name, LABEL_WIDTH, TICKS) for name in names]
     if _widest(names) < step:
         axes.set_xticks(range(len(names)), labels)
     else:
-        slant = {"rotation": 34, "ha": "right", "rotation_mode": "anchor"}
+        slant: Style = {"rotation": 34, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(range(len(names)), labels, **slant)
 
 

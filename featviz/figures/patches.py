@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from featviz.errors import UsageError
-from featviz.figures.blocks import blocks_size, draw_blocks, unit_blocks
+from featviz.figures.blocks import blocks_size, draw_blocks, strongest_responses, unit_blocks
 from featviz.figures.page import QUIET, AnyFigure, described, fitted, new_page, titled
 from featviz.records.exemplars import Exemplars
 
@@ -46,9 +46,8 @@ def top_patches(
         >>> from featviz.models import MINI_PREPROCESS
         >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
         >>> result = scan(model, images, "conv1, conv2", k=4)
-        >>> shown = [project_exemplars(model, images, one, [0, 3]) for one in result.values()]
-        >>> figures.top_patches(shown, heading="zfmini").dpi
-        100.0
+        >>> shown = [project_exemplars(model, images, layer, [0, 3]) for layer in result.values()]
+        >>> figure = figures.top_patches(shown, heading="zfmini")
     """
     if not layers:
         raise UsageError("0 layers: give the exemplars of at least 1", "layers")
@@ -59,7 +58,7 @@ def top_patches(
     sizes = [blocks_size(own, min(columns, len(own))) for own in blocks]
     width = max(size[0] for size in sizes)
     height = sum(_HEAD + size[1] + _BETWEEN for size in sizes) - _BETWEEN
-    title = titled(heading, f"the {layers[0].k} strongest responses of some units of each layer")
+    title = titled(heading, f"the {strongest_responses(layers[0].k)} of some units of each layer")
     notes = [
         f"Left: {rule} projections (middle grey = 0, contrast the same within a unit).",
         "Right: the image patches that caused them.",

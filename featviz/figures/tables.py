@@ -11,15 +11,18 @@ from matplotlib.figure import Figure
 from featviz.errors import UsageError
 from featviz.figures.page import (
     COLORS,
+    DPI,
     INK,
     NEUTRAL,
     QUIET,
+    Style,
     color,
     fitted,
     name_ticks,
     new_page,
     plain,
     room_for_names,
+    room_left_of_names,
     text_width,
     titled,
     written,
@@ -53,15 +56,14 @@ def ablation(
     Example:
         >>> from featviz import figures
         >>> row = {"network": "as it is", "parameters": 5000, "train error": 0.1, "test error": 0.2}
-        >>> figures.ablation([row]).dpi
-        100.0
+        >>> figure = figures.ablation([row])
     """
     if not rows:
         raise UsageError("0 rows: give the errors of at least 1 network", "rows")
     if ax is not None:
         _errors(ax, rows)
         written(ax)
-        return ax.figure.figure  # type: ignore[return-value]  # of a part of a figure, the whole
+        return ax.figure.figure  # also where the axes lie in a subfigure
     labels = [_label(row) for row in rows]
     left = 14 + max(text_width(line, 8, bold=True) for line in "\n".join(labels).split("\n"))
     high = 44 * len(rows) + 10
@@ -86,7 +88,7 @@ def _errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         centres = [i + shift for i in range(len(rows))]
         axes.barh(centres, values, height=0.34, color=shade, label=label)
         for centre, value in zip(centres, values, strict=True):
-            beside = {"textcoords": "offset points", "va": "center", "size": 8, "color": INK}
+            beside: Style = {"textcoords": "offset points", "va": "center", "size": 8, "color": INK}
             number = axes.annotate(f"{value:.1f}", (value, centre), (4, 0), **beside)
             # so that the dotted line does not cross it
             number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4})
@@ -94,12 +96,12 @@ def _errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.grid(visible=False)
     axes.axvline(100 * rows[0]["test error"], color=COLORS[0], linewidth=0.9, linestyle=":")
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows], color=INK)
-    axes.get_yticklabels()[0].set_weight("bold")
+    axes.get_yticklabels()[0].set_fontweight("bold")
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(0, 1.12 * largest)
     axes.set_xlabel("error, % of images", size=8, color=QUIET)
-    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
-    axes.legend(ncols=2, fontsize=8, frameon=False, **place)
+    corner: Style = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+    axes.legend(ncols=2, fontsize=8, frameon=False, **corner)
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -133,32 +135,33 @@ def layer_probe(
     Example:
         >>> from featviz import figures
         >>> row = {"weights": "trained", "layer": "fc7", "train accuracy": 0.9, "test accuracy": 0.8}
-        >>> figures.layer_probe([row], chance=0.1).dpi
-        100.0
+        >>> figure = figures.layer_probe([row], chance=0.1)
     """
     if not rows:
         raise UsageError("0 rows: give the accuracy of at least 1 layer", "rows")
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     if ax is not None:
-        _accuracies(ax, rows, layers, chance)
-        pixels = ax.get_window_extent().width / ax.figure.dpi * 100
-        name_ticks(ax, layers, pixels / len(layers))
+        _accuracies(ax, rows, layers, chance, ax.bbox.width / ax.figure.dpi * DPI)
         written(ax)
-        return ax.figure.figure  # type: ignore[return-value]  # of a part of a figure, the whole
+        return ax.figure.figure  # also where the axes lie in a subfigure
     step = 75
     plot = max(560, step * len(layers))
     title = titled(heading, "a linear classifier on each layer")
     notes = [note] if note else []
     height = 26 + 320 + room_for_names(layers, plot / len(layers)) + 20
-    area = new_page(54 + plot + 80, height, title, notes)
-    axes = area.axes(54, 26, plot, 320)
-    _accuracies(axes, rows, layers, chance)
-    name_ticks(axes, layers, plot / len(layers))
+    left = max(54, room_left_of_names(layers, plot / len(layers)))
+    area = new_page(left + plot + 80, height, title, notes)
+    axes = area.axes(left, 26, plot, 320)
+    _accuracies(axes, rows, layers, chance, plot)
     return area.finish()
 
 
 def _accuracies(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], layers: Sequence[str], chance: float
+    axes: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    layers: Sequence[str],
+    chance: float,
+    width: float,
 ) -> None:
     """Two curves for each kind of weights, in test and in training."""
     for i, weights in enumerate(dict.fromkeys(row["weights"] for row in rows)):
@@ -166,20 +169,29 @@ def _accuracies(
         depths = [layers.index(row["layer"]) for row in own]
         test = [100 * row["test accuracy"] for row in own]
         training = [100 * row["train accuracy"] for row in own]
-        line = {"color": color(i), "linewidth": 1.8, "markersize": 5}
+        line: Style = {"color": color(i), "linewidth": 1.8, "markersize": 5}
         axes.plot(depths, test, "o-", label=f"{weights}, test", **line)
-        faint = {"color": color(i), "linewidth": 1.2, "alpha": 0.7}
+        faint: Style = {"color": color(i), "linewidth": 1.2, "alpha": 0.7}
         axes.plot(depths, training, "--", label=f"{weights}, training", **faint)
         above = 7 if i == 0 else -13  # the numbers of two curves do not meet
-        label = {"textcoords": "offset points", "size": 8, "ha": "center", "color": INK}
+        label: Style = {"textcoords": "offset points", "size": 8, "ha": "center", "color": INK}
         for depth, value in zip(depths, test, strict=True):
-            axes.annotate(f"{value:.0f}", (depth, value), (0, above), **label)
+            number = axes.annotate(f"{value:.0f}", (depth, value), (0, above), **label)
+            # so that the dotted line does not cross it
+            number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4})
     plain(axes)
+    name_ticks(axes, layers, width / len(layers))
     axes.axhline(100 * chance, color=QUIET, linewidth=0.9, linestyle=":")
-    beside = {"transform": axes.get_yaxis_transform(), "size": 8, "va": "center", "color": QUIET}
+    beside: Style = {
+        "transform": axes.get_yaxis_transform(),
+        "size": 8,
+        "va": "center",
+        "color": QUIET,
+    }
     axes.text(1.01, 100 * chance, f"chance {100 * chance:.0f}", **beside)
     axes.set_ylim(-7, 104)  # room for the numbers below the lowest points
     axes.set_ylabel("accuracy, % of images", size=8, color=QUIET)
     axes.set_xlabel("features of layer, in the order of the network", size=8, color=QUIET)
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-    axes.legend(ncols=4, fontsize=8, frameon=False, **place)
+    corner: Style = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    columns = max(1, int(width / 130))
+    axes.legend(ncols=columns, fontsize=8, frameon=False, **corner)

@@ -15,6 +15,7 @@ from featviz.figures.page import (
     QUIET,
     AnyFigure,
     Area,
+    Style,
     array,
     fitted,
     new_page,
@@ -63,18 +64,21 @@ def evolution(
         >>> for epoch, weights in ((0, "initial"), (16, None)):
         ...     torch.save(load_model("zfmini", weights).state_dict(), folder / f"epoch-{epoch:03d}.pt")
         >>> result = evolve(load_model("zfmini"), SyntheticImages(8), "conv1", folder, 3)
-        >>> figures.evolution(result, heading="zfmini").dpi
-        100.0
+        >>> figure = figures.evolution(result, heading="zfmini")
     """
     names = list(result)
     blocks = {name: _block(result[name], tile) for name in names}
     left = 8 + max(_numbers_width(track) for track in result.values())
     rows = [names[i : i + columns] for i in range(0, len(names), columns)]
-    widths = [sum(left + blocks[name].shape[2] + _GAP for name in row) - _GAP for row in rows]
-    heights = [_HEAD + max(blocks[name].shape[1] for name in row) + _GAP for row in rows]
+    widths, heights = [], []
+    for row in rows:
+        widths.append(sum(left + blocks[name].shape[2] + _GAP for name in row) - _GAP)
+        heights.append(_HEAD + max(blocks[name].shape[1] for name in row) + _GAP)
     notes = [
-        f"Rows: units. Columns: epochs. Each tile: the {result.rule} projection of the unit's strongest response then (middle "
-        "grey = 0; each tile has its own contrast). Corner mark: another image is now the strongest."
+        f"Rows: units. Columns: epochs. Each tile: the {result.rule} projection of the unit's "
+        "strongest response then (middle "
+        "grey = 0; each tile has its own contrast). Corner mark: another image is now the "
+        "strongest."
     ]
     title = titled(heading, "features over training")
     area = new_page(max(widths), sum(heights) - _GAP, title, notes, fig)
@@ -107,13 +111,13 @@ def settling(result: Evolution, *, heading: str = "", fig: AnyFigure | None = No
         >>> for epoch, weights in ((0, "initial"), (16, None)):
         ...     torch.save(load_model("zfmini", weights).state_dict(), folder / f"epoch-{epoch:03d}.pt")
         >>> result = evolve(load_model("zfmini"), SyntheticImages(8), "conv1", folder, 3)
-        >>> figures.settling(result, heading="zfmini").dpi
-        100.0
+        >>> figure = figures.settling(result, heading="zfmini")
     """
     labels = [_settled(result, name) for name in result]
     plot, gap = 370, 90
     notes = [
-        "Below the dotted line a layer's units have gone more than half the way from the first checkpoint to the last."
+        "Below the dotted line a layer's units have gone more than half the way from the first"
+        " checkpoint to the last."
     ]
     legend = 20 + max(text_width(label, 8) for label in labels) + 40
     width = 50 + 2 * plot + gap + legend
@@ -122,7 +126,7 @@ def settling(result: Evolution, *, heading: str = "", fig: AnyFigure | None = No
     left = area.axes(50, 26, plot, 270)
     right = area.axes(50 + plot + gap, 26, plot, 270)
     for shade, label, track in zip(shades(len(labels)), labels, result.values(), strict=True):
-        style = {"color": shade, "marker": "o", "markersize": 3.5, "linewidth": 1.6}
+        style: Style = {"color": shade, "marker": "o", "markersize": 3.5, "linewidth": 1.6}
         left.plot(result.epochs, array(track.remaining), **style)
         share = 100 * track.same.double().mean(dim=1)
         right.plot(result.epochs, array(share), label=label, **style)
