@@ -119,5 +119,4 @@ def _called(twin: Callable[..., Any], func: Callable[..., Any], args: Any, kwarg
         arguments["inplace"] = False
         result: Tensor = twin(**arguments)
         return result
-    result = twin(*args, **kwargs)
-    return result
+    return twin(*args, **kwargs)  # type: ignore[no-any-return]

@@ -479,7 +479,7 @@ def test_a_scan_of_other_weights_is_refused() -> None:
     model, data = plain(), open_images(images(4))
     layer_scan = layer_scan_of(model, images(4))
     integers(model, seed=5)
-    with pytest.raises(RecordError, match="4:0 gives 22.75 where 46.5") as error:
+    with pytest.raises(RecordError, match=r"4:0 gives 22\.75 where 46\.5") as error:
         project_exemplars(model, data, layer_scan)
     assert error.value.arguments == ("fresh",)
 

@@ -167,7 +167,7 @@ def receptive_fields(
     return {name: layer.field for name, layer in anatomy(model, input_shape).items()}
 
 
-def _named(calls: list[_Call], input_shape: tuple[int, int, int]) -> dict[str, Layer]:
+def _named(calls: list[Call], input_shape: tuple[int, int, int]) -> dict[str, Layer]:
     """A layer for each call; its name says which call only where there are several."""
     times = Counter(call.name for call in calls)
     counted = Counter[str]()
