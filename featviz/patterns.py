@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from featviz.errors import LayerError, UsageError, did_you_mean
@@ -36,12 +36,15 @@ def resolve(layers: LayersLike, known: Mapping[str, bool]) -> list[str]:
         >>> resolve(["fc6", "conv1"], {"conv1": True, "pool1": False, "fc6": False})
         ['fc6', 'conv1']
     """
+    names = _names_in(known)
     chosen: dict[str, None] = {}
-    for item in items_of(layers, known):
-        matching = _matching(str(item), known)
+    for item in _listed(layers):
+        matching: set[str] = set()
+        for pattern in _split(item, names):
+            matching |= _matching(str(pattern), known)
         chosen |= dict.fromkeys(name for name in known if name in matching)
-    if isinstance(layers, str):
-        return [name for name in known if name in chosen]
+    if not chosen:
+        raise _nothing(layers)
     return list(chosen)
 
 
@@ -57,19 +60,26 @@ def items_of(layers: LayersLike, known: Iterable[str]) -> list[str | Layer]:
         LayerError: there are none.
         UsageError: something else than names, patterns and layers.
     """
-    names = {*known, *map(_bare, known)}
+    names = _names_in(known)
     items: list[str | Layer] = []
     for item in _listed(layers):
-        if isinstance(item, Layer) or item in names or _bare(item) in names:
-            items.append(item)
-        else:
-            patterns = (pattern.strip() for pattern in item.split(","))
-            items += [pattern for pattern in patterns if pattern]
+        items += _split(item, names)
     if not items:
-        raise LayerError(
-            f"layers={layers!r} asks for none: give at least one; {CONV!r} stands for every convolution"
-        )
+        raise _nothing(layers)
     return items
+
+
+def _names_in(known: Iterable[str]) -> set[str]:
+    """These names, and those of their modules: what is a name and no pattern."""
+    return {*known, *map(_bare, known)}
+
+
+def _split(item: str | Layer, names: Collection[str]) -> list[str | Layer]:
+    """An item at its commas, unless it is a layer or a name."""
+    if isinstance(item, Layer) or item in names or _bare(item) in names:
+        return [item]
+    patterns = (pattern.strip() for pattern in item.split(","))
+    return [pattern for pattern in patterns if pattern]
 
 
 def _listed(layers: LayersLike) -> list[str | Layer]:
@@ -83,6 +93,12 @@ def _listed(layers: LayersLike) -> list[str | Layer]:
         if not isinstance(item, (str, Layer)):
             raise _not_layers(item)
     return items
+
+
+def _nothing(layers: LayersLike) -> LayerError:
+    return LayerError(
+        f"layers={layers!r} asks for none: give at least one; {CONV!r} stands for every convolution"
+    )
 
 
 def _not_layers(value: object) -> UsageError:
