@@ -1,100 +1,151 @@
-"""The one way in which layers are asked for."""
+"""How layers are asked for: patterns, names, `Layer` objects, and lists of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from laws import randint
-from nets import Reused, integers, plain
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from featviz import anatomy, read
-from featviz.errors import LayerError
-from featviz.patterns import resolve, split_call
+from featviz.errors import LayerError, UsageError
+from featviz.geometry import Box, ReceptiveField
+from featviz.patterns import items_of, resolve, split_call
+from featviz.units import Layer
 
-NET = {"conv1": True, "relu@0": False, "conv2": True, "relu@1": False, "pool": False, "fc": False}
-ODD = {"a, b": True, "blocks[0].conv": False, "conv1": True}
+NET = {
+    "conv1": True,
+    "relu@0": False,
+    "layer1": False,
+    "layer1.0.conv1": True,
+    "relu@1": False,
+    "layer1.0.pool": False,
+    "fc": False,
+}
+"""Names as an anatomy has them; True for convolutions."""
+
+ODD = {"a,b": False, "block[0]": False, "block0": False, "x, y@0": False, "x, y@1": False}
+"""Names that could be read as patterns, as an `nn.ModuleDict` may have them."""
+
+
+def layer(name: str) -> Layer:
+    field = ReceptiveField((1, 1), (1, 1), (0, 0), Box(0, 0, 8, 8))
+    return Layer(name, f"{name}@0", "Conv2d", (3, 8, 8), field, None, None, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
-        ("conv", ["conv1", "conv2"]),
-        ("fc, conv1", ["conv1", "fc"]),  # a pattern: the order of the network
-        (["fc", "conv1"], ["fc", "conv1"]),  # a list: its own
-        (["fc", "conv", "fc"], ["fc", "conv1", "conv2"]),
-        (["pool, conv1", "fc"], ["pool", "conv1", "fc"]),
-        ("relu*", ["relu@0", "relu@1"]),
-        ("*@1", ["relu@1"]),
-        ("conv1@0", ["conv1"]),
-        ("conv?", ["conv1", "conv2"]),
+        ("conv1", ["conv1"]),
+        ("conv", ["conv1", "layer1.0.conv1"]),
         ("*", list(NET)),
+        ("layer1.*", ["layer1.0.conv1", "layer1.0.pool"]),
+        ("*.conv?", ["layer1.0.conv1"]),
+        ("fc, conv1", ["conv1", "fc"]),
+        (" fc ,conv1, ", ["conv1", "fc"]),
+        ("fc, fc", ["fc"]),
+        ("conv, conv1", ["conv1", "layer1.0.conv1"]),
+        ("relu@1", ["relu@1"]),
+        ("relu*", ["relu@0", "relu@1"]),
+        ("conv1@0", ["conv1"]),
+        (["fc", "conv1"], ["fc", "conv1"]),
+        (("fc", "conv"), ["fc", "conv1", "layer1.0.conv1"]),
+        (["fc", "relu@1, conv1"], ["fc", "conv1", "relu@1"]),
+        (["fc", "*"], ["fc", *(name for name in NET if name != "fc")]),
+        (layer("fc"), ["fc"]),
+        ([layer("fc"), "conv1"], ["fc", "conv1"]),
+        ([layer("fc"), "fc"], ["fc"]),
+        (dict.fromkeys(["fc", "conv1"]), ["fc", "conv1"]),
     ],
+    ids=str,
 )
 def test_what_is_asked_for(layers: Any, expected: list[str]) -> None:
-    assert resolve(layers, NET) == expected
+    if isinstance(layers, str):  # in the order of the network
+        assert resolve(layers, NET) == sorted(expected, key=list(NET).index)
+    else:
+        assert resolve(layers, NET) == expected
 
 
-def test_a_name_is_looked_for_before_it_is_read_as_a_pattern() -> None:
-    assert resolve("a, b", ODD) == ["a, b"]
-    assert resolve("blocks[0].conv", ODD) == ["blocks[0].conv"]
-    assert resolve(["a, b", "conv1"], ODD) == ["a, b", "conv1"]
+def each_in_turn(items: list[str]) -> list[str]:
+    """What a list asks for, by asking for one after the other."""
+    result: list[str] = []
+    for item in items:
+        result += [name for name in resolve(item, NET) if name not in result]
+    return result
+
+
+patterns = st.sampled_from([*NET, "conv", "*", "relu*", "layer1.*", "fc, conv1", "conv1@0"])
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(st.lists(patterns, min_size=1, max_size=5))
+def test_a_list_is_its_items_one_after_the_other(items: list[str]) -> None:
+    assert resolve(items, NET) == each_in_turn(items)
+    assert resolve(iter(items), NET) == each_in_turn(items)  # gone through once
+    joined = ", ".join(items)
+    assert resolve(joined, NET) == sorted(each_in_turn(items), key=list(NET).index)
+
+
+@pytest.mark.parametrize("name", NET)
+def test_a_bare_string_is_one_name_and_no_list_of_letters(name: str) -> None:
+    letters = dict.fromkeys("".join(NET), False)
+    assert resolve(name, NET | letters) == [name]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_name_is_looked_for_before_it_is_read_as_a_pattern(name: str) -> None:
+    assert resolve(name, ODD) == [name]
+    assert resolve([name], ODD) == [name]
+    assert resolve(layer(name), ODD) == [name]
+    assert items_of([name, "block0"], ODD) == [name, "block0"]
+
+
+def test_names_with_commas_have_calls_too() -> None:
+    assert resolve("a,b@0", ODD) == ["a,b"]
+    with pytest.raises(LayerError, match=r"'x, y'.*2 times.*'x, y@0' or 'x, y@1'"):
+        resolve("x, y", ODD)
+
+
+def test_the_bare_name_of_a_module_that_is_called_several_times() -> None:
+    with pytest.raises(LayerError, match=r"'relu'.*2 times.*'relu@0' or 'relu@1'"):
+        resolve(["fc", "relu"], NET)
 
 
 @pytest.mark.parametrize(
-    ("layers", "message"),
+    ("layers", "named"),
     [
-        ("covn1", "'covn1'.*'conv1'"),
-        ("relu", "2 times.*'relu@0' or 'relu@1'"),
-        ("relu@2", r"'relu@2'"),
-        ("layer3.*", r"'layer3\.\*'"),
-        (" , ", "' , '"),
-        ([], r"\[\]"),
-        ([3], "3"),
-        (3, "3"),
-        (None, "None"),
+        ("covn1", "'covn1'; did you mean 'conv1'"),
+        ("fc, covn1", "'covn1'; did you mean 'conv1'"),
+        (["fc", "nothing.like.it"], "'nothing.like.it'"),
+        ("relu@2", "'relu@2'; did you mean 'relu@"),
+        ("layer2.*", r"'layer2.\*'"),
+        (layer("gone"), "'gone'"),
+        ("", "layers=''.*at least one"),
+        (" , ", "layers=' , '.*at least one"),
+        ([], r"layers=\[\].*at least one"),
     ],
+    ids=str,
 )
-def test_what_is_asked_for_in_vain(layers: Any, message: str) -> None:
-    with pytest.raises(LayerError, match=message):
+def test_what_is_not_there_is_named(layers: Any, named: str) -> None:
+    with pytest.raises(LayerError, match=named):
         resolve(layers, NET)
 
 
-def test_no_convolutions() -> None:
-    with pytest.raises(LayerError, match="'conv'"):
+def test_conv_where_there_is_none() -> None:
+    with pytest.raises(LayerError, match="no layer is a convolution"):
         resolve("conv", {"fc": False})
+    assert resolve("conv", {"fc": True, "conv": False}) == ["conv"]  # a layer of that name
 
 
-def test_calls_are_split_off() -> None:
-    assert split_call("layer1.0.relu@1") == ("layer1.0.relu", 1)
-    assert split_call("conv1") == ("conv1", None)
-    assert split_call("odd@name") == ("odd@name", None)
+@pytest.mark.parametrize("layers", [3, None, ["fc", 3], [None], [["fc"]], {"fc": 1}.items()])
+def test_what_is_neither_a_name_nor_a_layer_is_refused(layers: Any) -> None:
+    with pytest.raises(UsageError, match=r"layers has a (int|NoneType|list|tuple)") as error:
+        resolve(layers, NET)
+    assert error.value.arguments == ("layers",)
 
 
-SEVERAL = "relu@1, conv1"
-
-
-@pytest.mark.parametrize("layers", [SEVERAL, [SEVERAL], ["relu@1", "conv1"]])
-def test_the_same_is_taken_wherever_layers_are(layers: Any) -> None:
-    """By those who know each call, and by those who know the modules alone."""
-    model, x = integers(Reused()), randint(0, 3, 1, 3, 9, 9)
-    chosen = anatomy(model, (3, 9, 9)).select(layers)
-    assert {layer.name for layer in chosen} == {"relu@1", "conv1"}
-    assert set(read(model, x, layers)) == {"relu@1", "conv1"}
-    assert set(read(model, x, chosen)) == {"relu@1", "conv1"}
-
-
-def test_an_anatomy_is_a_mapping_whose_layers_stand_for_their_names() -> None:
-    net: Any = anatomy(plain(), (3, 9, 9))
-    assert net.get("9") is None
-    assert "9" not in net
-    assert net[net["3"]] is net["3"]
-    assert net["3"] in net
-    with pytest.raises(LayerError, match=r"'33'.*'3'"):
-        net["33"]
-
-
-@pytest.mark.parametrize("layers", [[0, 3], 3])
-def test_indices_are_no_names(layers: Any) -> None:
-    with pytest.raises(LayerError, match="layers"):
-        read(plain(), randint(0, 3, 1, 3, 9, 9), layers)
+def test_split_call() -> None:
+    assert split_call("layer1.0.relu@12") == ("layer1.0.relu", 12)
+    for name in ("relu", "relu@", "@", "relu@x", "a@b.c", ""):
+        assert split_call(name) == (name, None)
+    assert split_call("a@1.relu@0") == ("a@1.relu", 0)

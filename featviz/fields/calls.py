@@ -78,7 +78,7 @@ def trace(model: nn.Module, image: Tensor) -> Trace:
                 restore.callback(module.register_forward_hook(hook_of(name)).remove)
         restore.enter_context(evaluating(model))
         restore.enter_context(torch.no_grad())
-        restore.enter_context(eagerly())
+        restore.enter_context(eagerly(model))
         restore.enter_context(tracer)
         try:
             model(image)
