@@ -96,10 +96,10 @@ def _windows(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[Win
 def _pair(value: Any) -> Sequence[int]:
     """A number, or one, two or more in a sequence, as (y, x); empty if there is none."""
     if isinstance(value, int):
-        return value, value
-    if not len(value):
-        return ()
-    return tuple(value)[-2:][0], value[-1]
+        value = [value]
+    if len(value) == 1:
+        return value[0], value[0]
+    return tuple(value[-2:])
 
 
 def adaptive(op: Operation) -> Footprint | None:
@@ -118,7 +118,7 @@ def upsample(op: Operation) -> Footprint | None:
     is_nearest = op.name == "upsample_nearest2d"
     aligns_corners = not is_nearest and op.arg(2, False)
     if not op.is_map or aligns_corners:
-        return None  # with aligned corners the step is no fraction of the input's
+        return None  # aligned corners have other steps, which are not worked out
     first = 2 if is_nearest else 3  # nearest has no argument for the corners
     scales = op.arg(first), op.arg(first + 1)
     settings = zip(op.field.axes, op.field.sizes, op.shape[-2:], scales, strict=True)
