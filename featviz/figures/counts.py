@@ -135,7 +135,7 @@ class Strided:
 def strides(
     image: Tensor, variants: Sequence[Strided], *, heading: str = "", fig: AnyFigure | None = None
 ) -> Figure:
-    """The same filters moved by 1, 2 and 4 pixels: the map, operations, map sizes and receptive
+    """The same filters moved in steps of 1, 2, 4 pixels: the map, operations, map sizes and receptive
     fields of the layers above.
 
     Args:
@@ -163,10 +163,10 @@ def strides(
     lower = tile + 66
     width = 3 * (left + plot)
     height = lower + high + max(24, room_for_names(names, step))
+    steps = ", ".join(str(variant.stride) for variant in variants)
     notes = [
-        "Above: the map of one filter, laid over the image at every 1st, 2nd or 4th pixel "
-        "(middle grey = 0). Below: what that "
-        "makes of the whole network."
+        f"Above: the map of one filter, laid over the image in steps of {steps} pixels (middle grey "
+        "= 0, the scale the same for all). Below: what that makes of all layers.",
     ]
     title = titled(heading, "the stride of the first layer")
     area = new_page(width, height, title, notes, fig)

@@ -6,6 +6,7 @@ from math import isfinite
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from featviz.figures.blocks import tile_size
@@ -140,6 +141,7 @@ def settling(result: Evolution, *, heading: str = "", fig: AnyFigure | None = No
     for axes in (left, right):
         plain(axes)
         axes.set_xlabel("epoch", size=8, color=QUIET)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     x = 50 + 2 * plot + gap + 20
     area.text(x, 34, "half way at", size=8, weight="bold")
     area.legend(x, 46, right, 1)
