@@ -196,7 +196,7 @@ def _partial_model(args: argparse.Namespace, device: str, num_classes: int | Non
     left = load_weights(model, args.weights, partial=True)
     message = f"{args.weights}: {len(left)} entries left at their initial values"
     if left:
-        message += f" ({some(left, 5)})"
+        message += f" ({first_few(left, 5)})"
     print(message)
     return model
 
@@ -361,7 +361,7 @@ def report(result: Scan) -> None:
         if dead:
             print(
                 f"{name}: {len(dead)} of {layer_scan.layer.channels} units are dead, "
-                f"no image activates them ({some(dead, 10)})"
+                f"no image activates them ({first_few(dead, 10)})"
             )
 
 
@@ -376,7 +376,7 @@ def report_fallbacks(counts: Mapping[str, tuple[int, int]]) -> None:
             )
 
 
-def some(items: Sequence[object], n: int) -> str:
+def first_few(items: Sequence[object], n: int) -> str:
     """The first n with commas, and dots where there are more."""
     shown = ", ".join(map(str, items[:n]))
     return f"{shown}, ..." if len(items) > n else shown

@@ -210,6 +210,7 @@ class _Units:
     """The units of a layer, as far as they are made.
 
     Attributes:
+        folder: where their files are.
         shown: the channels that the front page shows.
         filters: a picture of each unit's weights, in a first layer.
         numbers: of each unit, for its tile and its panel.
@@ -217,6 +218,7 @@ class _Units:
         fallbacks: how many exemplars took the full image because their crop did not do.
     """
 
+    folder: Path
     shown: list[int]
     filters: list[Tensor] | None
     numbers: list[Record] = field(default_factory=list)
@@ -262,9 +264,11 @@ class _Work:
         """Write all files of a layer, and note it in ``entry``, its part of the record.
 
         The record on disk is the caller's to write, after the files that it speaks of."""
-        units = self._write_units(layer_scan, self.out / entry["folder"])
+        filters = _filters(self.model, layer_scan.layer, self.result.listing.input_shape[0])
+        units = _Units(self.out / entry["folder"], front_units(layer_scan, STRIP), filters)
+        self._write_sprites(units, layer_scan)
         self._write_images(units.images)
-        self._write_strip(units, self.out / entry["folder"])
+        _write_strip(units)
         entry["strip"] = sorted(units.columns)
         entry["index"] = units.index
         entry["fallbacks"] = units.fallbacks
@@ -273,14 +277,11 @@ class _Work:
         self._write_page(layer_scan.layer, units, entry, record["about"])
         entry["done"] = True
 
-    def _write_units(self, layer_scan: LayerScan, folder: Path) -> _Units:
-        """Project the units of a layer and write the sprite of each that is not dead."""
-        layer = layer_scan.layer
-        filters = _filters(self.model, layer, self.result.listing.input_shape[0])
-        units = _Units(front_units(layer_scan, STRIP), filters)
+    def _write_sprites(self, units: _Units, layer_scan: LayerScan) -> None:
+        """Project all units of a layer, group by group."""
         bar = tqdm(
-            desc=f"gallery {text(layer.name)}",
-            total=layer.channels,
+            desc=f"gallery {text(layer_scan.layer.name)}",
+            total=layer_scan.layer.channels,
             unit="unit",
             disable=not self.progress,
             leave=False,
@@ -289,24 +290,25 @@ class _Work:
             for exemplars in self._projected(layer_scan):
                 units.fallbacks += exemplars.fallbacks
                 for row in range(len(exemplars.channels)):
-                    numbers = unit_numbers(layer_scan, exemplars, row)
-                    self._add_unit(units, numbers, exemplars, row)
-                    if not numbers["dead"]:
-                        script = sprites.sprite(sprites.blocks(exemplars, row))
-                        write_atomic(folder / f"{numbers['unit']}.js", script)
+                    self._write_sprite(units, layer_scan, exemplars, row)
                     bar.update()
-        return units
 
-    def _add_unit(self, units: _Units, numbers: Record, exemplars: Exemplars, row: int) -> None:
-        channel = numbers["unit"]
+    def _write_sprite(
+        self, units: _Units, layer_scan: LayerScan, exemplars: Exemplars, row: int
+    ) -> None:
+        """Write the tiles of a unit, unless it is dead, and keep its numbers and pictures."""
+        channel = exemplars.channels[row]
+        numbers = unit_numbers(layer_scan, exemplars, row)
         if units.filters is not None:
             picture = sprites.packed(units.filters[channel], crisp=True)
             numbers["weights"] = sprites.address(picture)
-        if channel in units.shown:
-            units.columns[channel] = sprites.strongest(
-                exemplars, row, self.rules[0], sprites.STRIP_SIDE
-            )
         units.numbers.append(numbers)
+        if channel in units.shown:
+            side = sprites.STRIP_SIDE
+            units.columns[channel] = sprites.strongest(exemplars, row, self.rules[0], side)
+        if not numbers["dead"]:
+            script = sprites.sprite(sprites.blocks(exemplars, row))
+            write_atomic(units.folder / f"{channel}.js", script)
 
     def _projected(self, layer_scan: LayerScan) -> Iterator[Exemplars]:
         """The exemplars of all units, as many units at a time as memory for their tiles allows."""
@@ -339,15 +341,8 @@ class _Work:
             if not path.exists():
                 write_atomic(path, sprites.thumbnail(self.images[image]))
 
-    def _write_strip(self, units: _Units, folder: Path) -> None:
-        """Write the pictures of the front page; a layer whose units are all dead has none."""
-        if units.columns:
-            columns = [units.columns[channel] for channel in sorted(units.columns)]
-            write_atomic(folder / "strip.webp", sprites.strip(columns))
-
     def _write_page(self, layer: Layer, units: _Units, entry: Record, about: Record) -> None:
         """Write the page of a layer; and its data apart, from which comparisons are made."""
-        folder = self.out / entry["folder"]
         data = {
             "tile": list(sprites.tile_size(*self._field_size(layer))),
             "k": self.result.k,
@@ -360,9 +355,16 @@ class _Work:
             "images": "images",
             "units": units.numbers,
         }
-        write_atomic(folder / "units.json", json.dumps(units.numbers))
-        write_atomic(folder / "data.json", json.dumps(data))
+        write_atomic(units.folder / "units.json", json.dumps(units.numbers))
+        write_atomic(units.folder / "data.json", json.dumps(data))
         site.layer_page(self.out, about, entry, {**data, "sides": [side]})
+
+
+def _write_strip(units: _Units) -> None:
+    """Write the pictures of the front page; a layer whose units are all dead has none."""
+    if units.columns:
+        columns = [units.columns[channel] for channel in sorted(units.columns)]
+        write_atomic(units.folder / "strip.webp", sprites.strip(columns))
 
 
 def _add_images(record: Record, images: list[int], listing: Listing) -> None:

@@ -105,7 +105,11 @@ def _opened(first: Path, second: Path) -> Pair:
 
 def _finished(folder: Path) -> Record:
     """The record of a gallery that can be compared."""
-    record = site.read(folder)
+    try:
+        record = site.read(folder)
+    except RecordError as error:
+        # making it again is up to `build`: no argument of `compare` helps
+        raise RecordError(str(error)) from error
     if record is None:
         raise RecordError(f"no gallery in {str(folder)!r}: {site.RECORD} is missing")
     if "sides" in record:

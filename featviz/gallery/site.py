@@ -17,6 +17,7 @@ from featviz.files import write_atomic
 SCHEMA = 2
 RECORD = "gallery.json"
 _OWN = ("layers", "images", "a", "b", "static", "index.html", "index.js")
+_STATIC = ("gallery.css", "gallery.js", "panel.js", "figure.js", "search.js")
 _PAGES = Environment(
     loader=PackageLoader("featviz.gallery"),
     autoescape=True,
@@ -122,8 +123,8 @@ def clear(folder: Path) -> None:
 
 
 def begin(folder: Path) -> None:
-    """Write the stylesheet and the script."""
-    for name in ("gallery.css", "gallery.js"):
+    """Write the stylesheet and the scripts."""
+    for name in _STATIC:
         source = resources.files("featviz.gallery") / "static" / name
         write_atomic(folder / "static" / name, source.read_bytes())
 
@@ -137,7 +138,7 @@ def finish(folder: Path, record: dict[str, Any]) -> Path:
     """
     # the record comes first, as it says whose folder this is
     write_atomic(folder / RECORD, json.dumps(record, indent=1))
-    write_atomic(folder / "index.js", f"featviz.network({script(_index(record))});\n")
+    write_atomic(folder / "index.js", f"featviz.setNetwork({script(_index(record))});\n")
     front = _PAGES.get_template("front.html")
     text = front.render(record=record, about=record["about"], layers=record["layers"])
     return write_atomic(folder / "index.html", text)
