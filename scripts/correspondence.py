@@ -45,9 +45,7 @@ def arguments() -> argparse.ArgumentParser:
         layers=None,
         usual="the last convolution and the last hidden layer",
     )
-    result.add_argument(
-        "--boxes", metavar="JSON", help="the boxes of the parts in your own images"
-    )
+    result.add_argument("--boxes", metavar="JSON", help="the boxes of the parts in your own images")
     add_fill(result)
     return result
 

@@ -128,9 +128,7 @@ class Measured:
         errors[UNSHARED] = []
         for value in plan.values:
             transform = plan.transform(value)
-            result = equivariance(
-                self.model, self.x, self.layers, transform, batch_size=batch_size
-            )
+            result = equivariance(self.model, self.x, self.layers, transform, batch_size=batch_size)
             unshared = equivariance(self.unshared, self.x, "0", transform, batch_size=batch_size)
             for name, error in result.items():
                 errors[name].append(error)

@@ -195,9 +195,7 @@ def probed(
     row["features"] = features.training.shape[1]
     targets = torch.tensor(sets.training.targets)
     truth = torch.tensor(sets.testing.targets)
-    row |= probe(
-        features.training, targets, features.testing, truth, len(sets.classes), seed
-    )
+    row |= probe(features.training, targets, features.testing, truth, len(sets.classes), seed)
     return [row]
 
 

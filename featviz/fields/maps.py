@@ -24,5 +24,5 @@ def as_maps(layer: Layer, output: Tensor) -> Tensor:
     if layer.layout == "nlc":
         output = output.transpose(1, 2)
     if layer.layout in ("nlc", "ncl"):
-        return output.unflatten(2, layer.map_size)
+        return output.reshape(*output.shape[:2], *layer.map_size)  # a view: one axis is divided
     return output

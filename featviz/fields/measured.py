@@ -78,7 +78,7 @@ def _full_image(full: Box, kind: str) -> ReceptiveField:
 def _trials(model: nn.Module, image: Tensor, layer: Layer) -> list[_Supports]:
     """The supports under each input; empty where nothing can be carried back."""
     generator = torch.Generator().manual_seed(0)  # the same images every time, so the same answer
-    trials = []
+    trials: list[_Supports] = []
     with evaluating(model), torch.enable_grad():
         for _ in range(TRIALS):
             x = torch.randn(image.shape, generator=generator).to(image).requires_grad_()
