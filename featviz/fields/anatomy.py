@@ -27,7 +27,7 @@ from featviz.fields.calls import Call, agreed, trace
 from featviz.fields.measured import measured_field
 from featviz.geometry import Box, Kind, Number, ReceptiveField
 from featviz.hooks import CONVOLUTIONS
-from featviz.patterns import resolve
+from featviz.patterns import items_of, resolve
 from featviz.units import Layer, LayersLike, Layout, Unit
 
 
@@ -53,7 +53,7 @@ class Anatomy(Mapping[str, Layer]):
         try:
             return self._layers[str(name)]
         except KeyError:
-            self._refuse_idle([name])
+            self._refuse_idle(str(name))
             raise LayerError(f"no layer {name!r}{did_you_mean(str(name), self._layers)}") from None
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -83,20 +83,24 @@ class Anatomy(Mapping[str, Layer]):
         Raises:
             LayerError: one is not there, takes no part in a forward pass, or is called several
                 times and its bare name was given.
+            UsageError: something else than names, patterns and layers.
+
+        Example:
+            >>> from featviz import anatomy, load_model
+            >>> net = anatomy(load_model("zfmini"), (3, 96, 96))
+            >>> [layer.name for layer in net.select("conv1, pool*")]
+            ['conv1', 'pool1', 'pool2', 'pool5']
         """
-        if isinstance(layers, str) and layers not in self._layers:
-            self._refuse_idle(layers.split(","))
-        elif not isinstance(layers, (str, Layer)):
-            layers = list(layers)
-            self._refuse_idle(layers)
+        if not isinstance(layers, (str, Layer)) and isinstance(layers, Iterable):
+            layers = list(layers)  # it is gone through twice
         known = {name: layer.is_convolution for name, layer in self._layers.items()}
+        for item in items_of(layers, [*known, *self.idle]):
+            self._refuse_idle(str(item))
         return [self._layers[name] for name in resolve(layers, known)]
 
-    def _refuse_idle(self, items: Iterable[str | Layer]) -> None:
-        for item in items:
-            name = str(item).strip()
-            if name in self.idle:
-                raise LayerError(f"layer {name!r} {self.idle[name]}")
+    def _refuse_idle(self, name: str) -> None:
+        if name in self.idle:
+            raise LayerError(f"layer {name!r} {self.idle[name]}")
 
     def layer_of(self, unit: Unit) -> Layer:
         """The layer of a unit, which is checked.
