@@ -76,7 +76,8 @@ def exemplars(c: int = 3, k: int = 4, units: int = 3, name: str = "conv1") -> Ex
 
 
 def occluded(c: int = 3) -> OccludedImage:
-    boxes = [Box(4 * y, 4 * x, 4 * y + 8, 4 * x + 8) for y in range(3) for x in range(4)]
+    corners = product((0, 4, 8), (0, 4, 8, 12))
+    boxes = [Box(y, x, y + 8, x + 8) for y, x in corners]
     scores = {"response": rand(3, 4), "probability": rand(3, 4, seed=1)}
     baseline = {"response": 1.0, "probability": 0.9}
     classes = torch.arange(12).reshape(3, 4) % 11
