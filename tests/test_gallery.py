@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from galleries import HOSTILE, LABELS, LAYER, Tiny, hostile_images, tiny
-from laws import generator
+from laws import generator, untouched
 from PIL import Image
 from torch import nn
 
@@ -330,6 +330,17 @@ def test_a_half_made_gallery_can_be_browsed_and_is_gone_on_with(
     assert before.items() <= times(tmp_path).items()
     assert gallery.is_finished(result, tmp_path, RULES)
     assert files(tmp_path) == files(built)
+
+
+def test_the_model_is_left_as_it_was(made: Made, tmp_path: Path, layers_made: list[str]) -> None:
+    model, images, result = made
+    model.train()
+    with untouched(model):
+        gallery.build(result, model, images, tmp_path)
+    layers_made[:] = ["stop conv2"]
+    with untouched(model), pytest.raises(KeyboardInterrupt):
+        gallery.build(result, model, images, tmp_path, fresh=True)
+    model.eval()
 
 
 def test_what_is_finished_is_not_made_again(

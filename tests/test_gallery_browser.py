@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 from galleries import HOSTILE, LABELS, LAYER, made_up, tiny
 from PIL import Image
 
-from featviz import LayerScan, Scan, gallery
+from featviz import Exemplars, LayerScan, Scan, gallery
 from featviz.gallery import _build
 from featviz.gallery.numbers import text
 
@@ -862,6 +862,27 @@ def test_a_half_made_gallery_is_browsed(
     page.keyboard.press("Enter")
     tab.wait("document.querySelector('#tiles li .picture').style.backgroundImage")
     assert page.locator("nav option").count() == 1
+
+
+def test_crops_that_did_not_do_are_named(
+    opened: Callable[..., Tab], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images, scan = tiny(layers=["conv2"])
+    project = _build.project_exemplars
+
+    def first_fails(*args: Any, **options: Any) -> Exemplars:
+        exemplars = project(*args, **options)
+        fallback = exemplars.fallback.clone()
+        fallback[5, 0] = True
+        return replace(exemplars, fallback=fallback, full_image=fallback)
+
+    monkeypatch.setattr(_build, "project_exemplars", first_fails)
+    gallery.build(scan, model, images, tmp_path)
+    page = opened(tmp_path).go("layer-000.html#unit-5")
+    page.wait_for_selector(OPEN)
+    assert "1 of 76 exemplars" in page.inner_text(".lead")
+    items = page.locator("#unit .exemplars li").all_inner_texts()
+    assert ["from the full image" in item for item in items] == [True, False, False, False]
 
 
 def test_a_missing_tile_is_named_as_such(

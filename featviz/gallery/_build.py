@@ -110,6 +110,16 @@ def is_finished(
 
     Raises:
         RecordError: the record in ``out`` is damaged, or of another version of featviz.
+
+    Example:
+        >>> import tempfile
+        >>> from featviz import gallery, load_model, open_images, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> images = open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> result = scan(load_model("zfmini"), images, ["conv1"], k=4)
+        >>> gallery.is_finished(result, tempfile.mkdtemp(), ["deconvnet"])
+        False
     """
     record = site.read(Path(out))
     if record is None or record["identity"] != _identity(result, rules, title):

@@ -76,14 +76,20 @@ def new(
     return {"schema": SCHEMA, "identity": identity, "about": about, "layers": layers}
 
 
-def fallbacks(folder: Path) -> dict[str, tuple[int, int]]:
-    """How many exemplars took the full image because their crop did not do, and how many there
-    are: by layer, those layers alone that have some.
+def fallbacks(folder: str | Path) -> dict[str, tuple[int, int]]:
+    """How many exemplars of a gallery took the full image because their crop did not do, and how
+    many there are: by layer, those layers alone that have some.
 
     Raises:
-        RecordError: as of ``read``.
+        RecordError: the gallery's record is damaged, or of another version of featviz.
+
+    Example:
+        >>> import tempfile
+        >>> from featviz import gallery
+        >>> gallery.fallbacks(tempfile.mkdtemp())  # no gallery, so none
+        {}
     """
-    record = read(folder)
+    record = read(Path(folder))
     layers = [] if record is None else record["layers"]
     counts = {}
     for layer in layers:
@@ -92,12 +98,18 @@ def fallbacks(folder: Path) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def check_free(folder: Path) -> None:
-    """Make sure that a gallery may be written to ``folder``.
+def check_free(out: str | Path) -> None:
+    """Make sure that a gallery may be written to a folder.
 
     Raises:
         UsageError: there are files of the names that a gallery needs, and they are of no gallery.
+
+    Example:
+        >>> import tempfile
+        >>> from featviz import gallery
+        >>> gallery.check_free(tempfile.mkdtemp())  # raises nothing: it may
     """
+    folder = Path(out)
     existing = [name for name in _OWN if (folder / name).exists()]
     if existing and not (folder / RECORD).exists():
         raise UsageError(
