@@ -95,9 +95,7 @@ class Subject:
         image: Tensor = self.images[0]
         return image
 
-    def maps(
-        self, model: nn.Module, layers: Sequence[Layer], picture: Tensor
-    ) -> dict[str, Tensor]:
+    def maps(self, model: nn.Module, layers: Sequence[Layer], picture: Tensor) -> dict[str, Tensor]:
         """The maps (c, h, w) that a model makes of a picture in [0, 1], by layer."""
         x = self.images.preprocess.normalize(picture)[None].to(next(model.parameters()))
         with evaluating(model), torch.no_grad():

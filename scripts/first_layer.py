@@ -203,7 +203,7 @@ def measured(
         "filters": weights,
         "spectrum": bands(energy, frequency),
     }
-    net = anatomy(model, sets.shape, only=[first])
+    net = anatomy(model, sets.shape, only=[])
     layers = [first, *[other for other in others[:1] if other in net]]
     result = scan(model, sets.images, layers, k=9, batch_size=args.batch_size)
     network["dead units, layer 1"] = dead_share(result[first])
@@ -212,9 +212,7 @@ def measured(
     return network
 
 
-def second_layer(
-    model: nn.Module, sets: Sets, layer_scan: LayerScan, units: int
-) -> dict[str, Any]:
+def second_layer(model: nn.Module, sets: Sets, layer_scan: LayerScan, units: int) -> dict[str, Any]:
     """What the figure shows of the second layer: its measures, and the projections of the units
     with the strongest responses.
     """
@@ -263,9 +261,7 @@ def folded(layer: nn.Conv2d, sets: Sets, n: int = 32) -> float:
     """
     images = torch.stack([sets.images[i] for i in range(min(n, len(sets.images)))])
     x = sets.recipe.normalize(images).to(layer.weight)
-    moved_by_1 = F.conv2d(
-        x, layer.weight, stride=1, dilation=layer.dilation, groups=layer.groups
-    )
+    moved_by_1 = F.conv2d(x, layer.weight, stride=1, dilation=layer.dilation, groups=layer.groups)
     maps = moved_by_1.float().cpu()
     maps = maps - maps.mean(dim=(2, 3), keepdim=True)
     height, width = maps.shape[-2:]
