@@ -58,10 +58,7 @@ def main(args: argparse.Namespace) -> None:
         )
     model = model_from(args)
     images = images_from(args, model, synthetic=800)
-    if args.boxes is None:
-        boxes = synthetic_faces(images)
-    else:
-        boxes = own_boxes(images, args)
+    boxes = boxes_of(images, args)
     indices = list(boxes)
     by_part = of_each_part(list(boxes.values()))
     result = correspondence(
@@ -98,6 +95,13 @@ def layers_of(model: nn.Module, images: Images, layers: str | None) -> list[Laye
     if hidden is not None:
         chosen.append(hidden)
     return chosen
+
+
+def boxes_of(images: Images, args: argparse.Namespace) -> dict[int, Boxes]:
+    """By image the boxes that are covered, one at random among them."""
+    if args.boxes is None:
+        return synthetic_faces(images)
+    return own_boxes(images, args)
 
 
 def of_each_part(boxes: Sequence[Boxes]) -> dict[str, list[Box]]:

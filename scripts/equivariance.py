@@ -2,7 +2,7 @@
 turns and scales.
 
     python scripts/equivariance.py                                # zfmini, synthetic images
-    python scripts/equivariance.py --model alexnet --weights DEFAULT --images photos/ --layers features.0,features.3
+    python scripts/equivariance.py --model alexnet --weights DEFAULT --images photos/ --most 5
 
 Convolution moves along exactly with translations by its stride. Beside the layers stands one of the
 first one's shape whose weights are not shared, random ones of their own at every position: it moves
@@ -29,7 +29,8 @@ from featviz.models import LocallyConnected2d
 
 UNSHARED = "locally connected"
 """What the layer without shared weights is called beside the others."""
-SYNTHETIC = 160  # pixels: more than the model is used at, so that deep layers too have positions that see no border
+# pixels: more than the model is used at, so that deep layers too have positions that see no border
+SYNTHETIC = 160
 ANGLES = (0.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0)
 RATIOS = (0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3, 1.4)
 

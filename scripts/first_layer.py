@@ -203,7 +203,7 @@ def measured(
         "filters": weights,
         "spectrum": bands(energy, frequency),
     }
-    net = anatomy(model, sets.shape, only=[first])
+    net = anatomy(model, sets.shape, only=[])
     layers = [first, *[other for other in others[:1] if other in net]]
     result = scan(model, sets.images, layers, k=9, batch_size=args.batch_size)
     network["dead units, layer 1"] = dead_share(result[first])

@@ -2,7 +2,7 @@
 turned.
 
     python scripts/invariance.py                                  # zfmini, synthetic images
-    python scripts/invariance.py --model alexnet --weights DEFAULT --images photos/ --layers features.0,classifier.4
+    python scripts/invariance.py --model alexnet --weights DEFAULT --images photos/ --steps 19
 
 A row for each transform: examples, the distance between the features of the original and the
 transformed image in the first and in the last of the layers, and the probability of the class.

@@ -130,10 +130,9 @@ def _synthetic_sets(args: argparse.Namespace, model: nn.Module, test: int, coars
         test = max(FEWEST, min(test, args.limit))
     training = SyntheticImages(args.limit or args.training_images, seed=0, size=size)
     testing = SyntheticImages(test, seed=1, size=size)
+    classes = list(training.classes)
     if coarse:
         classes = list(SHAPES)
-    else:
-        classes = list(training.classes)
     return Sets(_drawn(training, classes, recipe), _drawn(testing, classes, recipe))
 
 

@@ -64,11 +64,7 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError(f"{len(sets.classes)} class: a classifier needs images of at least 2")
     if len(sets.training) < 2:
         raise UsageError(f"{len(sets.training)} training image: a classifier needs at least 2")
-    net = anatomy(model, sets.shape, only=[])
-    if args.layers is None:
-        layers = usual(model, list(net.values()))
-    else:
-        layers = net.select(args.layers)
+    layers = layers_of(model, sets, args.layers)
     rows = probed(PIXELS, pixel_features(sets, args), sets, args.seed, TRAINED)
     rows += probed_layers(model, layers, sets, args, TRAINED)
     if not args.no_initial:
@@ -107,6 +103,14 @@ def untrained(args: argparse.Namespace, model: nn.Module) -> nn.Module:
             classes = module.out_features  # of the last
     device = next(model.parameters()).device
     return load_model(args.model, "initial", device=device, num_classes=classes)
+
+
+def layers_of(model: nn.Module, sets: Sets, given: str | None) -> list[Layer]:
+    """Those that are asked for; else every one that has weights but the classifier."""
+    net = anatomy(model, sets.shape, only=[])
+    if given is None:
+        return usual(model, list(net.values()))
+    return net.select(given)
 
 
 def usual(model: nn.Module, layers: Sequence[Layer]) -> list[Layer]:

@@ -1,40 +1,63 @@
-"""Each script once, small: what it writes, that its numbers mean what they say, and how it ends."""
+"""Each script once, small: what it writes, that its numbers mean what they say, that the smallest
+settings do, and how it ends.
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import importlib
 import json
 import math
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from laws import generator, randn, untouched
+from matplotlib.figure import Figure
+from nets import Reused, plain
 from PIL import Image
+from torch import nn
 
-from featviz import load_model, scan
-from featviz.data import SyntheticImages
+from featviz import (
+    Images,
+    OcclusionMaps,
+    Preprocess,
+    anatomy,
+    figures,
+    load_model,
+    open_images,
+    scan,
+)
+from featviz.data import CLASSES, SyntheticImages
 from featviz.errors import FeatvizError
-from featviz.images import open_images
+from featviz.figures import OccludedImage
 from featviz.models import MINI_PREPROCESS
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
+NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
+SHARED = ("choose", "labelled", "shared")
+RUNNABLE = [name for name in NAMES if name not in SHARED]
 TINY = """
 from torch import nn
 
 
 def net(num_classes=2):
-    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4),
-                         nn.Flatten(), nn.Linear(4 * 8 * 8, num_classes))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(4), nn.Flatten(), nn.Linear(4 * 8 * 8, num_classes),
+    )
 """
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Scripts are imported by name, write into a folder of the test's own, and find models there."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -44,51 +67,24 @@ def script(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def run(name: str, *arguments: str) -> int:
+def run(command: str, *arguments: str) -> int:
+    """Run a script, ``"NAME --option value"`` and further arguments, on the CPU; its files go to
+    ``out`` unless a folder is given.
+    """
+    name, *words = command.split()
     this = script(name)
-    code: int = script("shared").run(this.main, this.arguments(), arguments)
+    given = ["--device", "cpu", "--out", "out", *words, *arguments]
+    code: int = script("shared").run(this.main, this.arguments(), given)
     return code
-
-
-def rows(path: str) -> list[dict[str, str]]:
-    with Path(path).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def written(folder: str, stem: str, numbers: str = "csv") -> None:
-    """Figure and numbers are there, and no temporary file."""
-    for suffix in ("png", "pdf", numbers):
-        assert Path(folder, f"{stem}.{suffix}").stat().st_size > 50
-    with Image.open(Path(folder, f"{stem}.png")) as image:
-        assert min(image.size) > 150
-    assert not [path for path in Path(folder).iterdir() if "part" in path.name]
-
-
-@pytest.fixture
-def folders(here: Path) -> tuple[str, str]:
-    """Two labelled folders, of 12 and 6 pictures of 32 x 32: red ones and blue ones."""
-    for name, n in (("train", 12), ("test", 6)):
-        for i in range(n):
-            path = here / name / ("blue", "red")[i % 2] / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = torch.rand(32, 32, 3, generator=torch.Generator().manual_seed(i)) * 90
-            pixels[..., 2 * (1 - i % 2)] += 150
-            Image.fromarray(pixels.byte().numpy()).save(path)
-    return "train", "test"
-
-
-def tiny(name: str) -> str:
-    Path(f"{name}.py").write_text(TINY)
-    return f"{name}:net"
 
 
 @pytest.fixture
 def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs a script that ends in one line of explanation, which it returns."""
 
-    def fail(name: str, *arguments: str) -> str:
+    def fail(command: str, *arguments: str) -> str:
         capsys.readouterr()
-        assert run(name, *arguments) == 1
+        assert run(command, *arguments) == 1
         err = capsys.readouterr().err
         assert "Traceback" not in err
         return err[err.rindex("error: ") :].strip()
@@ -96,314 +92,152 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return fail
 
 
-def test_top_patches() -> None:
-    assert (
-        run("top_patches", "--limit", "12", "--layers", "conv1,conv3", "--units", "2", "--k", "4")
-        == 0
-    )
-    written("outputs/top_patches", "top_patches")
-    found = rows("outputs/top_patches/top_patches.csv")
-    assert [(row["layer"], row["rank"]) for row in found] == [
-        (n, str(k)) for n in ("conv1", "conv3") for _ in "ab" for k in range(1, 5)
-    ]
-    images = open_images(SyntheticImages(12, seed=1), MINI_PREPROCESS)
-    top = scan(load_model("zfmini"), images, ["conv3"], k=1, progress=False).top["conv3"]
-    row = next(row for row in found if row["layer"] == "conv3")
-    assert float(row["response"]) == pytest.approx(float(top.scores[int(row["unit"]), 0]), rel=1e-5)
-    assert row["image"] == images.keys[int(top.images[int(row["unit"]), 0])]
+def rows(stem: str, folder: str = "out") -> list[dict[str, str]]:
+    """The numbers behind a figure, which is there as PNG and PDF."""
+    check_figure(stem, folder)
+    with Path(folder, f"{stem}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def test_activation_maps() -> None:
-    assert (
-        run(
-            "activation_maps",
-            "--pages",
-            "1",
-            "--maps",
-            "3",
-            "--layers",
-            "conv1,conv2",
-            "--out",
-            "maps",
-        )
-        == 0
-    )
-    written("maps", "activation_maps")
-    found = rows("maps/activation_maps.csv")
-    largest = [float(row["largest"]) for row in found if row["layer"] == "conv2"]
-    assert largest == sorted(largest, reverse=True)
-    model, images = load_model("zfmini"), open_images(SyntheticImages(1, seed=1), MINI_PREPROCESS)
-    with torch.no_grad():
-        maps = model[:4](MINI_PREPROCESS.normalise(images[0])[None])[0]
-    assert largest == pytest.approx(
-        maps.amax(dim=(1, 2)).sort(descending=True).values[:3].tolist(), rel=1e-4
-    )
+def networks(folder: str = "out") -> dict[str, Any]:
+    """The numbers of first_layer, beside its figure."""
+    check_figure("first_layer", folder)
+    content: dict[str, Any] = json.loads(Path(folder, "first_layer.json").read_text())
+    return content
 
 
-def test_convolution_counts_what_can_be_counted_by_hand() -> None:
-    command = [
-        "--model",
-        tiny("script_counts"),
-        "--input-size",
-        "32",
-        "--filters",
-        "4",
-        "--sizes",
-        "32,48",
-        "--out",
-        "c",
-    ]
-    assert run("convolution", *command) == 0
-    for stem in ("sharing", "strides", "filters", "sizes"):
-        written("c", stem)
-    first = rows("c/sharing.csv")[0]
-    # 32 positions an axis see 3 elements each, but for the two at the edges, which see 2
-    assert int(first["sparse"]) == 4 * 3 * 94 * 94
-    assert int(first["dense"]) == 3 * 32 * 32 * 4 * 32 * 32
-    assert int(first["convolution"]) == 4 * 3 * 9 + 4
-    assert int(first["operations"]) == 32 * 32 * 4 * 3 * 9
-    strides = [row for row in rows("c/strides.csv") if row["layer"] == "0"]
-    assert [(row["stride of first layer"], row["map width"]) for row in strides] == [
-        ("1", "32")
-    ]  # 16 and 8 do not fit fc
-    assert [row["map width"] for row in rows("c/sizes.csv")] == [
-        "32",
-        "32",
-    ]  # and neither does an image of 48
+def check_figure(stem: str, folder: str) -> None:
+    with Image.open(Path(folder, f"{stem}.png")) as image:
+        image.load()
+        assert min(image.size) > 150
+    assert Path(folder, f"{stem}.pdf").stat().st_size > 1000
+    assert not list(Path(folder).glob("*part*"))
+    assert not list(Path(folder).glob(".*part*"))
 
 
-def test_convolution_of_zfmini_takes_strides_and_sizes() -> None:
-    assert run("convolution", "--layers", "conv1,conv5", "--out", "c") == 0
-    strides = {(row["stride of first layer"], row["layer"]): row for row in rows("c/strides.csv")}
-    fields = [int(strides[s, "conv5"]["receptive field"]) for s in ("1", "2", "4")]
-    assert fields == sorted(set(fields))
-    assert fields[1] == 83
-    assert [strides[s, "conv1"]["map width"] for s in ("1", "2", "4")] == ["92", "46", "23"]
-    assert {
-        row["input"]: row["map width"] for row in rows("c/sizes.csv") if row["layer"] == "conv1"
-    } == {
-        "64": "30",
-        "96": "46",
-        "128": "62",
-        "192": "94",
-    }
+@pytest.fixture
+def folders(here: Path) -> tuple[str, str]:
+    """Two labelled folders, of 12 and 6 pictures of 32 x 32: blue ones and red ones."""
+    for folder, n in (("train", 12), ("test", 6)):
+        for i in range(n):
+            label, channel = (("blue", 2), ("red", 0))[i % 2]
+            pixels = torch.rand(32, 32, 3, generator=generator(i)) * 90
+            pixels[..., channel] += 150
+            path = here / folder / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.byte().numpy()).save(path)
+    return "train", "test"
 
 
-def test_feature_evolution_trains_and_goes_on_from_checkpoints(
-    capsys: pytest.CaptureFixture[str], fails: Any
-) -> None:
-    command = ["--layers", "conv1,conv3", "--units", "2", "--input-size", "48", "--limit", "16"]
-    assert (
-        run(
-            "feature_evolution",
-            *command,
-            "--epochs",
-            "2",
-            "--at",
-            "0,1,2",
-            "--batch-size",
-            "8",
-            "--out",
-            "e",
-        )
-        == 0
-    )
-    written("e", "feature_evolution")
-    written("e", "settling")
-    found = rows("e/feature_evolution.csv")
-    assert len(found) == 2 * 2 * 3
-    assert {row["epoch"] for row in found} == {"0", "1", "2"}
-    assert [row["distance to go"] for row in rows("e/settling.csv") if row["epoch"] == "0"] == [
-        "1.0",
-        "1.0",
-    ]
-    assert "half way to its last state" in capsys.readouterr().out
-    again = [*command, "--checkpoints", "e/checkpoints", "--out", "f"]
-    assert "is not one of this model" in fails("feature_evolution", *again)
-    assert run("feature_evolution", *again, "--classes", "8") == 0
-    assert rows("f/feature_evolution.csv")[0]["unit"] == found[0]["unit"]
-    assert "'gone'" in fails("feature_evolution", "--checkpoints", "gone", "--limit", "4")
-    assert "--checkpoints DIR" in fails(
-        "feature_evolution", "--weights", "e/checkpoints/epoch-001.pt"
-    )
+def tiny(name: str) -> str:
+    """A network of two convolutions for images of 32 x 32, in a module of this name."""
+    Path(f"{name}.py").write_text(TINY)
+    return f"{name}:net"
 
 
-def test_first_layer(fails: Any) -> None:
-    command = [
-        "--limit",
-        "24",
-        "--input-size",
-        "80",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "8",
-        "--units",
-        "4",
-        "--out",
-        "l",
-    ]
-    assert run("first_layer", *command) == 0
-    written("l", "first_layer", "json")
-    found = json.loads(Path("l/first_layer.json").read_text())
-    assert [one["stride"] for one in found["networks"]] == [4, 4, 2, 2]
-    for one in found["networks"]:
-        assert sum(found["spectra"][one["network"]]) == pytest.approx(1, abs=1e-4)
-        for share in (
-            "dead units, layer 1",
-            "faint filters",
-            "map energy folded over",
-            "filter energy beyond the stride's limit",
-        ):
-            assert 0 <= one[share] <= 1
-    torch.save(load_model("zfmini").state_dict(), "w.pt")
-    assert run("first_layer", "--weights", "w.pt", "--limit", "8", "--out", "own") == 0
-    (own,) = json.loads(Path("own/first_layer.json").read_text())["networks"]
-    assert own["test error"] is None
-    assert own["dead units, layer 1"] == 0
-    assert "does not take an image of shape (3, 48, 48)" in fails(
-        "first_layer", "--limit", "8", "--input-size", "48"
-    )
+def synthetic(n: int) -> Images:
+    """What scripts show without --images."""
+    return open_images(SyntheticImages(n, seed=1), MINI_PREPROCESS)
 
 
-def test_first_layer_measures_by_hand() -> None:
-    this = script("first_layer")
-    waves = torch.cos(math.pi * torch.arange(8.0)).expand(1, 1, 8, 8)  # half a cycle a pixel
-    energy, frequency = this.spectrum(waves)
-    assert float(energy[frequency > 0.25].sum() / energy.sum()) > 0.95
-    slow = torch.cos(2 * math.pi * torch.arange(16.0) / 16).expand(1, 1, 16, 16)
-    energy, frequency = this.spectrum(slow)
-    assert float(energy[frequency > 0.25].sum() / energy.sum()) < 0.1
-    assert float(this.bands(energy, frequency).sum()) == pytest.approx(1)
-    noise = torch.randn(4, 9, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    grid = noise.clone()
-    grid[..., ::4, :] += 3
-    assert this.blockiness(noise) == pytest.approx(1, abs=0.3)
-    assert this.blockiness(grid) > 3
-    assert math.isnan(this.blockiness(noise[..., :11, :11]))
+# --- the dialect
 
 
-def test_ablation_of_zfmini() -> None:
-    command = [
-        "--limit",
-        "24",
-        "--input-size",
-        "48",
-        "--epochs",
-        "1",
-        "--variants",
-        "3, 4,without layer 7",
-        "--out",
-        "a",
-    ]
-    assert run("ablation", *command) == 0
-    written("a", "ablation")
-    found = {row["network"]: row for row in rows("a/ablation.csv")}
-    assert list(found)[:3] == ["as it is", "without layers 3, 4", "without layer 7"]
-    parameters = {name: int(row["parameters"]) for name, row in found.items()}
-    assert parameters["as it is"] - parameters["without layer 7"] == 80 * 80 + 80
-    # conv3 and conv4 go, and conv5 takes the 48 maps of conv2
-    gone = (48 * 64 * 9 + 64) + (64 * 64 * 9 + 64) + 16 * 64 * 9
-    assert parameters["as it is"] - parameters["without layers 3, 4"] == gone
-    assert all(0 <= float(row["test error"]) <= 1 for row in found.values())
+def test_every_script_has_a_page_of_help_with_the_arguments_of_all() -> None:
+    for name in RUNNABLE:
+        text = script(name).arguments().format_help()
+        assert f"python scripts/{name}.py" in text
+        for option in ("--model", "--weights", "--images", "--layers", "--seed", "--out"):
+            assert option in text, name
 
 
-def test_ablation_of_any_model_leaves_out_what_fits(folders: tuple[str, str], fails: Any) -> None:
-    images = [
-        "--images",
-        folders[0],
-        "--test",
-        folders[1],
-        "--epochs",
-        "1",
-        "--model",
-        tiny("script_ablation"),
-    ]
-    assert run("ablation", *images, "--out", "a") == 0
-    found = rows("a/ablation.csv")
-    assert [row["network"] for row in found] == ["as it is", "without 2"]
-    assert int(found[0]["parameters"]) - int(found[1]["parameters"]) == 4 * 4 * 9 + 4
-    assert "none of them gives what it takes" in fails("ablation", *images, "--layers", "0")
-    assert "leave it out" in fails("ablation", "--weights", "some.pt")
+@pytest.mark.parametrize("name", NAMES)
+def test_scripts_use_public_functions(name: str) -> None:
+    """One module wraps the commands' arguments; nothing else is private."""
+    for line in (SCRIPTS / f"{name}.py").read_text().splitlines():
+        if line.startswith(("from featviz", "import featviz")):
+            assert "_" not in line.split()[1].replace("zeiler_fergus", ""), line
+            assert " _" not in line, line
+            assert "featviz.cli" not in line or name == "shared", line
 
 
-def test_layer_probe(folders: tuple[str, str], fails: Any) -> None:
-    assert (
-        run(
-            "layer_probe",
-            "--limit",
-            "60",
-            "--layers",
-            "conv1,fc6",
-            "--features",
-            "40",
-            "--out",
-            "p",
-        )
-        == 0
-    )
-    written("p", "layer_probe")
-    found = {(row["weights"], row["layer"]): row for row in rows("p/layer_probe.csv")}
-    assert list(found)[:3] == [("trained", "pixels"), ("trained", "conv1"), ("trained", "fc6")]
-    assert (found["trained", "conv1"]["features"], found["trained", "fc6"]["features"]) == (
-        "32",
-        "80",
-    )
-    images = [
-        "--images",
-        folders[0],
-        "--test",
-        folders[1],
-        "--model",
-        tiny("script_probe"),
-        "--no-initial",
-        "--out",
-        "q",
-    ]
-    assert run("layer_probe", *images) == 0
-    # red and blue are told apart from the pixels alone
-    assert (
-        rows("q/layer_probe.csv")[0]["layer"],
-        rows("q/layer_probe.csv")[0]["test accuracy"],
-    ) == ("pixels", "1.0")
-    assert "has no label" in fails(
-        "layer_probe", "--images", f"{folders[0]}/red", "--model", "script_probe:net"
-    )
-    assert "--test goes with --images" in fails("layer_probe", "--test", folders[1])
-    assert "no layer 'conv9'" in fails("layer_probe", "--limit", "8", "--layers", "conv9")
+SMALLEST = {
+    "top_patches": "--limit 1 --units 1 --k 1 --layers conv1",
+    "activation_maps": "--pages 1 --maps 1 --layers conv1",
+    "convolution": "--filters 1 --sizes 40 --layers conv1 --limit 1 --input-size 48",
+    "feature_evolution": "--units 1 --epochs 1 --limit 1 --layers conv1 --input-size 48",
+    "first_layer": "--units 1 --epochs 1 --limit 1",
+    "ablation": "--epochs 1 --limit 1 --variants none",
+    "layer_probe": "--features 1 --limit 2 --layers conv1 --no-initial",
+    "occlusion": "--show 1 --limit 1 --window 96 --stride 96",
+    "invariance": "--show 1 --steps 1 --limit 2",
+    "equivariance": "--show 1 --most 1 --reach 1 --limit 1 --layers conv1,conv2 --input-size 48",
+    "correspondence": "--limit 30 --layers conv5",
+}
 
 
-def test_a_probe_finds_the_line_between_two_classes() -> None:
-    this = script("layer_probe")
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(200, 5, generator=generator)
-    targets = (x[:, 1] - 2 * x[:, 3] > 0).long()
-    found = this.probe(x[:150], targets[:150], x[150:], targets[150:], 2, 0)
-    assert found["test accuracy"] > 0.9
-    weights = this.fit(x, targets, 2, 1e-2)
-    assert weights.shape == (6, 2)
-    noise = this.probe(
-        x[:150], torch.randint(0, 2, (150,), generator=generator), x[150:], targets[150:], 2, 0
-    )
-    assert noise["test accuracy"] < 0.8
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_the_smallest_settings_do(name: str) -> None:
+    assert run(f"{name} {SMALLEST[name]}") == 0
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_what_cannot_be_used_is_explained_in_one_line(name: str, fails: Any) -> None:
+    images = "--images gone"
+    if name == "correspondence":
+        images += " --boxes gone.json"
+    assert "'zfmni'; did you mean 'zfmini'" in fails(f"{name} --model zfmni")
+    assert "'gone'" in fails(f"{name} {images}")
+    Path("file").touch()
+    assert "the folder 'file' cannot be written" in fails(f"{name} --out file")
+    with pytest.raises(FeatvizError):
+        run(f"{name} {images} --debug")
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["top_patches", "activation_maps", "convolution", "first_layer", "ablation", "layer_probe"],
+    ("command", "message"),
+    [
+        ("activation_maps --layers fc7", "'fc7': none of them has maps"),
+        ("ablation --weights some.pt", "leave it out"),
+        ("convolution --limit 1 --layers pool5", "the first of this model is 'conv1'"),
+        ("correspondence --limit 3", "two are needed: give a larger --limit"),
+        ("correspondence --boxes boxes.json", "--images and --boxes go together"),
+        ("equivariance --limit 3 --layers fc7", "'fc7': each of them sees the full image"),
+        ("feature_evolution --checkpoints gone --limit 4", "'gone'"),
+        ("feature_evolution --weights some.pt", "--checkpoints DIR"),
+        ("feature_evolution --limit 1 --epochs 1 --at 1 --input-size 48", "1 checkpoint:"),
+        ("first_layer --limit 8 --input-size 48", "shape (3, 48, 48)"),
+        ("invariance --limit 1", "1 image: curves are compared"),
+        ("layer_probe --limit 1", "1 training image:"),
+        ("layer_probe --limit 8 --layers conv9", "'conv9'"),
+        ("layer_probe --test gone", "--test goes with --images"),
+        ("occlusion --limit 3 --layers fc7", "'fc7': none of them has maps"),
+        ("occlusion --limit 3 --only x", "no image 'x'"),
+        ("occlusion --limit 3 --window 97", "97"),
+        ("occlusion --layers cnov1", "did you mean 'conv1'"),
+    ],
 )
-def test_what_cannot_be_used_is_explained_in_one_line(name: str, fails: Any) -> None:
-    assert "no model 'zfmni'; did you mean 'zfmini'" in fails(name, "--model", "zfmni")
-    assert "no folder or file 'gone'" in fails(name, "--images", "gone")
-    Path("file").touch()
-    assert "the folder 'file' cannot be written" in fails(name, "--out", "file")
-    this = script(name)
-    with pytest.raises(FeatvizError):
-        script("shared").run(this.main, this.arguments(), ["--images", "gone", "--debug"])
+def test_what_cannot_be_is_one_line(command: str, message: str, fails: Any) -> None:
+    assert message in fails(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "convolution --sizes 0",
+        "convolution --sizes 64,x",
+        "invariance --steps 0",
+        "occlusion --show -1",
+    ],
+)
+def test_numbers_below_1_are_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(command)
+    assert "is not a whole number above 0" in capsys.readouterr().err
 
 
 def test_scripts_end_in_order_when_they_are_stopped(capsys: pytest.CaptureFixture[str]) -> None:
-    def stopped(args: Any) -> None:
+    def stopped(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt
 
     shared = script("shared")
@@ -412,31 +246,495 @@ def test_scripts_end_in_order_when_they_are_stopped(capsys: pytest.CaptureFixtur
     assert Path("outputs/some").is_dir()
 
 
-def test_what_a_script_writes_is_whole_or_not_there(here: Path) -> None:
-    from matplotlib.figure import Figure
-
+def test_rows_become_csv_and_a_mapping_json(here: Path) -> None:
     shared = script("shared")
-    shared.write(Figure(), {"a": 1.5}, here / "new", "one")
-    assert json.loads((here / "new/one.json").read_text()) == {"a": 1.5}
-    shared.write(Figure(), [{"a": 1}, {"a": 2, "b": "x,y"}], here / "new", "two")
-    assert (here / "new/two.csv").read_text() == 'a,b\n1,\n2,"x,y"\n'
-    assert "one.json" in {path.name for path in (here / "new").iterdir()}
-    assert "part" not in "".join(path.name for path in (here / "new").iterdir())
+    shared.write(Figure(), {"a": 1.5}, here / "new", "first")
+    assert json.loads((here / "new/first.json").read_text()) == {"a": 1.5}
+    shared.write(Figure(), [{"a": 1}, {"a": 2, "b": "x,y"}], here / "new", "second")
+    assert (here / "new/second.csv").read_text() == 'a,b\n1,\n2,"x,y"\n'
+    assert not [path for path in (here / "new").iterdir() if "part" in path.name]
 
 
-def test_every_script_has_a_page_of_help() -> None:
-    for name in (
-        "top_patches",
-        "activation_maps",
-        "convolution",
-        "feature_evolution",
-        "first_layer",
-        "ablation",
-        "layer_probe",
-    ):
-        text = script(name).arguments().format_help()
-        assert all(
-            option in text
-            for option in ("--model", "--weights", "--images", "--layers", "--seed", "--out")
-        )
-    assert sys.path
+@pytest.mark.slow
+def test_a_script_runs_on_its_own(tmp_path: Path) -> None:
+    arguments = ["--limit", "30", "--layers", "conv5", "--device", "cpu"]
+    command = [sys.executable, str(SCRIPTS / "correspondence.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "outputs/correspondence/correspondence.png").exists()
+
+
+# --- what scripts choose
+
+
+def test_the_rectifier_behind_a_layer_is_found_where_there_is_one() -> None:
+    choose = script("choose")
+    net = anatomy(plain(), (3, 16, 16))
+    assert choose.rectified(net, net["0"]) == net["1"]
+    assert choose.rectified(net, net["1"]) == net["1"]
+    assert choose.rectified(net, net["4"]) == net["4"]  # the last
+
+
+def test_the_hidden_layer_is_what_feeds_the_classifier() -> None:
+    choose = script("choose")
+    net = anatomy(load_model("zfmini", device="cpu"), (3, 96, 96))
+    assert choose.hidden(net) == net["fc7"]
+    assert choose.hidden(anatomy(plain(), (3, 16, 16))) is None
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"), [(1, [0]), (2, [0, 4]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4])]
+)
+def test_layers_are_spread_from_the_first_to_the_last(most: int, expected: list[int]) -> None:
+    layers = list(anatomy(plain(), (3, 16, 16)).values())
+    assert script("choose").spread(layers, most) == [layers[i] for i in expected]
+
+
+def test_classes_are_those_of_the_labels_or_the_synthetic_ones() -> None:
+    choose = script("choose")
+    args = argparse.Namespace(partial=False)
+
+    def images(labels: Sequence[str | None]) -> Images:
+        keys = [str(i) for i in range(len(labels))]
+        return Images(keys, lambda i: randn(3, 4, 4, seed=i).sigmoid(), Preprocess(), labels)
+
+    def model(classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(48, classes), nn.Dropout()).train()
+
+    assert choose.classes_of(args, model(2), images(["b", "a", "b"])) == ["a", "b"]
+    assert choose.classes_of(args, model(3), images(["b", None])) == [
+        "class 0",
+        "class 1",
+        "class 2",
+    ]
+    assert choose.classes_of(args, model(96), images(["b"])) == list(CLASSES)
+    assert choose.classes_of(args, nn.Conv2d(3, 2, 1), images(["b"])) is None
+    assert choose.classes_of(argparse.Namespace(partial=True), model(2), images(["b", "a"])) is None
+    in_training = model(2)
+    with untouched(in_training):
+        choose.classes_of(args, in_training, images(["b", "a"]))
+        assert choose.class_of(in_training, images(["b", "a"]), 0, ["a", "b"]) == 1
+        choose.class_of(in_training, images([None]), 0, ["a", "b"])
+
+
+# --- top_patches, activation_maps
+
+
+def test_top_patches() -> None:
+    assert run("top_patches --limit 12 --layers conv1,conv3 --units 2 --k 4") == 0
+    table = rows("top_patches")
+    ranks = [str(rank) for rank in range(1, 5)] * 2  # of two units
+    for layer in ("conv1", "conv3"):
+        assert [row["rank"] for row in table if row["layer"] == layer] == ranks
+    images = synthetic(12)
+    top = scan(load_model("zfmini", device="cpu"), images, ["conv3"], k=1)["conv3"].top
+    row = next(row for row in table if row["layer"] == "conv3")
+    unit = int(row["unit"])
+    assert float(row["response"]) == pytest.approx(float(top.scores[unit, 0]), rel=1e-5)
+    assert row["image"] == images.keys[int(top.images[unit, 0])]
+    assert row["full image computed"] in ("True", "False")
+
+
+def test_top_patches_has_a_figure_for_each_rule() -> None:
+    assert run("top_patches --limit 2 --layers conv1 --units 1 --k 2 --rule deconvnet,guided") == 0
+    assert rows("top_patches-deconvnet") == rows("top_patches-guided")
+
+
+def test_activation_maps() -> None:
+    assert run("activation_maps --pages 1 --maps 3 --layers conv1,conv2") == 0
+    table = rows("activation_maps")
+    largest = [float(row["largest"]) for row in table if row["layer"] == "conv2"]
+    assert largest == sorted(largest, reverse=True)
+    model = load_model("zfmini", device="cpu")
+    with torch.no_grad():
+        maps = model[:4](MINI_PREPROCESS.normalize(synthetic(1)[0])[None])[0]
+    expected = maps.amax(dim=(1, 2)).sort(descending=True).values[:3].tolist()
+    assert largest == pytest.approx(expected, rel=1e-4)
+
+
+# --- convolution
+
+
+def test_convolution_counts_what_can_be_counted_by_hand(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = tiny("script_counts")
+    assert run("convolution --input-size 32 --filters 4 --sizes 32,48 --model", model) == 0
+    first = rows("sharing")[0]
+    # 32 positions an axis see 3 elements each, but for the two at the edges, which see 2
+    assert int(first["sparse"]) == 4 * 3 * 94 * 94
+    assert int(first["dense"]) == 3 * 32 * 32 * 4 * 32 * 32
+    assert int(first["convolution"]) == 4 * 3 * 9 + 4
+    assert int(first["operations"]) == 32 * 32 * 4 * 3 * 9
+    # maps of 16 and 8 do not fit the fully connected layer, and neither does an image of 48
+    strides = [row for row in rows("strides") if row["layer"] == "0"]
+    assert [(row["stride of first layer"], row["map width"]) for row in strides] == [("1", "32")]
+    assert [row["map width"] for row in rows("sizes")] == ["32", "32"]
+    assert len(rows("filters")) == 4
+    err = capsys.readouterr().err
+    for left_out in ("stride 2: left out", "stride 4: left out", "size 48 x 48: left out"):
+        assert left_out in err
+
+
+def test_convolution_of_zfmini_takes_strides_and_sizes() -> None:
+    assert run("convolution --layers conv1,conv5") == 0
+    strides = {(row["stride of first layer"], row["layer"]): row for row in rows("strides")}
+    fields = [int(strides[stride, "conv5"]["receptive field"]) for stride in "124"]
+    assert fields == sorted(set(fields))
+    assert fields[1] == 83
+    assert [strides[stride, "conv1"]["map width"] for stride in "124"] == ["92", "46", "23"]
+    sizes = {row["input"]: row["map width"] for row in rows("sizes") if row["layer"] == "conv1"}
+    assert sizes == {"64": "30", "96": "46", "128": "62", "192": "94"}
+
+
+# --- feature_evolution
+
+
+def test_feature_evolution_trains_and_goes_on_from_checkpoints(
+    capsys: pytest.CaptureFixture[str], fails: Any
+) -> None:
+    command = "feature_evolution --layers conv1,conv3 --units 2 --input-size 48 --limit 16"
+    assert run(f"{command} --epochs 2 --at 0,1,2 --batch-size 8 --out e") == 0
+    table = rows("feature_evolution", "e")
+    assert len(table) == 2 * 2 * 3  # layers, units, epochs
+    assert {row["epoch"] for row in table} == {"0", "1", "2"}
+    at_first = [row for row in rows("settling", "e") if row["epoch"] == "0"]
+    assert [row["distance to go"] for row in at_first] == ["1.0", "1.0"]
+    assert "half way to its last state" in capsys.readouterr().out
+    again = f"{command} --checkpoints e/checkpoints --out f"
+    assert "is not one of this model" in fails(again)
+    assert run(f"{again} --classes 8") == 0
+    assert rows("feature_evolution", "f")[0]["unit"] == table[0]["unit"]
+
+
+# --- first_layer
+
+
+@pytest.mark.slow
+def test_first_layer_trains_four_networks() -> None:
+    assert run("first_layer --limit 24 --epochs 1 --batch-size 8 --units 4") == 0
+    content = networks()
+    assert [network["stride"] for network in content["networks"]] == [4, 4, 2, 2]
+    shares = (
+        "dead units, layer 1",
+        "faint filters",
+        "map energy folded over",
+        "filter energy beyond the stride's limit",
+    )
+    for network in content["networks"]:
+        assert sum(content["spectra"][network["network"]]) == pytest.approx(1, abs=1e-4)
+        for share in shares:
+            assert 0 <= network[share] <= 1
+
+
+def test_first_layer_of_weights_of_ones_own() -> None:
+    torch.save(load_model("zfmini", device="cpu").state_dict(), "w.pt")
+    assert run("first_layer --weights w.pt --limit 8") == 0
+    (own,) = networks()["networks"]
+    assert own["test error"] is None
+    assert own["dead units, layer 1"] == 0
+
+
+def test_the_spectrum_of_waves() -> None:
+    this = script("first_layer")
+    fast = torch.cos(math.pi * torch.arange(8.0)).expand(1, 1, 8, 8)  # half a cycle a pixel
+    energy, frequency = this.spectrum(fast)
+    assert float(energy[frequency > 0.25].sum() / energy.sum()) > 0.95
+    slow = torch.cos(2 * math.pi * torch.arange(16.0) / 16).expand(1, 1, 16, 16)
+    energy, frequency = this.spectrum(slow)
+    assert float(energy[frequency > 0.25].sum() / energy.sum()) < 0.1
+    assert float(this.bands(energy, frequency).sum()) == pytest.approx(1)
+
+
+def test_blocks_are_measured_against_noise() -> None:
+    blockiness = script("first_layer").blockiness
+    noise = randn(4, 9, 3, 48, 48)
+    blocks = noise.clone()
+    blocks[..., ::4, :] += 3
+    assert blockiness(noise) == pytest.approx(1, abs=0.3)
+    assert blockiness(blocks) > 3
+    assert math.isnan(blockiness(noise[..., :11, :11]))
+
+
+# --- ablation
+
+
+def test_ablation_of_zfmini() -> None:
+    variants = "3, 4,without layer 7"
+    assert run("ablation --limit 24 --epochs 1 --variants", variants) == 0
+    table = {row["network"]: row for row in rows("ablation")}
+    assert list(table)[:3] == ["as it is", "without layers 3, 4", "without layer 7"]
+    parameters = {name: int(row["parameters"]) for name, row in table.items()}
+    assert parameters["as it is"] - parameters["without layer 7"] == 80 * 80 + 80
+    # conv3 and conv4 go, and conv5 takes the 48 maps of conv2
+    gone = (48 * 64 * 9 + 64) + (64 * 64 * 9 + 64) + 16 * 64 * 9
+    assert parameters["as it is"] - parameters["without layers 3, 4"] == gone
+    for row in table.values():
+        assert 0 <= float(row["test error"]) <= 1
+
+
+def test_ablation_of_any_model_leaves_out_what_fits(folders: tuple[str, str], fails: Any) -> None:
+    training, testing = folders
+    command = f"ablation --images {training} --test {testing} --epochs 1 --model"
+    model = tiny("script_ablation")
+    assert run(command, model) == 0
+    table = rows("ablation")
+    assert [row["network"] for row in table] == ["as it is", "without 2"]
+    assert int(table[0]["parameters"]) - int(table[1]["parameters"]) == 4 * 4 * 9 + 4
+    assert "'0': none of them gives what it takes" in fails(command, model, "--layers", "0")
+
+
+def test_a_layer_can_be_left_out_if_every_call_gives_what_it_takes() -> None:
+    model = Reused().train()
+    image = randn(3, 16, 16)
+    with untouched(model):
+        names = script("ablation").removable(model, "*", image)
+    assert "relu" in names
+    assert "conv2" in names
+    assert "conv1" not in names  # from 3 channels to 4
+    assert "conv3" not in names  # of stride 2
+
+
+# --- layer_probe
+
+
+def test_layer_probe() -> None:
+    assert run("layer_probe --limit 60 --layers conv1,fc6 --features 40") == 0
+    table = {(row["weights"], row["layer"]): row for row in rows("layer_probe")}
+    assert list(table) == [
+        ("trained", "pixels"),
+        ("trained", "conv1"),
+        ("trained", "fc6"),
+        ("initial weights", "conv1"),
+        ("initial weights", "fc6"),
+    ]
+    assert table["trained", "conv1"]["features"] == "32"  # a mean of each map
+    assert table["trained", "fc6"]["features"] == "80"
+
+
+def test_layer_probe_of_ones_own_images(folders: tuple[str, str], fails: Any) -> None:
+    training, testing = folders
+    model = tiny("script_probe")
+    command = f"layer_probe --images {training} --test {testing} --no-initial --model {model}"
+    assert run(command) == 0
+    table = rows("layer_probe")
+    assert [row["layer"] for row in table] == ["pixels", "0", "2"]  # without the classifier
+    assert table[0]["test accuracy"] == "1.0"  # blue and red can be told by the pixels alone
+    unlabelled = f"layer_probe --images {training}/red --model {model}"
+    assert "has no label" in fails(unlabelled)
+
+
+def test_a_tenth_of_the_images_is_held_out(folders: tuple[str, str]) -> None:
+    given = ["--images", folders[0], "--input-size", "32"]
+    args = script("layer_probe").arguments().parse_args(given)
+    sets = script("labelled").sets_from(args, nn.Identity())
+    assert len(sets.training) == 11
+    assert len(sets.testing) == 1
+    assert not set(sets.training.images.keys) & set(sets.testing.images.keys)
+    assert sets.classes == ["blue", "red"]
+    assert sets.shape == (3, 32, 32)
+
+
+def test_a_probe_finds_the_line_between_two_classes() -> None:
+    this = script("layer_probe")
+    x = randn(200, 5)
+    targets = (x[:, 1] - 2 * x[:, 3] > 0).long()
+    by_line = this.probe(x[:150], targets[:150], x[150:], targets[150:], 2, 0)
+    assert by_line["test accuracy"] > 0.9
+    assert this.fit(x, targets, 2, 1e-2).shape == (6, 2)
+    by_chance = torch.randint(0, 2, (150,), generator=generator(1))
+    fooled = this.probe(x[:150], by_chance, x[150:], targets[150:], 2, 0)
+    assert fooled["test accuracy"] < 0.8
+
+
+def test_features_are_averaged_to_the_largest_square_that_is_allowed() -> None:
+    pooled = script("layer_probe").pooled
+    maps = randn(2, 4, 6, 6)
+    assert pooled(maps, 16).shape == (2, 16)
+    assert pooled(maps, 1).shape == (2, 4)
+    assert torch.allclose(pooled(maps, 1), maps.mean(dim=(2, 3)))
+    assert pooled(maps, 1000).shape == (2, 4 * 6 * 6)
+    assert pooled(maps[:, :, 0, 0], 1).shape == (2, 4)
+
+
+# --- occlusion
+
+
+def test_occlusion() -> None:
+    assert run("occlusion --limit 12 --show 2 --stride 24") == 0
+    table = rows("occlusion")
+    assert len(table) == 2
+    for row in table:
+        assert row["windows"] == "16"
+        assert row["map"].startswith("relu5, map ")
+        assert float(row["probability lowest"]) <= float(row["probability uncovered"])
+        assert row["class"] in CLASSES
+
+
+def test_occlusion_of_chosen_images_where_no_classes_are_known(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_model("zfmini", device="cpu")
+    torch.save({"conv1.weight": model.conv1.weight}, "some.pt")
+    command = "occlusion --weights some.pt --partial --input-size 96 --stride 24 --layers conv3"
+    assert run(f"{command} --only dog/01.png --images", str(pictures)) == 0
+    assert "no classes are shown" in capsys.readouterr().err
+    (row,) = rows("occlusion")
+    assert row["image"] == "dog/01.png"
+    assert row["map"].startswith("relu3, map ")
+    assert "probability uncovered" not in row
+
+
+# --- invariance, equivariance
+
+
+def test_invariance(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("invariance --limit 9 --show 3 --steps 5") == 0
+    table = rows("invariance")
+    assert len(table) == 3 * 5 * 3  # transforms, values, images
+    shifts = [row for row in table if row["transform"] == "vertical translation"]
+    still = [row for row in shifts if float(row["value"]) == 0]
+    assert {float(row["distance conv1"]) for row in still} == {0.0}
+    assert {float(row["distance fc7"]) for row in still} == {0.0}
+    for row in table:
+        assert 0 <= float(row["probability"]) <= 1
+    assert "at the smallest step" in capsys.readouterr().out
+
+
+def test_values_are_spaced_around_no_transform() -> None:
+    spaced = script("invariance").spaced
+    assert spaced(26, 1) == [0]
+    assert spaced(180, 3) == [-180, 0, 180]
+    assert spaced(26, 5) == [-26, -13, 0, 13, 26]
+    assert spaced(0.9, 3) == pytest.approx([-0.9, 0, 0.9])
+
+
+def test_equivariance() -> None:
+    command = "equivariance --limit 3 --show 1 --input-size 96 --layers conv1,conv2 --reach 4"
+    assert run(command) == 0
+    errors = {}
+    for row in rows("equivariance"):
+        if row["transform"].startswith("translation"):
+            errors[row["layer"], float(row["value"])] = float(row["error"])
+    for layer, stride in (("conv1", 2), ("conv2", 4)):
+        for shift in range(5):
+            assert (errors[layer, shift] < 1e-10) == (shift % stride == 0), (layer, shift)
+    for shift in range(1, 5):
+        assert errors["locally connected", shift] > 0.8
+
+
+# --- correspondence
+
+
+def test_correspondence() -> None:
+    assert run("correspondence --limit 80") == 0
+    table = rows("correspondence")
+    parts = ["left eye", "right eye", "nose", "random position"]
+    for layer in ("conv5", "fc7"):
+        assert [row["part"] for row in table if row["layer"] == layer] == parts
+    assert len(table) == 8
+    for row in table:
+        assert 0 < float(row["mean"]) < 1
+
+
+def test_squares_of_a_face_are_of_one_size_and_inside() -> None:
+    images = synthetic(40)
+    faces = script("correspondence").synthetic_faces(images)
+    assert len(faces) >= 2
+    for i, boxes in faces.items():
+        assert str(images.labels[i]).endswith("face")
+        assert len({(box.height, box.width) for box in boxes.values()}) == 1
+        for box in boxes.values():
+            assert min(box) >= 0
+            assert max(box) <= 96
+
+
+def corners(boxes: object, pictures: Path) -> list[str]:
+    """Arguments for a file of such boxes."""
+    Path("boxes.json").write_text(json.dumps(boxes))
+    return ["--boxes", "boxes.json", "--images", str(pictures), "--input-size", "96"]
+
+
+def test_correspondence_on_boxes_of_ones_own(pictures: Path) -> None:
+    keys = ("a cat/00.png", "dog/01.png", "a cat/04.png")
+    own = corners({key: {"ear": [4, 4, 20, 20]} for key in keys}, pictures)
+    assert run("correspondence --layers conv5", *own) == 0
+    table = [(row["part"], row["images"]) for row in rows("correspondence")]
+    assert table == [("ear", "3"), ("random position", "3")]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        (
+            {"dog/01.png": {"ear": [0, 0, 9, 97]}, "a cat/00.png": {"ear": [0, 0, 9, 9]}},
+            "96x96",
+        ),
+        (
+            {"dog/01.png": {"ear": [0, 0, 9, 9]}, "a cat/00.png": {"eye": [0, 0, 9, 9]}},
+            "give all the same",
+        ),
+        ({"cow/01.png": {"ear": [0, 0, 9, 9]}}, "'cow/01.png'"),
+        ({"dog/01.png": {"ear": [0, 0, 9, 9]}}, "give at least two"),
+        ({"dog/01.png": [0, 0, 9, 9]}, "[0, 0, 9, 9]"),
+    ],
+)
+def test_boxes_that_cannot_be(boxes: object, message: str, pictures: Path, fails: Any) -> None:
+    assert message in fails("correspondence", *corners(boxes, pictures))
+
+
+# --- what figures of windows and transforms show
+
+
+def covered(columns: int = 4, lines: int = 3) -> OcclusionMaps:
+    """Windows of 8 x 8 in steps of 4."""
+    boxes = torch.zeros(lines, columns, 4, dtype=torch.long)
+    boxes[..., 0] = 4 * torch.arange(lines)[:, None]
+    boxes[..., 1] = 4 * torch.arange(columns)
+    boxes[..., 2:] = boxes[..., :2] + 8
+    return OcclusionMaps(
+        scores={"response": randn(lines, columns), "probability": randn(lines, columns).sigmoid()},
+        baseline={"response": 1.0, "probability": 0.9},
+        classes=torch.arange(lines * columns).reshape(lines, columns) % 11,
+        most_probable=0,
+        boxes=boxes,
+        size=(4 * lines + 4, 4 * columns + 4),
+    )
+
+
+def test_maps_lie_where_the_squares_are() -> None:
+    """The middle of each cell is the middle of its window."""
+    row = OccludedImage(
+        randn(3, 16, 20).sigmoid(), covered(), "response", "unit", randn(1, 3, 16, 20)
+    )
+    figure = figures.occlusion([row])
+    (shown,) = figure.axes[1].get_images()
+    # windows of 8 in steps of 4: middles at 4, 8 ... 16 across and 4, 8, 12 down
+    assert tuple(shown.get_extent()) == (2, 18, 14, 2)
+    assert figure.axes[1].get_xlim() == (0, 20)
+
+
+def test_the_legend_of_classes_counts_squares() -> None:
+    row = OccludedImage(
+        randn(3, 16, 20).sigmoid(),
+        covered(),
+        "response",
+        "unit",
+        randn(1, 3, 16, 20),
+        label="class number 0",
+        probability="probability",
+    )
+    figure = figures.occlusion([row], classes=[f"class number {i}" for i in range(11)])
+    legend = next(axes.get_legend() for axes in figure.axes if axes.get_legend())
+    first = legend.get_texts()[0].get_text()
+    assert "class number 0" in first
+    assert "17%" in first  # 2 of 12
+
+
+def test_exact_equivariance_is_circled() -> None:
+    errors = {"a": [0.0, 0.5, 1e-15], "b": [0.0, 1.2, math.nan]}
+    panels = {"translation (pixels)": ([0.0, 1.0, 2.0], errors)}
+    figure = figures.equivariance(panels, {"a": "stride 2", "b": "stride 4"})
+    lines = figure.axes[0].lines
+    circled = [list(line.get_xdata()) for line in lines if line.get_fillstyle() == "none"]
+    assert circled == [[0, 2], [0]]
