@@ -42,7 +42,7 @@ DRAWING = {"figures", "cli"}
 SPEAKING = {"cli", "__main__"}
 BASES = {"methods.fill", "methods.transforms"}
 """What several methods stand on."""
-COMPOSED = {"methods.evolve": {"methods.scan", "methods.project", "methods.responses"}}
+COMPOSED = {"methods.evolve": {"methods.scan", "methods.project_exemplars", "methods.responses"}}
 """The one method that is made of others."""
 PACKAGES = ("featviz", "featviz.figures", "featviz.gallery", "featviz.data", "featviz.models")
 RECORDS = {

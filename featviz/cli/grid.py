@@ -34,7 +34,7 @@ from featviz.cli.arguments import (
 from featviz.errors import UsageError
 from featviz.files import check_writable, write_atomic
 from featviz.images import Images
-from featviz.methods.project import project_exemplars
+from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.exemplars import Exemplars
 from featviz.records.scan import MANIFEST, LayerScan
 from featviz.units import Layer

@@ -20,7 +20,7 @@ from featviz.gallery import site, sprites
 from featviz.gallery.numbers import front_units, layer_numbers, optional_text, text, unit_numbers
 from featviz.images import Images, open_images
 from featviz.methods._backproject import MEMORY
-from featviz.methods.project import project_exemplars
+from featviz.methods.project_exemplars import project_exemplars
 from featviz.patterns import split_call
 from featviz.records.exemplars import Exemplars
 from featviz.records.scan import LayerScan, Listing, Scan

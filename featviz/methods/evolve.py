@@ -21,7 +21,7 @@ from featviz.images.sources import open_images
 
 # Methods do not use each other. This one is the exception: it is a scan, the responses and the
 # projections of each state of a network, put side by side.
-from featviz.methods.project import project_exemplars
+from featviz.methods.project_exemplars import project_exemplars
 from featviz.methods.responses import responses
 from featviz.methods.scan import scan
 from featviz.models.load import load_weights
