@@ -8,11 +8,10 @@ import importlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -50,10 +49,10 @@ RECORDS = {
     "OcclusionMaps", "Scan", "Statistics", "SweepResult", "TopK", "Track",
 }  # fmt: skip
 LOST = {
-    "cuts", "ends", "found", "info", "infos", "inside", "masking", "mine", "one", "parts",
+    "cuts", "ends", "found", "info", "infos", "inside", "masking", "mine", "one",
     "places", "pull", "said", "seen", "shortcut", "telling", "whole",
 }  # fmt: skip
-"""Words that docs/design.md replaces by the field's own."""
+"""Words that docs/design.md replaces by the field's own. ("Parts" of an object are the paper's.)"""
 
 
 def modules() -> dict[str, Path]:
@@ -177,45 +176,10 @@ def words(name: str) -> set[str]:
     return set(re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower().split("_"))
 
 
-PENDING = set(
-    """
-    featviz/cli/arguments.py featviz/cli/gallery.py featviz/cli/grid.py featviz/cli/layers.py
-    featviz/data/synthetic.py featviz/data/training.py featviz/fields/footprint.py
-    featviz/fields/tracer.py featviz/figures/blocks.py featviz/figures/counts.py
-    featviz/figures/curves.py featviz/figures/exemplars.py featviz/figures/filters.py
-    featviz/figures/maps.py featviz/figures/occlusion_maps.py featviz/figures/page.py
-    featviz/figures/patches.py featviz/figures/tables.py featviz/figures/tracks.py
-    featviz/gallery/_build.py featviz/gallery/_compare.py featviz/gallery/numbers.py
-    featviz/gallery/sprites.py featviz/images/sources.py featviz/methods/_incremental.py
-    featviz/methods/connections.py featviz/methods/correspondence.py
-    featviz/methods/equivariance.py featviz/methods/evolve.py featviz/methods/occlude.py
-    featviz/methods/sweep.py featviz/methods/transforms.py featviz/rules.py featviz/tiles.py
-    scripts/ablation.py scripts/activation_maps.py scripts/choose.py scripts/convolution.py
-    scripts/correspondence.py scripts/equivariance.py scripts/feature_evolution.py
-    scripts/first_layer.py scripts/invariance.py scripts/layer_probe.py scripts/occlusion.py
-    scripts/top_patches.py
-    """.split()  # noqa: SIM905
-)
-"""Files that are still to be rewritten."""
-PENDING |= set(
-    """
-    gallery._build gallery._compare gallery.site models.load load_weights open_images Anatomy Box
-    Connections Correspondence Evolution Images OcclusionMaps Preprocess SweepResult Track
-    """.split()  # noqa: SIM905
-)
 SOURCES = [*HOME.rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
 
 
-def cases(names: Iterable[str]) -> list[Any]:
-    """A case for each name; those that wait for a rewrite may fail."""
-    marked = []
-    for name in sorted(names):
-        marks = [pytest.mark.xfail(strict=False)] if name in PENDING else []
-        marked.append(pytest.param(name, marks=marks))
-    return marked
-
-
-@pytest.mark.parametrize("name", cases(path.relative_to(ROOT).as_posix() for path in SOURCES))
+@pytest.mark.parametrize("name", sorted(path.relative_to(ROOT).as_posix() for path in SOURCES))
 def test_no_name_uses_a_word_that_is_lost(name: str) -> None:
     wrong = {given for given in given_names(ROOT / name) if words(given) & LOST}
     assert not wrong
@@ -229,7 +193,7 @@ def docstrings(tree: ast.AST) -> set[int]:
 LIBRARY = [name for name in MODULES if folder(name) not in SPEAKING]
 
 
-@pytest.mark.parametrize("name", cases(LIBRARY))
+@pytest.mark.parametrize("name", sorted(LIBRARY))
 def test_no_message_names_a_flag(name: str) -> None:
     """They name arguments; the commands add their flags."""
     tree = ast.parse(MODULES[name].read_text())
@@ -276,7 +240,7 @@ def shown_by_example() -> Iterator[str]:
             yield name
 
 
-@pytest.mark.parametrize("name", cases(shown_by_example()))
+@pytest.mark.parametrize("name", sorted(shown_by_example()))
 def test_all_has_an_example(name: str) -> None:
     """The example runs as a doctest."""
     text = inspect.getdoc(getattr(featviz, name)) or ""
@@ -306,7 +270,7 @@ def test_what_is_called_is_typed() -> None:
             assert bound or argument.annotation is not inspect.Parameter.empty, name
 
 
-@pytest.mark.parametrize("name", cases(RECORDS))
+@pytest.mark.parametrize("name", sorted(RECORDS))
 def test_records_are_frozen_compare_by_identity_and_show_on_a_line(name: str) -> None:
     record = getattr(featviz, name)
     parameters = record.__dataclass_params__

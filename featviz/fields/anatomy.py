@@ -37,6 +37,11 @@ class Anatomy(Mapping[str, Layer]):
     Attributes:
         input_shape: (c, h, w) of the images.
         idle: modules that are no layers, each with the reason in words.
+
+    Example:
+        >>> from featviz import anatomy, load_model
+        >>> anatomy(load_model("zfmini"), (3, 96, 96))
+        <Anatomy of 22 layers for images of 3x96x96>
     """
 
     def __init__(

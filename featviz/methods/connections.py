@@ -36,6 +36,12 @@ class Connections:
             and of the fully connected one; with biases where the layer has them.
         operations: multiplications of a forward pass of the convolution as it is computed, those by
             padding included.
+
+    Example:
+        >>> from featviz import connections, load_model
+        >>> conv1 = connections(load_model("zfmini"), (3, 96, 96))["conv1"]
+        >>> conv1.inputs, conv1.outputs, conv1.convolution
+        ((3, 96, 96), (32, 46, 46), 4736)
     """
 
     layer: str

@@ -29,6 +29,13 @@ class Correspondence:
     Attributes:
         distances: by layer and part, (n, n): between two images, the share of features whose
             changes differ in sign (their Hamming distance); 0 on the diagonal.
+
+    Example:
+        >>> import torch
+        >>> from featviz import Correspondence
+        >>> result = Correspondence({"conv5": {"eye": torch.tensor([[0.0, 0.25], [0.25, 0.0]])}})
+        >>> result.mean("conv5", "eye")
+        0.25
     """
 
     distances: dict[str, dict[str, Tensor]]

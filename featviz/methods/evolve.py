@@ -55,6 +55,19 @@ class Track:
             responses with those at the last checkpoint: 0 the same, 1 unrelated; not a number where
             either does not vary.
         same: (e, all units) bool, the strongest image is that of the last checkpoint.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from featviz import evolve, load_model
+        >>> from featviz.data import SyntheticImages
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for epoch, weights in ((0, "initial"), (16, None)):
+        ...     torch.save(load_model("zfmini", weights).state_dict(), folder / f"epoch-{epoch:03d}.pt")
+        >>> result = evolve(load_model("zfmini"), SyntheticImages(8), "conv1", folder, 3)
+        >>> result["conv1"].projections.shape
+        torch.Size([3, 2, 3, 7, 7])
     """
 
     layer: Layer
@@ -111,6 +124,19 @@ class Evolution(Mapping[str, Track]):
         epochs: of the checkpoints, ascending; the tensors of a track have them along the axis e.
         listing: the images that the indices of a track mean.
         rule: of the projections.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from featviz import evolve, load_model
+        >>> from featviz.data import SyntheticImages
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for epoch, weights in ((0, "initial"), (16, None)):
+        ...     torch.save(load_model("zfmini", weights).state_dict(), folder / f"epoch-{epoch:03d}.pt")
+        >>> result = evolve(load_model("zfmini"), SyntheticImages(8), "conv1", folder, 3)
+        >>> list(result), result.epochs
+        (['conv1'], [0, 16])
     """
 
     tracks: dict[str, Track]

@@ -49,6 +49,13 @@ class OcclusionMaps:
         incremental: whether the first layers were computed only where a window changes them, rather
             than the full image for every window, which takes longer.
         layer: the last of the layers that were; None where none was.
+
+    Example:
+        >>> import torch
+        >>> from featviz import load_model, occlude
+        >>> maps = occlude(load_model("zfmini"), torch.randn(3, 96, 96), 3, window=48, stride=48)
+        >>> maps.boxes[0, 1].tolist(), maps.attribution().shape
+        ([0, 48, 48, 96], torch.Size([96, 96]))
     """
 
     scores: dict[str, Tensor]
@@ -168,7 +175,7 @@ def occlude(
         >>> maps.scores["map"].shape, maps.attribution("class").shape
         (torch.Size([7, 7]), torch.Size([96, 96]))
     """
-    image = _one_image(model, x)
+    image = _single_image(model, x)
     size = (image.shape[1], image.shape[2])
     sides, steps = _checked(window, stride, size)
     scores = dict(score) if isinstance(score, Mapping) else {name_of(score): score}
@@ -221,7 +228,7 @@ def _maps(
     )
 
 
-def _one_image(model: nn.Module, x: Tensor) -> Tensor:
+def _single_image(model: nn.Module, x: Tensor) -> Tensor:
     """The image (c, h, w), on the model's device."""
     images = batch_for(model, x)
     if len(images) != 1:

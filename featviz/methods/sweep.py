@@ -29,6 +29,13 @@ class SweepResult:
         norms: by layer, (n,): the length of the feature vector of the image itself.
         probabilities: (n, v, classes), of the transformed images; None where the model returns no
             (n, classes).
+
+    Example:
+        >>> import torch
+        >>> from featviz import SweepResult
+        >>> moved = SweepResult([0, 8], {"fc7": torch.tensor([[0.0, 3.0]])}, {"fc7": torch.tensor([6.0])}, None)
+        >>> moved.relative("fc7")
+        tensor([[0.0000, 0.5000]])
     """
 
     values: list[float]
