@@ -115,3 +115,12 @@ def test_visible_is_where_the_box_is() -> None:
         result.boxes[..., 3] - result.boxes[..., 1]
     )
     assert torch.equal(result.visible.sum(dim=(2, 3)), sizes)
+
+
+def test_a_notebook_shows_units_and_names_the_dead() -> None:
+    model, data = plain(), open_images(randint(0, 4, 6, 3, 24, 24) / 4)
+    exemplars = project_exemplars(model, data, scan(model, data, "3", k=2)["3"])
+    page = exemplars._repr_html_()
+    assert page.count("<img") == int((~exemplars.dead).sum())
+    assert page.count("dead: no image activates it") == int(exemplars.dead.sum())
+    assert "&lt;Exemplars of 8 units of 3" in page

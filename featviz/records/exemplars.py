@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
+from io import BytesIO
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from featviz.errors import RuleError, UnitError, UsageError
+from featviz.tiles import picture_tiles, sheet, signal_tiles
 from featviz.units import Layer
 
 _PER_EXEMPLAR = ("patches", "visible", "boxes", "scores", "images", "full_image", "fallback")
+_SHOWN = 8  # units that a notebook shows
+_SIDE = 56  # pixels of a tile there
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,6 +69,28 @@ class Exemplars:
         rules = ", ".join(self.projections)
         size = "x".join(map(str, self.visible.shape[-2:]))
         return f"<Exemplars of {len(self.channels)} units of {self.layer}, k={self.k}, {size}: {rules}>"
+
+    def _repr_html_(self) -> str:
+        """The units as a notebook shows them: projections under the first rule beside the patches."""
+        rows = [self._html_row(row) for row in range(min(len(self.channels), _SHOWN))]
+        more = len(self.channels) - len(rows)
+        note = f"<p>and {more} more units</p>" if more else ""
+        table = "<table>" + "".join(rows) + "</table>"
+        return f"<p>{escape(repr(self))}</p>{table}{note}"
+
+    def _html_row(self, row: int) -> str:
+        channel = self.channels[row]
+        if self.dead[row]:
+            return f"<tr><td>{channel}</td><td>dead: no image activates it</td></tr>"
+        height, width = self.visible.shape[-2:]
+        scale = _SIDE / max(height, width)
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        visible = self.visible[row]
+        projections = next(iter(self.projections.values()))
+        signals = signal_tiles(projections[row], visible, size)
+        patches = picture_tiles(self.patches[row], visible, size)
+        lines = torch.cat([signals, patches])  # the projections above their patches
+        return f"<tr><td>{channel}</td><td>{_html_picture(sheet(lines, self.k))}</td></tr>"
 
     @property
     def k(self) -> int:
@@ -159,3 +188,11 @@ class Exemplars:
             "full image": bool(self.full_image[row, rank]),
             "fallback": bool(self.fallback[row, rank]),
         }
+
+
+def _html_picture(pixels: Tensor) -> str:
+    """A picture (3, h, w) uint8 as an element of a page, with its pixels in it."""
+    buffer = BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="projections above their patches" src="data:image/png;base64,{data}">'
