@@ -27,15 +27,15 @@ from galleries import made_up
 
 DRAWN = """() => {
   const tiles = [...document.querySelectorAll("#tiles li")].slice(0, 60);
-  const seen = tiles.filter((item) => item.getBoundingClientRect().top < innerHeight);
+  const inView = tiles.filter((item) => item.getBoundingClientRect().top < innerHeight);
   const drawn = (item) => item.querySelector(".dead") || item.querySelector(".picture").style.backgroundImage;
-  return seen.length > 0 && seen.every(drawn);
+  return inView.length > 0 && inView.every(drawn);
 }"""
 SORTED = f"() => document.querySelector('#tiles li').dataset.unit !== '0' && ({DRAWN})()"
-STEPS = """async () => {
+SCROLLED = """async () => {
   for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
     scrollTo(0, y);
-    await new Promise((resolve) => setTimeout(resolve, 60));
+    await new Promise((done) => setTimeout(done, 60));
   }
 }"""
 
@@ -50,12 +50,12 @@ def renderer(browser: Browser) -> dict[str, float]:
         for entry in session.send("SystemInfo.getProcessInfo")["processInfo"]
         if entry["type"] == "renderer"
     ]
-    found = []
+    processes = []
     for pid in pids:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         kib = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
-        found.append({"resident": kib["Rss"] / 1024, "own share": kib["Pss"] / 1024})
-    return max(found, key=lambda one: one["own share"])
+        processes.append({"resident": kib["Rss"] / 1024, "own share": kib["Pss"] / 1024})
+    return max(processes, key=lambda process: process["own share"])
 
 
 def heap(page: Page) -> float:
@@ -63,10 +63,8 @@ def heap(page: Page) -> float:
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")
     metrics: list[dict[str, Any]] = session.send("Performance.getMetrics")["metrics"]
-    return (
-        next(float(metric["value"]) for metric in metrics if metric["name"] == "JSHeapUsedSize")
-        / 2**20
-    )
+    values = {metric["name"]: float(metric["value"]) for metric in metrics}
+    return values["JSHeapUsedSize"] / 2**20
 
 
 def tidy(page: Page) -> None:
@@ -77,54 +75,64 @@ def tidy(page: Page) -> None:
         page.wait_for_timeout(300)
 
 
-def said(browser: Browser, page: Page, when: str) -> None:
+def print_memory(browser: Browser, page: Page, when: str) -> None:
     memory = renderer(browser)
-    print(
-        f"| {when} | {memory['resident']:.0f} | {memory['own share']:.0f} | {heap(page):.0f} |",
-        flush=True,
-    )
+    sizes = memory["resident"], memory["own share"], heap(page)
+    cells = " | ".join(f"{size:.0f}" for size in sizes)
+    print(f"| {when} | {cells} |", flush=True)
+
+
+def print_gallery(address: Path, units: int) -> None:
+    sizes = [path.stat().st_size for path in (address.parent / "layers/000").glob("*.js")]
+    sprite = sum(sizes) / len(sizes) / 1e3
+    page = address.stat().st_size / 1e6
+    print(f"{units} units, {sprite:.0f} kB a sprite, page of {page:.1f} MB\n")
+
+
+def print_times(page: Page, address: Path) -> None:
+    """Open the page and sort it."""
+    start = time.perf_counter()
+    page.goto(address.as_uri(), wait_until="commit")
+    page.wait_for_function(DRAWN)
+    drawn = time.perf_counter()
+    page.select_option("#sort", "max")
+    page.wait_for_function(SORTED)
+    done = time.perf_counter()
+    print(f"tiles in view drawn after {drawn - start:.2f} s, sorted {done - drawn:.2f} s later\n")
+
+
+def print_memories(browser: Browser, page: Page) -> None:
+    """Use the page and see what it holds."""
+    print("| memory in MB | resident | own share | script's heap |\n| --- | --- | --- | --- |")
+    print_memory(browser, page, "opened and sorted")
+    page.evaluate(SCROLLED)
+    print_memory(browser, page, "scrolled through all")
+    tidy(page)
+    print_memory(browser, page, "then tidied")
+    start = time.perf_counter()
+    with page.expect_download(timeout=300_000) as download:
+        page.click("[data-figure=layer][data-format=png]")
+    size = Path(download.value.path()).stat().st_size
+    print_memory(browser, page, "figure of all units made")
+    print(f"\nfigure of the layer: {size / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--units", type=int, default=2048)
     units = parser.parse_args().units
-    executable = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
-    )
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)))
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         address = made_up(Path(folder), units)
-        sizes = [path.stat().st_size for path in Path(folder).glob("layers/000/*.js")]
-        print(
-            f"{units} units, {sum(sizes) / len(sizes) / 1000:.0f} kB a sprite, page of {address.stat().st_size / 1e6:.1f} MB\n"
-        )
+        print_gallery(address, units)
         browser = playwright.chromium.launch(
             executable_path=executable, args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto("about:blank")
-        start = time.perf_counter()
-        page.goto(address.as_uri(), wait_until="commit")
-        page.wait_for_function(DRAWN)
-        drawn = time.perf_counter()
-        page.select_option("#sort", "max")
-        page.wait_for_function(SORTED)
-        done = time.perf_counter()
-        print(
-            f"tiles in view drawn after {drawn - start:.2f} s, sorted {done - drawn:.2f} s later\n"
-        )
-        print("| memory in MB | resident | own share | script's heap |\n| --- | --- | --- | --- |")
-        said(browser, page, "opened and sorted")
-        page.evaluate(STEPS)
-        said(browser, page, "scrolled through all")
-        tidy(page)
-        said(browser, page, "then tidied")
-        start = time.perf_counter()
-        with page.expect_download(timeout=300_000) as download:
-            page.click("[data-figure=layer][data-format=png]")
-        size = Path(download.value.path()).stat().st_size
-        said(browser, page, "figure of all units made")
-        print(f"\nfigure of the layer: {size / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
+        page.goto("about:blank")  # so that the browser's own start is not counted
+        print_times(page, address)
+        print_memories(browser, page)
         browser.close()
 
 

@@ -23,7 +23,8 @@ from featviz.methods.correspondence import Correspondence, correspondence
 from featviz.methods.equivariance import equivariance
 from featviz.methods.evolve import Evolution, Track, evolve
 from featviz.methods.occlude import OcclusionMaps, occlude
-from featviz.methods.project import project, project_exemplars
+from featviz.methods.project import project
+from featviz.methods.project_exemplars import project_exemplars
 from featviz.methods.responses import responses
 from featviz.methods.scan import scan
 from featviz.methods.sweep import SweepResult, sweep

@@ -3,7 +3,7 @@
     FeatvizError
     ├── LayerError      a layer that is not there, or whose name is ambiguous (also a LookupError)
     ├── UnitError       a channel or a position outside its layer (also a LookupError)
-    ├── RuleError       a backward rule that has no meaning on this network (this and all below: also a ValueError)
+    ├── RuleError       a backward rule that has no meaning on this network
     ├── ImageError      a folder or an image that cannot be used
     │   └── SizeError   an image of another size than the others
     ├── ModelError      a model that cannot be built, or an input that it cannot take
@@ -12,8 +12,9 @@
     ├── NumberError     an activation that is not a number
     └── UsageError      any other value that is not allowed
 
-Messages are one sentence or two: the value given, what is allowed, what to do. They name arguments of functions; the commands add
-their flags, which they know from ``FeatvizError.arguments``.
+The first two are also LookupErrors, all others ValueErrors. Messages are one sentence or two: the
+value given, what is allowed, what to do. They name arguments of functions; the commands add their
+flags, which they know from ``FeatvizError.arguments``.
 """
 
 from __future__ import annotations

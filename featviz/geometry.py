@@ -8,13 +8,19 @@ from math import ceil, floor
 from types import EllipsisType
 from typing import Literal, NamedTuple
 
-Kind = Literal["exact", "bound", "global", "measured"]
+Kind = Literal["exact", "bound", "measured", "global", "data", "unknown", "refuted"]
 Number = int | Fraction
 
 
 class Box(NamedTuple):
-    """Rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of an image, in pixels; the ends
-    are not included.
+    """Rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of an image, in pixels, the last
+    of either not included.
+
+    Example:
+        >>> from featviz.geometry import Box
+        >>> box = Box(-2, 3, 4, 9).clip(Box(0, 0, 8, 8))
+        >>> box, box.height, box.width
+        (Box(top=0, left=3, bottom=4, right=8), 4, 5)
     """
 
     top: int
@@ -24,14 +30,16 @@ class Box(NamedTuple):
 
     @property
     def height(self) -> int:
+        """In pixels."""
         return self.bottom - self.top
 
     @property
     def width(self) -> int:
+        """In pixels."""
         return self.right - self.left
 
     def clip(self, other: Box) -> Box:
-        """The part that lies inside ``other``; empty (zero high or wide) if none does."""
+        """What both boxes hold; empty (zero high or wide) if there is nothing."""
         return Box(
             min(max(self.top, other.top), other.bottom),
             min(max(self.left, other.left), other.right),
@@ -45,7 +53,7 @@ class Box(NamedTuple):
 
     @property
     def region(self) -> tuple[EllipsisType, slice, slice]:
-        """What cuts the box out of an image: ``image[box.region]``."""
+        """The index of the box in an image (..., h, w): ``image[box.region]``."""
         return ..., slice(self.top, self.bottom), slice(self.left, self.right)
 
 
@@ -53,19 +61,24 @@ class Box(NamedTuple):
 class ReceptiveField:
     """The box of input pixels that each position of a layer can see, as (y, x) pairs in pixels.
 
-    Position ``i`` along an axis sees pixels ``i * stride - padding`` to ``i * stride - padding +
-    size - 1``; those outside the image are padding. After a transposed convolution stride and
-    padding can be fractions of a pixel.
+    Position ``i`` along an axis sees pixels ``i * stride - padding`` to
+    ``i * stride - padding + size - 1``; those outside the image are padding. Behind a transposed
+    convolution or an upsampling, stride and padding can be fractions of a pixel.
 
     Attributes:
         size, stride, padding: per axis (y, x).
         extent: the pixels that any position can see: the image, less what strides leave over at its
             edges.
-        kind: ``exact``: every pixel of the box inside the extent can matter and no other can.
-            ``bound``: no pixel outside the box can matter. ``global``: the box is the whole image.
-            ``measured``: read off the gradient of a model that cannot be traced.
-        resampled: behind an upsampling, a transposed convolution or an adaptive pool, which fall
-            otherwise on a part of the image.
+        kind: its status. ``exact``: every pixel of the box inside the extent can matter and no
+            other can, for every input. ``bound``: no pixel outside the box can matter.
+            ``measured``: read off the gradients of a model that cannot be followed, and checked at
+            many positions and several inputs. The others have the full image as their box:
+            ``global``: every position depends on all of it. ``data``: which pixels matter depends
+            on the image. ``unknown``: neither followed nor measured. ``refuted``: a projection had
+            signal outside the box that had been found.
+        resampled: some step below depends on the size of the full map or makes it larger (an
+            upsampling, a transposed convolution, an adaptive pool), so that a crop of the image
+            would give something else.
 
     Example:
         >>> from featviz.geometry import Box, ReceptiveField
@@ -80,18 +93,39 @@ class ReceptiveField:
     kind: Kind = "exact"
     resampled: bool = False
 
+    @property
+    def is_local(self) -> bool:
+        """Whether a position sees a box of its own; else its box is the full image."""
+        return self.kind in ("exact", "bound", "measured")
+
+    def as_full_image(self, kind: Kind, image: Box) -> ReceptiveField:
+        """The field of which only this status is known: its box is the image."""
+        size = image.height, image.width
+        return ReceptiveField(size, (0, 0), (0, 0), image, kind)
+
     def box(self, y: int, x: int, *, clip: bool = True) -> Box:
         """The pixels that position (y, x) sees; with ``clip=False`` also those that are padding."""
-        if self.kind == "global":
+        if not self.is_local:
             return self.extent
-        lows = [i * s - p for i, s, p in zip((y, x), self.stride, self.padding, strict=True)]
-        highs = [low + size for low, size in zip(lows, self.size, strict=True)]
-        box = Box(ceil(lows[0]), ceil(lows[1]), floor(highs[0]), floor(highs[1]))
+        top, bottom = self._span(0, y)
+        left, right = self._span(1, x)
+        box = Box(top, left, bottom, right)
         return box.clip(self.extent) if clip else box
 
+    def _span(self, axis: int, position: int) -> tuple[int, int]:
+        """The whole pixels that a position sees along an axis: the first, and the one behind the
+        last.
+        """
+        low = position * self.stride[axis] - self.padding[axis]
+        return ceil(low), floor(low + self.size[axis])
+
     def __str__(self) -> str:
-        """size/stride/padding, one number for each where both axes agree."""
-        pairs = (
-            str(a) if a == b else f"{a}x{b}" for a, b in (self.size, self.stride, self.padding)
-        )
-        return "whole image" if self.kind == "global" else "/".join(pairs)
+        """``size/stride/padding``, one number for each where both axes agree."""
+        if not self.is_local:
+            return "full image"
+        return "/".join(map(_written, (self.size, self.stride, self.padding)))
+
+
+def _written(pair: tuple[Number, Number]) -> str:
+    y, x = pair
+    return str(y) if y == x else f"{y}x{x}"

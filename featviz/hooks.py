@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from featviz.errors import LayerError, did_you_mean
 from featviz.models.local import LocallyConnected2d
-from featviz.patterns import resolve, split_call
+from featviz.patterns import items_of, resolve, split_call
 from featviz.units import Layer, LayersLike
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, LocallyConnected2d)
@@ -28,8 +31,8 @@ Reduce = Callable[[str, Tensor], Any]
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode within the block; afterwards every module is in the mode in which it was."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
+        model.eval()  # which a model may override, and which may raise
         yield
     finally:
         for module, mode in modes.items():
@@ -47,7 +50,7 @@ def capture(
         layers: a pattern (``conv``, ``layer3.*``), names, or `Layer` objects. One call of a module
             that is used several times is ``name@i``, from 0.
         inputs: read what the layers are given instead of what they return; several arguments are
-            a tuple.
+            a tuple, those given by name last.
         reduce: ``reduce(name, output)`` is kept instead of the output. It runs on the output's
             device as the layer fires, so that nothing large is held.
 
@@ -106,12 +109,9 @@ def read(
         torch.Size([1, 64, 4, 4])
     """
     reader = _Reader(_targets(model, layers), reduce, inputs)
-    reader.stops = all(t.call is not None for t in chain(*reader.targets.values()))
-    with _hooked(model, reader):
-        try:
-            model(x)
-        except _Stop:
-            pass
+    reader.stops = all(target.call is not None for target in reader.wanted)
+    with _hooked(model, reader), suppress(_Stop):
+        model(x)
     return dict(reader.values)
 
 
@@ -134,15 +134,12 @@ def _targets(model: nn.Module, layers: LayersLike) -> dict[str, list[_Target]]:
     """The layers that are asked for, by module."""
     modules = {path: module for path, module in model.named_modules() if path}
     known = {path: isinstance(module, CONVOLUTIONS) for path, module in modules.items()}
-    items = [layers] if isinstance(layers, (str, Layer)) else list(layers)
     calls: dict[str, int | None] = {}
-    for item in items:
+    for item in items_of(layers, known):
         calls |= _calls(item, known)
-    if not calls:
-        raise LayerError("no layers to read: give at least one name")
     targets: dict[str, list[_Target]] = {}
     for name, call in calls.items():
-        path = name if call is None or name in modules else split_call(name)[0]
+        path = name if name in modules else split_call(name)[0]
         if path not in modules:
             raise LayerError(f"no layer {name!r}{did_you_mean(name, modules)}")
         targets.setdefault(path, []).append(_Target(name, path, modules[path], call))
@@ -153,8 +150,10 @@ def _calls(item: str | Layer, known: Mapping[str, bool]) -> dict[str, int | None
     """The names that an item asks for, each with its call where that is said."""
     if isinstance(item, Layer):
         return {item.name: split_call(item.call)[1]}
+    if item in known:
+        return {item: None}
     path, call = split_call(item)
-    if item not in known and call is not None and path in known:
+    if call is not None and path in known:
         return {item: call}
     return dict.fromkeys(resolve(item, known))
 
@@ -167,39 +166,51 @@ class _Reader:
         targets: the layers to read, by module.
         reduce: applied to what is read, if there is one.
         inputs: whether inputs are read instead of outputs.
+        stops: whether the forward ends when all is read.
         values: by name, what was read in the present forward.
         calls: by module, how often it has been called in the present forward.
-        stops: whether the forward ends when all is read.
+        is_over: whether the last forward has ended.
+        wanted: the targets in one list.
     """
 
     targets: dict[str, list[_Target]]
     reduce: Reduce | None
     inputs: bool
+    stops: bool = False
     values: dict[str, Any] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
-    stops: bool = False
+    is_over: bool = False
+
+    def __post_init__(self) -> None:
+        self.wanted = list(chain.from_iterable(self.targets.values()))
 
     def begin(self) -> None:
         """Forget the forward before."""
         self.values.clear()
         self.calls.clear()
+        self.is_over = False
 
     def end(self) -> None:
         """Make sure that every layer took part."""
-        for target in chain.from_iterable(self.targets.values()):
+        self.is_over = True
+        for target in self.wanted:
             if target.name not in self.values:
                 times = self.calls[target.path]
-                counted = f": its module was called {times} times, counted from @0" if times else ""
-                raise LayerError(f"layer {target.name!r} took no part in this forward{counted}")
+                raise LayerError(
+                    f"layer {target.name!r} took no part in this forward: "
+                    f"its module was called {times} times, counted from @0"
+                )
 
     def take(self, path: str, value: Any) -> Any:
         """Read what a module returns or is given; what comes back takes its place, unless None."""
+        if self.is_over:  # a backward pass that computes checkpointed layers once more
+            return None
         call = self.calls[path]
         self.calls[path] += 1
-        wanted = [target for target in self.targets[path] if target.call in (None, call)]
-        if not wanted:
+        targets = [target for target in self.targets[path] if target.call in (None, call)]
+        if not targets:
             return None
-        if call > 0 and any(target.call is None for target in wanted):
+        if call > 0 and any(target.call is None for target in targets):
             raise LayerError(
                 f"layer {path!r} is called more than once in one forward: "
                 f"say which call, '{path}@0' or '{path}@1'"
@@ -209,42 +220,99 @@ class _Reader:
             raise LayerError(
                 f"layer {path!r} returns a {kind}, not a tensor: ask for a layer inside it"
             )
-        for target in wanted:
-            kept = value if self.reduce is None else self.reduce(target.name, value)
-            self.values[target.name] = kept
-        if self.stops and all(t.name in self.values for t in chain(*self.targets.values())):
+        for target in targets:
+            if self.reduce is None:
+                self.values[target.name] = value
+            else:
+                self.values[target.name] = self.reduce(target.name, value)
+        if self.stops and len(self.values) == len(self.wanted) and not _runs_again():
             raise _Stop
-        if self.reduce is not None or not isinstance(value, Tensor):
+        if self.reduce is not None:
             return None
         # what comes next may work in place: it is given a copy, and what was read stays as it is
+        return _copied(value)
+
+
+def _copied(value: Any) -> Any:
+    """Tensors, and those in lists and tuples, as copies on the autograd graph."""
+    if isinstance(value, Tensor):
         return value.clone()
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    return value
+
+
+def _runs_again() -> bool:
+    """Whether this is a segment of gradient checkpointing, which the backward pass runs again and
+    compares with the first time, so that the first must go to its end."""
+    # torch has no way of saying it that is there in every version; the stack has
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == checkpoint.__file__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+@contextmanager
+def eagerly(model: nn.Module) -> Iterator[None]:
+    """Within the block, what ``torch.compile`` has compiled of a model runs as it was written:
+    compiled code that ran before hooks were set would pass them by."""
+    if not _is_compiled(model):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager
 def _hooked(model: nn.Module, reader: _Reader) -> Iterator[None]:
     """The reader's hooks within the block."""
     with ExitStack() as restore:
+        restore.enter_context(eagerly(model))
         for path, targets in reader.targets.items():
-            restore.callback(_on_forward(path, targets[0].module, reader).remove)
+            restore.callback(_on_call(path, targets[0].module, reader).remove)
         restore.callback(_on_begin(model, reader).remove)
         restore.callback(_on_end(model, reader).remove)
         yield
 
 
-def _on_forward(path: str, module: nn.Module, reader: _Reader) -> Any:
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether a model, or a module in it, is ``torch.compile(module)`` or had its ``compile`` called."""
+    return any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+
+
+def _on_call(path: str, module: nn.Module, reader: _Reader) -> Any:
+    """Set the hook that reads a module."""
     if isinstance(module, torch.jit.ScriptModule):
         raise LayerError(
             f"layer {path!r} is scripted, which takes no hooks: "
             "use the model before it was scripted"
         )
+
+    def on_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        values = (*args, *kwargs.values())
+        is_single = len(values) == 1
+        copies = reader.take(path, values[0] if is_single else values)
+        if copies is None:
+            return None
+        if is_single:
+            copies = (copies,)
+        return copies[: len(args)], dict(zip(kwargs, copies[len(args) :], strict=True))
+
+    def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return reader.take(path, output)
+
     if reader.inputs:
-        return module.register_forward_pre_hook(
-            lambda module, inputs: reader.take(path, inputs[0] if len(inputs) == 1 else inputs)
-        )
-    return module.register_forward_hook(lambda module, inputs, output: reader.take(path, output))
+        return module.register_forward_pre_hook(on_inputs, with_kwargs=True)
+    return module.register_forward_hook(on_output)
 
 
 def _on_begin(model: nn.Module, reader: _Reader) -> Any:
+    """Set the hook that begins a forward; it runs before any other."""
     return model.register_forward_pre_hook(lambda module, inputs: reader.begin(), prepend=True)
 
 

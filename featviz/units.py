@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import index
 from typing import Literal
 
 from featviz.errors import LayerError, UnitError
 from featviz.geometry import ReceptiveField
 
 Position = tuple[int, int] | Literal["map"] | None
+Layout = Literal["nchw", "nhwc", "nlc", "ncl"]
+"""Where an output has its channels (c) and its positions (h and w, or l for both in one)."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +23,16 @@ class Layer:
         name: as in ``named_modules()``; with ``@i`` where the module is called several times.
         call: the name with ``@i`` always, from 0.
         kind: the class of the module.
-        shape: of its output without the batch: (c, h, w) for maps, (c,) for a fully connected layer.
+        shape: of its output without the batch: (c, h, w) for maps, wherever the output has its
+            channels, and (c,) for a fully connected layer.
         field: the receptive field of its positions.
         kernel, stride: (y, x) of the module itself, where it has them.
         parameters: how many the module holds, its children's included.
-        elements: how many elements the forward pass of one image has computed when this layer is done: a measure of
-            memory.
+        elements: how many elements the forward pass of one image has computed when this layer is
+            done: a measure of memory.
         is_convolution: whether the pattern ``conv`` means this layer.
+        layout: where its output has channels and positions.
+        refusal: why its channels cannot score images, in words; empty where they can.
 
     Example:
         >>> from featviz import anatomy, load_model
@@ -47,6 +53,8 @@ class Layer:
     parameters: int
     elements: int
     is_convolution: bool = False
+    layout: Layout = "nchw"
+    refusal: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -62,12 +70,12 @@ class Layer:
     @property
     def has_maps(self) -> bool:
         """Whether its output is (n, c, h, w)."""
-        return len(self.shape) == 3
+        return len(self.shape) == 3 and not self.refusal
 
     @property
     def has_units(self) -> bool:
-        """Whether its output is (n, c, h, w) or (n, c), so that its channels score images."""
-        return len(self.shape) in (1, 3)
+        """Whether its output is maps or (n, c), so that its channels score images."""
+        return len(self.shape) in (1, 3) and not self.refusal
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -90,6 +98,8 @@ class Layer:
         Raises:
             LayerError: its output is neither (n, c, h, w) nor (n, c).
         """
+        if self.refusal:
+            raise LayerError(f"layer {self.name!r} {self.refusal}")
         if not self.has_units:
             shape = ("n", *self.shape)
             raise LayerError(
@@ -108,13 +118,14 @@ class Unit:
     Units can be added and multiplied by numbers: ``unit + 0.5 * other`` is a `UnitSum`.
 
     Attributes:
-        layer: its name, as ``named_modules()`` gives it, or ``name@i`` for one call of a module used several times.
+        layer: its name, as ``named_modules()`` gives it, or ``name@i`` for one call of a module
+            used several times.
         channel: from 0.
-        at: (y, x) in the activation map, from (0, 0) at the top left. None: the position of the map's maximum.
-            ``"map"``: all positions at once.
+        at: (y, x) in the activation map, from (0, 0) at the top left. None: the position of the
+            map's maximum. ``"map"``: all positions at once.
 
     Raises:
-        UnitError: a channel or a position below 0.
+        UnitError: a channel or a position below 0, or no whole number.
 
     Example:
         >>> from featviz import Unit
@@ -129,6 +140,17 @@ class Unit:
     at: Position = None
 
     def __post_init__(self) -> None:
+        # a Layer, numbers of numpy and torch, and lists are taken too, and kept as plain ones
+        object.__setattr__(self, "layer", str(self.layer))
+        try:
+            object.__setattr__(self, "channel", index(self.channel))
+            if self.at is not None and not isinstance(self.at, str):
+                object.__setattr__(self, "at", tuple(map(index, self.at)))
+        except TypeError:
+            raise UnitError(
+                f"channel {self.channel!r} at {self.at!r} of layer {self.layer!r}: "
+                "give a whole number, and a position as (y, x)"
+            ) from None
         if self.channel < 0:
             raise UnitError(
                 f"channel {self.channel} of layer {self.layer!r}: channels are counted from 0"
@@ -184,6 +206,11 @@ class UnitSum:
 
     Attributes:
         terms: (weight, unit) pairs.
+
+    Example:
+        >>> from featviz import Unit
+        >>> (Unit("fc8", 3) - 0.5 * Unit("fc8", 4)).terms[1]
+        (-0.5, Unit(layer='fc8', channel=4, at=None))
     """
 
     terms: tuple[tuple[float, Unit], ...]

@@ -4,7 +4,6 @@ no model was run for.
 
 from __future__ import annotations
 
-import base64
 from collections import OrderedDict
 from collections.abc import Sequence
 from io import BytesIO
@@ -13,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from laws import generator
 from nets import integers
 from PIL import Image
 from torch import Tensor, nn
 
 from featviz import Images, Preprocess, Scan, scan
-from featviz.gallery import site
+from featviz.files import write_atomic
+from featviz.gallery import site, sprites
 
 HOSTILE = [
     "<script>alert(1)</script>.png",
@@ -55,15 +56,11 @@ class Tiny(nn.Sequential):
         super().__init__(OrderedDict(layers))
         integers(self, seed)
         with torch.no_grad():
-            for name in (
-                "conv1",
-                "conv2",
-                last,
-            ):  # each filter sums to zero, so that some image activates it
-                self.get_submodule(name).weight -= self.get_submodule(name).weight.mean(
-                    (1, 2, 3), keepdim=True
-                )
-                self.get_submodule(name).bias.zero_()
+            for name in ("conv1", "conv2", last):
+                # each filter sums to zero, so that some image activates it
+                convolution = self.get_submodule(name)
+                convolution.weight -= convolution.weight.mean((1, 2, 3), keepdim=True)
+                convolution.bias.zero_()
             self.conv2.bias[3] = -1e6
 
 
@@ -71,27 +68,26 @@ def hostile_images(n: int = 24, size: int = 24, seed: int = 0) -> Images:
     """Coloured noise under keys that no page may take for anything but text, with labels of the
     same kind.
     """
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (n, 3, size, size), generator=generator, dtype=torch.uint8)
-    keys = [HOSTILE[i] if i < len(HOSTILE) else f"plain/{i:03d}.png" for i in range(n)]
+    shape = (n, 3, size, size)
+    pixels = torch.randint(0, 256, shape, generator=generator(seed), dtype=torch.uint8)
+    others = [f"plain/{i:03d}.png" for i in range(len(HOSTILE), n)]
+    labels = [LABELS[i % len(LABELS)] for i in range(n)]
 
     def read(i: int) -> Tensor:
         return pixels[i].float() / 255
 
-    return Images(keys, read, Preprocess(), [LABELS[i % len(LABELS)] for i in range(n)])
+    return Images([*HOSTILE[:n], *others], read, Preprocess(), labels)
 
 
 def tiny(
     seed: int = 0, layers: Sequence[str] = ("conv1", "conv2", LAYER), k: int = 4, n: int = 24
 ) -> tuple[nn.Module, Images, Scan]:
     """A tiny network, its images, and a scan of them."""
-    model, images = Tiny(seed), hostile_images(n)
+    model = Tiny(seed)
+    images = hostile_images(n)
     sources = {"model": f"tiny {LABELS[1]}", "weights": str(seed), "images": "noise"}
-    return (
-        model,
-        images,
-        scan(model, images, list(layers), k=k, batch_size=8, progress=False, sources=sources),
-    )
+    result = scan(model, images, list(layers), k=k, batch_size=8, sources=sources)
+    return model, images, result
 
 
 def made_up(folder: Path, units: int, *, side: int = 96, kinds: int = 8, labels: int = 40) -> Path:
@@ -106,92 +102,108 @@ def made_up(folder: Path, units: int, *, side: int = 96, kinds: int = 8, labels:
     """
     dice = np.random.default_rng(0)
     pictures = [_noise(dice, 3 * (side + 1) - 1) for _ in range(kinds)]
-    entries = [_unit(dice, unit, labels, dead=unit % 64 == 63) for unit in range(units)]
-    layer: dict[str, Any] = {
+    numbers = [_unit(dice, unit, labels) for unit in range(units)]
+    for unit in range(63, units, 64):
+        numbers[unit] = _dead_unit(unit)
+    layer = _layer(numbers)
+    data = {"tile": [side, side], "k": 9, "rules": ["deconvnet"], "input": [224, 224]}
+    own = {"title": "made up", "folder": layer["folder"], "images": "images", "units": numbers}
+    record = site.new({}, ABOUT, [layer])
+    record["images"] = []
+    for i in range(500):
+        label = f"class {i % labels}"
+        record["images"].append([i, f"{label}/{i:03d}.jpg", label])
+        write_atomic(site.image_path(folder, i), pictures[0])
+    site.begin(folder)
+    site.layer_page(folder, ABOUT, layer, {**data, "sides": [own]})
+    site.finish(folder, record)
+    for unit in numbers:
+        if not unit["dead"]:
+            # each ends in bytes of its own, so that no two are the same to the browser
+            picture = pictures[unit["unit"] % kinds] + unit["unit"].to_bytes(4, "big")
+            script = f'featviz.sprite("{sprites.address(picture)}");\n'
+            write_atomic(folder / layer["folder"] / f"{unit['unit']}.js", script)
+    return folder / layer["page"]
+
+
+ABOUT = {
+    "title": "made up",
+    "images": 500,
+    "skipped": 0,
+    "input": [3, 224, 224],
+    "k": 9,
+    "rules": ["deconvnet"],
+    "sources": {},
+    "fingerprints": {},
+    "labelled": True,
+    "date": "2026-01-01",
+    "command": "",
+}
+
+
+def _layer(numbers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The record of a layer of these units."""
+    index = []
+    for unit in numbers:
+        images = [exemplar["image"] for exemplar in unit["exemplars"]]
+        index.append([unit["unit"], unit["label"], images])
+    return {
         "name": "layer4",
         "kind": "Conv2d",
-        "channels": units,
+        "channels": len(numbers),
         "map": "7 × 7",
         "field": "96 × 96 px",
         "stride": "32 × 32 px",
         "parameters": 1_048_576,
-        "dead": units // 64,
+        "dead": len(numbers) // 64,
+        "fallbacks": 0,
+        "exemplars": sum(len(images) for _, _, images in index),
         "page": site.page_name(0),
-        "folder": "layers/000",
+        "folder": site.layer_folder(0),
         "done": True,
         "strip": [],
+        "index": index,
     }
-    layer["index"] = [
-        [unit["unit"], unit["label"], [e["image"] for e in unit["exemplars"]]] for unit in entries
-    ]
-    about = {
-        "title": "made up",
-        "images": 500,
-        "skipped": 0,
-        "input": [3, 224, 224],
-        "k": 9,
-        "rules": ["deconvnet"],
-        "sources": {},
-        "fingerprints": {},
-        "labelled": True,
-        "date": "2026-01-01",
-        "command": "",
-    }
-    data = {"tile": [side, side], "k": 9, "rules": ["deconvnet"], "input": [224, 224]}
-    sides = [{"title": "made up", "folder": "layers/000", "images": "images", "units": entries}]
-    record = site.new({}, about, [layer])
-    record["images"] = [
-        [i, f"class {i % labels}/{i:03d}.jpg", f"class {i % labels}"] for i in range(500)
-    ]
-    site.begin(folder)
-    site.layer_page(folder, about, layer, {**data, "sides": sides})
-    site.finish(folder, record)
-    (folder / "layers/000").mkdir(parents=True)
-    (folder / "images").mkdir()
-    for i in range(500):
-        (folder / f"images/{i:06d}.webp").write_bytes(pictures[0])
-    for unit in entries:
-        if not unit[
-            "dead"
-        ]:  # each ends in bytes of its own, so that no two are the same to the browser
-            packed = base64.b64encode(
-                pictures[unit["unit"] % kinds] + unit["unit"].to_bytes(4, "big")
-            ).decode()
-            (folder / f"layers/000/{unit['unit']}.js").write_text(
-                f'featviz.sprite("data:image/webp;base64,{packed}");\n'
-            )
-    return folder / layer["page"]
 
 
 def _noise(dice: np.random.Generator, side: int) -> bytes:
     """Two blocks of smooth noise as WebP, about as large as those of photographs."""
     coarse = dice.integers(0, 256, (max(2, side // 14), max(2, 2 * side // 14), 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize((2 * side, side), Image.Resampling.BICUBIC)
     buffer = BytesIO()
-    Image.fromarray(coarse).resize((2 * side, side), Image.Resampling.BICUBIC).save(
-        buffer, "WEBP", quality=80, method=0
-    )
+    picture.save(buffer, "WEBP", quality=80, method=0)
     return buffer.getvalue()
 
 
-def _unit(dice: np.random.Generator, unit: int, labels: int, *, dead: bool) -> dict[str, Any]:
+def _unit(dice: np.random.Generator, unit: int, labels: int) -> dict[str, Any]:
     scores = sorted(dice.gamma(4, 10, 9).round(2).tolist(), reverse=True)
-    exemplars = [
-        {"score": s, "image": int(dice.integers(500)), "box": [10, 20, 106, 116], "whole": False}
-        for s in scores
-    ]
-    numbers = {
+    box = [10, 20, 106, 116]
+    exemplars = []
+    for score in scores:
+        image = int(dice.integers(500))
+        exemplars.append({"score": score, "image": image, "box": box, "computed": "crop"})
+    return {
+        "unit": unit,
+        "dead": False,
+        "label": f"class {unit % labels}",
+        "share": (unit % 9 + 1) / 9,
+        "histogram": [[0, 100], [70, 150], [73, 200], [77, 50]],
+        "exemplars": exemplars,
         "max": scores[0],
         "mean": round(scores[0] / 3, 2),
         "active": round(float(dice.uniform()), 3),
     }
-    if dead:
-        numbers, exemplars = {"max": 0.0, "mean": 0.0, "active": 0.0}, []
+
+
+def _dead_unit(unit: int) -> dict[str, Any]:
     return {
         "unit": unit,
-        "dead": dead,
-        "label": None if dead else f"class {unit % labels}",
-        "share": 0.0 if dead else (unit % 9 + 1) / 9,
-        "histogram": [[0, 500]] if dead else [[0, 100], [70, 150], [73, 200], [77, 50]],
-        "exemplars": exemplars,
-        **numbers,
+        "dead": True,
+        "label": None,
+        "share": 0.0,
+        "histogram": [[0, 500]],
+        "exemplars": [],
+        "max": 0.0,
+        "mean": 0.0,
+        "active": 0.0,
     }

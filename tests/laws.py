@@ -31,6 +31,12 @@ def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
     return torch.randn(shape, generator=generator(seed), dtype=dtype)
 
 
+def randint(low: int, high: int, *shape: int, seed: int = 0) -> Tensor:
+    """Whole numbers from low to high - 1, as floats, that are the same in every run: sums and
+    products of them are not rounded."""
+    return torch.randint(low, high, shape, generator=generator(seed)).float()
+
+
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are the same to the last bit; NaN equals NaN."""
     if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
@@ -72,7 +78,9 @@ def _state(model: nn.Module) -> dict[str, Any]:
 
 
 def _copied(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().clone()
+    if tensor is None:
+        return None
+    return tensor.detach().clone()
 
 
 def _same(a: Any, b: Any) -> bool:

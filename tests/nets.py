@@ -36,12 +36,11 @@ class Spelled(nn.Module):
 
     def __init__(self, rectifier: object) -> None:
         super().__init__()
-        self.a, self.b, self.c = (
-            nn.Conv2d(3, 5, 3, padding=1),
-            nn.Conv2d(5, 6, 3, padding=1),
-            nn.Conv2d(6, 4, 3, padding=1),
-        )
-        self.pool, self.rectifier = nn.MaxPool2d(2), rectifier
+        self.a = nn.Conv2d(3, 5, 3, padding=1)
+        self.b = nn.Conv2d(5, 6, 3, padding=1)
+        self.c = nn.Conv2d(6, 4, 3, padding=1)
+        self.pool = nn.MaxPool2d(2)
+        self.rectifier = rectifier
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(self.rectifier(self.a(x)))  # type: ignore[operator]
@@ -53,11 +52,10 @@ class Reused(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
-        self.conv2, self.conv3 = (
-            nn.Conv2d(4, 4, 3, padding=1),
-            nn.Conv2d(4, 5, 3, stride=2, padding=1),
-        )
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.conv3 = nn.Conv2d(4, 5, 3, stride=2, padding=1)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,26 +70,22 @@ class Branches(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.left, self.right, self.head = (
-            nn.Conv2d(3, 3, 1),
-            nn.Conv2d(3, 3, 5, padding=2),
-            nn.Conv2d(6, 4, 3),
-        )
+        self.left = nn.Conv2d(3, 3, 1)
+        self.right = nn.Conv2d(3, 3, 5, padding=2)
+        self.head = nn.Conv2d(6, 4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.cat([F.relu(self.left(x)), torch.relu(self.right(x))], dim=1))
 
 
 class SqueezeExcite(nn.Module):
-    """Every position sees the whole image, by way of a gate."""
+    """Every position sees the full image, by way of a gate."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.gate, self.out = (
-            nn.Conv2d(3, 4, 3, padding=1),
-            nn.Conv2d(4, 4, 1),
-            nn.Conv2d(4, 4, 3, padding=1),
-        )
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.gate = nn.Conv2d(4, 4, 1)
+        self.out = nn.Conv2d(4, 4, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x).relu_()
@@ -103,7 +97,10 @@ class Raises(nn.Module):
 
     def __init__(self, after: int = 0) -> None:
         super().__init__()
-        self.a, self.b, self.calls, self.after = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), 0, after
+        self.a = nn.Conv2d(3, 4, 3)
+        self.b = nn.Conv2d(4, 4, 3)
+        self.calls = 0
+        self.after = after
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.a(x))
@@ -111,3 +108,31 @@ class Raises(nn.Module):
         if self.calls > self.after:
             raise RuntimeError("in the middle")
         return torch.relu(self.b(x))
+
+
+class OneSize(nn.Module):
+    """Takes images of one size alone: it asserts it, as networks with position embeddings do. Not
+    told by its layers, whose fields are exact."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.a = nn.Conv2d(3, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[2:] == (self.size, self.size), "one size alone"
+        return self.b(torch.relu(self.a(x)))
+
+
+class SizeDependent(nn.Module):
+    """Its activations are in proportion to the size of the image, so that no crop gives the
+    response of the full image, and its layers still are plain convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)) * x.shape[3])

@@ -21,19 +21,21 @@ class _Rectify(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, low: float, high: float, rule: str) -> Tensor:
         ctx.save_for_backward((x > low) & (x < high))
         ctx.rule = rule
-        return x.clamp(low, high) if low == 0 else torch.where(x > low, x, torch.zeros_like(x))
+        if low == 0:
+            return x.clamp(low, high)
+        return torch.where(x > low, x, torch.zeros_like(x))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         (passes,) = ctx.saved_tensors
         (g,) = grads
         if ctx.rule == "deconvnet":
-            g = torch.where(g > 0, g, torch.zeros_like(g))
+            kept = g > 0
         elif ctx.rule == "guided":
-            g = torch.where(passes & (g > 0), g, torch.zeros_like(g))
+            kept = passes & (g > 0)
         else:
-            g = torch.where(passes, g, torch.zeros_like(g))
-        return g, None, None, None
+            kept = passes
+        return torch.where(kept, g, torch.zeros_like(g)), None, None, None
 
 
 class _Smooth(torch.autograd.Function):
@@ -61,15 +63,15 @@ class _Smooth(torch.autograd.Function):
         return g, None, None
 
 
-_RELU = {
-    torch.relu,
-    torch.relu_,
-    torch.Tensor.relu,
-    torch.Tensor.relu_,
-    F.relu,
-    torch._C._nn.relu6,
-    F.relu6,
-    F.hardtanh,
+_INFINITE = float("inf")
+_RELU = {torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_, F.relu}
+_RELU6 = {torch._C._nn.relu6, F.relu6}
+_CLAMP = {
+    torch.clamp,
+    torch.clamp_min,
+    torch.Tensor.clamp,
+    torch.Tensor.clamp_,
+    torch.Tensor.clamp_min,
 }
 _SMOOTH = {F.gelu, F.silu, F.hardswish, F.mish, F.leaky_relu, F.elu, F.softplus, F.celu, F.selu}
 
@@ -81,64 +83,62 @@ class Rectifiers(TorchFunctionMode):
 
     def __init__(self, rule: str) -> None:
         super().__init__()
-        self.rule, self.replaced = rule, 0
+        self.rule = rule
+        self.replaced = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        x = args[0] if args else None
-        if func in _RELU:
-            low, high = 0.0, 6.0 if "relu6" in func.__name__ else float("inf")
-            if func is F.hardtanh:
-                low, high = (
-                    float(v) for v in (*args[1:], kwargs.get("min_val"), kwargs.get("max_val"))[:2]
-                )
-            return self._instead(_Rectify.apply(x, low, high, self.rule), x, func, kwargs)
-        if func in (
-            torch.clamp,
-            torch.Tensor.clamp,
-            torch.Tensor.clamp_min,
-            torch.clamp_min,
-            torch.Tensor.clamp_,
-        ):
-            low = kwargs.get("min", args[1] if len(args) > 1 else None)
-            high = kwargs.get("max", args[2] if len(args) > 2 else None)
-            if low == 0:
-                return self._instead(
-                    _Rectify.apply(
-                        x, 0.0, float("inf") if high is None else float(high), self.rule
-                    ),
-                    x,
-                    func,
-                    kwargs,
-                )
-        if func in (F.threshold, torch.threshold):
-            return self._instead(
-                _Rectify.apply(x, float(args[1]), float("inf"), self.rule), x, func, kwargs
-            )
+        knees = _knees(func, args, kwargs)
+        if knees is not None:
+            result = _Rectify.apply(args[0], *knees, self.rule)
+            return self._instead(result, args[0], func, kwargs)
         if func in _SMOOTH:
             kwargs.pop("inplace", None)
-            return self._instead(
-                _Smooth.apply(x, self.rule, lambda t: func(t, *args[1:], **kwargs)), x, func, {}
-            )
+
+            def smooth(x: Tensor) -> Tensor:
+                value: Tensor = func(x, *args[1:], **kwargs)
+                return value
+
+            return self._instead(_Smooth.apply(args[0], self.rule, smooth), args[0], func, {})
         return func(*args, **kwargs)
 
     def _instead(self, result: Tensor, x: Tensor, func: Any, kwargs: dict[str, Any]) -> Tensor:
         self.replaced += 1
         if kwargs.get("inplace") or getattr(func, "__name__", "").endswith("_"):
-            x.data = result.data  # what is dropped must still be seen by whoever holds x
+            x.data = result.data  # whoever holds x must see what was written over it
         return result
+
+
+def _knees(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[float, float] | None:
+    """Between which values a rectifier lets the signal through; None for any other function."""
+    if func in _RELU:
+        return 0.0, _INFINITE
+    if func in _RELU6:
+        return 0.0, 6.0
+    if func is F.hardtanh:
+        low, high = [*args[1:], kwargs.get("min_val"), kwargs.get("max_val")][:2]
+        return float(low), float(high)
+    if func in _CLAMP:
+        low, high = [*args[1:], None, None][:2]
+        low, high = kwargs.get("min", low), kwargs.get("max", high)
+        if low == 0:
+            return 0.0, float(_INFINITE if high is None else high)
+    if func in (F.threshold, torch.threshold):
+        return float(args[1]), _INFINITE
+    return None
 
 
 @contextmanager
 def _hooked(model: nn.Module, layer: str, store: dict[str, Any]) -> Iterator[None]:
     name, _, call = layer.partition("@")
-    count = [0]
+    calls = 0
 
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        if count[0] == int(call or 0):
+        nonlocal calls
+        if calls == int(call or 0):
             store["output"] = output
             output = output.clone()
-        count[0] += 1
+        calls += 1
         return output
 
     handle = dict(model.named_modules())[name].register_forward_hook(keep)
@@ -159,21 +159,24 @@ def output(model: nn.Module, layer: str, image: Tensor) -> Tensor:
 def projection(
     model: nn.Module, image: Tensor, layer: str, channel: int, at: tuple[int, int], rule: str
 ) -> Tensor:
-    """One unit of one image, the whole network and the whole image, rectifiers replaced in the
+    """One unit of one image, the full network and the full image, rectifiers replaced in the
     forward: (c, h, w).
     """
     store: dict[str, Any] = {}
     x = image[None].clone().requires_grad_()
     with Rectifiers(rule), _hooked(model, layer, store):
         model(x * 1)
-    out = store["output"][0, channel]
-    unit = out if out.dim() == 0 else out[at]
-    return torch.autograd.grad(unit, x)[0][0]
+    response = store["output"][0, channel]
+    if response.dim():
+        response = response[at]
+    return torch.autograd.grad(response, x)[0][0]
 
 
 def peak(plane: Tensor) -> tuple[float, int, int]:
-    """The largest value of a map and its first position, by looking at each."""
-    best = (-float("inf"), -1, -1)
+    """The largest value of a map and its first position, by looking at each; of a number, itself."""
+    if plane.dim() == 0:
+        return float(plane), 0, 0
+    best = (-_INFINITE, -1, -1)
     for y in range(plane.shape[0]):
         for x in range(plane.shape[1]):
             if float(plane[y, x]) > best[0]:
@@ -188,14 +191,14 @@ def exemplars(
     image.
     """
     maps = [output(model, layer, image) for image in images]
-    found = []
+    units = []
     for channel in range(maps[0].shape[0]):
         entries = []
-        for i, this in enumerate(maps):
-            score, y, x = peak(this[channel] if this.dim() == 3 else this[channel].reshape(1, 1))
+        for i, own in enumerate(maps):
+            score, y, x = peak(own[channel])
             entries.append((score, i, y, x))
-        found.append(sorted(entries, key=lambda e: (-e[0], e[1], e[2], e[3]))[:k])
-    return found
+        units.append(sorted(entries, key=lambda e: (-e[0], e[1], e[2], e[3]))[:k])
+    return units
 
 
 def occlusion(
@@ -207,39 +210,38 @@ def occlusion(
 ) -> dict[tuple[int, int, int, int], float]:
     """The score of one image (c, h, w) under each window, by top, left, bottom, right, in order."""
     height, width = image.shape[1:]
-    found = {}
+    scores = {}
     top = 0
     while True:
+        bottom = min(top + window[0], height)
         left = 0
         while True:
+            right = min(left + window[1], width)
             covered = image.clone()
-            for y in range(top, min(top + window[0], height)):
-                for x in range(left, min(left + window[1], width)):
+            for y in range(top, bottom):
+                for x in range(left, right):
                     covered[:, y, x] = cover[:, y, x]
-            found[top, left, min(top + window[0], height), min(left + window[1], width)] = score(
-                covered
-            )
+            scores[top, left, bottom, right] = score(covered)
             if left + window[1] >= width:
                 break
             left += stride[1]
         if top + window[0] >= height:
             break
         top += stride[0]
-    return found
+    return scores
 
 
 def attribution(
-    found: dict[tuple[int, int, int, int], float], baseline: float, size: tuple[int, int]
+    scores: dict[tuple[int, int, int, int], float], baseline: float, size: tuple[int, int]
 ) -> Tensor:
     """For each pixel the mean drop of the score over the windows that hold it."""
     result = torch.zeros(size, dtype=torch.float64)
     for y in range(size[0]):
         for x in range(size[1]):
-            drops = [
-                baseline - v
-                for (top, left, bottom, right), v in found.items()
-                if top <= y < bottom and left <= x < right
-            ]
+            drops = []
+            for (top, left, bottom, right), value in scores.items():
+                if top <= y < bottom and left <= x < right:
+                    drops.append(baseline - value)
             result[y, x] = sum(drops) / len(drops)
     return result
 
@@ -255,7 +257,7 @@ def moved(image: Tensor, dy: int, dx: int) -> Tensor:
 
 
 def sign_distance(a: Tensor, b: Tensor) -> float:
-    """The share of places in which two vectors differ in sign."""
+    """The share of elements in which two vectors differ in sign."""
     different = 0
     for p, q in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True):
         different += ((p > 0) - (p < 0)) != ((q > 0) - (q < 0))
@@ -266,26 +268,17 @@ def development(
     states: list[nn.Module], images: list[Tensor], layer: str, channel: int, rule: str
 ) -> list[dict[str, Any]]:
     """Of one unit at each of several states of a network: the strongest image, the projection in
-    it, the responses.
+    it on the full image (``whole``), the responses.
     """
-    found = []
+    developed = []
     for model in states:
-        peaks = []
-        for image in images:
-            out = output(model, layer, image)[channel]
-            peaks.append(peak(out if out.dim() == 2 else out.reshape(1, 1)))
-        best = max(range(len(images)), key=lambda i: (peaks[i][0], -i))
-        at = peaks[best][1:]
-        whole = projection(model, images[best], layer, channel, at, rule)
-        found.append(
-            {
-                "image": best,
-                "score": peaks[best][0],
-                "whole": whole,
-                "responses": [p[0] for p in peaks],
-            }
-        )
-    return found
+        peaks = [peak(output(model, layer, image)[channel]) for image in images]
+        responses = [score for score, _, _ in peaks]
+        best = responses.index(max(responses))
+        score, y, x = peaks[best]
+        signal = projection(model, images[best], layer, channel, (y, x), rule)
+        developed.append({"image": best, "score": score, "whole": signal, "responses": responses})
+    return developed
 
 
 def correlation(a: list[float], b: list[float]) -> float:
@@ -302,7 +295,8 @@ def connected(module: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]
     """
     x = torch.zeros(1, *shape, requires_grad=True)
     flat = module(x).flatten()
-    pairs = sum(
-        int((torch.autograd.grad(value, x, retain_graph=True)[0] != 0).sum()) for value in flat
-    )
+    pairs = 0
+    for value in flat:
+        (gradient,) = torch.autograd.grad(value, x, retain_graph=True)
+        pairs += int((gradient != 0).sum())
     return pairs, flat.numel() * x.numel()

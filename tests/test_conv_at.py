@@ -1,12 +1,15 @@
-"""One window of a convolution against the whole of it."""
+"""A convolution at single positions, against its maps."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from laws import generator, randn
+from torch import Tensor, nn
 
-from featviz.methods._conv_at import Places, only_at
+from featviz.methods._conv_at import Positions, conv_at, is_plain
 
 CONVOLUTIONS = {
     "plain": nn.Conv2d(4, 6, 3),
@@ -18,52 +21,90 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_a_window_is_what_the_whole_map_has_there(name: str) -> None:
-    layer = CONVOLUTIONS[name].double()
-    x = torch.randn(3, 4, 11, 9, dtype=torch.float64, requires_grad=True)
-    maps = layer(x)
+def some_positions(maps: Tensor) -> Positions:
+    """Five of each image's, the first and the last corner among them."""
     _, channels, height, width = maps.shape
-    places = Places(*(torch.randint(n, (3, 5)) for n in (channels, height, width)))
-    places.y[0, 0], places.x[0, 0], places.y[0, 1], places.x[0, 1] = 0, 0, height - 1, width - 1
-    expected = torch.stack(
-        [
-            torch.stack(
-                [maps[i, c, y, z] for c, y, z in zip(*(p[i].tolist() for p in places), strict=True)]
-            )
-            for i in range(3)
-        ]
+    random = generator()
+    positions = Positions(
+        torch.randint(channels, (3, 5), generator=random),
+        torch.randint(height, (3, 5), generator=random),
+        torch.randint(width, (3, 5), generator=random),
     )
-    with only_at(layer, places) as given:
-        found = layer(x)
-    assert given[0] is x
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(places.of(maps), expected)
-    seeds = torch.randn(3, 5, dtype=torch.float64)
-    torch.testing.assert_close(
-        *(torch.autograd.grad(values, x, seeds)[0] for values in (found, expected))
-    )
-    assert layer(x).shape == maps.shape, "nothing of it is left"
+    positions.y[0, 0], positions.x[0, 0] = 0, 0
+    positions.y[0, 1], positions.x[0, 1] = height - 1, width - 1
+    return positions
 
 
-def test_what_is_no_plain_convolution_computes_as_ever() -> None:
-    places = Places(*(torch.zeros(1, 1, dtype=torch.long) for _ in range(3)))
-    hooked = nn.Conv2d(4, 6, 3)
-    hooked.register_forward_hook(lambda module, inputs, output: output * 2)
-    for layer in (
-        nn.Conv2d(4, 6, 3, padding_mode="reflect", padding=1),
-        nn.Conv2d(4, 6, 3, padding="same"),
-        nn.ReLU(),
-        hooked,
-    ):
-        with only_at(layer, places) as given:
-            assert layer(torch.zeros(1, 4, 5, 5)).dim() == 4
-        assert not given
+def looked_up(maps: Tensor, positions: Positions) -> Tensor:
+    """The values at the positions, (n, r), one by one."""
+    rows = []
+    for i, (channels, ys, xs) in enumerate(zip(*positions, strict=True)):
+        values = [maps[i, c, y, x] for c, y, x in zip(channels, ys, xs, strict=True)]
+        rows.append(torch.stack(values))
+    return torch.stack(rows)
 
 
-def test_nothing_is_left_after_an_error() -> None:
-    layer = nn.Conv2d(4, 6, 3)
-    places = Places(*(torch.zeros(1, 1, dtype=torch.long) for _ in range(3)))
-    with pytest.raises(IndexError), only_at(layer, places):
-        layer(torch.zeros(1, 2, 5, 5))
-    assert "forward" not in layer.__dict__
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_values_and_gradients_are_those_of_the_maps(name: str) -> None:
+    conv = CONVOLUTIONS[name].double()
+    x = randn(3, 4, 11, 9, dtype=torch.float64).requires_grad_()
+    maps = conv(x)
+    positions = some_positions(maps)
+    expected = looked_up(maps, positions)
+    values = conv_at(conv, x, positions)
+    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(positions.of(maps), expected)
+    signal = randn(3, 5, seed=1, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(values, x, signal)
+    (expected_gradient,) = torch.autograd.grad(expected, x, signal)
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+class Doubling(nn.Conv2d):
+    """A convolution that is not what it seems: it doubles its filters."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, 2 * weight, bias)
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def hooked(register: str) -> nn.Module:
+    conv = nn.Conv2d(4, 6, 3)
+    getattr(conv, register)(lambda module, *_: None)
+    return conv
+
+
+def with_own_forward() -> nn.Module:
+    conv: Any = nn.Conv2d(4, 6, 3)
+    conv.forward = torch.relu
+    return conv  # type: ignore[no-any-return]
+
+
+NOT_PLAIN = {
+    "reflecting": nn.Conv2d(4, 6, 3, padding_mode="reflect", padding=1),
+    "same": nn.Conv2d(4, 6, 3, padding="same"),
+    "relu": nn.ReLU(),
+    "transposed": nn.ConvTranspose2d(4, 6, 3),
+    "forward hook": hooked("register_forward_hook"),
+    "forward pre-hook": hooked("register_forward_pre_hook"),
+    "own forward": with_own_forward(),
+    "forward of a subclass": Doubled(4, 6, 3),
+    "convolution of a subclass": Doubling(4, 6, 3),
+}
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_what_computes_something_else_is_not_plain(name: str) -> None:
+    assert not is_plain(NOT_PLAIN[name])
+
+
+def test_a_subclass_that_adds_nothing_is_plain() -> None:
+    class Named(nn.Conv2d):
+        pass
+
+    assert is_plain(Named(4, 6, 3))
+    assert all(map(is_plain, CONVOLUTIONS.values()))

@@ -1,15 +1,20 @@
-"""A quick part of benchmarks/torchvision_models.py, and models in unusual dress."""
+"""A few of the models of benchmarks/torchvision_models.py, and models in unusual dress."""
 
+from __future__ import annotations
+
+import contextlib
 import importlib.util
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torchvision
+from laws import randint, randn, same_bits
 from nets import integers, plain
 from oracles import output, peak, projection
-from torch import nn
+from torch import Tensor, nn
 
 from featviz import Unit, backward_rule, load_model, project, project_exemplars, scan
 from featviz.errors import FeatvizError, ModelError, RuleError
@@ -34,9 +39,9 @@ CASES = {  # one for each kind of structure: the layer and the size of image tha
 
 
 def build(name: str) -> nn.Module:
-    spec = importlib.util.spec_from_file_location(
-        "bench", Path(__file__).parents[1] / "benchmarks" / "torchvision_models.py"
-    )
+    """The model as the benchmark builds it."""
+    path = Path(__file__).parents[1] / "benchmarks" / "torchvision_models.py"
+    spec = importlib.util.spec_from_file_location("torchvision_models_benchmark", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -45,78 +50,75 @@ def build(name: str) -> nn.Module:
     return model
 
 
+def assert_right(model: nn.Module, x: Tensor, layer: str, channel: int, rule: str) -> None:
+    """Law 3, to the rounding of float32."""
+    _, *at = peak(output(model, layer, x)[channel])
+    expected = projection(model, x, layer, channel, (at[0], at[1]), rule)
+    signal = project(model, x, Unit(layer, channel), rule=rule)[0]
+    scale = expected.abs().max().clamp(min=1e-30)
+    assert float((signal - expected).abs().max() / scale) < 1e-4, rule
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_projection_is_right_on(name: str) -> None:
-    model, (layer, size) = build(name), CASES[name]
-    x = torch.randn(3, size, size, generator=torch.Generator().manual_seed(1))
-    channel = (
-        int(output(model, layer, x).flatten(1).amax(1).argmax())
-        if layer not in ("head", "heads")
-        else 5
-    )
-    at = _peak(model, x, layer, channel)
+    model = build(name)
+    layer, size = CASES[name]
+    x = randn(3, size, size, seed=1)
+    strongest = int(output(model, layer, x)[:, None].flatten(1).amax(1).argmax())
     for rule in RULES:
-        found = project(model, x, Unit(layer, channel), rule=rule)[0]
-        expected = projection(model, x, layer, channel, at, rule)
-        assert expected.any()
-        assert float((found - expected).abs().max() / expected.abs().max()) < 1e-4, rule
+        assert_right(model, x, layer, strongest, rule)
+        assert project(model, x, Unit(layer, strongest), rule=rule).any()
 
 
-def _peak(model: nn.Module, x: torch.Tensor, layer: str, channel: int) -> tuple[int, int]:
-    plane = output(model, layer, x)[channel]
-    return peak(plane)[1:] if plane.dim() == 2 else (0, 0)
-
-
-def image() -> torch.Tensor:
-    return torch.randn(3, 12, 12, generator=torch.Generator().manual_seed(1))
+def image() -> Tensor:
+    return randn(3, 12, 12, seed=1)
 
 
 def test_channels_last() -> None:
     expected = project(plain(), image(), Unit("4", 3, at=(2, 2)))
     model = plain().to(memory_format=torch.channels_last)
     x = image()[None].contiguous(memory_format=torch.channels_last)
-    assert torch.equal(project(model, x, Unit("4", 3, at=(2, 2))), expected)
+    assert same_bits(project(model, x, Unit("4", 3, at=(2, 2))), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions(dtype: torch.dtype) -> None:
     """Small whole numbers are exact in all of them."""
-    x = torch.randint(-1, 2, (3, 12, 12), generator=torch.Generator().manual_seed(1)).float()
+    x = randint(-1, 2, 3, 12, 12, seed=1)
     expected = project(plain(), x, Unit("4", 3, at=(2, 2)))
     assert expected.any()
-    found = project(plain().to(dtype), x, Unit("4", 3, at=(2, 2)))
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected)
+    assert same_bits(project(plain().to(dtype), x, Unit("4", 3, at=(2, 2))), expected)
 
 
 def test_half_precision_scans_and_projects() -> None:
-    model, x = plain().half(), torch.randint(0, 3, (6, 3, 12, 12)).float()
-    found = scan(model, x, ["4"], k=2, progress=False)
-    made = project_exemplars(model, x, found, "4")
-    assert made.projections["deconvnet"].any()
+    model, x = plain().half(), randint(0, 3, 6, 3, 12, 12) / 4
+    layer_scan = scan(model, x, ["4"], k=2)["4"]
+    assert project_exemplars(model, x, layer_scan).projections["deconvnet"].any()
 
 
 def test_data_parallel() -> None:
     """Without GPUs it passes the call on; on several, its scatter and gather are linear."""
-    model = nn.DataParallel(plain())
-    assert torch.equal(
-        project(model, image(), Unit("module.4", 3)), project(plain(), image(), Unit("4", 3))
-    )
+    model, x = nn.DataParallel(plain()), randint(0, 3, 5, 3, 24, 24) / 4
+    expected = project(plain(), image(), Unit("4", 3))
+    assert same_bits(project(model, image(), Unit("module.4", 3)), expected)
+    layer_scan = scan(model, x, "module.3", k=2)["module.3"]
+    result = project_exemplars(model, x, layer_scan)
+    alone = project_exemplars(plain(), x, scan(plain(), x, "3", k=2)["3"])
+    assert same_bits(result.projections["deconvnet"], alone.projections["deconvnet"])
+    assert not result.full_image.any()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_cuda_equals_cpu() -> None:
-    x = torch.randint(0, 3, (6, 3, 24, 24)).float()
-    found = scan(plain(), x, ["4"], k=3, progress=False)
-    on_gpu = scan(plain().cuda(), x, ["4"], k=3, progress=False)
-    assert torch.equal(found.top["4"].scores, on_gpu.top["4"].scores)
-    assert torch.equal(found.top["4"].positions, on_gpu.top["4"].positions)
+    x = randint(0, 3, 6, 3, 24, 24) / 4
+    on_cpu = scan(plain(), x, ["4"], k=3)["4"]
+    on_gpu = scan(plain().cuda(), x, ["4"], k=3)["4"]
+    assert same_bits(on_cpu.top.scores, on_gpu.top.scores)
+    assert same_bits(on_cpu.top.positions, on_gpu.top.positions)
+    cpu = project_exemplars(plain(), x, on_cpu, rules=RULES)
+    gpu = project_exemplars(plain().cuda(), x, on_gpu, rules=RULES)
     for rule in RULES:
-        a, b = (
-            project_exemplars(m, x, found, "4", rule=rule).projections[rule]
-            for m in (plain(), plain().cuda())
-        )
-        assert torch.equal(a, b)
+        assert same_bits(cpu.projections[rule], gpu.projections[rule])
 
 
 def test_a_compiled_graph_is_refused_in_one_line() -> None:
@@ -159,18 +161,25 @@ def test_quantised_models_are_refused_in_one_line() -> None:
 
 
 def test_frozen_parameters() -> None:
-    model = plain().requires_grad_(False)
-    assert torch.equal(
-        project(model, image(), Unit("4", 3)), project(plain(), image(), Unit("4", 3))
-    )
+    expected = project(plain(), image(), Unit("4", 3))
+    assert same_bits(project(plain().requires_grad_(False), image(), Unit("4", 3)), expected)
 
 
-@pytest.mark.parametrize("grad", [True, False])
-def test_under_no_grad_or_inference_mode(grad: bool) -> None:
-    model = plain()
-    expected = project(model, image(), Unit("4", 3))
-    with torch.no_grad() if grad else torch.inference_mode():
-        assert torch.equal(project(model, image(), Unit("4", 3)), expected)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("unit", [Unit("4", 3), Unit("4", 3, at="map")])
+def test_under_no_grad_or_inference_mode(unit: Unit, mode: Any) -> None:
+    """Scans, projections and exemplars, with images made there too."""
+    model, x = plain(), randint(0, 3, 5, 3, 12, 12) / 4
+    expected = project(model, image(), unit)
+    layer_scan = scan(model, x, "4", k=2)["4"]
+    exemplars = project_exemplars(model, x, layer_scan)
+    with mode():
+        signal = project(model, image(), unit)
+        within = project_exemplars(model, x * 1, scan(model, x * 1, "4", k=2)["4"])
+    assert same_bits(signal, expected)
+    assert same_bits(within.projections["deconvnet"], exemplars.projections["deconvnet"])
+    assert same_bits(within.scores, exemplars.scores)
+    assert not within.patches.is_inference()
 
 
 def test_timm_models_by_name() -> None:
@@ -185,26 +194,18 @@ def test_timm_models_by_name() -> None:
     ):
         model = load_model(f"timm:{name}")
         layer = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)][6]
-        x = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(1))
+        x = randn(3, 64, 64, seed=1)
         for rule in RULES:
-            try:
-                found = project(model, x, Unit(layer, 2), rule=rule)[0]
-            except RuleError:
-                continue
-            expected = projection(model, x, layer, 2, _peak(model, x, layer, 2), rule)
-            assert (
-                float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30)) < 1e-4
-            ), (name, rule)
+            with contextlib.suppress(RuleError):  # some have what a rule does not cover
+                assert_right(model, x, layer, 2, rule)
 
 
 def test_inputs_that_are_no_images() -> None:
     model = integers(nn.Sequential(nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))).double()
-    x = torch.randn(5, 9, 9, dtype=torch.float64)
-    assert torch.equal(
-        project(model, x, Unit("2", 1, at=(1, 1)))[0],
-        projection(model, x, "2", 1, (1, 1), "deconvnet"),
-    )
+    x = randn(5, 9, 9, dtype=torch.float64)
+    signal = project(model, x, Unit("2", 1, at=(1, 1)))[0]
+    assert torch.equal(signal, projection(model, x, "2", 1, (1, 1), "deconvnet"))
 
 
-def test_all_of_torchvision_is_listed() -> None:
+def test_the_models_are_torchvisions() -> None:
     assert set(CASES) <= set(torchvision.models.list_models(module=torchvision.models))

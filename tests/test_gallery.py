@@ -20,19 +20,39 @@ import numpy as np
 import pytest
 import torch
 from galleries import HOSTILE, LABELS, LAYER, Tiny, hostile_images, tiny
+from laws import generator, untouched
 from PIL import Image
 from torch import nn
 
 import featviz
-from featviz import Images, Preprocess, Scan, cli, gallery, open_images, project_exemplars
-from featviz.errors import ImageError, RecordError, UsageError
-from featviz.gallery import making, site, sprites
-from featviz.gallery.numbers import dominating, rounded, telling, text
+from featviz import (
+    Exemplars,
+    Images,
+    LayerScan,
+    Preprocess,
+    Scan,
+    cli,
+    gallery,
+    open_images,
+    project_exemplars,
+)
+from featviz.cli import grid
+from featviz.errors import ImageError, RecordError, RuleError, UsageError
+from featviz.gallery import _build, site, sprites
+from featviz.gallery.numbers import dominating, rounded, standing_out, text
 
+STATIC = r"static/(gallery\.css|(gallery|panel|figure|search)\.js)"
 FILES = re.compile(
-    r"index\.(html|js)|gallery\.json|static/gallery\.(css|js)|layer-\d{3}\.html|images/\d{6}\.webp"
+    rf"index\.(html|js)|gallery\.json|{STATIC}|layer-\d{{3}}\.html|images/\d{{6}}\.webp"
     r"|([ab]/)?layers/\d{3}/(\d+\.js|strip\.webp|units\.json|data\.json)"
 )
+ADDRESSES = re.compile(
+    rf"(#[\w-]*|data:,|{STATIC}|index\.(js|html)|layer-\d{{3}}\.html(#unit-\d+)?|)"
+)
+
+
+RULES = ["deconvnet", "guided"]
+Made = tuple[nn.Module, Images, Scan]
 
 
 class Pages(HTMLParser):
@@ -41,7 +61,9 @@ class Pages(HTMLParser):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.said, self.data, self._within = "", "", ""
+        self.text = ""
+        self.data = ""
+        self._within = ""
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -55,7 +77,7 @@ class Pages(HTMLParser):
         if self._within == "script":
             self.data += data
         else:
-            self.said += data
+            self.text += data
 
 
 def data_of(page: Path) -> dict[str, Any]:
@@ -66,9 +88,9 @@ def network(folder: Path) -> dict[str, Any]:
     """What the script ``index.js`` hands to the pages."""
     script = (folder / "index.js").read_text(encoding="utf-8")
     assert script.isascii()
-    assert script.startswith("featviz.network(")
+    assert script.startswith("featviz.setNetwork(")
     assert script.endswith(");\n")
-    return dict(json.loads(script[len("featviz.network(") : -3]))
+    return dict(json.loads(script[len("featviz.setNetwork(") : -3]))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -103,21 +125,18 @@ def sprite(path: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def made() -> tuple[nn.Module, Images, Scan]:
+def made() -> Made:
     return tiny()
 
 
 @pytest.fixture(scope="module")
-def whole(made: tuple[nn.Module, Images, Scan], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A gallery under two rules, alone in a folder of its own three folders down; not to be
     changed.
     """
-    model, images, found = made
-    out = tmp_path_factory.mktemp("whole") / "deep" / "er" / "gallery"
-    rules = ["deconvnet", "guided"]
-    page = gallery.build(
-        found, model, images, out, rule=rules, command=f"featviz {HOSTILE[0]}", progress=False
-    )
+    model, images, result = made
+    out = tmp_path_factory.mktemp("built") / "deep" / "er" / "gallery"
+    page = gallery.build(result, model, images, out, rules=RULES, command=f"featviz {HOSTILE[0]}")
     assert page == out / "index.html"
     return out
 
@@ -125,21 +144,36 @@ def whole(made: tuple[nn.Module, Images, Scan], tmp_path_factory: pytest.TempPat
 @pytest.fixture
 def layers_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The layers that are projected, as it happens; put ``"stop NAME"`` in to interrupt at a layer."""
-    seen: list[str] = []
+    names: list[str] = []
 
-    def watched(model: Any, images: Any, scan: Any, layer: str, *args: Any, **options: Any) -> Any:
-        if f"stop {layer}" in seen:
-            seen.clear()
+    def watched(model: Any, images: Any, layer_scan: LayerScan, *args: Any, **options: Any) -> Any:
+        name = layer_scan.layer.name
+        if f"stop {name}" in names:
+            names.clear()
             raise KeyboardInterrupt
-        seen.append(layer)
-        return project_exemplars(model, images, scan, layer, *args, **options)
+        names.append(name)
+        return project_exemplars(model, images, layer_scan, *args, **options)
 
-    monkeypatch.setattr(making, "project_exemplars", watched)
-    return seen
+    monkeypatch.setattr(_build, "project_exemplars", watched)
+    return names
 
 
-def test_every_page_is_there_with_all_that_it_refers_to(whole: Path) -> None:
-    written = files(whole)
+@pytest.fixture
+def two_fallbacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each layer, the crops of the two strongest exemplars of unit 0 do not do."""
+
+    def some_fail(*args: Any, **options: Any) -> Exemplars:
+        exemplars = project_exemplars(*args, **options)
+        fallback = exemplars.fallback.clone()
+        fallback[0, :2] = True
+        return replace(exemplars, fallback=fallback, full_image=fallback)
+
+    monkeypatch.setattr(_build, "project_exemplars", some_fail)
+    monkeypatch.setattr(grid, "project_exemplars", some_fail)
+
+
+def test_every_page_is_there_with_all_that_it_refers_to(built: Path) -> None:
+    written = files(built)
     assert {
         "index.html",
         "index.js",
@@ -150,37 +184,35 @@ def test_every_page_is_there_with_all_that_it_refers_to(whole: Path) -> None:
     assert sorted(name for name in written if name.startswith("layer-")) == [
         f"layer-{i:03d}.html" for i in range(3)
     ]
-    for page in whole.glob("*.html"):
+    for page in built.glob("*.html"):
         for tag, attributes in Pages(page).tags:
             address = attributes.get("src") if tag == "script" else attributes.get("href")
             if address and not address.startswith(("#", "data:")):
-                assert (whole / address.partition("#")[0]).is_file(), address
+                assert (built / address.partition("#")[0]).is_file(), address
             for name in re.findall(r"url\('([^']*)'\)", attributes.get("style") or ""):
-                assert (whole / name).is_file(), name
+                assert (built / name).is_file(), name
     for i in range(3):
-        for side in data_of(whole / f"layer-{i:03d}.html")["sides"]:
+        for side in data_of(built / f"layer-{i:03d}.html")["sides"]:
             for unit in side["units"]:
-                assert unit["dead"] != (whole / side["folder"] / f"{unit['unit']}.js").is_file()
+                assert unit["dead"] != (built / side["folder"] / f"{unit['unit']}.js").is_file()
                 assert all(
-                    (whole / side["images"] / f"{e['image']:06d}.webp").is_file()
+                    (built / side["images"] / f"{e['image']:06d}.webp").is_file()
                     for e in unit["exemplars"]
                 )
     assert not [name for name in written if name.endswith(".part")]
 
 
-def test_the_front_page_names_layers_and_sources(
-    whole: Path, made: tuple[nn.Module, Images, Scan]
-) -> None:
-    said = Pages(whole / "index.html").said
-    found = made[2]
+def test_the_front_page_names_layers_and_sources(built: Path, made: Made) -> None:
+    text_shown = Pages(built / "index.html").text
+    result = made[2]
     words = [
         "conv1",
         "conv2",
         LAYER,
         "24 images",
         "deconvnet, guided",
-        found.identity["model"],
-        found.identity["images"],
+        result.identity["model"],
+        result.identity["images"],
         "noise",
     ]
     for word in [
@@ -191,31 +223,28 @@ def test_the_front_page_names_layers_and_sources(
         "1 (5%)",
         f"featviz {HOSTILE[0]}",
     ]:
-        assert word in said, word
+        assert word in text_shown, word
 
 
-def test_a_gallery_holds_no_file_of_another_name_and_none_lies_elsewhere(whole: Path) -> None:
-    assert [name for name in files(whole) if not FILES.fullmatch(name)] == []
-    top = whole.parents[2]
-    assert [path for path in top.rglob("*") if path.is_file() and whole not in path.parents] == []
+def test_a_gallery_holds_no_file_of_another_name_and_none_lies_elsewhere(built: Path) -> None:
+    assert [name for name in files(built) if not FILES.fullmatch(name)] == []
+    top = built.parents[2]
+    assert [path for path in top.rglob("*") if path.is_file() and built not in path.parents] == []
 
 
-def test_hostile_names_are_text_in_every_page_and_script(
-    whole: Path, made: tuple[nn.Module, Images, Scan]
-) -> None:
-    for name, data in files(whole).items():
+def test_hostile_names_are_text_in_every_page_and_script(built: Path, made: Made) -> None:
+    for name, data in files(built).items():
         if name.endswith((".html", ".js")) and not name.startswith("static/"):
             words = data.decode("utf-8")
             for sign in ("<script>alert", "<img src=x", "</script><", "<i>dog", "\u2028", "\u2029"):
                 assert sign not in words, (name, sign)
-    for page in whole.glob("*.html"):
+    for page in built.glob("*.html"):
         for tag, attributes in Pages(page).tags:
             assert tag not in ("img", "i", "iframe", "object"), page
             assert not [name for name in attributes if name.startswith("on")]
             addresses = [attributes.get(name) or "" for name in ("href", "src")]
-            own = r"(#[\w-]*|data:,|static/gallery\.(css|js)|index\.(js|html)|layer-\d{3}\.html(#unit-\d+)?|)"
-            assert all(re.fullmatch(own, address) for address in addresses), addresses
-    images = network(whole)["images"]
+            assert all(ADDRESSES.fullmatch(address) for address in addresses), addresses
+    images = network(built)["images"]
     known = dict(enumerate(made[1].keys))
     for number, key, label in images:
         assert key == known[number].encode("utf-8", "backslashreplace").decode()
@@ -271,17 +300,16 @@ def test_hostile_files_on_disk_by_the_command_line(
 
 
 def test_a_half_made_gallery_can_be_browsed_and_is_gone_on_with(
-    made: tuple[nn.Module, Images, Scan], whole: Path, tmp_path: Path, layers_made: list[str]
+    made: Made, built: Path, tmp_path: Path, layers_made: list[str]
 ) -> None:
-    model, images, found = made
-    rules = ["deconvnet", "guided"]
-    options: dict[str, Any] = {"rule": rules, "command": f"featviz {HOSTILE[0]}", "progress": False}
+    model, images, result = made
+    options: dict[str, Any] = {"rules": RULES, "command": f"featviz {HOSTILE[0]}"}
     layers_made.append("stop conv2")
     with pytest.raises(KeyboardInterrupt):
-        gallery.build(found, model, images, tmp_path, **options)
-    said = Pages(tmp_path / "index.html").said
-    assert "1 of 3 layers are made so far" in said
-    assert "not made yet" in said
+        gallery.build(result, model, images, tmp_path, **options)
+    text_shown = Pages(tmp_path / "index.html").text
+    assert "1 of 3 layers are made so far" in text_shown
+    assert "not made yet" in text_shown
     links = {
         attributes.get("href")
         for tag, attributes in Pages(tmp_path / "index.html").tags
@@ -289,29 +317,40 @@ def test_a_half_made_gallery_can_be_browsed_and_is_gone_on_with(
     }
     assert "layer-000.html" in links
     assert "layer-001.html" not in links
-    assert (tmp_path / "layer-000.html").read_bytes() == (whole / "layer-000.html").read_bytes()
+    assert (tmp_path / "layer-000.html").read_bytes() == (built / "layer-000.html").read_bytes()
     assert [layer["units"] is None for layer in network(tmp_path)["layers"]] == [False, True, True]
-    assert not gallery.is_finished(found, tmp_path, rules)
+    assert not gallery.is_finished(result, tmp_path, RULES)
     before = {
         name: time
         for name, time in times(tmp_path).items()
         if name.startswith(("layers/000", "layer-000", "images"))
     }
-    gallery.build(found, model, images, tmp_path, **options)
+    gallery.build(result, model, images, tmp_path, **options)
     assert layers_made == ["conv2", LAYER]
     assert before.items() <= times(tmp_path).items()
-    assert gallery.is_finished(found, tmp_path, rules)
-    assert files(tmp_path) == files(whole)
+    assert gallery.is_finished(result, tmp_path, RULES)
+    assert files(tmp_path) == files(built)
+
+
+def test_the_model_is_left_as_it_was(made: Made, tmp_path: Path, layers_made: list[str]) -> None:
+    model, images, result = made
+    model.train()
+    with untouched(model):
+        gallery.build(result, model, images, tmp_path)
+    layers_made[:] = ["stop conv2"]
+    with untouched(model), pytest.raises(KeyboardInterrupt):
+        gallery.build(result, model, images, tmp_path, fresh=True)
+    model.eval()
 
 
 def test_what_is_finished_is_not_made_again(
-    made: tuple[nn.Module, Images, Scan], tmp_path: Path, layers_made: list[str]
+    made: Made, tmp_path: Path, layers_made: list[str]
 ) -> None:
-    model, images, found = made
+    model, images, result = made
     for _ in range(2):
-        gallery.build(found, model, images, tmp_path, progress=False)
+        gallery.build(result, model, images, tmp_path)
         assert layers_made == ["conv1", "conv2", LAYER]
-    gallery.build(found, model, images, tmp_path, progress=False, fresh=True)
+    gallery.build(result, model, images, tmp_path, fresh=True)
     assert layers_made == ["conv1", "conv2", LAYER] * 2
 
 
@@ -330,7 +369,7 @@ def test_the_command_makes_goes_on_and_says_when_there_is_nothing_to_do(
     assert layers_made == ["conv2"]
     out = Path("outputs/zfmini-gallery")
     assert capsys.readouterr().out.splitlines()[-1] == str(out / "index.html")
-    assert "featviz gallery --limit 10 --k 3 --layers conv1,conv2" in Pages(out / "index.html").said
+    assert "featviz gallery --limit 10 --k 3 --layers conv1,conv2" in Pages(out / "index.html").text
     before = times(out)
     assert cli.main(command) == 0
     assert capsys.readouterr().out == f"nothing to do, the gallery is there: {out / 'index.html'}\n"
@@ -352,93 +391,139 @@ def test_the_command_makes_goes_on_and_says_when_there_is_nothing_to_do(
 
 
 def test_the_gallery_of_something_else_is_refused_with_what_differs(
-    made: tuple[nn.Module, Images, Scan], whole: Path
+    made: Made, built: Path
 ) -> None:
-    model, images, found = made
-    before = times(whole)
+    model, images, result = made
+    before = times(built)
     other_model, _, other_weights = tiny(seed=1)
     _, _, other_k = tiny(k=3)
     _, fewer, other_images = tiny(n=20)
     cases: list[tuple[Scan, nn.Module, Images, list[str], str]] = [
-        (found, model, images, ["guided"], r"\(rules differ\)"),
-        (other_k, model, images, ["deconvnet", "guided"], r"\(k differ\)"),
-        (other_images, model, fewer, ["deconvnet", "guided"], r"\(images differ\)"),
+        (result, model, images, ["guided"], r"\(rules differ\)"),
+        (other_k, model, images, RULES, r"\(k differ\)"),
+        (other_images, model, fewer, RULES, r"\(images differ\)"),
         (
-            replace(other_weights, sources=found.sources),
+            replace(other_weights, sources=result.sources),
             other_model,
             images,
-            ["deconvnet", "guided"],
+            RULES,
             r"\(model differ\)",
         ),
     ]
     for scan, net, data, rules, message in cases:
         with pytest.raises(RecordError, match=message):
-            gallery.build(scan, net, data, whole, rule=rules, progress=False)
+            gallery.build(scan, net, data, built, rules=rules)
     with pytest.raises(RecordError, match="other weights"):
-        gallery.build(found, other_model, images, whole / "new", progress=False)
+        gallery.build(result, other_model, images, built / "new")
     with pytest.raises(ImageError, match="are not the 24 of the scan"):
-        gallery.build(found, model, fewer, whole / "new", progress=False)
-    shutil.rmtree(whole / "new")
-    assert times(whole) == before
+        gallery.build(result, model, fewer, built / "new")
+    shutil.rmtree(built / "new")
+    assert times(built) == before
 
 
 def test_fresh_leaves_nothing_of_the_gallery_that_was_there(tmp_path: Path) -> None:
-    model, images, found = tiny()
-    gallery.build(found, model, images, tmp_path / "out", progress=False)
+    model, images, result = tiny()
+    gallery.build(result, model, images, tmp_path / "out")
     others = Images(
         images.keys, hostile_images(seed=5).__getitem__, Preprocess(), images.labels
     )  # the same names
-    again = featviz.scan(model, others, ["conv1"], k=4, progress=False)
-    gallery.build(again, model, others, tmp_path / "out", fresh=True, progress=False)
-    gallery.build(again, model, others, tmp_path / "new", progress=False)
+    again = featviz.scan(model, others, ["conv1"], k=4)
+    gallery.build(again, model, others, tmp_path / "out", fresh=True)
+    gallery.build(again, model, others, tmp_path / "new")
     assert files(tmp_path / "out") == files(tmp_path / "new")
 
 
-def test_files_that_are_of_no_gallery_are_left_alone(
-    made: tuple[nn.Module, Images, Scan], tmp_path: Path
-) -> None:
-    model, images, found = made
+def test_files_that_are_of_no_gallery_are_left_alone(made: Made, tmp_path: Path) -> None:
+    model, images, result = made
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "mine.jpg").write_bytes(b"mine")
     for fresh in (False, True):
         with pytest.raises(UsageError, match="is no gallery"):
-            gallery.build(found, model, images, tmp_path, fresh=fresh, progress=False)
+            gallery.build(result, model, images, tmp_path, fresh=fresh)
     assert files(tmp_path) == {"images/mine.jpg": b"mine"}
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    gallery.build(found, model, images, out, progress=False)
-    gallery.build(found, model, images, out, rule="guided", fresh=True, progress=False)
+    gallery.build(result, model, images, out)
+    gallery.build(result, model, images, out, rules=["guided"], fresh=True)
     assert (out / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", "null", '{"schema": 1}', '{"schema": 99, "identity": {}}', "\udcff"]
+    "damage", ["", "{", "[]", "null", '{"schema": 2}', '{"schema": 99, "identity": {}}', "\udcff"]
 )
 def test_a_damaged_record_is_refused_and_made_again_afresh(
-    damage: str, made: tuple[nn.Module, Images, Scan], whole: Path, tmp_path: Path
+    damage: str, made: Made, built: Path, tmp_path: Path
 ) -> None:
-    model, images, found = made
-    shutil.copytree(whole, tmp_path / "out")
+    model, images, result = made
+    shutil.copytree(built, tmp_path / "out")
     (tmp_path / "out" / "gallery.json").write_bytes(damage.encode("utf-8", "surrogateescape"))
-    with pytest.raises(RecordError, match=r"(is damaged|has schema 99).*--fresh"):
-        gallery.build(
-            found, model, images, tmp_path / "out", rule=["deconvnet", "guided"], progress=False
-        )
-    gallery.build(found, model, images, tmp_path / "out", fresh=True, progress=False)
+    with pytest.raises(RecordError, match=r"is damaged|schema 99"):
+        gallery.build(result, model, images, tmp_path / "out", rules=RULES)
+    gallery.build(result, model, images, tmp_path / "out", fresh=True)
 
 
-def test_an_unfinished_scan_is_refused(
-    made: tuple[nn.Module, Images, Scan], tmp_path: Path
+def test_the_gallery_of_an_earlier_version_is_refused_and_made_again_afresh(
+    made: Made, built: Path, tmp_path: Path
 ) -> None:
-    model, images, found = made
-    with pytest.raises(UsageError, match=r"seen 5 of 24 images: finish it first"):
-        gallery.build(replace(found, done=5), model, images, tmp_path, progress=False)
+    model, images, result = made
+    shutil.copytree(built, tmp_path / "out")
+    path = tmp_path / "out" / "gallery.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"schema": 1}))
+    with pytest.raises(RecordError, match=rf"schema 1, this one reads {site.SCHEMA}") as error:
+        gallery.build(result, model, images, tmp_path / "out", rules=RULES)
+    assert "fresh" in error.value.arguments
+    with pytest.raises(RecordError, match="schema 1") as error:
+        gallery.compare(built, tmp_path / "out", tmp_path / "both")
+    assert error.value.arguments == (), "comparing afresh would not help"
+    gallery.build(result, model, images, tmp_path / "out", rules=RULES, fresh=True)
+    assert json.loads(path.read_bytes())["schema"] == site.SCHEMA
+
+
+def test_rules_are_one_or_more_that_there_are(made: Made, tmp_path: Path) -> None:
+    model, images, result = made
+    with pytest.raises(UsageError, match=r"rules=\(\)"):
+        gallery.build(result, model, images, tmp_path, rules=())
+    with pytest.raises(RuleError, match="deconv"):
+        gallery.build(result, model, images, tmp_path, rules=["deconv"])
+    assert files(tmp_path) == {}
+    gallery.build(result, model, images, tmp_path, rules=["guided", "guided"])
+    assert data_of(tmp_path / "layer-000.html")["rules"] == ["guided"]
+
+
+@pytest.mark.usefixtures("two_fallbacks")
+def test_crops_that_did_not_do_are_counted_and_named(
+    made: Made, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, images, result = made
+    gallery.build(result, model, images, tmp_path / "out", rules=RULES)
+    assert gallery.fallbacks(built) == {}
+    counts = {"conv1": (2, 24), "conv2": (2, 76), LAYER: (2, 16)}
+    assert gallery.fallbacks(tmp_path / "out") == counts, "unit 3 of conv2 is dead"
+    assert "2 of 76 exemplars" in Pages(tmp_path / "out" / "layer-001.html").text
+    assert "exemplars were" not in Pages(built / "layer-001.html").text
+    units = data_of(tmp_path / "out" / "layer-001.html")["sides"][0]["units"]
+    computed = [exemplar["computed"] for exemplar in units[0]["exemplars"]]
+    assert computed == ["fallback", "fallback", "crop", "crop"]
+    gallery.compare(built, tmp_path / "out", tmp_path / "both")
+    text_shown = Pages(tmp_path / "both" / "layer-001.html").text
+    assert text_shown.count("2 of 76 exemplars") == 1, "of the second alone"
+    command = ["--limit", "4", "--k", "2", "--layers", "conv1", "--out", str(tmp_path / "new")]
+    for arguments in (["gallery"], ["gallery"], ["grid", "--max-channels", "1"]):
+        assert cli.main([*arguments, *command, *(["--fresh"] if "grid" in arguments else [])]) == 0
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert re.match(r"conv1: 2 of \d+ exemplars", last), last
+
+
+def test_an_unfinished_scan_is_refused(made: Made, tmp_path: Path) -> None:
+    model, images, result = made
+    with pytest.raises(UsageError, match=r"5 of 24 images"):
+        gallery.build(replace(result, done=5), model, images, tmp_path)
     assert files(tmp_path) == {}
 
 
-def test_dead_units_are_named_and_have_no_tiles(whole: Path) -> None:
-    page = data_of(whole / "layer-001.html")
+def test_dead_units_are_named_and_have_no_tiles(built: Path) -> None:
+    page = data_of(built / "layer-001.html")
     unit = page["sides"][0]["units"][3]
     assert (unit["dead"], unit["exemplars"], unit["label"], unit["share"], unit["active"]) == (
         True,
@@ -447,50 +532,46 @@ def test_dead_units_are_named_and_have_no_tiles(whole: Path) -> None:
         0,
         0,
     )
-    assert not (whole / "layers/001/3.js").exists()
-    assert sum(one["dead"] for one in page["sides"][0]["units"]) == 1
-    record = json.loads((whole / "gallery.json").read_bytes())
+    assert not (built / "layers/001/3.js").exists()
+    assert sum(unit["dead"] for unit in page["sides"][0]["units"]) == 1
+    record = json.loads((built / "gallery.json").read_bytes())
     assert record["layers"][1]["dead"] == 1
     assert 3 not in record["layers"][1]["strip"]
-    assert len(record["layers"][1]["strip"]) == making.STRIP
-    with Image.open(whole / "layers/001/strip.webp") as strip:
-        assert strip.size == (making.STRIP * sprites.STRIP_SIDE, 2 * sprites.STRIP_SIDE)
+    assert len(record["layers"][1]["strip"]) == _build.STRIP
+    with Image.open(built / "layers/001/strip.webp") as strip:
+        assert strip.size == (_build.STRIP * sprites.STRIP_SIDE, 2 * sprites.STRIP_SIDE)
 
 
 def test_a_layer_with_nothing_but_dead_units_has_a_page(tmp_path: Path) -> None:
     model, images = Tiny(), hostile_images(8)
     with torch.no_grad():
         model.conv2.bias[:] = -1e6
-    found = featviz.scan(model, images, ["conv2"], k=2, progress=False)
-    gallery.build(found, model, images, tmp_path, progress=False)
-    assert "every unit is dead" in Pages(tmp_path / "index.html").said
-    assert "20 (100%)" in Pages(tmp_path / "index.html").said
+    result = featviz.scan(model, images, ["conv2"], k=2)
+    gallery.build(result, model, images, tmp_path)
+    assert "every unit is dead" in Pages(tmp_path / "index.html").text
+    assert "20 (100%)" in Pages(tmp_path / "index.html").text
     assert all(unit["dead"] for unit in data_of(tmp_path / "layer-000.html")["sides"][0]["units"])
     assert not list(tmp_path.glob("layers/000/*.js")) + list(tmp_path.glob("images/*"))
 
 
-def test_units_have_the_numbers_of_the_scan(
-    whole: Path, made: tuple[nn.Module, Images, Scan]
-) -> None:
-    _, images, found = made
+def test_units_have_the_numbers_of_the_scan(built: Path, made: Made) -> None:
+    _, images, result = made
     for i, name in enumerate(["conv1", "conv2", LAYER]):
-        units = data_of(whole / f"layer-{i:03d}.html")["sides"][0]["units"]
-        assert [unit["unit"] for unit in units] == list(range(len(found.top[name].scores)))
+        units = data_of(built / f"layer-{i:03d}.html")["sides"][0]["units"]
+        assert [unit["unit"] for unit in units] == list(range(len(result[name].top.scores)))
         for unit in units:
             assert sum(count for _, count in unit["histogram"]) == len(images)
-            assert unit["active"] == rounded(
-                sum(count for b, count in unit["histogram"] if b > 0) / len(images)
-            )
+            active = sum(count for i, count in unit["histogram"] if i > 0)
+            assert unit["active"] == rounded(active / len(images))
             if not unit["dead"]:
-                assert [e["image"] for e in unit["exemplars"]] == found.top[name].images[
-                    unit["unit"]
-                ].tolist()
+                own = [exemplar["image"] for exemplar in unit["exemplars"]]
+                assert own == result[name].top.images[unit["unit"]].tolist()
                 assert unit["exemplars"][0]["score"] == unit["max"]
-                labels = [images.labels[e["image"]] or "" for e in unit["exemplars"]]
+                labels = [images.labels[image] or "" for image in own]
                 assert unit["share"] == max(map(labels.count, labels)) / 4
-    index = network(whole)["layers"][1]["units"]
+    index = network(built)["layers"][1]["units"]
     assert index[3] == [3, None, []]
-    assert index[5][2] == found.top["conv2"].images[5].tolist()
+    assert index[5][2] == result["conv2"].top.images[5].tolist()
 
 
 def test_the_class_that_dominates_by_hand() -> None:
@@ -520,12 +601,12 @@ def test_the_telling_units_by_hand() -> None:
         unit(3, "dog", 0.5, 5.0),
         unit(4, "owl", 1.0, 99.0, dead=True),
     ]
-    assert telling(units, 1) == [1], "the one that a single class dominates most"
-    assert telling(units, 2) == [1, 3], "one of each class first, the one that stands out most"
-    assert telling(units, 3) == [0, 1, 3]
-    assert telling(units, 10) == [0, 1, 2, 3]
+    assert standing_out(units, 1) == [1], "the one that a single class dominates most"
+    assert standing_out(units, 2) == [1, 3], "one of each class first, the one that stands out most"
+    assert standing_out(units, 3) == [0, 1, 3]
+    assert standing_out(units, 10) == [0, 1, 2, 3]
     unlabelled = [unit(i, None, 0.0, most) for i, most in enumerate([1.0, 3.0, 2.0])]
-    assert telling(unlabelled, 2) == [1, 2]
+    assert standing_out(unlabelled, 2) == [1, 2]
 
 
 def test_numbers_have_four_digits_and_names_are_text() -> None:
@@ -538,47 +619,48 @@ def test_numbers_have_four_digits_and_names_are_text() -> None:
     assert text("é\udce9\ud83e🦓") == "é\\udce9\\ud83e🦓"
 
 
-def test_tiles_are_the_pixels_of_the_images_and_the_signals(
-    whole: Path, made: tuple[nn.Module, Images, Scan]
-) -> None:
+def test_tiles_are_the_pixels_of_the_images_and_the_signals(built: Path, made: Made) -> None:
     """Small ones are packed without loss: each is worked out here from the image, the box and the
     signal.
     """
-    model, images, found = made
-    side = found.layers["conv2"].field.size[0]
-    exemplars = project_exemplars(model, images, found, "conv2", rule=["deconvnet", "guided"])
+    model, images, result = made
+    side = result["conv2"].layer.field.size[0]
+    exemplars = project_exemplars(model, images, result["conv2"], rules=RULES)
     edge = 2 * side + 1  # two by two tiles with a pixel between
     for unit in (0, 7, 19):
-        picture = sprite(whole / f"layers/001/{unit}.js")
+        picture = sprite(built / f"layers/001/{unit}.js")
         assert picture.shape == (edge, 3 * edge, 3)
         assert (picture[side] == 255).all()
         for rank in range(4):
             top, left = (rank // 2) * (side + 1), (rank % 2) * (side + 1)
-            inside = exemplars.inside[unit, rank].numpy()
-            y0, x0, y1, x1 = exemplars.boxes[unit, rank].tolist()
-            image = (
-                (images[int(found.top["conv2"].images[unit, rank])][:, y0:y1, x0:x1] * 255)
-                .round()
-                .permute(1, 2, 0)
-                .numpy()
-            )
+            visible = exemplars.visible[unit, rank].numpy()
             tile = picture[top : top + side, left : left + side]
-            assert (tile[inside] == image.reshape(-1, 3)).all()
-            assert (tile[~inside] == 232).all()
-            for block, rule in enumerate(["deconvnet", "guided"], 1):
-                signals = exemplars.projections[rule][unit].double().numpy()
-                magnitudes = np.sort(np.abs(signals[signals != 0]))
-                scale = magnitudes[max(1, round(0.995 * len(magnitudes))) - 1]
-                grey = np.round(np.clip((signals[rank] / scale + 1) / 2, 0, 1) * 255).transpose(
-                    1, 2, 0
-                )
-                tile = picture[
-                    top : top + side, block * edge + left : block * edge + left + side
-                ].astype(int)
-                assert np.abs(tile[inside] - grey[inside]).max() <= 1, (
-                    "half a step may round either way"
-                )
-                assert (tile[~inside] == 232).all()
+            assert (tile[visible] == patch_of(images, exemplars, unit, rank)).all()
+            assert (tile[~visible] == 232).all()
+            for block, rule in enumerate(RULES, 1):
+                start = block * edge + left
+                tile = picture[top : top + side, start : start + side].astype(int)
+                gray = signal_of(exemplars, rule, unit, rank)
+                # half a step may round either way
+                assert np.abs(tile[visible] - gray[visible]).max() <= 1
+                assert (tile[~visible] == 232).all()
+
+
+def patch_of(images: Images, exemplars: Exemplars, unit: int, rank: int) -> Any:
+    """The pixels of an exemplar's box, cut out of its image, (pixels, 3), 0 to 255."""
+    top, left, bottom, right = exemplars.boxes[unit, rank].tolist()
+    image = images[int(exemplars.images[unit, rank])][:, top:bottom, left:right]
+    return (image * 255).round().permute(1, 2, 0).reshape(-1, 3).numpy()
+
+
+def signal_of(exemplars: Exemplars, rule: str, unit: int, rank: int) -> Any:
+    """A projection in gray, (h, w, 3), 0 to 255: white is the 99.5th percentile of the magnitudes of
+    the unit's."""
+    signals = exemplars.projections[rule][unit].double().numpy()
+    magnitudes = np.sort(np.abs(signals[signals != 0]))
+    scale = magnitudes[max(1, round(0.995 * len(magnitudes))) - 1]
+    shares = np.clip((signals[rank] / scale + 1) / 2, 0, 1)
+    return np.round(shares * 255).transpose(1, 2, 0)
 
 
 def test_tiles_of_any_number_and_size() -> None:
@@ -588,13 +670,13 @@ def test_tiles_of_any_number_and_size() -> None:
         (96, 48),
         (31, 96),
     ]
-    model, images, found = tiny(layers=["conv1"], k=5)
-    exemplars = project_exemplars(model, images, found, "conv1")
+    model, images, result = tiny(layers=["conv1"], k=5)
+    exemplars = project_exemplars(model, images, result["conv1"])
     patches, signals = sprites.blocks(exemplars, 0)
     assert patches.shape == signals.shape == (3, 2 * 4 - 1, 3 * 4 - 1), (
         "five tiles: three across, two down"
     )
-    assert (patches[:, 4:, 8:] == 255).all(), "the sixth place is empty"
+    assert (patches[:, 4:, 8:] == 255).all(), "there is no sixth"
     assert sprites.strongest(exemplars, 0, "deconvnet", 10).shape == (3, 20, 10)
     assert sprite_shape(sprites.sprite([patches, signals])) == (7, 22, 3)
 
@@ -603,11 +685,9 @@ def sprite_shape(script: str) -> tuple[int, ...]:
     return tuple(pixels(base64.b64decode(script.partition("base64,")[2].partition('"')[0])).shape)
 
 
-def test_the_first_layer_shows_its_weights(
-    whole: Path, made: tuple[nn.Module, Images, Scan]
-) -> None:
-    units = [data_of(whole / f"layer-{i:03d}.html")["sides"][0]["units"] for i in range(3)]
-    assert not [unit for layer in units[1:] for unit in layer if "weights" in unit]
+def test_the_first_layer_shows_its_weights(built: Path, made: Made) -> None:
+    units = [data_of(built / f"layer-{i:03d}.html")["sides"][0]["units"] for i in range(3)]
+    assert not any("weights" in unit for unit in units[1] + units[2])
     for unit in units[0]:
         packed = unit["weights"].removeprefix("data:image/webp;base64,")
         weight = made[0].conv1.weight[unit["unit"]].detach().permute(1, 2, 0).numpy()
@@ -617,8 +697,8 @@ def test_the_first_layer_shows_its_weights(
         )
 
 
-def test_thumbnails_are_the_images(whole: Path, made: tuple[nn.Module, Images, Scan]) -> None:
-    with Image.open(whole / "images/000000.webp") as picture:
+def test_thumbnails_are_the_images(built: Path, made: Made) -> None:
+    with Image.open(built / "images/000000.webp") as picture:
         assert picture.size == (24, 24)
     large = sprites.thumbnail(torch.rand(3, 300, 600))
     assert pixels(large).shape == (96, 192, 3)
@@ -629,38 +709,36 @@ def test_thumbnails_are_the_images(whole: Path, made: tuple[nn.Module, Images, S
 def test_any_layer_has_a_page_fully_connected_ones_and_grey_images_too(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 36, 5))
     images = open_images(
-        torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.rand(6, 1, 8, 8, generator=generator()),
         Preprocess(mean=(0.5,), std=(0.5,)),
     )
-    found = featviz.scan(model, images, ["0", "3"], k=1, progress=False)
-    gallery.build(found, model, images, tmp_path, progress=False)
-    assert "whole image" in Pages(tmp_path / "index.html").said
+    result = featviz.scan(model, images, ["0", "3"], k=1)
+    gallery.build(result, model, images, tmp_path)
+    assert "full image" in Pages(tmp_path / "index.html").text
     page = data_of(tmp_path / "layer-001.html")
     assert page["tile"] == [8, 8]
     alive = next(unit for unit in page["sides"][0]["units"] if not unit["dead"])
     assert alive["label"] is None
     assert sprite(tmp_path / f"layers/001/{alive['unit']}.js").shape == (8, 16, 3)
-    assert "selectivity" not in Pages(tmp_path / "layer-001.html").said, "there are no labels"
+    assert "selectivity" not in Pages(tmp_path / "layer-001.html").text, "there are no labels"
 
 
-def test_two_galleries_face_each_other(whole: Path, tmp_path: Path) -> None:
+def test_two_galleries_face_each_other(built: Path, tmp_path: Path) -> None:
     other_model, images, other = tiny(seed=1)
-    rules = ["deconvnet", "guided"]
     gallery.build(
         other,
         other_model,
         images,
         tmp_path / "other",
-        rule=rules,
+        rules=RULES,
         title="the other",
-        progress=False,
     )
     out = tmp_path / "both"
-    assert gallery.compare(whole, tmp_path / "other", out) == out / "index.html"
+    assert gallery.compare(built, tmp_path / "other", out) == out / "index.html"
     assert [name for name in files(out) if not FILES.fullmatch(name)] == []
     page = data_of(out / "layer-001.html")
     assert [side["title"] for side in page["sides"]] == [f"tiny {LABELS[1]}", "the other"]
-    for side, folder in zip(page["sides"], (whole, tmp_path / "other"), strict=True):
+    for side, folder in zip(page["sides"], (built, tmp_path / "other"), strict=True):
         assert side["units"] == data_of(folder / "layer-001.html")["sides"][0]["units"]
         for unit in side["units"]:
             if not unit["dead"]:
@@ -670,24 +748,23 @@ def test_two_galleries_face_each_other(whole: Path, tmp_path: Path) -> None:
                     (out / side["images"] / f"{e['image']:06d}.webp").is_file()
                     for e in unit["exemplars"]
                 )
-    assert "the other" in Pages(out / "index.html").said
+    assert "the other" in Pages(out / "index.html").text
     again = files(out)
-    gallery.compare(whole, tmp_path / "other", out)
+    gallery.compare(built, tmp_path / "other", out)
     assert files(out) == again
     with pytest.raises(RecordError, match="is a comparison"):
-        gallery.compare(out, whole, tmp_path / "third")
+        gallery.compare(out, built, tmp_path / "third")
     with pytest.raises(UsageError, match="is one of the two"):
-        gallery.compare(whole, tmp_path / "other", tmp_path / "other")
+        gallery.compare(built, tmp_path / "other", tmp_path / "other")
 
 
 def test_what_cannot_face_each_other_is_refused(
-    whole: Path, tmp_path: Path, layers_made: list[str]
+    built: Path, tmp_path: Path, layers_made: list[str]
 ) -> None:
-    rules = ["deconvnet", "guided"]
 
-    def build(name: str, rule: list[str] = rules, **options: Any) -> Path:
-        model, images, found = tiny(**options)
-        gallery.build(found, model, images, tmp_path / name, rule=rule, progress=False)
+    def build(name: str, rules: list[str] = RULES, **options: Any) -> Path:
+        model, images, result = tiny(**options)
+        gallery.build(result, model, images, tmp_path / name, rules=rules)
         return tmp_path / name
 
     cases: dict[str, Callable[[], Path]] = {
@@ -698,7 +775,7 @@ def test_what_cannot_face_each_other_is_refused(
     }
     for message, make in cases.items():
         other = make()
-        for pair in ((whole, other), (other, whole)):
+        for pair in ((built, other), (other, built)):
             with pytest.raises(RecordError, match=message):
                 gallery.compare(*pair, tmp_path / "out")
     left, right = build("left", layers=["conv1"]), build("right", layers=["conv2"])
@@ -708,7 +785,7 @@ def test_what_cannot_face_each_other_is_refused(
     with pytest.raises(KeyboardInterrupt):
         build("half")
     with pytest.raises(RecordError, match=r"is not finished \('conv2' is missing\)"):
-        gallery.compare(whole, tmp_path / "half", tmp_path / "out")
+        gallery.compare(built, tmp_path / "half", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,8 @@ import pytest
 from galleries import HOSTILE, LABELS, LAYER, made_up, tiny
 from PIL import Image
 
-from featviz import Scan, gallery
+from featviz import Exemplars, LayerScan, Scan, gallery
+from featviz.gallery import _build
 from featviz.gallery.numbers import text
 
 sync_api = pytest.importorskip(
@@ -27,13 +29,17 @@ sync_api = pytest.importorskip(
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="needs a browser: chromium, chromium-browser or google-chrome"
-)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        BROWSER is None, reason="needs a browser: chromium, chromium-browser or google-chrome"
+    ),
+]
 
 RULES = ["deconvnet", "guided"]
 PHONE = {"width": 390, "height": 844}
 OPEN = "#unit[open]"
+FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
 @dataclass
@@ -47,22 +53,19 @@ class Tab:
 
     def go(self, address: str) -> Any:
         """Open a page from disk; ``layer-000.html#unit-5`` is an address."""
-        name, _, place = address.partition("#")
-        self.page.goto((self.folder / name).as_uri() + (f"#{place}" if place else ""))
+        name, sign, anchor = address.partition("#")
+        self.page.goto((self.folder / name).as_uri() + sign + anchor)
         return self.page
 
     def units(self) -> list[int]:
         """The tiles of a layer's page in their order."""
-        return [
-            int(unit)
-            for unit in self.page.eval_on_selector_all(
-                "#tiles li", "items => items.map((i) => i.dataset.unit)"
-            )
-        ]
+        numbers = "items => items.map((item) => Number(item.dataset.unit))"
+        return list(self.page.eval_on_selector_all("#tiles li", numbers))
 
     def scripts(self) -> list[int]:
         """The units whose tiles were asked for."""
-        return [int(match[1]) for url in self.requests if (match := re.search(r"/(\d+)\.js$", url))]
+        matches = [re.search(r"/(\d+)\.js$", url) for url in self.requests]
+        return [int(match[1]) for match in matches if match]
 
     def wait(self, condition: str) -> None:
         """Wait until an expression holds; what it looks at may not be there yet."""
@@ -70,9 +73,16 @@ class Tab:
             f"() => {{ try {{ return {condition} }} catch {{ return false }} }}", timeout=20_000
         )
 
-    def at(self, place: str) -> None:
+    def at(self, end: str) -> None:
         """Wait for an address that ends so."""
-        self.wait(f"location.href.endsWith({place!r})")
+        self.wait(f"location.href.endsWith({end!r})")
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until the screen shows something, frame by frame."""
+        end = time.monotonic() + 20
+        while not holds():
+            assert time.monotonic() < end, "it is not shown within 20 seconds"
+            self.page.evaluate(FRAMES)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +96,7 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def found() -> Scan:
+def result() -> Scan:
     return tiny()[2]
 
 
@@ -94,7 +104,7 @@ def found() -> Scan:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, images, scan = tiny()
     out = tmp_path_factory.mktemp("browser") / "a gallery #1?"
-    gallery.build(scan, model, images, out, rule=RULES, progress=False)
+    gallery.build(scan, model, images, out, rules=RULES)
     return out
 
 
@@ -135,10 +145,10 @@ def opened(chromium: Any) -> Iterator[Callable[..., Tab]]:
 
     yield start
     for tab in tabs:
-        tab.page.wait_for_timeout(50)
+        tab.page.evaluate(FRAMES)  # what happened late is told by then
         tab.page.context.close()
-        inside = (tab.folder.resolve().as_uri() + "/", "data:", "blob:")
-        assert [url for url in tab.requests if not url.startswith(inside)] == []
+        own = (tab.folder.resolve().as_uri() + "/", "data:", "blob:")
+        assert [url for url in tab.requests if not url.startswith(own)] == []
         assert tab.errors == []
 
 
@@ -166,13 +176,17 @@ def test_the_front_page_lists_layers_and_leads_to_units(tab: Tab) -> None:
 
 def test_the_pictures_of_strips_are_there(tab: Tab) -> None:
     page = tab.go("index.html")
-    loaded = """async () => Promise.all([...document.querySelectorAll(".strip")].map((strip) => new Promise((resolve) => {
-      const picture = new Image();
-      picture.onload = () => resolve(picture.naturalWidth);
-      picture.onerror = () => resolve(0);
-      picture.src = getComputedStyle(strip.querySelector("a")).backgroundImage.slice(5, -2);
-    })))"""
-    assert all(width >= 72 for width in page.evaluate(loaded))
+    load_all = """async () => {
+      const strips = [...document.querySelectorAll(".strip")];
+      const load = async (strip) => {
+        const picture = new Image();
+        picture.src = getComputedStyle(strip.querySelector("a")).backgroundImage.slice(5, -2);
+        await picture.decode();
+        return picture.naturalWidth;
+      };
+      return Promise.all(strips.map(load));
+    }"""
+    assert all(width >= 72 for width in page.evaluate(load_all))
 
 
 def test_the_switch_shows_other_pictures_and_is_remembered(tab: Tab) -> None:
@@ -193,47 +207,46 @@ def test_the_switch_shows_other_pictures_and_is_remembered(tab: Tab) -> None:
         tab.wait(f"{shown} === '0% 0px'")
 
 
-def test_tiles_show_their_own_part_of_the_sprite(tab: Tab, found: Scan) -> None:
+def test_tiles_show_their_own_block_of_the_sprite(tab: Tab, result: Scan) -> None:
     """The screen's pixels in the middle of the first tile are those of the strongest patch."""
     images = tiny()[1]
+    top, statistics = result["conv1"].top, result["conv1"].statistics
     page = tab.go("layer-000.html")
     page.click("#show >> text=patches")
-    page.wait_for_timeout(200)
-    unit = next(u for u in tab.units() if not found.statistics["conv1"].dead[u])
-    with Image.open(
-        BytesIO(page.locator(f"#tiles li[data-unit='{unit}'] .picture").screenshot())
-    ) as picture:
-        seen = np.asarray(picture.convert("RGB")).astype(int)
-    y, x = found.top["conv1"].positions[unit, 0].tolist()
-    expected = (
-        (images[int(found.top["conv1"].images[unit, 0])][:, y, x] * 255).round().int().tolist()
-    )
-    centre = (
-        round(1.5 / 7 * seen.shape[0]),
-        round(1.5 / 7 * seen.shape[1]),
-    )  # of the first of 2 x 2 tiles of 3 pixels, 1 between
-    assert np.abs(seen[centre] - np.array(expected)).max() <= 2
+    unit = next(unit for unit in tab.units() if not statistics.dead[unit])
+    y, x = top.positions[unit, 0].tolist()
+    pixel = images[int(top.images[unit, 0])][:, y, x] * 255
+    expected = np.array(pixel.round().int().tolist())
+    picture = page.locator(f"#tiles li[data-unit='{unit}'] .picture")
+
+    def is_shown() -> bool:
+        with Image.open(BytesIO(picture.screenshot())) as screen:
+            pixels = np.asarray(screen.convert("RGB")).astype(int)
+        # the middle of the first of 2 x 2 tiles of 3 pixels, 1 between
+        centre = round(1.5 / 7 * pixels.shape[0]), round(1.5 / 7 * pixels.shape[1])
+        return bool(np.abs(pixels[centre] - expected).max() <= 2)
+
+    tab.until(is_shown)
 
 
-def test_sorted_in_every_way_dead_units_come_last(tab: Tab, found: Scan) -> None:
+def test_sorted_in_every_way_dead_units_come_last(tab: Tab, result: Scan) -> None:
     page = tab.go("layer-001.html")
-    top, statistics = found.top["conv2"], found.statistics["conv2"]
-    labels = [[found.labels[i] for i in row] for row in top.images.tolist()]
+    top, statistics = result["conv2"].top, result["conv2"].statistics
+    label_of = result.listing.labels.__getitem__
+    labels = [list(map(label_of, images)) for images in top.images.tolist()]
     keys: dict[str, Callable[[int], float]] = {
         "unit": lambda unit: unit,
         "max": lambda unit: -float(f"{statistics.maximum[unit]:.4g}"),
         "active": lambda unit: float(f"{statistics.fraction_active[unit]:.4g}"),
         "share": lambda unit: -max(map(labels[unit].count, labels[unit])),
     }
-    assert page.eval_on_selector_all("#sort option", "all => all.map((one) => one.value)") == list(
-        keys
-    )
+    options = page.eval_on_selector_all("#sort option", "all => all.map((item) => item.value)")
+    assert options == list(keys)
     dead = statistics.dead.tolist()
     for value, key in keys.items():
         page.select_option("#sort", value)
-        assert tab.units() == sorted(
-            range(20), key=lambda unit, key=key: (dead[unit], key(unit), unit)
-        )  # type: ignore[misc]
+        ordered = sorted((dead[unit], key(unit), unit) for unit in range(20))
+        assert tab.units() == [unit for _, _, unit in ordered]
         assert tab.units()[-1] == 3
     assert page.inner_text("#count") == "20 units, 1 of them dead and shown last"
     assert "dead" in (page.get_attribute("li[data-unit='3'] a", "aria-label") or "")
@@ -244,9 +257,9 @@ def test_sorted_in_every_way_dead_units_come_last(tab: Tab, found: Scan) -> None
     assert tab.units() == order
 
 
-def test_filtered_by_number_label_and_key(tab: Tab, found: Scan) -> None:
+def test_filtered_by_number_label_and_key(tab: Tab, result: Scan) -> None:
     page = tab.go("layer-001.html")
-    images = found.top["conv2"].images.tolist()
+    images = result["conv2"].top.images.tolist()
 
     def with_image(fits: Callable[[int], bool]) -> list[int]:
         return [unit for unit in range(20) if unit != 3 and any(map(fits, images[unit]))]
@@ -270,13 +283,13 @@ def searched(page: Any, query: str) -> list[str]:
     """The names of the results of a search that is open."""
     page.fill("#query", query)
     names = page.eval_on_selector_all(
-        "#results a", "all => all.map((one) => one.firstChild.textContent)"
+        "#results a", "all => all.map((link) => link.firstChild.textContent)"
     )
-    assert page.inner_text("#found").startswith(str(len(names)) if query else "")
+    assert page.inner_text("#result-count").startswith(str(len(names)) if query else "")
     return list(names)
 
 
-def test_search_goes_across_the_network(tab: Tab, found: Scan) -> None:
+def test_search_goes_across_the_network(tab: Tab, result: Scan) -> None:
     page = tab.go("index.html")
     page.keyboard.press("/")
     page.wait_for_selector("#search[open]")
@@ -290,12 +303,11 @@ def test_search_goes_across_the_network(tab: Tab, found: Scan) -> None:
     assert searched(page, "no such thing") == []
     page.keyboard.press("Enter")
     assert searched(page, "") == []
-    holding = {
-        f"{layer} unit {unit}"
-        for layer, top in found.top.items()
-        for unit, images in enumerate(top.images.tolist())
-        if 2 in images and not found.statistics[layer].dead[unit]
-    }
+    holding = set()
+    for name, layer_scan in result.items():
+        for unit in layer_scan.statistics.living:
+            if 2 in layer_scan.top.images[unit]:
+                holding.add(f"{name} unit {unit}")
     assert holding
     assert set(searched(page, HOSTILE[2])) == holding
     assert set(searched(page, text(LABELS[3])))
@@ -323,9 +335,8 @@ def test_results_are_chosen_by_arrows_and_escape_leaves(tab: Tab) -> None:
     assert page.inner_text("#results [aria-selected=true] a").startswith(names[1])
     page.keyboard.press("Escape")
     assert not page.is_visible("#search")
-    page.wait_for_timeout(50)
+    page.click("#show >> text=patches")  # which only this page has
     assert page.url.endswith("layer-000.html")
-    page.click("#show >> text=patches")
     page.keyboard.press("/")
     assert page.is_visible("#search"), "also where the switch has the focus"
     page.keyboard.press("Escape")
@@ -335,7 +346,7 @@ def test_results_are_chosen_by_arrows_and_escape_leaves(tab: Tab) -> None:
     assert not page.is_visible("#search")
 
 
-def test_a_link_to_a_unit_opens_its_panel(tab: Tab, found: Scan) -> None:
+def test_a_link_to_a_unit_opens_its_panel(tab: Tab, result: Scan) -> None:
     page = tab.go("layer-001.html#unit-5")
     page.wait_for_selector(OPEN)
     assert page.inner_text("#unit-title") == "conv2 · unit 5"
@@ -348,7 +359,7 @@ def test_a_link_to_a_unit_opens_its_panel(tab: Tab, found: Scan) -> None:
     ]
     assert page.locator("#unit .exemplars li").count() == 4
     pictures = "[...document.querySelectorAll('#unit .exemplars img')]"
-    tab.wait(f"{pictures}.every((one) => one.complete && one.naturalWidth === 24)")
+    tab.wait(f"{pictures}.every((img) => img.complete && img.naturalWidth === 24)")
     page.evaluate("location.hash = '#unit-6'")
     tab.wait("document.querySelector('#unit-title').textContent === 'conv2 · unit 6'")
     tab.go("layer-001.html#unit-99")
@@ -356,44 +367,60 @@ def test_a_link_to_a_unit_opens_its_panel(tab: Tab, found: Scan) -> None:
     assert not page.is_visible(OPEN)
 
 
-def test_the_box_lies_where_the_field_is(tab: Tab, found: Scan) -> None:
+def test_the_box_lies_where_the_field_is(tab: Tab, result: Scan) -> None:
     """Fields of conv2 are 8 pixels wide, 2 apart, and begin 3 before the edge."""
-    places = found.top["conv2"].positions[:, 0].tolist()
-    unit, (y, x) = next(
-        (unit, at) for unit, at in enumerate(places) if unit != 3 and min(at) >= 2 and max(at) <= 8
-    )
+    positions = result["conv2"].top.positions[:, 0].tolist()
+    away_from_edges = [
+        unit
+        for unit, position in enumerate(positions)
+        if unit != 3 and min(position) >= 2 and max(position) <= 8
+    ]
+    unit = away_from_edges[0]
+    y, x = positions[unit]
     page = tab.go(f"layer-001.html#unit-{unit}")
     page.wait_for_selector("#unit .box")
-    corners = "(b) => [b, b.parentElement].map((one) => { const r = one.getBoundingClientRect(); return [r.x, r.y, r.width, r.height]; })"
-    tab.wait("document.querySelector('#unit .whole img').naturalWidth")
-    (left, top, wide, high), (x0, y0, across, down) = page.eval_on_selector("#unit .box", corners)
-    seen = [(left - x0) / across * 24, (top - y0) / down * 24, wide / across * 24, high / down * 24]
-    assert seen == pytest.approx([2 * x - 3, 2 * y - 3, 8, 8], abs=0.3)
-
-
-def test_the_histogram_counts_every_image(tab: Tab, found: Scan) -> None:
-    page = tab.go("layer-001.html#unit-5")
-    says = page.eval_on_selector_all(
-        "#unit .histogram rect title", "all => all.map((one) => one.textContent)"
-    )
-    counts = [int(re.fullmatch(r".*: (\d+) images?", one)[1]) for one in says]  # type: ignore[index]
-    assert sum(counts) == 24
-    assert max(counts) == int(found.statistics["conv2"].histogram[5].max())
-    above = [one for one in says if " to " in one]
-    edges = [
-        tuple(float(number.replace(",", "")) for number in one.partition(":")[0].split(" to "))
-        for one in above
+    rectangles = """(box) => [box, box.parentElement].map((node) => {
+      const r = node.getBoundingClientRect();
+      return [r.x, r.y, r.width, r.height];
+    })"""
+    tab.wait("document.querySelector('#unit .boxed img').naturalWidth")
+    box, image = page.eval_on_selector("#unit .box", rectangles)
+    scale = image[2] / 24, image[3] / 24  # of the screen's pixels to the image's
+    drawn = [
+        (box[0] - image[0]) / scale[0],
+        (box[1] - image[1]) / scale[1],
+        box[2] / scale[0],
+        box[3] / scale[1],
     ]
+    assert drawn == pytest.approx([2 * x - 3, 2 * y - 3, 8, 8], abs=0.3)
+
+
+def test_the_histogram_counts_every_image(tab: Tab, result: Scan) -> None:
+    page = tab.go("layer-001.html#unit-5")
+    titles = page.eval_on_selector_all(
+        "#unit .histogram rect title", "all => all.map((title) => title.textContent)"
+    )
+    ranges = [title.partition(":")[0] for title in titles]
+    counts = [int(re.search(r": (\d+) images?$", title)[1]) for title in titles]  # type: ignore[index]
+    statistics = result["conv2"].statistics
+    assert sum(counts) == 24
+    assert max(counts) == int(statistics.histogram[5].max())
+    edges = [numbers_in(text) for text in ranges if " to " in text]
     assert all(low < high for low, high in edges)
-    assert all(one[1] == other[0] for one, other in pairwise(edges))
-    assert edges[-1][0] <= float(found.statistics["conv2"].maximum[5]) < edges[-1][1]
+    assert all(left[1] == right[0] for left, right in pairwise(edges))
+    assert edges[-1][0] <= float(statistics.maximum[5]) < edges[-1][1]
+
+
+def numbers_in(text: str) -> tuple[float, ...]:
+    """``1,234 to 5,678`` as numbers."""
+    return tuple(float(number.replace(",", "")) for number in text.split(" to "))
 
 
 def test_first_layer_units_show_their_weights(tab: Tab) -> None:
     page = tab.go("layer-000.html#unit-2")
     assert (
         page.eval_on_selector(
-            "#unit .weights img", "async (one) => (await one.decode(), one.naturalWidth)"
+            "#unit .weights img", "async (img) => (await img.decode(), img.naturalWidth)"
         )
         == 3
     )
@@ -430,7 +457,7 @@ def test_arrows_lead_from_unit_to_unit_in_the_order_of_the_page(tab: Tab) -> Non
     assert not page.is_visible(OPEN)
     focused = "document.activeElement.closest('li').dataset.unit"
     assert page.evaluate(focused) == str(order[3]), (
-        "the focus goes to the tile of the unit last seen"
+        "the focus goes to the tile of the unit that was open last"
     )
     page.keyboard.press("Escape")
     tab.at("index.html#layer-001")
@@ -460,26 +487,30 @@ def test_arrows_lead_among_tiles(tab: Tab) -> None:
     tab.wait(f"!document.querySelector('{OPEN}')")
 
 
-def test_hostile_names_are_shown_as_text(tab: Tab, found: Scan) -> None:
-    """Nothing of them runs (the fixture sees to it that no dialog opened), and all that is said is
-    what they are.
+def test_hostile_names_are_shown_as_text(tab: Tab, result: Scan) -> None:
+    """Nothing of them runs (the fixture sees to it that no dialog opened), and all that is
+    shown is what they are.
     """
-    for image, key in enumerate(found.keys[:14]):
-        layer, unit = next(
-            (layer, unit)
-            for layer, top in found.top.items()
-            for unit, images in enumerate(top.images.tolist())
-            if image in images and not found.statistics[layer].dead[unit]
-        )
-        page = tab.go(f"layer-{list(found.top).index(layer):03d}.html#unit-{unit}")
+    for image, key in enumerate(result.listing.keys[: len(HOSTILE)]):
+        number, unit, rank = showing(result, image)
+        page = tab.go(f"layer-{number:03d}.html#unit-{unit}")
         page.wait_for_selector(OPEN)
-        rank = found.top[layer].images[unit].tolist().index(image)
         item = page.locator("#unit .exemplars li").nth(rank)
         assert item.locator(".key").text_content() == text(key)
         assert item.locator(".key").get_attribute("title") == text(key)
         assert item.locator("img").get_attribute("alt") == f"image {text(key)}"
         assert text(LABELS[image % 4]) in item.inner_text()
         assert page.locator("img[src=x], i, iframe").count() == 0
+
+
+def showing(result: Scan, image: int) -> tuple[int, int, int]:
+    """A layer's number, a unit and a rank at which it shows an image."""
+    for number, layer_scan in enumerate(result.values()):
+        for unit in layer_scan.statistics.living:
+            images = layer_scan.top.images[unit].tolist()
+            if image in images:
+                return number, unit, images.index(image)
+    raise AssertionError(f"no unit shows image {image}")
 
 
 OVERFLOW = "[document.documentElement.scrollWidth, innerWidth]"
@@ -502,11 +533,13 @@ def test_nothing_is_wider_than_a_phone(
     page = tab.go(address)
     if "#" in address:
         page.wait_for_selector(OPEN)
-        within = page.eval_on_selector("#unit", "(one) => [one.scrollWidth, one.clientWidth]")
+        within = page.eval_on_selector("#unit", "(panel) => [panel.scrollWidth, panel.clientWidth]")
         assert within[0] <= within[1]
-        page.eval_on_selector("#unit", "(one) => { one.scrollTop = one.scrollHeight; }")
+        page.eval_on_selector("#unit", "(panel) => { panel.scrollTop = panel.scrollHeight; }")
         assert page.is_visible("#unit button:has-text('Close')")
-        top = page.eval_on_selector("#unit header", "(one) => one.getBoundingClientRect().top")
+        top = page.eval_on_selector(
+            "#unit header", "(header) => header.getBoundingClientRect().top"
+        )
         assert top >= -1, "the buttons stay in view"
     wide, screen = page.evaluate(OVERFLOW)
     assert wide <= screen == 390
@@ -518,14 +551,18 @@ def test_nothing_is_wider_than_a_phone(
 
 
 CONTRASTS = r"""(selectors) => {
-  const parsed = (colour) => { const [r, g, b, a = 1] = colour.match(/[\d.]+/g).map(Number); return [r, g, b, a]; };
+  const parsed = (colour) => {
+    const [r, g, b, a = 1] = colour.match(/[\d.]+/g).map(Number);
+    return [r, g, b, a];
+  };
   const light = ([r, g, b]) => {
-    const linear = [r, g, b].map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+    const straight = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    const linear = [r, g, b].map((value) => straight(value / 255));
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
   };
   const behind = (node) => {
-    for (let one = node; one; one = one.parentElement) {
-      const colour = parsed(getComputedStyle(one).backgroundColor);
+    for (let up = node; up; up = up.parentElement) {
+      const colour = parsed(getComputedStyle(up).backgroundColor);
       if (colour[3] === 1) return colour;
       if (colour[3] > 0) throw new Error("half transparent");
     }
@@ -601,37 +638,41 @@ def test_all_text_can_be_read_in_light_and_dark(
             page.keyboard.press("ArrowRight")  # unit 0 has no previous one
             page.evaluate("location.hash = '#unit-0'")
             page.wait_for_selector("#unit button[disabled]")
-        found = page.evaluate(CONTRASTS, selectors)
-        assert {
-            selector: ratio for selector, ratio in found.items() if ratio is None or ratio < 4.5
-        } == {}, address
+        ratios = page.evaluate(CONTRASTS, selectors)
+        faint = {name: ratio for name, ratio in ratios.items() if ratio is None or ratio < 4.5}
+        assert faint == {}, address
     page.keyboard.press("/")
     searched(page, "conv2 5")
-    found = page.evaluate(
+    ratios = page.evaluate(
         CONTRASTS,
         [
             "#search label",
             "#query",
             "#query::placeholder",
-            "#found",
+            "#result-count",
             "#results a",
             "#results a span",
         ],
     )
-    assert min(found.values()) >= 4.5, found
+    assert min(ratios.values()) >= 4.5, ratios
     paper = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
 
 
-UNNAMED = """() => [...document.querySelectorAll("a, button, input, select, img, svg, [role=img], ul.strip, ul.tiles, dialog, nav")]
-  .filter((one) => !one.matches("dialog:not([open])"))
-  .filter((one) => {
-    const by = one.getAttribute("aria-labelledby");
-    const label = one.labels && one.labels.length ? one.labels[0].textContent : "";
-    const words = [one.getAttribute("aria-label"), one.getAttribute("alt"), label, by && document.getElementById(by)?.textContent,
-      one.matches("a, button") ? one.textContent : ""];
-    return !words.some((word) => word && word.trim());
-  }).map((one) => one.outerHTML.slice(0, 200))"""
+UNNAMED = """() => {
+  const named = "a, button, input, select, img, svg, [role=img], ul.strip, ul.tiles, dialog, nav";
+  const words = (node) => {
+    const by = document.getElementById(node.getAttribute("aria-labelledby"));
+    const label = node.labels && node.labels.length ? node.labels[0] : null;
+    const own = node.matches("a, button") ? node : null;
+    const texts = [by, label, own].map((source) => source?.textContent);
+    return [node.getAttribute("aria-label"), node.getAttribute("alt"), ...texts];
+  };
+  return [...document.querySelectorAll(named)]
+    .filter((node) => !node.matches("dialog:not([open])"))
+    .filter((node) => !words(node).some((word) => word && word.trim()))
+    .map((node) => node.outerHTML.slice(0, 200));
+}"""
 
 
 @pytest.mark.parametrize("address", ["index.html", "layer-001.html", "layer-000.html#unit-1"])
@@ -644,7 +685,7 @@ def test_everything_has_a_name_for_who_does_not_see_it(tab: Tab, address: str) -
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement !== document.body")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-    assert outline != "none", "the focus is seen"
+    assert outline != "none", "the focus is visible"
 
 
 def test_everything_is_reached_by_the_tab_key(tab: Tab) -> None:
@@ -661,22 +702,27 @@ def test_everything_is_reached_by_the_tab_key(tab: Tab) -> None:
         assert name in reached, name
 
 
+ITEMS = "[...document.querySelectorAll('#tiles li')]"
+# the page knows of each tile whether it is near the view, and has drawn those that are
+NEAR_DRAWN = (
+    f"{ITEMS}.every((li) => li.near !== undefined) && {ITEMS}.filter((li) => li.near)"
+    ".every((li) => li.querySelector('.dead') || li.faces[0].style.backgroundImage)"
+)
+
+
 def test_only_tiles_near_the_view_are_loaded(opened: Callable[..., Tab], large: Path) -> None:
     tab = opened(large)
     page = tab.go("layer-000.html")
-    tab.wait("document.querySelector('#tiles li .picture').style.backgroundImage")
-    page.wait_for_timeout(300)
+    tab.wait(NEAR_DRAWN)
     assert page.inner_text("#count") == "2048 units, 32 of them dead and shown last"
     first = tab.scripts()
     assert 8 <= len(first) <= 200
     assert max(first) <= 250
     page.evaluate("scrollTo(0, document.documentElement.scrollHeight / 2)")
-    tab.wait(
-        "[...document.querySelectorAll('#tiles li')].some((li) => li.dataset.unit > 900 && li.faces[0].style.backgroundImage)"
-    )
-    page.wait_for_timeout(300)
+    tab.wait(f"{ITEMS}.some((li) => li.dataset.unit > 900 && li.near)")
+    tab.wait(NEAR_DRAWN)
     assert len(tab.scripts()) <= 2 * len(first) + 40
-    drawn = "[...document.querySelectorAll('#tiles li')].filter((li) => li.faces[0].style.backgroundImage).length"
+    drawn = f"{ITEMS}.filter((li) => li.faces[0].style.backgroundImage).length"
     assert page.evaluate(drawn) <= 200, "what has left the view is let go"
     page.evaluate("scrollTo(0, 0)")
     tab.wait("document.querySelector('#tiles li .picture').style.backgroundImage")
@@ -743,7 +789,7 @@ def test_figures_are_downloaded_as_png_and_pdf(
     assert data.endswith(b"%%EOF\n")
     table = int(re.search(rb"startxref\n(\d+)\n", data)[1])  # type: ignore[index]
     assert data[table:].startswith(b"xref\n0 6\n0000000000 65535 f \n")
-    offsets = [int(one) for one in re.findall(rb"(\d{10}) 00000 n \n", data[table:])]
+    offsets = [int(digits) for digits in re.findall(rb"(\d{10}) 00000 n \n", data[table:])]
     assert len(offsets) == 5
     for number, offset in enumerate(offsets, 1):
         assert data[offset:].startswith(f"{number} 0 obj\n".encode())
@@ -761,21 +807,16 @@ def test_two_galleries_face_each_other_in_tiles_and_in_the_panel(
     opened: Callable[..., Tab], small: Path, tmp_path: Path
 ) -> None:
     model, images, scan = tiny(seed=1)
-    gallery.build(
-        scan, model, images, tmp_path / "other", rule=RULES, title="the other", progress=False
-    )
+    gallery.build(scan, model, images, tmp_path / "other", rules=RULES, title="the other")
     gallery.compare(small, tmp_path / "other", tmp_path / "both")
     tab = opened(tmp_path / "both")
     page = tab.go("index.html")
     assert page.locator("[class=layer]").first.locator(".strip").count() == 2
     page.click("h2 a >> text=conv2")
-    tab.wait("document.querySelectorAll('#tiles li:first-child .picture').length === 2")
-    tab.wait(
-        "[...document.querySelectorAll('#tiles li:first-child .picture')].every((one) => one.style.backgroundImage)"
-    )
-    both = page.eval_on_selector_all(
-        "#tiles li:first-child .picture", "all => all.map((one) => one.style.backgroundImage)"
-    )
+    faces = "[...document.querySelectorAll('#tiles li:first-child .picture')]"
+    tab.wait(f"{faces}.length === 2")
+    tab.wait(f"{faces}.every((face) => face.style.backgroundImage)")
+    both = page.evaluate(f"{faces}.map((face) => face.style.backgroundImage)")
     assert both[0] != both[1]
     assert page.locator("li[data-unit='3'] .picture.dead").count() == 2
     page.click("li[data-unit='5'] a")
@@ -787,7 +828,7 @@ def test_two_galleries_face_each_other_in_tiles_and_in_the_panel(
     assert page.locator("#unit .exemplars").count() == 2
     assert page.locator("#unit .histogram").count() == 2
     tops = page.eval_on_selector_all(
-        "#unit .blocks", "all => all.map((one) => Math.round(one.getBoundingClientRect().top))"
+        "#unit .blocks", "all => all.map((node) => Math.round(node.getBoundingClientRect().top))"
     )
     assert tops[0] == tops[1], "side by side"
     name, data = downloaded(page, "[data-figure=unit][data-format=png]")
@@ -801,19 +842,17 @@ def test_two_galleries_face_each_other_in_tiles_and_in_the_panel(
 def test_a_half_made_gallery_is_browsed(
     opened: Callable[..., Tab], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from featviz.gallery import making
-
     model, images, scan = tiny()
-    project = making.project_exemplars
+    project = _build.project_exemplars
 
-    def stopped(*args: Any, **options: Any) -> Any:
-        if args[3] == "conv2":
+    def stopped(model: Any, images: Any, layer_scan: LayerScan, *args: Any, **options: Any) -> Any:
+        if layer_scan.layer.name == "conv2":
             raise KeyboardInterrupt
-        return project(*args, **options)
+        return project(model, images, layer_scan, *args, **options)
 
-    monkeypatch.setattr(making, "project_exemplars", stopped)
+    monkeypatch.setattr(_build, "project_exemplars", stopped)
     with pytest.raises(KeyboardInterrupt):
-        gallery.build(scan, model, images, tmp_path, progress=False)
+        gallery.build(scan, model, images, tmp_path)
     tab = opened(tmp_path)
     page = tab.go("index.html")
     assert "1 of 3 layers are made so far" in page.inner_text(".notice")
@@ -825,7 +864,30 @@ def test_a_half_made_gallery_is_browsed(
     assert page.locator("nav option").count() == 1
 
 
-def test_a_missing_tile_is_said(opened: Callable[..., Tab], small: Path, tmp_path: Path) -> None:
+def test_crops_that_did_not_do_are_named(
+    opened: Callable[..., Tab], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images, scan = tiny(layers=["conv2"])
+    project = _build.project_exemplars
+
+    def first_fails(*args: Any, **options: Any) -> Exemplars:
+        exemplars = project(*args, **options)
+        fallback = exemplars.fallback.clone()
+        fallback[5, 0] = True
+        return replace(exemplars, fallback=fallback, full_image=fallback)
+
+    monkeypatch.setattr(_build, "project_exemplars", first_fails)
+    gallery.build(scan, model, images, tmp_path)
+    page = opened(tmp_path).go("layer-000.html#unit-5")
+    page.wait_for_selector(OPEN)
+    assert "1 of 76 exemplars" in page.inner_text(".lead")
+    items = page.locator("#unit .exemplars li").all_inner_texts()
+    assert ["from the full image" in item for item in items] == [True, False, False, False]
+
+
+def test_a_missing_tile_is_named_as_such(
+    opened: Callable[..., Tab], small: Path, tmp_path: Path
+) -> None:
     shutil.copytree(small, tmp_path / "out")
     (tmp_path / "out/layers/001/0.js").unlink()
     tab = opened(tmp_path / "out")

@@ -2,58 +2,46 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import defaultdict
 from typing import Any
 
 import pytest
 import torch
 import torchvision
+from laws import generator, same_bits, untouched
 from nets import Raises, Reused, integers, plain
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from featviz import capture, layers
-from featviz.hooks import evaluating
+from featviz import anatomy, capture, read
 from featviz.errors import LayerError, UsageError
+from featviz.hooks import evaluating, layer_names
 
 
 def image(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randint(-3, 4, shape, generator=torch.Generator().manual_seed(seed)).float()
+    return torch.randint(-3, 4, shape, generator=generator(seed)).float()
 
 
 def copied(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """The oracle: every call of every module, copied as it fires."""
-    found: dict[str, list[Tensor]] = {}
+    calls: dict[str, list[Tensor]] = defaultdict(list)
     handles = []
     for name, module in model.named_modules():
 
-        def keep(module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-            found.setdefault(name, []).append(output.detach().clone())
+        def keep(module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
+            calls[name].append(output.detach().clone())
 
-        handles.append(module.register_forward_hook(keep))
+        if name:
+            handles.append(module.register_forward_hook(keep))
     model(x)
     for handle in handles:
         handle.remove()
-    return {
-        name if len(calls) == 1 else f"{name}@{i}": call
-        for name, calls in found.items()
-        for i, call in enumerate(calls)
-    }
-
-
-def state(model: nn.Module) -> list[object]:
-    """All that capture must leave as it was."""
-    return [
-        [
-            (
-                len(m._forward_hooks),
-                len(m._forward_pre_hooks),
-                m.__dict__.get("forward"),
-                m.training,
-            )
-            for m in model.modules()
-        ],
-        [(p.requires_grad, p.grad) for p in model.parameters()],
-        {name: value.tolist() for name, value in model.state_dict().items()},
-    ]
+    result = {}
+    for name, outputs in calls.items():
+        for i, output in enumerate(outputs):
+            result[name if len(outputs) == 1 else f"{name}@{i}"] = output
+    return result
 
 
 class Counted(nn.Sequential):
@@ -69,45 +57,113 @@ class Counted(nn.Sequential):
         return x
 
 
-@pytest.mark.parametrize(
-    "model",
-    [plain(), integers(Reused()), torchvision.models.resnet18().eval()],
-    ids=["plain", "reused", "resnet"],
-)
-def test_captured_is_what_layers_returned(model: nn.Module) -> None:
-    x = image(2, 3, 32, 32)
-    with torch.no_grad():
-        truth = {name: value for name, value in copied(model, x).items() if name}
+def five() -> Counted:
+    return Counted(*(nn.Conv2d(3, 3, 1) for _ in range(5)))
+
+
+class Fn(nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+class Calling(nn.Module):
+    """Calls its one layer in a way of one's choice."""
+
+    def __init__(self, layer: nn.Module, call: Any) -> None:
+        super().__init__()
+        self.layer, self.call = layer, call
+
+    def forward(self, x: Tensor) -> Any:
+        return self.call(self.layer, x)
+
+
+NETS = {
+    "plain": plain,
+    "reused": lambda: integers(Reused()),
+    "resnet": lambda: torchvision.models.resnet18(weights=None).eval(),
+}
+
+
+# --- what is read
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_is_read_is_what_layers_returned(name: str) -> None:
+    model, x = NETS[name](), image(2, 3, 32, 32)
+    with torch.no_grad(), untouched(model):
+        truth = copied(model, x)
         with capture(model, truth) as acts:
-            model(x)
-    assert acts.keys() == truth.keys()
-    for name, value in truth.items():
-        assert torch.equal(acts[name], value), name
+            output = model(x)
+        values = read(model, x, truth)
+        assert same_bits(output, model(x))
+    assert acts.keys() == values.keys() == truth.keys()
+    for layer, value in truth.items():
+        assert same_bits(acts[layer], value), layer
+        assert same_bits(values[layer], value), layer
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_layers_of_the_anatomy_are_keyed_by_their_names(name: str) -> None:
+    model, x = NETS[name](), image(1, 3, 32, 32)
+    net = anatomy(model, (3, 32, 32))
+    with torch.no_grad():
+        truth = copied(model, x)
+        values = read(model, x, net.values())
+        assert values.keys() == truth.keys()
+        for layer in net.values():
+            assert same_bits(read(model, x, layer)[layer.name], truth[layer.name]), layer
 
 
 def test_work_in_place_behind_a_layer_does_not_show() -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(weights=None).eval()
+    x = torch.randn(1, 3, 64, 64, generator=generator())
     with torch.no_grad(), capture(model, ["bn1", "layer1.0.bn2"]) as acts:
-        model(torch.randn(1, 3, 64, 64))
+        model(x)
     assert acts["bn1"].min() < 0
     assert acts["layer1.0.bn2"].min() < 0
 
 
-def test_modules_behind_the_deepest_do_not_run() -> None:
-    model = Counted(*(nn.Conv2d(3, 3, 1) for _ in range(5)))
-    with capture(model, ["1@0", "2@0"]) as acts:
-        assert model(image(1, 3, 4, 4)) is None
-    assert model.ran == [0, 1, 2]
-    assert set(acts) == {"1@0", "2@0"}
-    with capture(model, ["2"]):
-        model(image(1, 3, 4, 4))  # only a whole forward shows that "2" is called once
-        assert model.ran == [0, 1, 2, 3, 4]
-        assert model(image(1, 3, 4, 4)) is None
-        assert model.ran == [0, 1, 2]
-    with capture(model, ["2@0"], stop=False):
-        assert model(image(1, 3, 4, 4)).shape == (1, 3, 4, 4)
-    assert model.ran == [0, 1, 2, 3, 4]
+def test_inputs_are_what_layers_were_given() -> None:
+    model, x = plain(), image(2, 3, 8, 8)
+    truth = copied(model, x)
+    with capture(model, "0, 1, 3", inputs=True) as acts:
+        model(x)
+    assert same_bits(acts["0"], x)
+    assert same_bits(acts["1"], truth["0"])
+    assert same_bits(acts["3"], truth["2"])
+    assert same_bits(read(model, x, "3@0", inputs=True)["3@0"], truth["2"])
+
+
+def test_inputs_of_a_layer_that_works_in_place_are_as_they_were() -> None:
+    x = image(1, 3, 4, 4)
+    pair = Calling(Fn(lambda a, b: a.add_(1) + b), lambda layer, x: layer(x * 1, b=x))
+    with capture(pair, "layer", inputs=True) as acts:
+        output = pair(x)
+    first, second = acts["layer"]
+    assert same_bits(first, x)
+    assert same_bits(second, x)
+    assert same_bits(output, 2 * x + 1)
+    single = Calling(nn.ReLU(inplace=True), lambda layer, x: layer(input=x * 1))
+    with capture(single, "layer", inputs=True) as acts:
+        output = single(x)
+    assert same_bits(acts["layer"], x)
+    assert same_bits(output, x.relu())
+
+
+def test_inputs_in_lists_are_read_too() -> None:
+    """As those of a dense block are."""
+    model = Calling(Fn(lambda tensors: torch.cat(tensors, 1)), lambda layer, x: layer([x, x]))
+    x = image(1, 3, 4, 4)
+    with capture(model, "layer", inputs=True) as acts:
+        assert model(x).shape == (1, 6, 4, 4)
+    assert same_bits(torch.cat(acts["layer"], 1), torch.cat([x, x], 1))
 
 
 def test_a_loop_within_one_block_reads_the_last_forward() -> None:
@@ -117,37 +173,16 @@ def test_a_loop_within_one_block_reads_the_last_forward() -> None:
             x = image(1 + seed, 3, 8 + seed, 9, seed=seed)
             model(x)
             truth = copied(twin, x)
-            assert torch.equal(acts["0"], truth["0"])
-            assert torch.equal(acts["3"], truth["3"])
+            assert same_bits(acts["0"], truth["0"])
+            assert same_bits(acts["3"], truth["3"])
 
 
-@pytest.mark.parametrize("stop", [True, False])
-def test_the_bare_name_of_a_reused_module_is_refused(stop: bool) -> None:
-    model, x = integers(Reused()), image(1, 3, 9, 9)
-    before = state(model)
-    with (
-        pytest.raises(LayerError, match=r"more than once.*'relu@0' or 'relu@1'"),
-        capture(model, ["relu"], stop=stop),
-    ):
-        model(x)
-    assert state(model) == before
-    with capture(model, ["relu@2", "relu@0"], stop=stop) as acts:
-        model(x)
-    assert (acts["relu@0"].shape, acts["relu@2"].shape) == ((1, 4, 9, 9), (1, 5, 5, 5))
-    with (
-        pytest.raises(LayerError, match=r"'relu@3' took no part.*called 3 times"),
-        capture(model, ["relu@3"], stop=stop),
-    ):
-        model(x)
-
-
-def test_captured_is_on_the_graph() -> None:
+def test_what_is_read_is_on_the_graph() -> None:
     """As Grad-CAM needs it."""
-    model = Counted(
-        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 16, 5)
-    ).double()
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 5)
+    model = nn.Sequential(*layers).double()
     x = image(1, 3, 6, 6).double()
-    with capture(model, ["0"], stop=False) as acts:
+    with capture(model, ["0"]) as acts:
         logit = model(x)[0, 2]
     (gradient,) = torch.autograd.grad(logit, acts["0"])
     expected = model[3].weight[2].view(1, 4, 4, 4) * (acts["0"] > 0)
@@ -157,15 +192,17 @@ def test_captured_is_on_the_graph() -> None:
 
 def test_reduce_keeps_what_it_returns() -> None:
     model, x = plain(), image(3, 3, 8, 8)
-    with (
-        torch.no_grad(),
-        capture(model, ["0", "3"], reduce=lambda name, maps: (name, maps.amax(dim=(2, 3)))) as acts,
-    ):
+
+    def reduce(name: str, maps: Tensor) -> tuple[str, Tensor]:
+        return name, maps.amax(dim=(2, 3))
+
+    with torch.no_grad(), capture(model, ["0", "3"], reduce=reduce) as acts:
         model(x)
     truth = copied(model, x)
-    for name in ("0", "3"):
-        assert acts[name][0] == name
-        assert torch.equal(acts[name][1], truth[name].amax(dim=(2, 3)))
+    for kept in (acts, read(model, x, ["0", "3"], reduce=reduce)):
+        for name in ("0", "3"):
+            assert kept[name][0] == name
+            assert torch.equal(kept[name][1], truth[name].amax(dim=(2, 3)))
 
 
 @pytest.mark.parametrize("channels", [1, 5])
@@ -176,51 +213,123 @@ def test_any_number_of_input_channels(channels: int) -> None:
     assert torch.equal(acts["0"], model[0](x))
 
 
-@pytest.mark.parametrize("stop", [True, False])
-def test_an_error_in_the_forward_comes_through_and_leaves_nothing(stop: bool) -> None:
+# --- how far the forward goes
+
+
+def test_capture_never_stops_the_forward() -> None:
+    model, x = five(), image(1, 3, 4, 4)
+    expected = model(x)
+    for layers in ("0", ["0@0"], anatomy(model, (3, 4, 4))["0"]):
+        with capture(model, layers):
+            for _ in range(2):
+                assert same_bits(model(x), expected)
+                assert model.ran == [0, 1, 2, 3, 4]
+
+
+def test_read_runs_no_module_behind_the_deepest() -> None:
+    model, x = five(), image(1, 3, 4, 4)
+    net = anatomy(model, (3, 4, 4))
+    for layers in (["1@0", "2@0"], ["2@0", "1@0"], net.select("1, 2"), "2@0, 1@0"):
+        values = read(model, x, layers)
+        assert len(values) == 2
+        assert model.ran == [0, 1, 2]
+    read(model, x, "2")  # only a full forward shows that a bare name is called once
+    assert model.ran == [0, 1, 2, 3, 4]
+
+
+def test_read_gets_past_a_model_that_catches_errors() -> None:
+    class Careful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            try:
+                return self.b(self.a(x))
+            except Exception:
+                return x
+
+    model, x = Careful(), image(1, 3, 4, 4)
+    assert same_bits(read(model, x, "a@0")["a@0"], model.a(x))
+
+
+# --- modules that are called several times
+
+
+def captured(model: nn.Module, x: Tensor, layers: Any) -> dict[str, Any]:
+    """As `read`, by way of `capture`."""
+    with capture(model, layers) as acts:
+        model(x)
+    return dict(acts)
+
+
+WAYS = pytest.mark.parametrize("reading", [captured, read], ids=["capture", "read"])
+
+
+@WAYS
+def test_the_bare_name_of_a_reused_module_is_refused(reading: Any) -> None:
+    model, x = integers(Reused()), image(1, 3, 9, 9)
+    with untouched(model):
+        with pytest.raises(LayerError, match=r"'relu'.*'relu@0' or 'relu@1'"):
+            reading(model, x, "relu")
+        with pytest.raises(LayerError, match=r"'relu@3' took no part.*3 times"):
+            reading(model, x, "relu@3")
+        acts = reading(model, x, ["relu@2", "relu@0"])
+    assert acts["relu@0"].shape == (1, 4, 9, 9)
+    assert acts["relu@2"].shape == (1, 5, 5, 5)
+
+
+@WAYS
+def test_calls_stand_beside_patterns(reading: Any) -> None:
+    model, x = integers(Reused()), image(1, 3, 9, 9)
+    assert reading(model, x, "conv, relu@1").keys() == {"conv1", "conv2", "conv3", "relu@1"}
+    acts = reading(model, x, ["conv2, relu@1", "relu@0"])
+    assert acts.keys() == {"conv2", "relu@1", "relu@0"}
+
+
+# --- no trace
+
+
+@WAYS
+def test_an_error_in_the_forward_comes_through_and_leaves_nothing(reading: Any) -> None:
     model = Raises().train()
     model.a.eval()
     model.a.weight.requires_grad_(False)
-    before = state(model)
-    error = pytest.raises(RuntimeError, match="in the middle")
-    with error, capture(model, ["a", "b"], stop=stop):
-        model(image(1, 3, 8, 8))
-    assert state(model) == before
-    with error, capture(model, ["b@0"], stop=stop):
-        model(image(1, 3, 8, 8))
-    assert state(model) == before
+    for layers in (["a", "b"], "b@0"):
+        with untouched(model), pytest.raises(RuntimeError, match="in the middle"):
+            reading(model, image(1, 3, 8, 8), layers)
+
+
+def test_a_forward_after_one_that_raised_is_read_afresh() -> None:
+    model, x = Raises(after=1), image(1, 3, 8, 8)
+    with capture(model, ["a"]) as acts:
+        model.calls = 5
+        with pytest.raises(RuntimeError):
+            model(x)
+        model.calls = -5
+        model(2 * x)
+    assert same_bits(acts["a"], model.a(2 * x))
 
 
 def test_an_error_in_the_block_comes_through_and_leaves_nothing() -> None:
     model = plain().train()
-    before = state(model)
-    with pytest.raises(KeyboardInterrupt), capture(model, ["0"]):  # noqa: PT012
+    with untouched(model), pytest.raises(KeyboardInterrupt), capture(model, ["0"]):  # noqa: PT012
         model(image(1, 3, 8, 8))
         raise KeyboardInterrupt
-    assert state(model) == before
 
 
-def test_nothing_is_left_behind_and_the_mode_stays() -> None:
+@WAYS
+def test_nothing_is_left_behind_and_the_mode_stays(reading: Any) -> None:
     model = integers(Reused()).train()
-    model.bn1.eval()
-    before = state(model)
-    with capture(model, ["conv1", "relu@1"]) as acts:
-        model(image(2, 3, 9, 9)).sum()
-    assert state(model) == before
+    model.bn1 = nn.Identity()  # in training mode batch norm counts batches by itself
+    model.conv2.eval()
+    model.conv2.weight.requires_grad_(False)
+    with untouched(model):
+        acts = reading(model, image(2, 3, 9, 9), ["conv1", "relu@1"])
     assert acts["conv1"].requires_grad
 
 
-def test_evaluating_restores_every_module() -> None:
-    model = plain().train()
-    model[2].eval()
-    before = state(model)
-    with pytest.raises(RuntimeError), evaluating(model):  # noqa: PT012
-        assert not any(module.training for module in model.modules())
-        raise RuntimeError
-    assert state(model) == before
-
-
-def test_a_forward_of_ones_own_is_put_back() -> None:
+def test_a_forward_of_ones_own_stays() -> None:
     model = plain()
     own = model.forward
     model.forward = own  # type: ignore[method-assign]
@@ -229,59 +338,154 @@ def test_a_forward_of_ones_own_is_put_back() -> None:
     assert model.__dict__["forward"] is own
 
 
+def test_evaluating_restores_every_module() -> None:
+    model = plain().train()
+    model[2].eval()
+    with untouched(model), pytest.raises(RuntimeError), evaluating(model):  # noqa: PT012
+        assert not any(module.training for module in model.modules())
+        raise RuntimeError
+
+
+def test_evaluating_restores_also_where_eval_raises() -> None:
+    class Stubborn(nn.Sequential):
+        def eval(self) -> Any:
+            self[0].eval()
+            raise RuntimeError("never")
+
+    model = Stubborn(nn.ReLU(), nn.ReLU()).train()
+    with untouched(model), pytest.raises(RuntimeError, match="never"), evaluating(model):
+        pass
+
+
+# --- blocks within blocks, and other ways to run a model
+
+
+def test_blocks_within_blocks_do_not_disturb_each_other() -> None:
+    model, x = integers(Reused()), image(1, 3, 9, 9)
+    truth = copied(model, x)
+    with untouched(model), capture(model, ["relu@0", "conv3"]) as outer:
+        with capture(model, ["relu@0"], reduce=lambda name, maps: maps.sum()) as inner:
+            model(x)
+        assert inner["relu@0"] == truth["relu@0"].sum()
+        assert same_bits(outer["relu@0"], truth["relu@0"])
+        model(x + 1)  # after the inner block, which stays as it was
+        assert inner["relu@0"] == truth["relu@0"].sum()
+    for name in outer:
+        assert same_bits(outer[name], copied(model, x + 1)[name])
+
+
+def test_reading_within_a_block() -> None:
+    model, x = five(), image(1, 3, 4, 4)
+    with capture(model, "4") as acts:
+        values = read(model, x, "0@0")
+        assert model.ran == [0]
+        model(x)
+    assert same_bits(values["0@0"], model[0](x))
+    assert same_bits(acts["4"], model(x))
+
+
+def test_checkpointed_layers_are_read_once() -> None:
+    """The backward pass calls them again."""
+    block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+    model = Calling(block, lambda layer, x: checkpoint(layer, x, use_reentrant=False))
+    x = image(1, 3, 4, 4).requires_grad_()
+    with capture(model, "layer.0") as acts:
+        model(x).sum().backward()
+    assert same_bits(acts["layer.0"], block[0](x))
+    (expected,) = torch.autograd.grad(block(x).sum(), x)
+    assert x.grad is not None
+    assert same_bits(x.grad, expected)
+
+
+def test_compiled_code_that_has_run_before_is_read_and_stays_compiled() -> None:
+    runs: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        def run(*args: Any) -> Any:
+            runs.append(len(args))
+            return graph(*args)
+
+        return run
+
+    model, x = torch.compile(plain(), backend=backend), image(1, 3, 8, 8)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        model(x)
+        assert len(runs) == 1
+        with capture(model, "conv") as acts:
+            model(x)
+        assert len(runs) == 1
+        model(x)
+        assert len(runs) == 2
+        truth = copied(plain(), x)
+    assert same_bits(acts["_orig_mod.0"], truth["0"])
+    assert same_bits(acts["_orig_mod.3"], truth["3"])
+
+
+def test_data_parallel() -> None:
+    model, x = nn.DataParallel(plain()), image(1, 3, 8, 8)
+    assert same_bits(read(model, x, "module.3")["module.3"], copied(plain(), x)["3"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_scripted_layers_are_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), torch.jit.script(nn.Sequential(nn.ReLU())))
+    with pytest.raises(LayerError, match="layer '1' is scripted"), capture(model, "1"):
+        pass
+    assert read(model, image(1, 3, 4, 4), "0")["0"].shape == (1, 3, 4, 4)
+
+
+# --- refusals
+
+
 class Odd(nn.Module):
     """A layer that returns a pair, and one that is never called."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pair, self.idle, self.conv = (
-            nn.MaxPool2d(2, return_indices=True),
-            nn.Conv2d(3, 3, 1),
-            nn.Conv2d(3, 3, 1),
-        )
+        self.pair = nn.MaxPool2d(2, return_indices=True)
+        self.idle, self.conv = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(self.pair(x)[0])
 
 
-def test_layers_that_cannot_be_captured_are_named() -> None:
-    model, x = Odd(), image(1, 3, 4, 4)
-    before = state(model)
-    with pytest.raises(LayerError, match="layer 'pair' returns a tuple"), capture(model, ["pair"]):
-        model(x)
-    with (
-        pytest.raises(LayerError, match="layer 'idle' took no part"),
-        capture(model, ["idle", "conv"]),
-    ):
-        model(x)
-    with (
-        pytest.raises(LayerError, match="no layer 'covn'; did you mean 'conv'"),
-        capture(model, ["covn"]),
-    ):
-        pass
-    with pytest.raises(UsageError, match=r"\['conv'\]"), capture(model, "conv"):
-        pass
-    with pytest.raises(UsageError, match="at least one"), capture(model, []):
-        pass
-    assert state(model) == before
+@WAYS
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ("pair", "'pair' returns a tuple"),
+        ("conv, idle", "'idle' took no part.* 0 times"),
+        ("*", "'pair'"),
+        ("covn", "'covn'; did you mean 'conv'"),
+        ("conv@1", "'conv@1' took no part.* 1 time"),
+        ("covn@1", "'covn@1'"),
+        ([], "at least one"),
+        (" , ", "at least one"),
+    ],
+)
+def test_layers_that_cannot_be_read_are_named(reading: Any, layers: Any, message: str) -> None:
+    model = Odd()
+    with untouched(model), pytest.raises(LayerError, match=message):
+        reading(model, image(1, 3, 4, 4), layers)
 
 
-def test_layers_patterns() -> None:
+@WAYS
+@pytest.mark.parametrize("layers", [3, [None], nn.Conv2d(3, 3, 1)], ids=["int", "None", "module"])
+def test_what_is_no_layer_is_refused(reading: Any, layers: Any) -> None:
+    with pytest.raises(UsageError, match="layers has a "):
+        reading(plain(), image(1, 3, 4, 4), layers)
+
+
+def test_names_of_layers() -> None:
     model = torchvision.models.alexnet(weights=None)
     convolutions = [f"features.{i}" for i in (0, 3, 6, 8, 10)]
-    assert layers(model, "conv") == convolutions
-    assert layers(model) == [name for name, _ in model.named_modules() if name]
-    assert layers(model, "features.1?,features.0") == [
-        "features.0",
-        "features.10",
-        "features.11",
-        "features.12",
-    ]
-    assert layers(model, "classifier.6, conv") == [*convolutions, "classifier.6"]
-    assert layers(integers(Reused()), "relu@1,conv1") == ["conv1", "relu@1"]
-    with pytest.raises(LayerError, match=r"no layer 'feature.3'; did you mean 'features.3'"):
-        layers(model, "feature.3")
-    with pytest.raises(LayerError, match="names no layer"):
-        layers(model, " , ")
-    with pytest.raises(LayerError, match="no layer 'relus@1'; did you mean 'relu'"):
-        layers(integers(Reused()), "relus@1")
+    assert layer_names(model, "conv") == convolutions
+    assert layer_names(model) == [name for name, _ in model.named_modules() if name]
+    first_and_last = ["features.0", "features.10", "features.11", "features.12"]
+    assert layer_names(model, "features.1?,features.0") == first_and_last
+    assert layer_names(model, "classifier.6, conv") == [*convolutions, "classifier.6"]
+    assert layer_names(model, ["classifier.6", "conv"]) == ["classifier.6", *convolutions]
+    with pytest.raises(LayerError, match=r"'feature.3'; did you mean 'features.3'"):
+        layer_names(model, "feature.3")

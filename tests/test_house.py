@@ -1,160 +1,281 @@
-"""How the house stands: what it offers, and that imports go down only."""
+"""How the house stands: its floors, its words, and what it offers."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
+import importlib.util
 import inspect
+import re
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import featviz
 
 HOME = Path(featviz.__file__).parent
-FLOORS = [
+ROOT = HOME.parent
+FLOORS = (
     {"errors"},
-    {"geometry", "seen"},
-    {"units", "rules", "topk", "tiles", "cuts", "ends", "tracing", "models.local", "models.zfnet"},
-    {"capture", "images"},
-    {"fields", "models.load"},
+    {"geometry"},
+    {"units", "files", "inplace"},
+    {"patterns", "images", "rules", "tiles", "models.local", "models.zeiler_fergus"},
+    {"hooks"},
+    {"fields"},
+    {"records"},
     {"models"},
-    {
-        "records",
-        "connections",
-        "pull",
-        "masking",
-        "shortcut",
-        "data.synthetic",
-        "data.labelled",
-        "data.train",
-    },
     {"data"},
-    {"project", "scan", "occlude", "sweep", "correspond", "maximize", "attribute", "checks"},
-    {"figures.style", "figures.blocks"},
-    {"evolve", "figures.exemplars", "figures.occlusion", "figures.curves"},
-    {"figures.evolution", "figures.patches", "figures.filters", "figures.maps", "figures.tables"},
-    {"figures.counts"},
+    {"methods"},
     {"figures"},
-    {"gallery.sprites", "gallery.numbers", "gallery.site"},
-    {"gallery.making", "gallery.facing"},
     {"gallery"},
-    {"cli.arguments"},
-    {"cli.gallery", "cli.grid", "cli.table", "cli.training"},
     {"cli"},
     {"__main__"},
-]  # what lies on one floor does not import each other
-DRAWING = {"figures", "cli", "gallery"}
+)
+"""From the ground up. A folder is a floor; what lies on one floor does not import each other."""
+NO_TORCH = ("errors", "geometry", "units", "patterns", "files", "fields.crop")
+DRAWING = {"figures", "cli"}
 SPEAKING = {"cli", "__main__"}
+BASES = {"methods.fill", "methods.transforms"}
+"""What several methods stand on."""
+COMPOSED = {"methods.evolve": {"methods.scan", "methods.project_exemplars", "methods.responses"}}
+"""The one method that is made of others."""
+PACKAGES = ("featviz", "featviz.figures", "featviz.gallery", "featviz.data", "featviz.models")
+RECORDS = {
+    "Connections", "Correspondence", "Evolution", "Exemplars", "LayerScan", "Listing",
+    "OcclusionMaps", "Scan", "Statistics", "SweepResult", "TopK", "Track",
+}  # fmt: skip
+LOST = {
+    "cuts", "ends", "found", "info", "infos", "inside", "masking", "mine", "one",
+    "places", "pull", "said", "seen", "shortcut", "telling", "whole",
+}  # fmt: skip
+"""Words that docs/design.md replaces by the field's own. ("Parts" of an object are the paper's.)"""
 
 
 def modules() -> dict[str, Path]:
-    names = {
-        path.relative_to(HOME).with_suffix("").as_posix().replace("/", "."): path
-        for path in HOME.rglob("*.py")
-    }
-    return {
-        name.removesuffix(".__init__"): path for name, path in names.items() if name != "__init__"
-    }
+    """Every module by its name below featviz; a package is its ``__init__``."""
+    named = {}
+    for path in HOME.rglob("*.py"):
+        name = path.relative_to(HOME).with_suffix("").as_posix().replace("/", ".")
+        named[name.removesuffix(".__init__")] = path
+    del named["__init__"]
+    return named
+
+
+MODULES = modules()
+
+
+def nodes(path: Path) -> Iterator[ast.AST]:
+    return ast.walk(ast.parse(path.read_text()))
 
 
 def imported(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Every module that a file imports, wherever in it, and every name from a module."""
+    names = set()
+    for node in nodes(path):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: write imports in full"
-            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {node.module or ""}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-def floor(module: str) -> int | None:
-    """Its floor, or its package's."""
+def own_imports(name: str) -> set[str]:
+    """The modules of featviz that one of them imports."""
+    own = {other.removeprefix("featviz.") for other in imported(MODULES[name])}
+    # "from featviz.cli import gallery" names the package on the way to its module
+    return (own & MODULES.keys()) - {name, name.rpartition(".")[0]}
+
+
+def floor(module: str) -> int:
+    """Its own floor, or its folder's."""
     for name in (module, module.partition(".")[0]):
         for height, names in enumerate(FLOORS):
             if name in names:
                 return height
-    return None
+    raise AssertionError(f"give {module} a floor")
 
 
-@pytest.mark.parametrize("name", sorted(modules()))
+def folder(module: str) -> str:
+    return module.partition(".")[0]
+
+
+# --- floors
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_go_down_only(name: str) -> None:
-    height = floor(name)
-    assert height is not None, f"give {name} a floor"
-    own = {
-        other.removeprefix("featviz.")
-        for other in imported(modules()[name])
-        if other.startswith("featviz.")
-    }
-    for other in (own & modules().keys()) - {
-        name,
-        name.rpartition(".")[0],
-    }:  # a package may name its own parts
-        below = floor(other)
-        package = name.partition(".")[0] == other.partition(".")[0]  # within gallery, say
-        assert below is not None
-        assert below < height or (package and name not in FLOORS[height]), f"{name} imports {other}"
+    for other in own_imports(name):
+        below = floor(other) < floor(name)
+        assert below or folder(other) == folder(name), f"{name} imports {other}"
 
 
-@pytest.mark.parametrize("name", sorted(modules()))
+def test_no_imports_go_round() -> None:
+    graph = {name: own_imports(name) for name in MODULES}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("name", sorted(n for n in MODULES if n.startswith("methods.")))
+def test_methods_do_not_import_each_other(name: str) -> None:
+    for other in own_imports(name):
+        engine = other.startswith("methods._")
+        allowed = engine or other in BASES | COMPOSED.get(name, set())
+        assert allowed or folder(other) != "methods", f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
 def test_only_figures_draw_and_only_the_command_line_speaks(name: str) -> None:
-    top = name.partition(".")[0]
-    outside = {module.partition(".")[0] for module in imported(modules()[name])}
-    assert top in DRAWING or "matplotlib" not in outside
-    calls = [
-        node
-        for node in ast.walk(ast.parse(modules()[name].read_text()))
-        if isinstance(node, ast.Call)
-    ]
-    assert top in SPEAKING or not [
-        c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"
-    ]
+    outside = {folder(module) for module in imported(MODULES[name])}
+    assert folder(name) in DRAWING or "matplotlib" not in outside
+    loaded = {node.id for node in nodes(MODULES[name]) if isinstance(node, ast.Name)}
+    assert folder(name) in SPEAKING or "print" not in loaded
 
 
-def test_geometry_and_cuts_know_no_torch() -> None:
-    for name in ("geometry", "cuts", "errors", "units"):
-        assert not {
-            module
-            for module in imported(modules()[name])
-            if module.partition(".")[0] in ("torch", "numpy")
-        }
+@pytest.mark.parametrize("name", NO_TORCH)
+def test_arithmetic_and_names_know_no_torch(name: str) -> None:
+    assert not {folder(module) for module in imported(MODULES[name])} & {"torch", "numpy"}
 
 
-def test_all_is_there_sorted_and_documented() -> None:
-    assert featviz.__all__ == sorted(featviz.__all__)
-    assert len(set(featviz.__all__)) == len(featviz.__all__)
-    for name in featviz.__all__:
-        thing = getattr(featviz, name)
-        assert thing.__doc__, name
-        assert not thing.__doc__.startswith(f"{name}("), (
-            f"{name} has the docstring that dataclass makes up"
-        )
+@pytest.mark.parametrize("name", ["methods", "fields", "records"])
+def test_some_folders_offer_nothing_themselves(name: str) -> None:
+    (docstring,) = ast.parse(MODULES[name].read_text()).body
+    assert isinstance(docstring, ast.Expr)
 
 
-def test_init_has_no_logic() -> None:
+def test_the_top_has_no_logic() -> None:
     body = ast.parse((HOME / "__init__.py").read_text()).body
     assert all(isinstance(node, (ast.Expr, ast.ImportFrom, ast.Assign)) for node in body)
 
 
-def test_what_is_called_is_typed() -> None:
-    for name in featviz.__all__:
+# --- words
+
+
+def given_names(path: Path) -> Iterator[str]:
+    """Every name that a file gives: to variables, arguments, attributes, functions, classes."""
+    yield path.stem
+    for node in nodes(path):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.alias):
+            yield node.asname or ""
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+def words(name: str) -> set[str]:
+    """``FieldRefuted`` and ``field_refuted`` are both of two words."""
+    return set(re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower().split("_"))
+
+
+SOURCES = [*HOME.rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+
+
+@pytest.mark.parametrize("name", sorted(path.relative_to(ROOT).as_posix() for path in SOURCES))
+def test_no_name_uses_a_word_that_is_lost(name: str) -> None:
+    wrong = {given for given in given_names(ROOT / name) if words(given) & LOST}
+    assert not wrong
+
+
+def docstrings(tree: ast.AST) -> set[int]:
+    """The nodes of strings that stand alone as statements."""
+    return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+
+
+LIBRARY = [name for name in MODULES if folder(name) not in SPEAKING]
+
+
+@pytest.mark.parametrize("name", sorted(LIBRARY))
+def test_no_message_names_a_flag(name: str) -> None:
+    """They name arguments; the commands add their flags."""
+    tree = ast.parse(MODULES[name].read_text())
+    prose = docstrings(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            assert not re.search(r"(^|[\s'\"(])--[a-z]", node.value), node.value
+
+
+# --- what it offers
+
+
+def constants_classes_functions(name: str) -> tuple[bool, bool, str]:
+    return not name.isupper(), name[0].islower(), name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_all_is_sorted_there_and_shadows_no_module(package: str) -> None:
+    """A verb called as its module hides it: ``featviz.scan`` would be one or the other, depending
+    on what was imported first."""
+    module = importlib.import_module(package)
+    assert module.__all__ == sorted(set(module.__all__), key=constants_classes_functions)
+    for name in module.__all__:
+        if not isinstance(getattr(module, name), ModuleType):
+            assert importlib.util.find_spec(f"{package}.{name}") is None, name
+
+
+def public() -> list[str]:
+    return [name for name in featviz.__all__ if not isinstance(getattr(featviz, name), ModuleType)]
+
+
+@pytest.mark.parametrize("name", public())
+def test_all_is_documented(name: str) -> None:
+    text = getattr(featviz, name).__doc__ or ""
+    assert text
+    assert not text.startswith(f"{name}("), "the docstring that dataclass makes up"
+
+
+def shown_by_example() -> Iterator[str]:
+    """All that is offered but the errors."""
+    for name in public():
+        thing = getattr(featviz, name)
+        if not (inspect.isclass(thing) and issubclass(thing, Exception)):
+            yield name
+
+
+@pytest.mark.parametrize("name", sorted(shown_by_example()))
+def test_all_has_an_example(name: str) -> None:
+    """The example runs as a doctest."""
+    text = inspect.getdoc(getattr(featviz, name)) or ""
+    assert ">>> " in text
+
+
+def signatures() -> Iterator[tuple[str, inspect.Signature]]:
+    """Of every function and of every method of a class that is offered."""
+    for name in public():
         thing = getattr(featviz, name)
         if inspect.isfunction(thing):
-            signature = inspect.signature(thing)
-            assert signature.return_annotation is not inspect.Signature.empty, name
-            assert all(
-                p.annotation is not inspect.Parameter.empty for p in signature.parameters.values()
-            ), name
+            yield name, inspect.signature(thing)
+            continue
+        for attribute, value in vars(thing).items():
+            own = getattr(value, "__func__", value)  # of a class method
+            if not inspect.isfunction(own):
+                continue
+            if Path(own.__code__.co_filename).is_relative_to(HOME):  # not made by dataclass
+                yield f"{name}.{attribute}", inspect.signature(own)
 
 
-def test_every_error_is_drawn_in_the_tree() -> None:
-    from featviz import errors
+def test_what_is_called_is_typed() -> None:
+    for name, signature in signatures():
+        assert signature.return_annotation is not inspect.Signature.empty, name
+        for argument in signature.parameters.values():
+            bound = argument.name in ("self", "cls")
+            assert bound or argument.annotation is not inspect.Parameter.empty, name
 
-    classes = [
-        value
-        for value in vars(errors).values()
-        if inspect.isclass(value) and issubclass(value, Exception)
-    ]
-    assert all(issubclass(one, errors.FeatvizError) for one in classes)
-    assert all(one.__name__ in (errors.__doc__ or "") for one in classes)
+
+@pytest.mark.parametrize("name", sorted(RECORDS))
+def test_records_are_frozen_compare_by_identity_and_show_on_a_line(name: str) -> None:
+    record = getattr(featviz, name)
+    parameters = record.__dataclass_params__
+    assert parameters.frozen
+    assert not parameters.eq, "two tensors have no one truth value"
+    assert not parameters.repr, "give it a line of its own"
+    assert dataclasses.is_dataclass(record)
+    assert "__repr__" in vars(record)

@@ -22,11 +22,12 @@ from torchvision.transforms.functional import pil_to_tensor
 from featviz import Images, Preprocess, Scan, open_images, scan
 from featviz.data import SyntheticImages
 from featviz.errors import ImageError, UsageError
-from featviz.images import one_size
+from featviz.images import common_size
 from featviz.models import preprocessing
 
-KEYS = sorted([f"a cat/{i:02d}.{('png', 'jpg')[i // 2 % 2]}" for i in range(0, 12, 2)]) + sorted(
-    [f"dog/{i:02d}.{('png', 'jpg')[i // 2 % 2]}" for i in range(1, 12, 2)]
+SUFFIXES = (".png", ".png", ".jpg", ".jpg")
+KEYS = sorted(f"a cat/{i:02d}{SUFFIXES[i % 4]}" for i in range(0, 12, 2)) + sorted(
+    f"dog/{i:02d}{SUFFIXES[i % 4]}" for i in range(1, 12, 2)
 )
 
 
@@ -112,8 +113,11 @@ def test_a_text_list_keeps_its_order_and_paths_are_relative_to_it(
 
 def test_a_text_list_may_name_files_that_are_gone_or_in_another_encoding(pictures: Path) -> None:
     (pictures / "list.txt").write_bytes(KEYS[0].encode() + b"\ngone.png\n\xe9t\xe9.png\n")
-    found = scan(nets.plain(), open_images(pictures / "list.txt"), ["0"], progress=False)
-    assert [one.key for one in found.skipped] == ["gone.png", os.fsdecode(b"\xe9t\xe9.png")]
+    result = scan(nets.plain(), open_images(pictures / "list.txt"), ["0"])
+    assert [skipped.key for skipped in result.skipped] == [
+        "gone.png",
+        os.fsdecode(b"\xe9t\xe9.png"),
+    ]
 
 
 def test_a_list_of_paths_keeps_its_order(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +138,7 @@ def test_a_data_set_of_tensors_and_a_tensor_give_the_same() -> None:
     x = torch.rand(5, 3, 6, 7)
     for images in (open_images(x), open_images(TensorDataset(x, torch.zeros(5)))):
         assert images.keys == ["000000", "000001", "000002", "000003", "000004"]
-        assert all(torch.equal(image, mine) for image, mine in zip(images, x, strict=True))
+        assert all(torch.equal(image, item) for image, item in zip(images, x, strict=True))
 
 
 def test_a_data_set_s_own_keys_are_kept() -> None:
@@ -186,26 +190,26 @@ def test_a_truncated_image_is_skipped_counted_and_named_and_strict_raises(
     bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
     model, images = nets.plain(), open_images(pictures)
     with pytest.raises(ImageError, match=r"a cat/02\.jpg.*cannot be read"):
-        scan(model, images, ["0"], k=3, strict=True, progress=False)
-    found = scan(model, images, ["0"], k=3, batch_size=5, out=tmp_path / "out", progress=False)
-    for record in (found, Scan.load(tmp_path / "out")):
-        assert [one.key for one in record.skipped] == [KEYS[1]]
+        scan(model, images, ["0"], k=3, strict=True)
+    result = scan(model, images, ["0"], k=3, batch_size=5, out=tmp_path / "out")
+    for record in (result, Scan.load(tmp_path / "out")):
+        assert [skipped.key for skipped in record.skipped] == [KEYS[1]]
         assert KEYS[1] in record.skipped[0].reason
-        assert record.statistics["0"].count == 11
-        assert (record.keys, record.complete) == (KEYS, True)
-        assert not (record.top["0"].images == 1).any()
+        assert record["0"].statistics.count == 11
+        assert (record.listing.keys, record.complete) == (KEYS, True)
+        assert not (record["0"].top.images == 1).any()
     good = open_images([pictures / key for key in KEYS if key != KEYS[1]])
-    again = scan(model, good, ["0"], k=3, progress=False)
-    assert torch.equal(again.top["0"].scores, found.top["0"].scores)
+    again = scan(model, good, ["0"], k=3)
+    assert torch.equal(again["0"].top.scores, result["0"].top.scores)
 
 
 def test_images_of_which_none_can_be_read_are_an_error(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.png"):
         (tmp_path / name).write_bytes(b"not a picture")
     with pytest.raises(ImageError, match=r"none of the 2 images.*a\.jpg"):
-        scan(nets.plain(), tmp_path, ["0"], progress=False)
+        scan(nets.plain(), tmp_path, ["0"])
     with pytest.raises(ImageError, match="none of the images"):
-        one_size(open_images(tmp_path))
+        common_size(open_images(tmp_path))
 
 
 def test_grayscale_is_the_same_in_three_channels(tmp_path: Path) -> None:
@@ -260,9 +264,16 @@ def test_every_mode_has_the_channels_and_range_that_the_model_takes(
 ) -> None:
     preprocess = Preprocess(size=(8, 8), resize=8, mean=(0.5,) * channels, std=(0.5,) * channels)
     rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8))
-    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"):
-        path = tmp_path / f"{mode.replace(';', '')}.tif"
-        save(path, rgb.convert("I").convert(mode) if mode == "I;16" else rgb.convert(mode))
+    gray = np.asarray(rgb.convert("L"))
+    kinds = {
+        mode: rgb.convert(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+    }
+    kinds["I"] = Image.fromarray(gray.astype(np.int32) * 257)
+    kinds["I;16"] = Image.fromarray(gray.astype(np.uint16) * 257)
+    kinds["F"] = Image.fromarray(gray.astype(np.float32) / 255)
+    for mode, picture in kinds.items():
+        assert picture.mode == mode
+        path = save(tmp_path / f"{mode.replace(';', '')}.tif", picture)
         (image,) = open_images([path], preprocess)
         assert (image.shape, image.dtype) == ((channels, 8, 8), torch.float32), mode
         assert image.amin() >= 0, mode
@@ -278,17 +289,17 @@ def test_a_model_of_one_channel_sees_the_luma(tmp_path: Path) -> None:
 
 def test_a_tensor_of_other_channels_than_the_model_s_is_an_error() -> None:
     with pytest.raises(ImageError, match=r"'000000' has 4 channels, the model takes 3"):
-        open_images(torch.rand(1, 4, 8, 8))[0]
+        open_images(torch.rand(1, 4, 8, 8), Preprocess())[0]
 
 
 def test_normalise_and_denormalise_are_inverse() -> None:
     preprocess = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     x = torch.rand(2, 3, 5, 4)
-    there = preprocess.normalise(x)
+    there = preprocess.normalize(x)
     assert torch.allclose(there[:, 1], (x[:, 1] - 0.456) / 0.224)
-    assert torch.allclose(preprocess.denormalise(there), x, atol=1e-6)
-    assert torch.allclose(preprocess.normalise(preprocess.denormalise(x)), x, atol=1e-6)
-    assert torch.equal(Preprocess().normalise(x), x)
+    assert torch.allclose(preprocess.denormalize(there), x, atol=1e-6)
+    assert torch.allclose(preprocess.normalize(preprocess.denormalize(x)), x, atol=1e-6)
+    assert torch.equal(Preprocess().normalize(x), x)
 
 
 @pytest.mark.parametrize(
@@ -305,18 +316,17 @@ def test_images_of_different_sizes_are_an_error_that_names_two(tmp_path: Path) -
     for name, size in (("a.png", (12, 10)), ("b.png", (12, 10)), ("c.png", (12, 11))):
         save(tmp_path / name, Image.new("RGB", size))
     images = open_images(tmp_path)
-    with pytest.raises(ImageError, match=r"'a\.png' is 10x12, 'c\.png' 11x12.*--input-size"):
-        one_size(images)
-    with pytest.raises(ImageError, match=r"'c\.png' is 11x12, the first was 10x12.*--input-size"):
-        scan(nets.plain(), images, ["0"], progress=False)
-    assert one_size(images.spread(2)) == (10, 12)
-    found = scan(
+    with pytest.raises(ImageError, match=r"'a\.png' is 10x12, 'c\.png' 11x12."):
+        common_size(images)
+    with pytest.raises(ImageError, match=r"'c\.png' is 11x12, the first was 10x12."):
+        scan(nets.plain(), images, ["0"])
+    assert common_size(images.spread(2)) == (10, 12)
+    result = scan(
         nets.plain(),
         open_images(tmp_path, Preprocess(size=(8, 8), resize=8)),
         ["0"],
-        progress=False,
     )
-    assert found.input_shape == (3, 8, 8)
+    assert result.listing.input_shape == (3, 8, 8)
 
 
 def test_keys_of_any_characters_come_back_from_disk(tmp_path: Path) -> None:
@@ -329,10 +339,10 @@ def test_keys_of_any_characters_come_back_from_disk(tmp_path: Path) -> None:
     ]
     for key in keys:
         save(tmp_path / "in" / key, Image.new("RGB", (8, 8)))
-    found = scan(nets.plain(), tmp_path / "in", ["0"], out=tmp_path / "out", progress=False)
-    assert set(found.keys) == set(keys)
-    assert Scan.load(tmp_path / "out").keys == found.keys
-    assert Scan.load(tmp_path / "out").labels == found.labels
+    result = scan(nets.plain(), tmp_path / "in", ["0"], out=tmp_path / "out")
+    assert set(result.listing.keys) == set(keys)
+    assert Scan.load(tmp_path / "out").listing.keys == result.listing.keys
+    assert Scan.load(tmp_path / "out").listing.labels == result.listing.labels
 
 
 @pytest.mark.parametrize(
@@ -349,7 +359,7 @@ def test_preprocessing_is_torchvision_s_own_to_the_last_bit(name: str, tmp_path:
             np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
         ).resize((size[1], size[0]))
         (image,) = open_images([save(tmp_path / "x.png", picture)], recipe)
-        assert torch.equal(recipe.normalise(image), own(picture))
+        assert torch.equal(recipe.normalize(image), own(picture))
 
 
 def test_some_of_these_models_scale_otherwise_than_bilinearly() -> None:

@@ -94,24 +94,26 @@ def test_the_label_is_known_without_drawing() -> None:
         assert data.key(i) == f"{CLASSES[drawn.label]}/4-32-{i:06d}"
         assert (
             CLASSES[drawn.label]
-            == f"{drawn.factors['texture']} {drawn.factors['colour']} {drawn.factors['shape']}"
+            == f"{drawn.factors['texture']} {drawn.factors['color']} {drawn.factors['shape']}"
         )
 
 
 def test_every_class_occurs_about_equally_often_in_two_thousand() -> None:
     data = SyntheticImages(2000)
-    found = Counter(data.key(i).partition("/")[0] for i in range(len(data)))
-    assert set(found) == set(CLASSES)
+    counts = Counter(data.key(i).partition("/")[0] for i in range(len(data)))
+    assert set(counts) == set(CLASSES)
     assert len(CLASSES) == 96
     assert (
-        5 <= min(found.values()) <= max(found.values()) <= 42
+        5 <= min(counts.values()) <= max(counts.values()) <= 42
     )  # 20.8 expected, 4.6 standard deviations either side
 
 
 @pytest.mark.parametrize("size", [32, 96, 224])
 def test_the_mask_has_the_area_that_shape_and_radius_say(size: int) -> None:
-    data, seen = SyntheticImages(200, seed=5, size=size), set()
-    for i in range(100 if size == 96 else 40):
+    data = SyntheticImages(200, seed=5, size=size)
+    measured = set()
+    number = {32: 40, 96: 100, 224: 40}[size]
+    for i in range(number):
         drawn = data.sample(i)
         factors = {name: drawn.factors[name] for name in ("radius", "x", "y")}
         radius, x, y = (float(value) for value in factors.values())
@@ -121,10 +123,10 @@ def test_the_mask_has_the_area_that_shape_and_radius_say(size: int) -> None:
         assert 0.2 * size <= radius <= 0.36 * size
         area = int(drawn.mask.sum()) / radius**2
         assert 0 < area < 1.1 * AREAS[shape]
-        if min(x, y, size - x, size - y) > 1.5 * radius:  # all of it is inside the image
+        if min(x, y, size - x, size - y) > 1.5 * radius:  # all of it is in the image
             assert area == pytest.approx(AREAS[shape], rel=0.15 if size == 32 else 0.04), shape
-            seen.add(shape)
-    assert len(seen) >= 3
+            measured.add(shape)
+    assert len(measured) >= 3
 
 
 def test_the_mask_lies_around_the_object_s_centre() -> None:
@@ -170,8 +172,9 @@ def test_faces_alone_have_parts_and_these_lie_on_them(size: int) -> None:
 
 def test_an_eye_is_white_around_a_dark_pupil() -> None:
     data = SyntheticImages(300, seed=7, size=224)
-    whole = 0
-    for i in (i for i in range(300) if "face" in data.key(i)):
+    complete = 0
+    faces = [i for i in range(300) if "face" in data.key(i)]
+    for i in faces:
         drawn = data.sample(i)
         box = drawn.parts["left eye"]
         if box.left > 0 and box.right < 224 and box.top > 0 and box.bottom < 224:
@@ -186,8 +189,8 @@ def test_an_eye_is_white_around_a_dark_pupil() -> None:
                 eye[int(height * 0.1) : int(height * 0.2), width // 2 - 2 : width // 2 + 3].mean()
                 > 200
             )
-            whole += 1
-    assert whole > 10
+            complete += 1
+    assert complete > 10
 
 
 @pytest.mark.parametrize(("n", "size"), [(0, 96), (-1, 96), (5, 31), (5, 1025)])

@@ -1,108 +1,118 @@
-"""TopK against a plain list that is sorted."""
+"""TopK against a plain list that is sorted, and law 7: merging is commutative, associative and
+idempotent.
+"""
 
 from __future__ import annotations
 
-import random
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws import generator, same_bits
 from torch import Tensor
 
 from featviz import TopK
 from featviz.errors import RecordError, UsageError
 
 Row = tuple[float, int, int, int]
+CHANNELS, HEIGHT, WIDTH = 3, 2, 3
+DATA_SET = 16
+law = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 
-def maps(
-    n: int, seed: int, c: int = 3, h: int = 3, w: int = 4, low: int = -1, high: int = 3
-) -> Tensor:
+def maps(n: int, seed: int = 0, c: int = CHANNELS) -> Tensor:
     """Few different values: ties within a map, and between images, everywhere."""
-    return torch.randint(
-        low, high, (n, c, h, w), generator=torch.Generator().manual_seed(seed)
-    ).float()
+    return torch.randint(-1, 3, (n, c, HEIGHT, WIDTH), generator=generator(seed)).float()
 
 
-def oracle(values: Tensor, numbers: list[int], k: int) -> list[list[Row]]:
-    """(score, image, y, x) of each channel: the best position of each image, then the best images."""
-    found = []
+def top_of(images: list[int], k: int, seed: int = 0) -> TopK:
+    """The top k of some images of one data set, so that an image is the same wherever it is met."""
+    top = TopK.empty(CHANNELS, k)
+    return top.update(maps(DATA_SET, seed)[images], images) if images else top
+
+
+def strongest(plane: list[list[float]], image: int) -> Row:
+    """(score, image, y, x) of the first of the largest values of a map."""
+    best = (plane[0][0], image, 0, 0)
+    for y, line in enumerate(plane):
+        for x, value in enumerate(line):
+            if value > best[0]:
+                best = (value, image, y, x)
+    return best
+
+
+def oracle(values: Tensor, images: list[int], k: int) -> list[list[Row]]:
+    """The rows of each channel: the best position of each image, then the best images."""
+    result = []
     for channel in range(values.shape[1]):
-        best: dict[int, Row] = {}
-        for image, each in zip(numbers, values[:, channel].tolist(), strict=True):
-            rows = [
-                (value, image, y, x) for y, line in enumerate(each) for x, value in enumerate(line)
-            ]
-            rows.sort(key=lambda row: (-row[0], row[2], row[3]))
-            best[image] = rows[0]
-        found.append(sorted(best.values(), key=lambda row: (-row[0], row[1], row[2], row[3]))[:k])
-    return found
+        planes = values[:, channel].tolist()
+        best = {i: strongest(plane, i) for i, plane in zip(images, planes, strict=True)}
+        result.append(sorted(best.values(), key=lambda row: (-row[0], *row[1:]))[:k])
+    return result
 
 
 def rows(top: TopK) -> list[list[Row]]:
-    """What a TopK holds, without its empty places."""
-    zipped = zip(top.scores.tolist(), top.images.tolist(), top.positions.tolist(), strict=True)
-    return [[(s, i, *p) for s, i, p in zip(*unit, strict=True) if i >= 0] for unit in zipped]
+    """What a TopK holds, without its empty slots."""
+    result = []
+    for scores, images, positions in zip(top.scores, top.images, top.positions, strict=True):
+        filled = int((images >= 0).sum())
+        entries = zip(scores.tolist(), images.tolist(), positions.tolist(), strict=True)
+        result.append([(s, i, y, x) for s, i, (y, x) in list(entries)[:filled]])
+    return result
 
 
 def same(a: TopK, b: TopK) -> bool:
+    """Whether two are the same to the last bit."""
     pairs = ((a.scores, b.scores), (a.images, b.images), (a.positions, b.positions))
-    return all(torch.equal(x, y) and x.dtype == y.dtype for x, y in pairs)
+    return all(same_bits(p, q) for p, q in pairs)
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_one_update_is_the_sorted_list(seed: int) -> None:
-    dice = random.Random(seed)
-    n, k = dice.randint(1, 30), dice.randint(1, 12)
-    values, numbers = maps(n, seed), dice.sample(range(100), n)
-    top = TopK.empty(3, k).update(values, numbers)
-    assert rows(top) == oracle(values, numbers, k)
+seeds = st.integers(0, 10**6)
+sizes = st.integers(1, 8)
+shards = st.lists(st.integers(0, DATA_SET - 1), unique=True)
+
+
+# --- an update
+
+
+@law
+@given(seed=seeds, k=sizes, images=st.lists(st.integers(0, 99), unique=True, min_size=1))
+def test_an_update_is_the_sorted_list(seed: int, k: int, images: list[int]) -> None:
+    values = maps(len(images), seed)
+    top = TopK.empty(CHANNELS, k).update(values, images)
+    assert rows(top) == oracle(values, images, k)
     assert top.k == k
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_batches_order_and_shards_do_not_matter(seed: int) -> None:
-    dice = random.Random(seed)
-    n, k = dice.randint(5, 40), dice.randint(1, 9)
-    values, numbers = maps(n, seed), dice.sample(range(1000), n)
-    whole = TopK.empty(3, k).update(values, numbers)
-    left, shards = dice.sample(range(n), n), [TopK.empty(3, k) for _ in range(dice.randint(1, 4))]
-    while left:
-        take = left[: dice.randint(1, 7)]
-        left = left[len(take) :]
-        which = dice.randrange(len(shards))
-        shards[which] = shards[which].update(values[take], [numbers[i] for i in take])
-    while len(shards) > 1:
-        dice.shuffle(shards)
-        shards.append(shards.pop().merge(shards.pop()))
-    assert same(shards[0], whole)
+@law
+@given(seed=seeds, k=sizes, order=st.permutations(range(DATA_SET)), cuts=st.sets(seeds))
+def test_any_order_and_any_batches_give_the_same_bits(
+    seed: int, k: int, order: list[int], cuts: set[int]
+) -> None:
+    values = maps(DATA_SET, seed)
+    top = TopK.empty(CHANNELS, k)
+    edges = sorted({0, DATA_SET, *(cut % DATA_SET for cut in cuts)})
+    for start, stop in pairwise(edges):
+        batch = order[start:stop]
+        top = top.update(values[batch], batch)
+    assert same(top, TopK.empty(CHANNELS, k).update(values, list(range(DATA_SET))))
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_merge_is_commutative_and_associative(seed: int) -> None:
-    dice = random.Random(seed)
-    k = dice.randint(1, 6)
-    values = maps(20, seed)  # image i is the same image wherever it is seen
-    a, b, c = (
-        TopK.empty(3, k).update(values[i], i)
-        for i in (dice.sample(range(20), dice.randint(1, 12)) for _ in range(3))
-    )
-    assert same(a.merge(b), b.merge(a))
-    assert same(a.merge(b).merge(c), a.merge(b.merge(c)))
-    assert same(a.merge(a), a)
-    assert same(a.merge(TopK.empty(3, k)), a)
-
-
-def test_an_image_takes_one_place_however_often_it_comes() -> None:
-    values = maps(6, 0)
+def test_an_image_takes_one_slot_however_often_it_comes() -> None:
+    values = maps(6)
     once = TopK.empty(3, 4).update(values, list(range(6)))
     twice = TopK.empty(3, 4).update(torch.cat([values, values]), [*range(6), *range(6)])
     assert same(once, twice)
     assert same(once.update(values[2:5], [2, 3, 4]), once)
-    assert all(len({image for _, image, _, _ in unit}) == len(unit) for unit in rows(twice))
+    for unit in rows(twice):
+        images = [row[1] for row in unit]
+        assert len(set(images)) == len(images)
 
 
-def test_fewer_images_than_places() -> None:
-    top = TopK.empty(2, 5).update(maps(2, 0, c=2), [8, 3])
+def test_fewer_images_than_slots() -> None:
+    top = TopK.empty(2, 5).update(maps(2, c=2), [8, 3])
     assert (top.images[:, 2:] == -1).all()
     assert (top.scores[:, 2:] == -torch.inf).all()
     assert (top.positions[:, 2:] == -1).all()
@@ -111,9 +121,9 @@ def test_fewer_images_than_places() -> None:
 
 def test_the_first_of_equal_maxima() -> None:
     values = torch.zeros(1, 1, 4, 5)
+    assert TopK.empty(1, 1).update(values, [0]).positions.tolist() == [[[0, 0]]]
     values[0, 0, 2, 1] = values[0, 0, 1, 4] = values[0, 0, 3, 0] = 7
     assert TopK.empty(1, 1).update(values, [0]).positions.tolist() == [[[1, 4]]]
-    assert TopK.empty(1, 1).update(torch.zeros(1, 1, 4, 5), [0]).positions.tolist() == [[[0, 0]]]
 
 
 def test_equal_scores_go_to_the_lower_image() -> None:
@@ -122,38 +132,96 @@ def test_equal_scores_go_to_the_lower_image() -> None:
     assert TopK.empty(1, 1).update(values[:1], [9]).update(values[:1], [4]).images.tolist() == [[4]]
 
 
-def test_an_image_whose_map_is_minus_infinity_is_no_empty_place() -> None:
+def test_minus_zero_is_zero() -> None:
+    values = torch.tensor([-0.0, 0.0]).view(2, 1, 1, 1)
+    assert TopK.empty(1, 2).update(values, [1, 0]).images.tolist() == [[0, 1]]
+    assert not TopK.empty(1, 2).update(values, [1, 0]).scores.signbit().any()
+
+
+def test_an_image_whose_map_is_minus_infinity_is_no_empty_slot() -> None:
     values = torch.full((3, 1, 2, 2), -torch.inf)
     values[1] = 5
-    whole = TopK.empty(1, 4).update(values, [0, 1, 2])
-    assert whole.images.tolist() == [[1, 0, 2, -1]]
-    a, b = TopK.empty(1, 4).update(values[:2], [0, 1]), TopK.empty(1, 4).update(values[2:], [2])
-    assert same(a.merge(b), whole)
-    assert same(b.merge(a), whole)
+    all_three = TopK.empty(1, 4).update(values, [0, 1, 2])
+    assert all_three.images.tolist() == [[1, 0, 2, -1]]
+    a = TopK.empty(1, 4).update(values[:2], [0, 1])
+    b = TopK.empty(1, 4).update(values[2:], [2])
+    assert same(a.merge(b), all_three)
+    assert same(b.merge(a), all_three)
 
 
 def test_peaks_that_are_known_change_nothing() -> None:
-    values = maps(9, 1)
-    assert same(
-        TopK.empty(3, 3).update(values, list(range(9)), values.amax(dim=(2, 3))),
-        TopK.empty(3, 3).update(values, list(range(9))),
-    )
+    values, images = maps(9, 1), list(range(9))
+    known = TopK.empty(3, 3).update(values, images, values.amax(dim=(2, 3)))
+    assert same(known, TopK.empty(3, 3).update(values, images))
+
+
+def test_what_is_given_stays_as_it_is() -> None:
+    values, top = maps(6), top_of([0, 1, 2], k=2)
+    before = TopK.from_arrays({name: value.copy() for name, value in top.arrays().items()})
+    bits = values.clone()
+    top.update(values, list(range(6))).merge(top)
+    assert same(top, before)
+    assert same_bits(values, bits)
+
+
+# --- law 7
+
+
+@law
+@given(a=shards, b=shards, k=sizes, seed=seeds)
+def test_merging_is_commutative(a: list[int], b: list[int], k: int, seed: int) -> None:
+    first, second = top_of(a, k, seed), top_of(b, k, seed)
+    assert same(first.merge(second), second.merge(first))
+
+
+@law
+@given(a=shards, b=shards, c=shards, k=sizes, seed=seeds)
+def test_merging_is_associative(
+    a: list[int], b: list[int], c: list[int], k: int, seed: int
+) -> None:
+    first, second, third = (top_of(images, k, seed) for images in (a, b, c))
+    assert same(first.merge(second).merge(third), first.merge(second.merge(third)))
+
+
+@law
+@given(a=shards, b=shards, k=sizes, seed=seeds)
+def test_merging_is_idempotent(a: list[int], b: list[int], k: int, seed: int) -> None:
+    first, second = top_of(a, k, seed), top_of(b, k, seed)
+    both = first.merge(second)
+    assert same(first.merge(first), first)
+    assert same(both.merge(second), both)  # a shard that is counted twice
+    assert same(first.merge(TopK.empty(CHANNELS, k)), first)
+
+
+@law
+@given(a=shards, b=shards, k=sizes, seed=seeds)
+def test_merged_shards_are_the_scan_of_all(a: list[int], b: list[int], k: int, seed: int) -> None:
+    merged = top_of(a, k, seed).merge(top_of(b, k, seed))
+    assert same(merged, top_of(sorted({*a, *b}), k, seed))
+
+
+# --- records and refusals
 
 
 def test_what_is_refused() -> None:
     with pytest.raises(UsageError, match="k=0"):
         TopK.empty(3, 0)
-    with pytest.raises(UsageError, match="do not merge"):
-        TopK.empty(3, 2).merge(TopK.empty(3, 4))
-    with pytest.raises(UsageError, match="do not merge"):
-        TopK.empty(3, 2).merge(TopK.empty(4, 2))
+    for other in (TopK.empty(3, 4), TopK.empty(4, 2)):
+        shape = r"\(3, 2\).*\({}, {}\)".format(*other.scores.shape)
+        with pytest.raises(UsageError, match=shape):
+            TopK.empty(3, 2).merge(other)
 
 
 def test_arrays_round_trip() -> None:
-    top = TopK.empty(3, 5).update(maps(4, 2), [3, 1, 2, 0])
+    top = top_of([3, 1, 2, 0], k=5)
     arrays = top.arrays()
     assert same(TopK.from_arrays(arrays), top)
-    with pytest.raises(RecordError, match="no array 'images'"):
-        TopK.from_arrays({name: value for name, value in arrays.items() if name != "images"})
-    with pytest.raises(RecordError, match="do not go together"):
+    incomplete = {name: value for name, value in arrays.items() if name != "images"}
+    with pytest.raises(RecordError, match="'images'"):
+        TopK.from_arrays(incomplete)
+    with pytest.raises(RecordError, match=r"images \(3, 2\)"):
         TopK.from_arrays(arrays | {"images": arrays["images"][:, :2]})
+
+
+def test_repr_is_one_line() -> None:
+    assert repr(TopK.empty(3, 5)) == "<TopK of 3 units, k=5>"

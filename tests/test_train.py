@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from featviz import Preprocess, open_images
 from featviz.data import LabelledImages, SyntheticImages, accuracy, split, train
 from featviz.errors import ImageError, UsageError
 from featviz.models import LocallyConnected2d, load_weights, zfmini, zfnet
-from featviz.models.zeiler_fergus import renormalise_filters
+from featviz.models.zeiler_fergus import renormalize_filters
 
 
 def tiny(seed: int = 0) -> nn.Sequential:
@@ -95,6 +95,32 @@ def test_checkpoints_are_those_that_were_named_and_the_last_and_they_load(tmp_pa
     assert (content["epoch"], content["accuracy"]) == (2, history[1].accuracy)
 
 
+def test_training_is_this_loop_to_the_last_bit() -> None:
+    """The same steps, written down as one loop."""
+    model, plain = tiny(), tiny()
+    data = quarters(40)
+    settings = {"learning_rate": 0.05, "weight_decay": 1e-3, "radius": 0.1}
+    train(model, data, epochs=2, batch_size=16, seed=3, preprocess=lambda x: x - 0.5, **settings)
+    loader = DataLoader(
+        data, 16, shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(3)
+    )
+    optimiser = torch.optim.SGD(
+        plain.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=1e-3
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.05, total_steps=4, pct_start=0.2)
+    torch.manual_seed(3)
+    plain.train()
+    for _ in range(2):
+        for images, labels in loader:
+            loss = F.cross_entropy(plain(images - 0.5), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            renormalize_filters(plain, 0.1)
+    assert same(model.state_dict(), plain.state_dict())
+
+
 def test_training_is_the_same_twice_and_its_seed_matters() -> None:
     states = []
     for seed in (0, 0, 1):
@@ -123,7 +149,7 @@ def test_renormalising_clips_the_root_mean_square_at_the_radius_and_counts() -> 
         model[1].weight.fill_(5)
         model[2].weight.fill_(-3)
     before = model[0].weight.clone()
-    assert renormalise_filters(model, 0.1) == 3
+    assert renormalize_filters(model, 0.1) == 3
     rms = model[0].weight.square().mean(dim=(1, 2, 3)).sqrt()
     assert torch.allclose(rms, torch.tensor([0.05, 0.0625, 0.1, 0.1]))
     assert torch.equal(model[0].weight[:2], before[:2])
@@ -183,10 +209,10 @@ def test_labels_are_the_folders_in_alphabetical_order(pictures: Path) -> None:
 
 
 def test_a_split_is_a_partition_and_the_same_for_a_seed() -> None:
-    ours, theirs = split(100, 0.1)
-    assert sorted(ours + theirs) == list(range(100))
-    assert len(theirs) == 10
-    assert (ours, theirs) == split(100, 0.1) != split(100, 0.1, seed=1)
+    training, testing = split(100, 0.1)
+    assert sorted(training + testing) == list(range(100))
+    assert len(testing) == 10
+    assert (training, testing) == split(100, 0.1) != split(100, 0.1, seed=1)
     assert len(split(3, 0.1)[1]) == 1
 
 
@@ -278,6 +304,6 @@ def test_unshared_convolution_with_tied_weights_is_convolution(
     assert layer.weight[0].numel() + 4 == sum(p.numel() for p in tied.parameters())
 
 
-def test_unshared_convolution_takes_one_size_alone() -> None:
+def test_unshared_convolution_takes_common_size_alone() -> None:
     with pytest.raises(ValueError, match=r"size \(8, 7\).*\(7, 8\) alone"):
         LocallyConnected2d(1, 1, (7, 8), 3)(torch.zeros(1, 1, 8, 7))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,9 +131,10 @@ def positive(text: str) -> int:
 
 
 def rules(text: str) -> list[str]:
-    """Names of rules with commas."""
+    """Names of rules with commas, each once."""
+    names = dict.fromkeys(rule.strip() for rule in text.split(","))
     try:
-        return [check_rule(rule.strip()) for rule in text.split(",")]
+        return [check_rule(name) for name in names]
     except RuleError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -143,13 +144,14 @@ def amount(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG])i?B?", text, re.IGNORECASE)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an amount of memory such as 500M or 2G")
-    return int(float(match[1]) * 2 ** (20 if match[2].upper() == "M" else 30))
+    unit = {"M": 2**20, "G": 2**30}[match[2].upper()]
+    return int(float(match[1]) * unit)
 
 
 def numbers(text: str) -> list[int]:
     """Whole numbers with commas."""
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(number) for number in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a list of numbers such as 0,5,17"
@@ -159,29 +161,21 @@ def numbers(text: str) -> list[int]:
 def floats(text: str) -> tuple[float, ...]:
     """One number, or one per channel, with commas."""
     try:
-        numbers = tuple(float(part) for part in text.split(","))
+        values = tuple(float(number) for number in text.split(","))
     except ValueError:
-        numbers = ()
-    if len(numbers) not in (1, 3):
+        values = ()
+    if len(values) not in (1, 3):
         raise argparse.ArgumentTypeError(f"{text!r} is not 1 or 3 numbers such as 0.5,0.5,0.5")
-    return numbers
+    return values
 
 
 def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> nn.Module:
-    """The model that the arguments name; says what a partial file left at its initial values."""
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if args.partial and not is_file(args.weights):
-        raise UsageError("--partial goes with --weights FILE")
-    weights = "initial" if args.partial else args.weights
-    model = load_model(args.model, weights, device=device, num_classes=num_classes)
+    """The model that the arguments name; prints what a partial file left at its initial values."""
+    device = args.device or default_device()
     if args.partial:
-        left = load_weights(model, args.weights, partial=True)
-        shown = ", ".join(left[:5]) + (", ..." if len(left) > 5 else "")
-        print(
-            f"{args.weights}: {len(left)} entries left at their initial values"
-            + (f" ({shown})" if left else "")
-        )
-    elif args.weights is None and args.model != "zfmini":
+        return _partial_model(args, device, num_classes)
+    model = load_model(args.model, args.weights, device=device, num_classes=num_classes)
+    if args.weights is None and args.model != "zfmini":
         print(
             f"{args.model} has its initial weights: nothing is learned yet (give --weights)",
             file=sys.stderr,
@@ -189,57 +183,90 @@ def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> n
     return model
 
 
+def default_device() -> str:
+    """``cuda`` where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _partial_model(args: argparse.Namespace, device: str, num_classes: int | None) -> nn.Module:
+    """The model with its initial weights, then with those that the file has."""
+    if not is_file(args.weights):
+        raise UsageError("--partial goes with --weights FILE")
+    model = load_model(args.model, "initial", device=device, num_classes=num_classes)
+    left = load_weights(model, args.weights, partial=True)
+    message = f"{args.weights}: {len(left)} entries left at their initial values"
+    if left:
+        message += f" ({first_few(left, 5)})"
+    print(message)
+    return model
+
+
 def images_from(args: argparse.Namespace, model: nn.Module, *, synthetic: int = 2000) -> Images:
     """The images that the arguments name, prepared as the model takes them."""
     recipe = recipe_from(args, model)
+    complete_recipe = recipe or normalisation(args, model)
     if args.images is None:
         if args.strict:
             raise UsageError("--strict goes with --images")
-        size = 96 if recipe is None or recipe.size is None else recipe.size[0]
-        images = SyntheticImages(args.limit or synthetic, seed=1, size=size)
-        return open_images(images, recipe or normalisation(args, model))
-    if (channels := _input_channels(model)) not in (1, 3):
+        size = 96
+        if recipe is not None and recipe.size is not None:
+            size = recipe.size[0]
+        drawn = SyntheticImages(args.limit or synthetic, seed=1, size=size)
+        return open_images(drawn, complete_recipe)
+    channels = _input_channels(model)
+    if channels not in (1, 3):
         raise UsageError(
-            f"the model takes images of {channels} channels: image files have 1 or 3 (from Python, scan takes any tensor)"
+            f"the model takes images of {channels} channels: image files have 1 or 3 "
+            "(from Python, scan takes any tensor)"
         )
-    found = open_images(args.images, recipe or normalisation(args, model))
+    images = open_images(args.images, complete_recipe)
     if args.limit is not None:
-        found = found.spread(args.limit)
-    if recipe is None:
-        found.preprocess = replace(found.preprocess, size=common_size(found))
-    return found
+        images = images.spread(args.limit)
+    if recipe is None:  # nobody gives a size: the images' own
+        images = images.with_preprocess(replace(complete_recipe, size=common_size(images)))
+    return images
 
 
 def recipe_from(args: argparse.Namespace, model: nn.Module) -> Preprocess | None:
-    """The weights' own preprocessing with what the arguments change; None if neither says a size."""
+    """The weights' own preprocessing with what the arguments change; None if neither gives a
+    size."""
     recipe = preprocessing(args.model, args.weights)
     if recipe is None and args.input_size is None:
         return None
     recipe = normalisation(args, model, recipe)
-    return (
-        recipe
-        if args.input_size is None
-        else replace(recipe, size=(args.input_size,) * 2, resize=args.input_size)
-    )
+    if args.input_size is None:
+        return recipe
+    side = args.input_size
+    return replace(recipe, size=(side, side), resize=side)
 
 
 def normalisation(
     args: argparse.Namespace, model: nn.Module, recipe: Preprocess | None = None
 ) -> Preprocess:
-    """A recipe with the mean and std of the arguments; one number stands for every channel."""
+    """A recipe with the mean and std of the arguments."""
     channels = _input_channels(model)
-    recipe = recipe or Preprocess(mean=(0.0,) * channels, std=(1.0,) * channels)
-    mean, std = (
-        v * channels if v is not None and len(v) == 1 else v for v in (args.mean, args.std)
+    if recipe is None:
+        recipe = Preprocess(mean=(0.0,) * channels, std=(1.0,) * channels)
+    return replace(
+        recipe,
+        mean=_per_channel(args.mean, channels) or recipe.mean,
+        std=_per_channel(args.std, channels) or recipe.std,
     )
-    return replace(recipe, mean=mean or recipe.mean, std=std or recipe.std)
+
+
+def _per_channel(values: tuple[float, ...] | None, channels: int) -> tuple[float, ...] | None:
+    """One number stands for every channel."""
+    if values is not None and len(values) == 1:
+        return values * channels
+    return values
 
 
 def _input_channels(model: nn.Module) -> int:
-    first = next(
-        (m for m in model.modules() if isinstance(m, (nn.Conv2d, LocallyConnected2d))), None
-    )
-    return 3 if first is None else first.in_channels
+    """Of the first convolution; 3 where there is none."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, LocallyConnected2d)):
+            return module.in_channels
+    return 3
 
 
 def scanned(
@@ -247,9 +274,10 @@ def scanned(
     model: nn.Module,
     images: Images,
     out: Path,
-    before: Callable[[dict[str, Layer]], None],
+    check: Callable[[list[Layer]], None],
 ) -> Scan:
-    """The scan that the arguments ask for, gone on with where ``out`` has a part of it."""
+    """The scan that the arguments ask for, gone on with where ``out`` has the beginning of it;
+    ``check`` is called with its layers before any image is looked at."""
     sources = {
         "model": args.model,
         "weights": str(args.weights or "default"),
@@ -265,7 +293,8 @@ def scanned(
         resume=not args.fresh,
         strict=args.strict,
         sources=sources,
-        before=before,
+        check=check,
+        progress=True,
     )
 
 
@@ -277,35 +306,82 @@ def exit_code(
     """
     try:
         work(args)
+        return 0
     except KeyboardInterrupt:
-        print(f"\n{prefix}stopped. {args.goes_on}", file=sys.stderr)
-        return 130
+        code = 130
+        message = f"\n{prefix}stopped. {args.goes_on}"
     except (FeatvizError, OSError, torch.OutOfMemoryError) as error:
         if args.debug:
             raise
-        print(f"{prefix}error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        code = 1
+        message = f"{prefix}error: {error}{_flags(error, args)}"
+    # here the traceback is gone, and with it the progress bars that it kept open
+    print(message, file=sys.stderr)
+    return code
 
 
-def report(found: Scan) -> None:
-    """Say which images were skipped and which units are dead."""
-    for one in found.skipped[:5]:
-        print(f"skipped {one.reason}", file=sys.stderr)
-    if found.skipped:
+def _flags(error: Exception, args: argparse.Namespace) -> str:
+    """The flags of the arguments that an error names as its remedy, in brackets: those that this
+    command has."""
+    if not isinstance(error, FeatvizError):
+        return ""
+    flags = []
+    for argument in error.arguments:
+        name = _OWN_NAMES.get(argument, argument)
+        if name in vars(args):
+            flag = "--" + name.replace("_", "-")
+            flags.append(f"{flag} {_METAVARS.get(name, '')}".strip())
+    return f" ({', '.join(flags)})" if flags else ""
+
+
+# what the commands call an argument that has another name in the library
+_OWN_NAMES = {"size": "input_size", "resize": "input_size", "rules": "rule"}
+# what follows a flag, where that helps
+_METAVARS = {
+    "out": "DIR",
+    "images": "DIR",
+    "weights": "FILE",
+    "input_size": "PIXELS",
+    "batch_size": "N",
+}
+
+
+def report(result: Scan) -> None:
+    """Print which images were skipped and which units are dead."""
+    for skipped in result.skipped[:5]:
+        print(f"skipped {skipped.reason}", file=sys.stderr)
+    if result.skipped:
         print(
-            f"{len(found.skipped)} of {len(found.keys)} images were skipped, all named in scan.json",
+            f"{len(result.skipped)} of {len(result.listing)} images were skipped, "
+            "all named in scan.json",
             file=sys.stderr,
         )
-    for name, statistics in found.statistics.items():
-        dead = statistics.dead.nonzero().flatten().tolist()
+    for name, layer_scan in result.items():
+        dead = layer_scan.statistics.dead.nonzero().flatten().tolist()
         if dead:
-            some = ", ".join(map(str, dead[:10])) + (", ..." if len(dead) > 10 else "")
             print(
-                f"{name}: {len(dead)} of {len(statistics.dead)} units are dead, no image activates them ({some})"
+                f"{name}: {len(dead)} of {layer_scan.layer.channels} units are dead, "
+                f"no image activates them ({first_few(dead, 10)})"
             )
 
 
+def report_fallbacks(counts: Mapping[str, tuple[int, int]]) -> None:
+    """Print for which layers some crops did not do: (how many, of how many exemplars), by layer."""
+    for name, (fallbacks, exemplars) in counts.items():
+        if fallbacks:
+            print(
+                f"{name}: {fallbacks} of {exemplars} exemplars were projected from the full image, "
+                "since their crops did not give the recorded responses",
+                file=sys.stderr,
+            )
+
+
+def first_few(items: Sequence[object], n: int) -> str:
+    """The first n with commas, and dots where there are more."""
+    shown = ", ".join(map(str, items[:n]))
+    return f"{shown}, ..." if len(items) > n else shown
+
+
 def slug(name: str) -> str:
-    """A name as a part of a file's name."""
+    """A name as it may stand in a file's name."""
     return re.sub(r"[^A-Za-z0-9._@-]+", "_", name)[:80]

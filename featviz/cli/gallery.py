@@ -18,6 +18,7 @@ from featviz.cli.arguments import (
     images_from,
     model_from,
     report,
+    report_fallbacks,
     scanned,
     slug,
 )
@@ -51,33 +52,40 @@ def register(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make a gallery, or one of two that face each other; say where it is."""
+    """Make a gallery, or one of two that face each other, and print where it is."""
     if args.compare is not None:
-        out = args.out or Path("outputs") / "-".join(
-            ["compare", *(slug(path.resolve().name) for path in args.compare)]
-        )
-        check_writable(out)
-        first, second = args.compare
-        print(gallery.compare(first, second, out))
+        _compare(args)
         return
     out = args.out or Path("outputs") / f"{slug(args.model)}-gallery"
     check_writable(out)
     model = model_from(args)
     images = images_from(args, model)
-    found = scanned(args, model, images, out / "scan", lambda _: gallery.check_free(out))
-    if not args.fresh and gallery.is_finished(found, out, args.rule, args.title):
+    # what else lies in the folder is found out before the scan, which can take long
+    result = scanned(args, model, images, out / "scan", lambda layers: gallery.check_free(out))
+    if not args.fresh and gallery.is_finished(result, out, args.rule, args.title):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
+        report_fallbacks(gallery.fallbacks(out))
         return
-    report(found)
+    report(result)
     page = gallery.build(
-        found,
+        result,
         model,
         images,
         out,
-        rule=args.rule,
+        rules=args.rule,
         title=args.title,
         command=args.command,
         fresh=args.fresh,
         memory=args.memory,
+        progress=True,
     )
     print(page)
+    report_fallbacks(gallery.fallbacks(out))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    names = [slug(folder.resolve().name) for folder in args.compare]
+    out = args.out or Path("outputs") / "-".join(["compare", *names])
+    check_writable(out)
+    first, second = args.compare
+    print(gallery.compare(first, second, out))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from torch import nn
 
 from featviz import figures
 from featviz.cli.arguments import (
@@ -24,32 +27,35 @@ from featviz.cli.arguments import (
     numbers,
     positive,
     report,
+    report_fallbacks,
     scanned,
     slug,
 )
 from featviz.errors import UsageError
-from featviz.files import check_writable
-from featviz.methods.project import project_exemplars
+from featviz.files import check_writable, write_atomic
+from featviz.images import Images
+from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.exemplars import Exemplars
-from featviz.records.scan import Scan
-from featviz.units import Layer, Unit
+from featviz.records.scan import MANIFEST, LayerScan
+from featviz.units import Layer
 
 PAGE = 64  # units on one page of a grid
-OVERVIEW_UNITS, OVERVIEW_LAYERS = 12, 32
+OVERVIEW_UNITS = 12
+OVERVIEW_LAYERS = 32
 
 
 def register(commands: Any) -> None:
     """Add the command ``grid``."""
-    grid = commands.add_parser(
+    parser = commands.add_parser(
         "grid",
         help="scan images, project every unit's strongest responses, draw a grid for each layer",
     )
-    add_model_arguments(grid)
-    add_image_arguments(grid)
-    add_layers(grid)
-    add_rules(grid)
-    add_k(grid)
-    which = grid.add_mutually_exclusive_group()
+    add_model_arguments(parser)
+    add_image_arguments(parser)
+    add_layers(parser)
+    add_rules(parser)
+    add_k(parser)
+    which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--channels",
         type=numbers,
@@ -58,102 +64,153 @@ def register(commands: Any) -> None:
     which.add_argument(
         "--max-channels", type=positive, metavar="N", help="draw at most N units of each layer"
     )
-    grid.add_argument(
+    parser.add_argument(
         "--choose",
         choices=("strongest", "random"),
         default="strongest",
         help="which N: the strongest, or random ones as in the paper",
     )
-    grid.add_argument("--seed", type=int, default=0, help="of the random choice (default: 0)")
-    grid.add_argument(
+    parser.add_argument("--seed", type=int, default=0, help="of the random choice (default: 0)")
+    parser.add_argument(
         "--format",
         default="png",
         choices=("png", "pdf", "both"),
         help="of the figures (default: png)",
     )
-    add_memory(grid)
-    grid.add_argument(
+    add_memory(parser)
+    parser.add_argument(
         "--fresh", action="store_true", help="scan again even where a record is there"
     )
-    add_output(grid, "where figures and the scan's record go (default: outputs/MODEL)")
-    grid.set_defaults(
+    add_output(parser, "where figures and the scan's record go (default: outputs/MODEL)")
+    parser.set_defaults(
         run=run, goes_on="What was scanned is kept: the same command goes on from there."
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Scan, project, draw."""
+    """Scan, project, draw, and print what was written."""
     if args.choose == "random" and args.max_channels is None:
         raise UsageError("--choose random goes with --max-channels N")
     out = args.out or Path("outputs") / slug(args.model)
     check_writable(out)
     model = model_from(args)
     images = images_from(args, model)
-    found = scanned(args, model, images, out, lambda infos: _check_channels(infos, args.channels))
-    written = [out / "scan.json"]
-    suffixes = ("png", "pdf") if args.format == "both" else (args.format,)
-    strips = []
-    for i, name in enumerate(found.top):
-        channels = _channels(found, name, args)
-        kept = _overview_channels(found, name, channels)
-        strip = []
-        pages = [channels[start : start + PAGE] for start in range(0, len(channels), PAGE)]
-        for p, page in enumerate(pages):
-            exemplars = project_exemplars(
-                model, images, found, name, page, rule=args.rule, memory=args.memory, progress=True
-            )
-            for rule in args.rule:
-                figure = figures.grid(exemplars, found.layers[name], rule=rule, heading=args.model)
-                part = f"-{p + 1}of{len(pages)}" if len(pages) > 1 else ""
-                written += _save(
-                    figure, out, f"{i:02d}-{slug(name)}{_suffix(rule, args)}{part}", suffixes
-                )
-            strip.append(exemplars.strongest([c for c in kept if c in page]))
-        strips.append((found.layers[name], Exemplars.joined(strip)))
-    step = -(-len(strips) // OVERVIEW_LAYERS)
-    heading = f"{args.model}: {'every layer' if step == 1 else f'one layer in {step}'}"
+    result = scanned(
+        args, model, images, out, lambda layers: _check_channels(layers, args.channels)
+    )
+    written = [out / MANIFEST]
+    rows = []
+    fallbacks = {}
+    for i, (name, layer_scan) in enumerate(result.items()):
+        stem = f"{i:02d}-{slug(name)}"
+        drawn = _draw_layer(args, model, images, layer_scan, out, stem)
+        written += drawn.written
+        rows.append(Exemplars.joined(drawn.strongest))
+        fallbacks[name] = drawn.fallbacks, drawn.exemplars
+    written += _draw_overview(args, rows, out)
+    report(result)
+    print("\n".join(map(str, written)))
+    report_fallbacks(fallbacks)
+
+
+@dataclass
+class _Drawn:
+    """What was drawn of a layer.
+
+    Attributes:
+        written: the files.
+        strongest: for the overview, the strongest exemplar of some units, page by page.
+        fallbacks: how many exemplars took the full image because their crop did not do.
+        exemplars: how many there are.
+    """
+
+    written: list[Path] = field(default_factory=list)
+    strongest: list[Exemplars] = field(default_factory=list)
+    fallbacks: int = 0
+    exemplars: int = 0
+
+
+def _draw_layer(
+    args: argparse.Namespace,
+    model: nn.Module,
+    images: Images,
+    layer_scan: LayerScan,
+    out: Path,
+    stem: str,
+) -> _Drawn:
+    """Project the units of a layer and draw them, a page at a time."""
+    channels = _channels(layer_scan, args)
+    in_overview = sorted(layer_scan.strongest(channels)[:OVERVIEW_UNITS])
+    pages = [channels[start : start + PAGE] for start in range(0, len(channels), PAGE)]
+    drawn = _Drawn()
+    for number, page in enumerate(pages, 1):
+        exemplars = project_exemplars(
+            model,
+            images,
+            layer_scan,
+            page,
+            rules=args.rule,
+            memory=args.memory,
+            progress=True,
+        )
+        of_pages = f"-{number}of{len(pages)}" if len(pages) > 1 else ""
+        for rule in args.rule:
+            figure = figures.grid(exemplars, rule=rule, heading=args.model)
+            drawn.written += _saved(figure, args, out, f"{stem}{_suffix(rule, args)}{of_pages}")
+        drawn.strongest.append(exemplars.strongest([c for c in in_overview if c in page]))
+        drawn.fallbacks += exemplars.fallbacks
+        drawn.exemplars += _count(exemplars)
+    return drawn
+
+
+def _count(exemplars: Exemplars) -> int:
+    """How many were projected: those of units that are not dead."""
+    filled = (exemplars.images >= 0) & ~exemplars.dead[:, None]
+    return int(filled.sum())
+
+
+def _draw_overview(args: argparse.Namespace, rows: list[Exemplars], out: Path) -> list[Path]:
+    """Draw the network on one page; of a deep one, every second layer or fewer."""
+    step = -(-len(rows) // OVERVIEW_LAYERS)
+    which = "every layer" if step == 1 else f"one layer in {step}"
+    written: list[Path] = []
     for rule in args.rule:
-        figure = figures.overview(strips[::step], rule=rule, heading=heading)
-        written += _save(figure, out, f"overview{_suffix(rule, args)}", suffixes)
-    report(found)
-    print("\n".join(str(path) for path in written))
+        figure = figures.overview(rows[::step], rule=rule, heading=f"{args.model}: {which}")
+        written += _saved(figure, args, out, f"overview{_suffix(rule, args)}")
+    return written
 
 
 def _suffix(rule: str, args: argparse.Namespace) -> str:
     return f"-{rule}" if len(args.rule) > 1 else ""
 
 
-def _check_channels(infos: dict[str, Layer], channels: list[int] | None) -> None:
-    for name, info in infos.items():
+def _check_channels(layers: list[Layer], channels: list[int] | None) -> None:
+    for layer in layers:
         for channel in channels or ():
-            Unit(name, channel).check(info.shape)
+            layer.unit(channel)
 
 
-def _channels(found: Scan, layer: str, args: argparse.Namespace) -> list[int]:
-    """The units to draw, in ascending order."""
-    everything = list(range(len(found.top[layer].scores)))
+def _channels(layer_scan: LayerScan, args: argparse.Namespace) -> list[int]:
+    """The units of a layer to draw: those that are named in their order, others ascending."""
+    everything = list(range(layer_scan.layer.channels))
     if args.channels is not None:
         return list(args.channels)
     if args.max_channels is None or args.max_channels >= len(everything):
         return everything
     if args.choose == "random":
-        return sorted(random.Random(f"{args.seed} {layer}").sample(everything, args.max_channels))
-    return sorted(_by_strength(found, layer, everything)[: args.max_channels])
+        # each layer has a choice of its own, which does not hang on the other layers
+        generator = random.Random(f"{args.seed} {layer_scan.layer.name}")
+        return sorted(generator.sample(everything, args.max_channels))
+    return sorted(layer_scan.strongest()[: args.max_channels])
 
 
-def _by_strength(found: Scan, layer: str, channels: list[int]) -> list[int]:
-    maximum = found.statistics[layer].maximum
-    return sorted(channels, key=lambda c: (-float(maximum[c]), c))
+def _saved(figure: Figure, args: argparse.Namespace, out: Path, stem: str) -> list[Path]:
+    """Write a figure in each format that is asked for."""
+    suffixes: Sequence[str] = ("png", "pdf") if args.format == "both" else (args.format,)
+    return [_save(figure, out / f"{stem}.{suffix}") for suffix in suffixes]
 
 
-def _overview_channels(found: Scan, layer: str, channels: list[int]) -> list[int]:
-    return sorted(_by_strength(found, layer, channels)[:OVERVIEW_UNITS])
-
-
-def _save(figure: Figure, folder: Path, stem: str, suffixes: Sequence[str]) -> Iterator[Path]:
-    for suffix in suffixes:
-        path = folder / f"{stem}.{suffix}"
-        partial = folder / f".{stem}.part.{suffix}"
-        figure.savefig(partial, dpi=figures.DPI)
-        partial.replace(path)
-        yield path
+def _save(figure: Figure, path: Path) -> Path:
+    buffer = BytesIO()
+    figure.savefig(buffer, format=path.suffix.removeprefix("."), dpi=figures.DPI)
+    return write_atomic(path, buffer.getvalue())

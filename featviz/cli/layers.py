@@ -1,22 +1,37 @@
-"""``featviz layers``."""
+"""``featviz layers``: a table of a model's layers."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from featviz.cli.arguments import add_model_arguments, model_from, recipe_from
 from featviz.errors import UsageError
 from featviz.fields.anatomy import anatomy
+from featviz.units import Layer
+
+HEADS = (
+    "layer",
+    "kind",
+    "channels",
+    "map",
+    "kernel",
+    "stride",
+    "field",
+    "status",
+    "parameters",
+)
+_NUMERIC = ("channels", "parameters")  # columns that stand to the right
 
 
 def register(commands: Any) -> None:
     """Add the command ``layers``."""
-    table = commands.add_parser(
+    parser = commands.add_parser(
         "layers", help="print a model's layers: kind, size, kernel, receptive field, parameters"
     )
-    add_model_arguments(table)
-    table.set_defaults(run=run, goes_on="", images=None, limit=None)
+    add_model_arguments(parser)
+    parser.set_defaults(run=run, goes_on="")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,34 +40,44 @@ def run(args: argparse.Namespace) -> None:
     recipe = recipe_from(args, model)
     if recipe is None or recipe.size is None:
         raise UsageError(f"{args.model} comes with no input size: give --input-size")
-    infos = anatomy(model, (recipe.channels, *recipe.size)).values()
-    head = ("layer", "kind", "channels", "map", "kernel", "stride", "field", "seen", "parameters")
-    rows = [
-        (
-            info.name,
-            info.kind,
-            str(info.shape[0]) if info.shape else "",
-            "x".join(map(str, info.shape[1:])),
-            _axes(info.kernel),
-            _axes(info.stride),
-            str(info.field),
-            info.field.kind,
-            f"{info.parameters:,}" if info.parameters else "",
-        )
-        for info in infos
-    ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    numeric = {2, 8}
-    for row in (head, *rows):
-        cells = (
-            c.rjust(w) if i in numeric else c.ljust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
+    height, width = recipe.size
+    net = anatomy(model, (recipe.channels, height, width))
+    _print_table([HEADS, *map(_row, net.values())])
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(
+        f"{args.model}, input {recipe.channels} x {height} x {width}, {parameters:,} parameters; "
+        "field: size/stride/padding in pixels"
+    )
+
+
+def _row(layer: Layer) -> tuple[str, ...]:
+    """The cells of a layer; empty where it has nothing to show."""
+    return (
+        layer.name,
+        layer.kind,
+        str(layer.channels) if layer.shape else "",
+        "x".join(map(str, layer.shape[1:])),
+        _pair(layer.kernel),
+        _pair(layer.stride),
+        str(layer.field),
+        layer.field.kind,
+        f"{layer.parameters:,}" if layer.parameters else "",
+    )
+
+
+def _pair(window: tuple[int, int] | None) -> str:
+    """(3, 3) as ``3``, (1, 7) as ``1x7``."""
+    if window is None:
+        return ""
+    y, x = window
+    return str(y) if y == x else f"{y}x{x}"
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows with their columns one below the other; the first row has the heads."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = []
+        for head, cell, width in zip(rows[0], row, widths, strict=True):
+            cells.append(cell.rjust(width) if head in _NUMERIC else cell.ljust(width))
         print("  ".join(cells).rstrip())
-    total = sum(p.numel() for p in model.parameters())
-    size = " x ".join(map(str, (recipe.channels, *recipe.size)))
-    print(f"{args.model}, input {size}, {total:,} parameters; field: size/stride/padding in pixels")
-
-
-def _axes(pair: tuple[int, int] | None) -> str:
-    return "" if pair is None else str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}x{pair[1]}"

@@ -1,13 +1,15 @@
-"""``featviz train``."""
+"""``featviz train``: a network on labelled images, with checkpoints."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from featviz.cli.arguments import (
@@ -23,90 +25,63 @@ from featviz.cli.arguments import (
     slug,
 )
 from featviz.data import PAPER_EPOCHS, LabelledImages, SyntheticImages, split, train
+from featviz.data.training import Labelled
 from featviz.errors import ImageError, UsageError
 from featviz.files import check_writable
-from featviz.images import open_images
+from featviz.images import Preprocess, open_images
 from featviz.models import preprocessing
 
 
 def register(commands: Any) -> None:
     """Add the command ``train``."""
-    training = commands.add_parser(
+    parser = commands.add_parser(
         "train", help="train a network, with a checkpoint at each named epoch"
     )
-    add_model_arguments(training)
-    add_image_arguments(training)
-    training.add_argument(
+    add_model_arguments(parser)
+    add_image_arguments(parser)
+    parser.add_argument(
         "--test",
         metavar="DIR",
         help="images to measure accuracy on (default: a tenth of the others)",
     )
-    training.add_argument(
+    parser.add_argument(
         "--epochs", type=positive, default=16, help="passes over the images (default: 16)"
     )
-    training.add_argument(
+    parser.add_argument(
         "--checkpoints",
         type=numbers,
         default=list(PAPER_EPOCHS),
         help="epochs to save (default: those of figure 4)",
     )
-    training.add_argument(
+    parser.add_argument(
         "--learning-rate", type=float, default=0.02, help="the highest (default: 0.02)"
     )
-    training.add_argument("--weight-decay", type=float, default=2e-3, help="default: 0.002")
-    training.add_argument(
+    parser.add_argument("--weight-decay", type=float, default=2e-3, help="default: 0.002")
+    parser.add_argument(
         "--radius",
         type=float,
         default=0.1,
         help="renormalise filters to this RMS, 0 for never (default: 0.1)",
     )
-    training.add_argument(
+    parser.add_argument(
         "--seed", type=int, default=0, help="of the order of images and of dropout (default: 0)"
     )
-    add_output(training, "where checkpoints go (default: outputs/train-MODEL)")
-    training.set_defaults(
+    add_output(parser, "where checkpoints go (default: outputs/train-MODEL)")
+    parser.set_defaults(
         run=run, batch_size=64, goes_on="The checkpoints of finished epochs are kept."
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, and say what each epoch came to."""
+    """Train, and print the checkpoints."""
     out = args.out or Path("outputs") / f"train-{slug(args.model)}"
     check_writable(out)
-    weights = args.weights or "initial"
-    # drawing takes longer than training, so other processes do it; what is read from files is held
-    # in memory by this one
-    workers = min(8, (os.cpu_count() or 1) - 1) if args.images is None else 0
-    if args.test and args.images is None:
-        raise UsageError("--test goes with --images")
-    if args.images is None:
-        own = preprocessing(args.model)
-        size = args.input_size or (own.size[0] if own is not None and own.size is not None else 96)
-        data: Any = SyntheticImages(args.limit or 30000, seed=0, size=size)
-        args.weights = weights
-        model = model_from(args, num_classes=len(data.classes))
-        recipe = recipe_from(args, model) or normalisation(args, model)
-        training = data
-        testing: Any = SyntheticImages(1000, seed=1, size=size)
-    else:
-        labelled = LabelledImages(open_images(args.images))
-        args.weights = weights
-        model = model_from(args, num_classes=len(labelled.classes))
-        images = images_from(args, model)
-        recipe, classes = images.preprocess, labelled.classes
-        data = _readable(LabelledImages(images, classes), args.strict)
-        training = data
-        if args.test:
-            testing = _readable(
-                LabelledImages(open_images(args.test, recipe), classes), args.strict
-            )
-        else:
-            ours, theirs = split(len(data), 0.1, args.seed)
-            training, testing = Subset(data, ours), Subset(data, theirs)
+    args.weights = args.weights or "initial"  # not the trained ones of the bundled network
+    task = _synthetic(args) if args.images is None else _labelled(args)
     history = train(
-        model,
-        training,
-        test=testing,
+        task.model,
+        task.training,
+        test=task.testing,
         epochs=args.epochs,
         checkpoints=args.checkpoints,
         out=out,
@@ -114,14 +89,75 @@ def run(args: argparse.Namespace) -> None:
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
         radius=args.radius or None,
-        preprocess=recipe.normalize,
-        workers=workers,
+        preprocess=task.recipe.normalize,
+        workers=task.workers,
         seed=args.seed,
+        progress=True,
     )
-    print("\n".join(str(epoch.checkpoint) for epoch in history if epoch.checkpoint))
+    for epoch in history:
+        if epoch.checkpoint:
+            print(epoch.checkpoint)
 
 
-def _readable(data: LabelledImages, strict: bool) -> Subset[Any]:
+@dataclass(frozen=True)
+class _Task:
+    """What is trained, on what.
+
+    Attributes:
+        model: with as many outputs as there are classes.
+        recipe: what the images go through.
+        training, testing: items are (image, class index).
+        workers: processes that make images.
+    """
+
+    model: nn.Module
+    recipe: Preprocess
+    training: Labelled
+    testing: Labelled | None
+    workers: int
+
+
+def _synthetic(args: argparse.Namespace) -> _Task:
+    """Drawn images."""
+    if args.test:
+        raise UsageError("--test goes with --images")
+    size = args.input_size or _own_size(args.model)
+    training = SyntheticImages(args.limit or 30000, seed=0, size=size)
+    model = model_from(args, num_classes=len(training.classes))
+    recipe = recipe_from(args, model) or normalisation(args, model)
+    testing = SyntheticImages(1000, seed=1, size=size)
+    # drawing takes longer than training, so other processes do it
+    workers = min(8, (os.cpu_count() or 1) - 1)
+    return _Task(model, recipe, training, testing, workers)
+
+
+def _own_size(model: str) -> int:
+    """The side of the images that a model is made for, 96 where that is not known."""
+    recipe = preprocessing(model)
+    if recipe is None or recipe.size is None:
+        return 96
+    return recipe.size[0]
+
+
+def _labelled(args: argparse.Namespace) -> _Task:
+    """Images from a folder for each class."""
+    classes = LabelledImages(open_images(args.images)).classes
+    model = model_from(args, num_classes=len(classes))
+    images = images_from(args, model)
+    recipe = images.preprocess
+    data = _readable(LabelledImages(images, classes), args.strict)
+    # what is read from files is held in memory by this process, so others would read it again
+    workers = 0
+    if args.test:
+        test_images = LabelledImages(open_images(args.test, recipe), classes)
+        return _Task(model, recipe, data, _readable(test_images, args.strict), workers)
+    if len(data) == 1:  # nothing is left to measure accuracy on
+        return _Task(model, recipe, data, None, workers)
+    training, testing = split(len(data), 0.1, args.seed)
+    return _Task(model, recipe, Subset(data, training), Subset(data, testing), workers)
+
+
+def _readable(data: LabelledImages, strict: bool) -> Subset[tuple[Tensor, int]]:
     """The items whose images can be read; the others are named."""
     indices = []
     for i in range(len(data)):

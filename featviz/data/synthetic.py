@@ -28,21 +28,28 @@ Plane = NDArray[np.floating[Any]]
 
 SHAPES = ("disc", "ring", "square", "cross", "triangle", "star", "crescent", "face")
 TEXTURES = ("striped", "checked", "dotted")
-COLOURS = {
+COLORS = {
     "red": (212, 44, 40),
     "yellow": (226, 190, 40),
     "green": (44, 156, 64),
     "blue": (48, 84, 208),
 }
 CLASSES = tuple(
-    f"{texture} {colour} {shape}" for shape, texture, colour in product(SHAPES, TEXTURES, COLOURS)
+    f"{texture} {color} {shape}" for shape, texture, color in product(SHAPES, TEXTURES, COLORS)
 )
 
-_TURN = (
-    256  # angles are whole numbers of 1/256 turn; the table's entries are far from any rounding tie
-)
+_TURN = 256
+"""Angles are whole numbers of 1/256 turn; the cosines' table is far from any rounding tie."""
 _COS = (np.round(np.cos(np.arange(_TURN) * (2 * np.pi / _TURN)) * 4096) / 4096).astype(np.float32)
 _LUMA = np.array([77, 150, 29], np.float32) / np.float32(256)
+_WHITE = np.full(3, 250, np.float32)
+_BLACK = np.full(3, 12, np.float32)
+_FEATURES = {
+    "left eye": (-0.4, -0.22, 0.24),
+    "right eye": (0.4, -0.22, 0.24),
+    "nose": (0.0, 0.14, 0.16),
+}
+"""Where a face has them, and how far they reach, in radii of the face: (u, v, reach)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Sample:
         mask: (size, size) bool, True on the object.
         parts: named boxes in pixels, of the parts that the object has (a face has ``left eye``,
             ``right eye``, ``nose``).
-        factors: what the image was drawn from: shape, texture, colour, angle and texture_angle
+        factors: what the image was drawn from: shape, texture, color, angle and texture_angle
             (turns, 0 to 1), period, radius, x, y (pixels).
     """
 
@@ -93,7 +100,9 @@ class SyntheticImages(Dataset[tuple[Tensor, int]]):
             raise UsageError(f"n={n}: a data set needs at least 1 image")
         if not 32 <= size <= 1024:
             raise UsageError(f"size={size}: synthetic images have a side of 32 to 1024 pixels")
-        self.n, self.seed, self.size = n, seed, size
+        self.n = n
+        self.seed = seed
+        self.size = size
 
     def __len__(self) -> int:
         return self.n
@@ -129,9 +138,8 @@ class _Draws:
 
     def bytes(self, *shape: int) -> NDArray[np.uint8]:
         n = int(np.prod(shape))
-        return (
-            np.asarray(self._bits.random_raw(-(-n // 8)), "<u8").view(np.uint8)[:n].reshape(shape)
-        )
+        words = np.asarray(self._bits.random_raw(-(-n // 8)), "<u8")  # 8 bytes each, rounded up
+        return words.view(np.uint8)[:n].reshape(shape)
 
 
 def _draw_label(draws: _Draws) -> int:
@@ -143,19 +151,19 @@ def draw(seed: int, index: int, size: int = 96) -> Sample:
     """Draw image ``index`` of the set ``seed`` at ``size`` pixels a side."""
     draws = _Draws(seed, index)
     label = _draw_label(draws)
-    texture, colour, shape = CLASSES[label].split()
+    texture, color, shape = CLASSES[label].split()
     canvas = _ground(draws, size)
     for _ in range(draws.below(4)):
         _clutter(canvas, draws)
 
     radius = draws.between(0.2, 0.36) * size
-    x, y = (draws.between(0.8 * radius, size - 0.8 * radius) for _ in range(2))
-    angle, texture_angle = _angle(shape, draws), draws.below(_TURN)
+    x = draws.between(0.8 * radius, size - 0.8 * radius)
+    y = draws.between(0.8 * radius, size - 0.8 * radius)
+    angle = _angle(shape, draws)
+    texture_angle = draws.below(_TURN)
     period = draws.between(0.06, 0.14) * size
-    pigment = np.clip([c + draws.between(-28, 28) for c in COLOURS[colour]], 0, 255).astype(
-        np.float32
-    )
-    second = _second_colour(pigment, draws)
+    pigment = _pigment(color, draws)
+    second = _second_color(pigment, draws)
 
     window, u, v = _window(x, y, radius, angle, size)
     distance = _distance(shape, u, v, radius)
@@ -175,7 +183,7 @@ def draw(seed: int, index: int, size: int = 96) -> Sample:
     factors: dict[str, str | float] = {
         "shape": shape,
         "texture": texture,
-        "colour": colour,
+        "color": color,
         "angle": angle / _TURN,
         "texture_angle": texture_angle / _TURN,
         "period": period,
@@ -188,54 +196,71 @@ def draw(seed: int, index: int, size: int = 96) -> Sample:
 
 def _angle(shape: str, draws: _Draws) -> int:
     """Faces are drawn upright to within 1/10 of a turn, as people see them; all else at any angle."""
-    return (draws.below(52) - 26) % _TURN if shape == "face" else draws.below(_TURN)
+    if shape == "face":
+        return (draws.below(52) - 26) % _TURN
+    return draws.below(_TURN)
 
 
-def _second_colour(pigment: Plane, draws: _Draws) -> Plane:
+def _pigment(color: str, draws: _Draws) -> Plane:
+    """A shade of a color, (3,)."""
+    shade = [level + draws.between(-28, 28) for level in COLORS[color]]
+    return np.clip(shade, 0, 255).astype(np.float32)
+
+
+def _second_color(pigment: Plane, draws: _Draws) -> Plane:
     """White, near-black, or a grey as light as the pigment itself: then only colour tells the two
     apart.
     """
-    level = (
-        245.0,
-        16.0,
-        float((pigment * _LUMA)[0] + (pigment * _LUMA)[1] + (pigment * _LUMA)[2]),
-    )[draws.below(3)]
-    return np.full(3, level, np.float32)
+    red, green, blue = pigment * _LUMA
+    levels = (245.0, 16.0, float(red + green + blue))
+    return np.full(3, levels[draws.below(3)], np.float32)
 
 
 def _ground(draws: _Draws, size: int) -> Plane:
     """(3, size, size): smooth blobs between two soft colours, half the time with a faint grating
     over them.
     """
-    low, high = (np.array([draws.between(30, 225) for _ in range(3)], np.float32) for _ in range(2))
-    cells = 3 + draws.below(4)
-    grid = draws.bytes(cells + 1, cells + 1).astype(np.float32) / np.float32(255)
-    at = np.arange(size, dtype=np.float32) * np.float32(cells / size)
-    whole = np.minimum(at.astype(np.int64), cells - 1)
-    part = at - whole.astype(np.float32)
-    part = part * part * (3 - 2 * part)
-    rows = grid[whole] * (1 - part)[:, None] + grid[whole + 1] * part[:, None]
-    blobs = rows[:, whole] * (1 - part) + rows[:, whole + 1] * part
-    ground = _mix(low, high, blobs)
+    low = _soft_color(draws)
+    high = _soft_color(draws)
+    ground = _mix(low, high, _blobs(draws, size))
     if draws.below(2):
         u, _ = _turned(*_grid(0, 0, slice(0, size), slice(0, size)), draws.below(_TURN))
-        ground += _wave(u / np.float32(draws.between(0.05, 0.25) * size)) * np.float32(
-            draws.between(6, 30)
-        )
+        grating = _wave(u / np.float32(draws.between(0.05, 0.25) * size))
+        ground += grating * np.float32(draws.between(6, 30))
     return ground
+
+
+def _soft_color(draws: _Draws) -> Plane:
+    return np.array([draws.between(30, 225) for _ in range(3)], np.float32)
+
+
+def _blobs(draws: _Draws, size: int) -> Plane:
+    """(size, size) smooth values, 0 to 1: random ones on a coarse grid, and between them a cubic."""
+    cells = 3 + draws.below(4)
+    corners = draws.bytes(cells + 1, cells + 1).astype(np.float32) / np.float32(255)
+    at = np.arange(size, dtype=np.float32) * np.float32(cells / size)
+    cell = np.minimum(at.astype(np.int64), cells - 1)
+    step = at - cell.astype(np.float32)  # 0 to 1 within the cell
+    step = step * step * (3 - 2 * step)
+    rows = corners[cell] * (1 - step)[:, None] + corners[cell + 1] * step[:, None]
+    return rows[:, cell] * (1 - step) + rows[:, cell + 1] * step
 
 
 def _clutter(canvas: Plane, draws: _Draws) -> None:
     """A plain bar or a small plain disc, of any colour."""
     size = canvas.shape[-1]
     length = draws.between(0.06, 0.3) * size
-    thickness = draws.between(0.01, 0.05) * size if draws.below(2) else length
-    x, y = draws.between(0, size), draws.between(0, size)
+    is_bar = bool(draws.below(2))
+    thickness = length
+    if is_bar:
+        thickness = draws.between(0.01, 0.05) * size
+    x = draws.between(0, size)
+    y = draws.between(0, size)
     window, u, v = _window(x, y, length, draws.below(_TURN), size)
-    if thickness == length:
-        distance = np.float32(length / 3) - np.sqrt(u * u + v * v)
-    else:
+    if is_bar:
         distance = np.minimum(np.float32(length) - np.abs(u), np.float32(thickness) - np.abs(v))
+    else:
+        distance = np.float32(length / 3) - np.sqrt(u * u + v * v)
     ink = np.array([draws.between(0, 255) for _ in range(3)], np.float32)
     canvas[:, window[0], window[1]] = _mix(
         canvas[:, window[0], window[1]], ink, _coverage(distance)
@@ -243,21 +268,28 @@ def _clutter(canvas: Plane, draws: _Draws) -> None:
 
 
 def _grid(x: float, y: float, rows: slice, cols: slice) -> tuple[Plane, Plane]:
+    """Coordinates of the pixels' centres around (x, y): u (1, w) to the right, v (h, 1) down."""
     u = np.arange(cols.start, cols.stop, dtype=np.float32)[None, :] + np.float32(0.5 - x)
     v = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + np.float32(0.5 - y)
     return u, v
 
 
+def _cos_sin(angle: int) -> tuple[np.float32, np.float32]:
+    """From a table: a library's cosine is not the same to the last bit everywhere."""
+    return _COS[angle % _TURN], _COS[(angle - _TURN // 4) % _TURN]
+
+
 def _turned(u: Plane, v: Plane, angle: int) -> tuple[Plane, Plane]:
-    cos, sin = _COS[angle % _TURN], _COS[(angle - _TURN // 4) % _TURN]
+    """Coordinates turned by ``angle``."""
+    cos, sin = _cos_sin(angle)
     return cos * u + sin * v, cos * v - sin * u
 
 
 def _window(
     x: float, y: float, reach: float, angle: int, size: int
 ) -> tuple[tuple[slice, slice], Plane, Plane]:
-    """The part of the image within ``reach`` (and a little) of (x, y), with turned coordinates
-    around that point.
+    """The rows and columns within ``reach`` (and a little) of (x, y), with turned coordinates around
+    that point.
     """
     margin = reach * 1.45 + 2
     rows = slice(max(0, int(y - margin)), max(1, min(size, int(y + margin) + 1)))
@@ -266,15 +298,23 @@ def _window(
 
 
 def _coverage(distance: Plane) -> Plane:
-    """How much of each pixel lies inside: a one pixel wide ramp over the signed distance to the
+    """How much of each pixel a shape covers: a one pixel wide ramp over the signed distance to its
     edge.
     """
     return np.clip(distance + np.float32(0.5), 0, 1)
 
 
 def _mix(under: Plane, over: Plane, coverage: Plane) -> Plane:
-    under, over = (c[:, None, None] if c.ndim == 1 else c for c in (under, over))
+    """``over`` laid upon ``under``; each is one color (3,) or an image (3, h, w)."""
+    under = _as_image(under)
+    over = _as_image(over)
     return under + (over - under) * coverage
+
+
+def _as_image(color: Plane) -> Plane:
+    if color.ndim == 1:
+        return color[:, None, None]
+    return color
 
 
 def _wave(x: Plane) -> Plane:
@@ -288,7 +328,8 @@ def _texture(name: str, a: Plane, b: Plane) -> Plane:
         return _wave(a) / 4
     if name == "checked":
         return _wave(a / 2) * _wave(b / 2)
-    da, db = a - np.floor(a) - np.float32(0.5), b - np.floor(b) - np.float32(0.5)
+    da = a - np.floor(a) - np.float32(0.5)
+    db = b - np.floor(b) - np.float32(0.5)
     return np.float32(0.34) - np.sqrt(da * da + db * db)
 
 
@@ -298,9 +339,10 @@ def _distance(shape: str, u: Plane, v: Plane, r: float) -> Plane:
     if shape == "square":
         return r32 * np.float32(0.82) - np.maximum(np.abs(u), np.abs(v))
     if shape == "cross":
-        wide, thin = r32, r32 * np.float32(0.34)
-        au, av = np.abs(u), np.abs(v)
-        return np.maximum(np.minimum(wide - au, thin - av), np.minimum(thin - au, wide - av))
+        thin = r32 * np.float32(0.34)
+        across = np.minimum(r32 - np.abs(u), thin - np.abs(v))
+        down = np.minimum(thin - np.abs(u), r32 - np.abs(v))
+        return np.maximum(across, down)
     if shape == "triangle":
         return np.minimum.reduce([r32 * np.float32(0.55) - side for side in _sides(u, v, 3)])
     if shape == "star":
@@ -324,34 +366,42 @@ def _features(
     paint: Plane, u: Plane, v: Plane, x: float, y: float, r: float, angle: int, size: int
 ) -> tuple[Plane, dict[str, Box]]:
     """Two eyes, a nose and a mouth over the paint of a face, and the boxes of eyes and nose."""
-    white, black = np.full(3, 250, np.float32), np.full(3, 12, np.float32)
     parts = {}
-    for name, du, dv, reach in (
-        ("left eye", -0.4, -0.22, 0.24),
-        ("right eye", 0.4, -0.22, 0.24),
-        ("nose", 0.0, 0.14, 0.16),
-    ):
-        cu, cv = u - np.float32(du * r), v - np.float32(dv * r)
+    for name, (du, dv, reach) in _FEATURES.items():
+        around_u = u - np.float32(du * r)
+        around_v = v - np.float32(dv * r)
         if name == "nose":
-            sides = _sides(cu, cv, 3)
-            paint = _mix(
-                paint, black, _coverage(np.float32(reach * r * 0.7) - np.maximum.reduce(sides))
-            )
+            paint = _nose(paint, around_u, around_v, reach * r)
         else:
-            far = np.sqrt(cu * cu + cv * cv)
-            paint = _mix(paint, white, _coverage(np.float32(reach * r) - far))
-            paint = _mix(paint, black, _coverage(np.float32(reach * r * 0.5) - far))
+            paint = _eye(paint, around_u, around_v, reach * r)
         parts[name] = _part_box(x, y, du * r, dv * r, reach * r, angle, size)
-    mouth = np.minimum(
-        np.float32(0.34 * r) - np.abs(u), np.float32(0.07 * r) - np.abs(v - np.float32(0.52 * r))
-    )
-    return _mix(paint, black, _coverage(mouth)), parts
+    across = np.float32(0.34 * r) - np.abs(u)
+    down = np.float32(0.07 * r) - np.abs(v - np.float32(0.52 * r))
+    return _mix(paint, _BLACK, _coverage(np.minimum(across, down))), parts
+
+
+def _nose(paint: Plane, u: Plane, v: Plane, reach: float) -> Plane:
+    """A dark triangle."""
+    triangle = np.float32(reach * 0.7) - np.maximum.reduce(_sides(u, v, 3))
+    return _mix(paint, _BLACK, _coverage(triangle))
+
+
+def _eye(paint: Plane, u: Plane, v: Plane, reach: float) -> Plane:
+    """A white disc with a dark pupil."""
+    far = np.sqrt(u * u + v * v)
+    paint = _mix(paint, _WHITE, _coverage(np.float32(reach) - far))
+    return _mix(paint, _BLACK, _coverage(np.float32(reach * 0.5) - far))
 
 
 def _part_box(x: float, y: float, du: float, dv: float, reach: float, angle: int, size: int) -> Box:
-    cos, sin = float(_COS[angle % _TURN]), float(_COS[(angle - _TURN // 4) % _TURN])
-    cx, cy = x + cos * du - sin * dv, y + sin * du + cos * dv
-    low_y, low_x, high_y, high_x = (
-        int(c) for c in (cy - reach, cx - reach, cy + reach + 1, cx + reach + 1)
+    """The box of what reaches ``reach`` around a point that lies (du, dv) from (x, y), turned."""
+    cos, sin = _cos_sin(angle)
+    center_x = x + float(cos) * du - float(sin) * dv
+    center_y = y + float(sin) * du + float(cos) * dv
+    box = Box(
+        int(center_y - reach),
+        int(center_x - reach),
+        int(center_y + reach + 1),
+        int(center_x + reach + 1),
     )
-    return Box(low_y, low_x, high_y, high_x).clip(Box(0, 0, size, size))
+    return box.clip(Box(0, 0, size, size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -13,18 +14,26 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from featviz.errors import UsageError
+from featviz.files import write_atomic
 from featviz.models.zeiler_fergus import renormalize_filters
 
 PAPER_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)
 """The epochs of the paper's figure 4."""
 
 Labelled = Dataset[tuple[Tensor, int]]
+ToModel = Callable[[Tensor], Tensor]
+"""From images in [0, 1] to what the model takes."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of training came to: mean loss, accuracy on the test set (0 to 1), and its
-    checkpoint if it has one.
+    """One pass over the images.
+
+    Attributes:
+        number: from 1.
+        loss: cross-entropy, the mean over its batches.
+        accuracy: on the test set, 0 to 1; None without one.
+        checkpoint: the file of its weights, if they were saved.
     """
 
     number: int
@@ -45,9 +54,10 @@ def train(
     learning_rate: float = 0.02,
     weight_decay: float = 2e-3,
     radius: float | None = 0.1,
-    preprocess: Callable[[Tensor], Tensor] | None = None,
+    preprocess: ToModel | None = None,
     workers: int = 0,
     seed: int = 0,
+    progress: bool = False,
 ) -> list[Epoch]:
     """Train ``model`` in place by stochastic gradient descent with momentum, one rise and fall of
     the learning rate.
@@ -68,6 +78,7 @@ def train(
         preprocess: applied to each batch, from [0, 1] to what the model takes.
         workers: processes that make images.
         seed: of the order of the images and of dropout. The initial weights are the caller's.
+        progress: show a progress bar for each epoch, and a line when it is done.
 
     Returns:
         One record per epoch.
@@ -77,91 +88,139 @@ def train(
             does not return (n, classes).
 
     Source: Zeiler & Fergus, section 3 (momentum 0.9, renormalised filters).
+
+    Example:
+        >>> from featviz.data import SyntheticImages, train
+        >>> from featviz.models import zfmini
+        >>> history = train(zfmini(), SyntheticImages(8, seed=0), epochs=2, batch_size=4)
+        >>> [epoch.number for epoch in history]
+        [1, 2]
     """
-    if not isinstance(data, Sized) or len(data) == 0:
-        raise UsageError("there is nothing to train on: the data set has no images")
-    if epochs < 1:
-        raise UsageError(f"epochs={epochs}: train for at least 1 epoch")
-    if not (learning_rate > 0 and weight_decay >= 0 and (radius is None or radius > 0)):
-        raise UsageError(
-            f"learning_rate={learning_rate}, weight_decay={weight_decay}, radius={radius}: must be above 0, at least 0, above 0"
-        )
-    preprocess = preprocess or (lambda x: x)
-    wanted = {*checkpoints, epochs}
-    loader = DataLoader(
+    size = _checked_size(data)
+    _check_settings(epochs, learning_rate, weight_decay, radius)
+    to_model = preprocess or _unchanged
+    saved = {*checkpoints, epochs}
+    folder = None if out is None else Path(out)
+    batches = DataLoader(
         data,
         batch_size,
         shuffle=True,
-        drop_last=len(data) > batch_size,
+        drop_last=size > batch_size,
         num_workers=workers,
         generator=torch.Generator().manual_seed(seed),
         persistent_workers=workers > 0,
     )
-    optimiser = torch.optim.SGD(
-        model.parameters(), learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, learning_rate, total_steps=epochs * len(loader), pct_start=0.2
-    )
-    if 0 in wanted and out is not None:
-        save_checkpoint(model, Path(out), 0, None)
+    descent = _Descent(model, to_model, learning_rate, weight_decay, radius, epochs * len(batches))
+    if folder is not None and 0 in saved:
+        save_checkpoint(model, folder, 0, None)
     history = []
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # of dropout, and of what the data set draws
     for number in range(1, epochs + 1):
         description = f"epoch {number}/{epochs}"
-        loss = _one_epoch(
-            model,
-            tqdm(loader, desc=description, unit="batch", leave=False),
-            optimiser,
-            schedule,
-            preprocess,
-            radius,
-        )
-        model.eval()
-        found = (
-            None if test is None else accuracy(model, test, batch_size=256, preprocess=preprocess)
-        )
-        path = (
-            save_checkpoint(model, Path(out), number, found)
-            if out is not None and number in wanted
-            else None
-        )
-        history.append(Epoch(number, loss, found, path))
-        tqdm.write(
-            f"{description}: loss {loss:.3f}"
-            + ("" if found is None else f", test accuracy {found:.1%}")
-        )
+        bar = tqdm(batches, desc=description, unit="batch", leave=False, disable=not progress)
+        loss = descent.epoch(bar)
+        reached = None
+        if test is not None:
+            reached = accuracy(model, test, preprocess=to_model)
+        path = None
+        if folder is not None and number in saved:
+            path = save_checkpoint(model, folder, number, reached)
+        epoch = Epoch(number, loss, reached, path)
+        history.append(epoch)
+        if progress:
+            tqdm.write(_line(description, epoch))
     model.zero_grad(set_to_none=True)
     return history
 
 
-def _one_epoch(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    preprocess: Callable[[Tensor], Tensor],
-    radius: float | None,
-) -> float:
-    """One pass over the images; returns the mean loss."""
-    device = next(model.parameters()).device
-    model.train()
-    losses = []
-    for images, labels in batches:
-        logits = model(preprocess(images.to(device)))  # (n, classes)
-        if logits.dim() != 2 or int(labels.max()) >= logits.shape[1]:
-            raise UsageError(
-                f"the model returns {tuple(logits.shape)} for labels up to {int(labels.max())}: (n, classes) is what trains"
-            )
-        loss = F.cross_entropy(logits, labels.to(device))
-        optimiser.zero_grad(set_to_none=True)
+def _unchanged(images: Tensor) -> Tensor:
+    return images
+
+
+def _checked_size(data: Labelled) -> int:
+    """How many images there are."""
+    if not isinstance(data, Sized) or len(data) == 0:
+        raise UsageError("there is nothing to train on: the data set has no images", "images")
+    return len(data)
+
+
+def _check_settings(
+    epochs: int, learning_rate: float, weight_decay: float, radius: float | None
+) -> None:
+    if epochs < 1:
+        raise UsageError(f"epochs={epochs}: train for at least 1 epoch", "epochs")
+    # spelled so that NaN is refused too
+    if not learning_rate > 0:
+        raise UsageError(f"learning_rate={learning_rate}: it is above 0", "learning_rate")
+    if not weight_decay >= 0:
+        raise UsageError(f"weight_decay={weight_decay}: it is at least 0", "weight_decay")
+    if radius is not None and not radius > 0:
+        raise UsageError(f"radius={radius}: it is above 0, or None for never", "radius")
+
+
+def _line(description: str, epoch: Epoch) -> str:
+    """``epoch 3/20: loss 1.234, test accuracy 56.7%``."""
+    line = f"{description}: loss {epoch.loss:.3f}"
+    if epoch.accuracy is not None:
+        line += f", test accuracy {epoch.accuracy:.1%}"
+    return line
+
+
+class _Descent:
+    """Stochastic gradient descent on one model, with the state that lasts from epoch to epoch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        to_model: ToModel,
+        learning_rate: float,
+        weight_decay: float,
+        radius: float | None,
+        steps: int,
+    ) -> None:
+        self.model = model
+        self.to_model = to_model
+        self.radius = radius
+        self.device = next(model.parameters()).device
+        self.optimiser = torch.optim.SGD(
+            model.parameters(),
+            learning_rate,
+            momentum=0.9,
+            nesterov=True,
+            weight_decay=weight_decay,
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, learning_rate, total_steps=steps, pct_start=0.2
+        )
+
+    def epoch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+        """One pass over the images; returns the mean loss, and leaves the model in eval mode."""
+        self.model.train()
+        losses = [self._step(images, labels) for images, labels in batches]
+        self.model.eval()
+        return float(torch.stack(losses).mean())
+
+    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One batch; returns its loss."""
+        logits = self.model(self.to_model(images.to(self.device)))
+        _check_logits(logits, int(labels.max()))
+        loss = F.cross_entropy(logits, labels.to(self.device))
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        if radius is not None:
-            renormalize_filters(model, radius)
-        losses.append(loss.detach())
-    return float(torch.stack(losses).mean())
+        self.optimiser.step()
+        self.schedule.step()
+        if self.radius is not None:
+            renormalize_filters(self.model, self.radius)
+        return loss.detach()
+
+
+def _check_logits(logits: Tensor, largest_label: int) -> None:
+    if logits.dim() != 2 or largest_label >= logits.shape[1]:
+        raise UsageError(
+            f"the model returns {tuple(logits.shape)} for labels up to {largest_label}: "
+            "training takes a model that returns (n, classes)",
+            "model",
+        )
 
 
 @torch.no_grad()
@@ -170,14 +229,31 @@ def accuracy(
     data: Labelled,
     *,
     batch_size: int = 256,
-    preprocess: Callable[[Tensor], Tensor] | None = None,
+    preprocess: ToModel | None = None,
 ) -> float:
-    """The share of ``data`` whose label is the class of the largest logit, 0 to 1."""
+    """The share of ``data`` whose label is the class of the largest logit, 0 to 1.
+
+    Args:
+        model: in the mode in which it is measured, eval as a rule.
+        data: items are (image, label), as of `train`.
+        batch_size: images in a forward pass.
+        preprocess: applied to each batch, from [0, 1] to what the model takes.
+
+    Example:
+        >>> from featviz import load_model
+        >>> from featviz.data import SyntheticImages, accuracy
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> data = SyntheticImages(20, seed=1)
+        >>> accuracy(load_model("zfmini"), data, preprocess=MINI_PREPROCESS.normalize) > 0.9
+        True
+    """
     device = next(model.parameters()).device
-    right = total = 0
+    to_model = preprocess or _unchanged
+    right = 0
+    total = 0
     for images, labels in DataLoader(data, batch_size):
-        images = images.to(device) if preprocess is None else preprocess(images.to(device))
-        right += int((model(images).argmax(1) == labels.to(device)).sum())
+        classes = model(to_model(images.to(device))).argmax(1)
+        right += int((classes == labels.to(device)).sum())
         total += len(labels)
     return right / total
 
@@ -186,10 +262,7 @@ def save_checkpoint(model: nn.Module, folder: Path, epoch: int, accuracy: float 
     """Write ``epoch-NNN.pt``: the state dict under ``state_dict``, with the epoch and the accuracy
     reached.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"epoch-{epoch:03d}.pt"
-    partial = path.with_suffix(".part")
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    torch.save({"state_dict": state, "epoch": epoch, "accuracy": accuracy}, partial)
-    partial.replace(path)
-    return path
+    content = BytesIO()
+    torch.save({"state_dict": state, "epoch": epoch, "accuracy": accuracy}, content)
+    return write_atomic(folder / f"epoch-{epoch:03d}.pt", content.getvalue())

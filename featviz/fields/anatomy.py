@@ -8,9 +8,8 @@ Distill 2019). Where branches join, a layer's field covers them all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 from typing import Any
@@ -18,14 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featviz.errors import FeatvizError, LayerError, ModelError, UsageError, first_line
-from featviz.fields.footprint import Footprint
+from featviz.errors import (
+    LayerError,
+    ModelError,
+    UsageError,
+    did_you_mean,
+)
+from featviz.fields.calls import Call, agreed, trace
 from featviz.fields.measured import measured_field
-from featviz.fields.tracer import Tracer
-from featviz.geometry import Box, Number, ReceptiveField
-from featviz.hooks import CONVOLUTIONS, evaluating
-from featviz.patterns import resolve
-from featviz.units import Layer, LayersLike, Unit
+from featviz.geometry import Box, Kind, Number, ReceptiveField
+from featviz.hooks import CONVOLUTIONS
+from featviz.patterns import items_of, resolve
+from featviz.units import Layer, LayersLike, Layout, Unit
 
 
 class Anatomy(Mapping[str, Layer]):
@@ -33,20 +36,34 @@ class Anatomy(Mapping[str, Layer]):
 
     Attributes:
         input_shape: (c, h, w) of the images.
+        idle: modules that are no layers, each with the reason in words.
+
+    Example:
+        >>> from featviz import anatomy, load_model
+        >>> anatomy(load_model("zfmini"), (3, 96, 96))
+        <Anatomy of 22 layers for images of 3x96x96>
     """
 
     def __init__(
         self,
         layers: Mapping[str, Layer],
         input_shape: tuple[int, int, int],
-        idle: Container[str] = (),
+        idle: Mapping[str, str] | None = None,
     ) -> None:
         self._layers = dict(layers)
-        self._idle = idle
+        self.idle = dict(idle or {})
         self.input_shape = input_shape
 
     def __getitem__(self, name: str) -> Layer:
-        return self._layers[name]
+        try:
+            return self._layers[str(name)]
+        except KeyError:
+            self._refuse_idle(str(name))
+            raise LayerError(f"no layer {name!r}{did_you_mean(str(name), self._layers)}") from None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The layer, or ``default`` where there is none."""
+        return self._layers.get(str(name), default)  # that of Mapping expects a KeyError
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)
@@ -55,7 +72,7 @@ class Anatomy(Mapping[str, Layer]):
         return len(self._layers)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._layers
+        return str(name) in self._layers  # a layer stands for its name
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.input_shape))
@@ -71,22 +88,24 @@ class Anatomy(Mapping[str, Layer]):
         Raises:
             LayerError: one is not there, takes no part in a forward pass, or is called several
                 times and its bare name was given.
+            UsageError: something else than names, patterns and layers.
+
+        Example:
+            >>> from featviz import anatomy, load_model
+            >>> net = anatomy(load_model("zfmini"), (3, 96, 96))
+            >>> [layer.name for layer in net.select("conv1, pool*")]
+            ['conv1', 'pool1', 'pool2', 'pool5']
         """
-        if isinstance(layers, str) and layers not in self._layers:
-            self._refuse_idle(layers.split(","))
-        elif not isinstance(layers, (str, Layer)):
-            layers = list(layers)
-            self._refuse_idle(layers)
+        if not isinstance(layers, (str, Layer)) and isinstance(layers, Iterable):
+            layers = list(layers)  # it is gone through twice
         known = {name: layer.is_convolution for name, layer in self._layers.items()}
+        for item in items_of(layers, [*known, *self.idle]):
+            self._refuse_idle(str(item))
         return [self._layers[name] for name in resolve(layers, known)]
 
-    def _refuse_idle(self, items: Iterable[str | Layer]) -> None:
-        for item in items:
-            if str(item).strip() in self._idle:
-                raise LayerError(
-                    f"layer {str(item).strip()!r} takes no part in a forward pass, "
-                    "or returns no tensor: ask for a layer inside it"
-                )
+    def _refuse_idle(self, name: str) -> None:
+        if name in self.idle:
+            raise LayerError(f"layer {name!r} {self.idle[name]}")
 
     def layer_of(self, unit: Unit) -> Layer:
         """The layer of a unit, which is checked.
@@ -100,17 +119,7 @@ class Anatomy(Mapping[str, Layer]):
         return layer
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One call of a module, as it finished."""
-
-    name: str
-    module: nn.Module
-    shape: tuple[int, ...]
-    footprint: Footprint | None
-    elements: int
-
-
+@torch.inference_mode(False)  # under which fields cannot be measured
 def anatomy(
     model: nn.Module, input_shape: tuple[int, int, int], *, only: LayersLike | None = None
 ) -> Anatomy:
@@ -121,7 +130,7 @@ def anatomy(
         input_shape: (c, h, w) of the image.
         only: a pattern, names, or layers. An operation that cannot be followed makes the field of
             what comes after it be measured, which takes some backward passes a layer: it is done
-            for these alone (the others are called global). None: for all.
+            for these alone (the others are called global). None: for all; an empty list: for none.
 
     Raises:
         ModelError: the model does not take such an image.
@@ -141,17 +150,16 @@ def anatomy(
         raise ModelError(
             "the model is scripted, which takes no hooks: use the model before it was scripted"
         )
-    calls = _traced(model, input_shape)
+    traces = [trace(model, image) for image in _images(model, input_shape)]
+    calls = agreed(traces)
     layers = _named(calls, input_shape)
-    taking_part = {call.name for call in calls}
-    idle = {name for name, _ in model.named_modules() if name and name not in taking_part}
-    net = Anatomy(layers, input_shape, idle)
-    asked = net.select("*" if only is None else only) if layers else []
-    image = _zeros(model, input_shape)
+    net = Anatomy(layers, input_shape, _idle(model, calls, traces[0].others))
+    asked = net.select("*" if only is None else only) if layers and only != [] else []
+    image = _images(model, input_shape)[0]
     for layer, call in zip(list(net.values()), calls, strict=True):
-        if layer in asked and _is_unknown(call):
+        if layer in asked and call.kind == "unknown":
             layers[layer.name] = replace(layer, field=measured_field(model, image, layer))
-    return Anatomy(layers, input_shape, idle)
+    return Anatomy(layers, input_shape, net.idle)
 
 
 def receptive_fields(
@@ -168,40 +176,7 @@ def receptive_fields(
     return {name: layer.field for name, layer in anatomy(model, input_shape).items()}
 
 
-def _traced(model: nn.Module, input_shape: tuple[int, int, int]) -> list[_Call]:
-    """One forward pass: every call of every module that returned a tensor."""
-    image = _zeros(model, input_shape)
-    tracer = Tracer(image)
-    calls: list[_Call] = []
-
-    def hook_of(name: str) -> Any:
-        def note(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                shape = tuple(output.shape[1:])
-                calls.append(_Call(name, module, shape, tracer.of(output), tracer.elements))
-
-        return note
-
-    with ExitStack() as restore:
-        for name, module in model.named_modules():
-            if name and not isinstance(module, torch.jit.ScriptModule):  # those take no hooks
-                restore.callback(module.register_forward_hook(hook_of(name)).remove)
-        restore.enter_context(evaluating(model))
-        restore.enter_context(torch.no_grad())
-        restore.enter_context(tracer)
-        try:
-            model(image)
-        except FeatvizError:
-            raise
-        except Exception as error:  # whatever a model of somebody's own raises
-            shape = tuple(input_shape)
-            raise ModelError(
-                f"the model does not take an image of shape {shape}: {first_line(error)}"
-            ) from error
-    return calls
-
-
-def _named(calls: list[_Call], input_shape: tuple[int, int, int]) -> dict[str, Layer]:
+def _named(calls: list[Call], input_shape: tuple[int, int, int]) -> dict[str, Layer]:
     """A layer for each call; its name says which call only where there are several."""
     times = Counter(call.name for call in calls)
     counted = Counter[str]()
@@ -210,25 +185,86 @@ def _named(calls: list[_Call], input_shape: tuple[int, int, int]) -> dict[str, L
         numbered = f"{call.name}@{counted[call.name]}"
         counted[call.name] += 1
         name = call.name if times[call.name] == 1 else numbered
-        footprint = call.footprint if len(call.shape) == 3 else None
+        layout = _layout(call)
         layers[name] = Layer(
             name=name,
             call=numbered,
             kind=type(call.module).__name__,
-            shape=call.shape,
-            field=_field(footprint, input_shape),
+            shape=_shape(call, layout),
+            field=_field(call, input_shape),
             kernel=_window(call.module, "kernel_size"),
             stride=_window(call.module, "stride"),
             parameters=sum(parameter.numel() for parameter in call.module.parameters()),
             elements=call.elements,
             is_convolution=isinstance(call.module, CONVOLUTIONS),
+            layout=layout or "nchw",
+            refusal=_refusal(call, layout),
         )
     return layers
 
 
-def _is_unknown(call: _Call) -> bool:
-    """Whether an operation on the way to this layer could not be followed."""
-    return call.footprint is not None and call.footprint.kind == "unknown"
+def _layout(call: Call) -> Layout | None:
+    """Where the output of a call has channels and positions; None where that is not known."""
+    n = len(call.shape)
+    if n not in (3, 4) or call.footprint is None:
+        return "nchw"
+    layouts: dict[tuple[int, tuple[int, int] | None], Layout] = {
+        (4, (2, 3)): "nchw",
+        (4, (1, 2)): "nhwc",
+        (3, (1, 1)): "nlc",
+        (3, (2, 2)): "ncl",
+    }
+    return layouts.get((n, call.footprint.dims(call.shape)))
+
+
+def _shape(call: Call, layout: Layout | None) -> tuple[int, ...]:
+    """The output's shape without the batch, channels first."""
+    shape = call.shape[1:]
+    if call.footprint is None or layout is None or len(call.shape) not in (3, 4):
+        return shape
+    if layout == "nhwc":
+        return (shape[2], shape[0], shape[1])
+    if layout == "nlc":
+        return (shape[1], *call.footprint.sizes)
+    if layout == "ncl":
+        return (shape[0], *call.footprint.sizes)
+    return shape
+
+
+def _refusal(call: Call, layout: Layout | None) -> str:
+    """Why the channels of a call cannot score images; empty where they can."""
+    if call.is_complex:
+        return "gives complex numbers, which have no largest: ask for a layer behind it"
+    if call.varies:
+        return "gives another shape for another image, so it has no units that all images share"
+    if call.shape[:1] != (1,):
+        return (
+            f"gives {call.shape[0] if call.shape else 'no'} rows for one image (regions, windows or "
+            "copies in the place of the batch), so a row is no image: ask for another layer"
+        )
+    if layout is None and len(call.shape) == 4:
+        return (
+            f"returns {('n', *call.shape[1:])}, and which of these are channels, rows and columns "
+            "could not be followed: ask for another layer"
+        )
+    return ""
+
+
+def _idle(model: nn.Module, calls: list[Call], others: Mapping[str, str]) -> dict[str, str]:
+    """The modules that are no layers, and why."""
+    taking_part = {call.name for call in calls}
+    own = {module: path for path, module in model.named_modules()}
+    idle = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if not path or path in taking_part:
+            continue
+        if own[module] != path:
+            idle[path] = f"is the same module as {own[module]!r}: ask for that"
+        elif path in others:
+            idle[path] = f"returns a {others[path]}, not a tensor: ask for a layer inside it"
+        else:
+            idle[path] = "takes no part in a forward pass"
+    return idle
 
 
 def parameter_of(model: nn.Module) -> Tensor:
@@ -239,9 +275,13 @@ def parameter_of(model: nn.Module) -> Tensor:
     return torch.zeros(())
 
 
-def _zeros(model: nn.Module, input_shape: tuple[int, int, int]) -> Tensor:
+def _images(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Tensor]:
+    """Images to trace with, (1, c, h, w): a black one, and two of random numbers. What they show
+    alike holds for every image, unless the model looks at its input with intent."""
     parameter = parameter_of(model)
-    return torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype)
+    generator = torch.Generator().manual_seed(0)
+    random = [torch.rand(1, *input_shape, generator=generator) for _ in range(2)]
+    return [image.to(parameter) for image in (torch.zeros(1, *input_shape), *random)]
 
 
 def _window(module: nn.Module, attribute: str) -> tuple[int, int] | None:
@@ -254,10 +294,12 @@ def _window(module: nn.Module, attribute: str) -> tuple[int, int] | None:
     return None
 
 
-def _field(footprint: Footprint | None, input_shape: tuple[int, int, int]) -> ReceptiveField:
+def _field(call: Call, input_shape: tuple[int, int, int]) -> ReceptiveField:
     image = Box(0, 0, *input_shape[1:])
-    if footprint is None or not footprint.local:
-        return ReceptiveField((image.bottom, image.right), (0, 0), (0, 0), image, "global")
+    footprint = call.footprint
+    if footprint is None or not footprint.local or call.kind == "data":
+        kind: Kind = "global" if call.kind in ("exact", "bound") else call.kind
+        return ReceptiveField((image.bottom, image.right), (0, 0), (0, 0), image, kind)
     y, x = footprint.axes
     extent = Box(ceil(y.reach[0]), ceil(x.reach[0]), int(y.reach[1]) + 1, int(x.reach[1]) + 1)
     return ReceptiveField(
@@ -272,7 +314,3 @@ def _field(footprint: Footprint | None, input_shape: tuple[int, int, int]) -> Re
 
 def _plain(number: Fraction) -> Number:
     return number.numerator if number.denominator == 1 else number
-
-
-def find_layers(net: Anatomy, names: Iterable[str]) -> list[Layer]:
-    return net.select(list(names))

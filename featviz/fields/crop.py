@@ -27,17 +27,33 @@ class _Span(NamedTuple):
     position: int
 
 
-def crop_for(field: ReceptiveField, y: int, x: int, image: tuple[int, int]) -> Crop | None:
+def crop_for(
+    field: ReceptiveField,
+    y: int,
+    x: int,
+    image: tuple[int, int],
+    *,
+    congruent: bool = False,
+) -> Crop | None:
     """The smallest crop of an image of this (height, width) for position (y, x); None where only the
-    full image will do."""
-    if field.kind == "global" or field.resampled:
+    full image will do.
+
+    Args:
+        congruent: make the crop's sides equal to the image's modulo the layer's stride, so that
+            padding which depends on the size of the input (TensorFlow's ``SAME``) falls in the
+            crop as it falls in the full image.
+    """
+    if field.kind not in ("exact", "bound") or field.resampled:
         return None
     spans = []
     for axis, position in enumerate((y, x)):
         stride, padding = field.stride[axis], field.padding[axis]
         if not (isinstance(stride, int) and isinstance(padding, int)) or stride < 1:
             return None
-        spans.append(_span(field.size[axis], stride, padding, position, image[axis]))
+        length = field.size[axis] + -padding % stride  # down to a multiple of the stride
+        if congruent:
+            length += (image[axis] - length) % stride
+        spans.append(_span(length, stride, padding, position, image[axis]))
     rows, columns = spans
     box = Box(rows.start, columns.start, rows.stop, columns.stop)
     if (box.height, box.width) == tuple(image):
@@ -45,9 +61,8 @@ def crop_for(field: ReceptiveField, y: int, x: int, image: tuple[int, int]) -> C
     return Crop(box, (rows.position, columns.position))
 
 
-def _span(size: int, stride: int, padding: int, position: int, n: int) -> _Span:
+def _span(length: int, stride: int, padding: int, position: int, n: int) -> _Span:
     """One axis. All spans away from the far edge have one length, so that crops can share a batch."""
-    length = size + -padding % stride  # the field, and what lies before it down to a multiple
     start = max(0, (position * stride - padding) // stride * stride)
     stop = start + length
     if stop >= n:  # slide back to keep the length, then run to the edge

@@ -1,23 +1,37 @@
-"""Receptive fields read off gradients, for layers behind an operation that cannot be followed."""
+"""Receptive fields read off gradients, for layers behind an operation that cannot be followed.
+
+Supports at many positions, under several inputs, give size, stride and padding; supports under one
+more input must lie in the boxes that these predict. Where they do not, the field is not called
+measured, and its box is the full image: nothing is cut off.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import product
+from math import ceil
 
 import torch
 from torch import Tensor, nn
 
-from featviz.geometry import Box, ReceptiveField
+from featviz.errors import FeatvizError
+from featviz.fields.maps import as_maps
+from featviz.geometry import Box, Number, ReceptiveField
 from featviz.hooks import evaluating, read
 from featviz.units import Layer
 
-TRIALS = 4
-"""Random images whose gradients are looked at."""
-_STEPS = ((0, 0), (1, 0), (0, 1))  # a position in the middle, the next below, and the next right
+TRIALS = 3
+"""Inputs whose gradients are looked at; the last only to check what the others gave."""
+_REFUSALS = (FeatvizError, RuntimeError, ValueError, IndexError, TypeError, AssertionError)
+"""What a model raises that cannot be carried back: complex numbers, code for inference alone."""
+
+_Supports = Mapping[tuple[int, int], Box]  # by position (y, x)
 
 
 def measured_field(model: nn.Module, image: Tensor, layer: Layer) -> ReceptiveField:
     """The field that the gradients of random images show.
-
-    The supports of two neighbors in the middle of the map give size, stride and padding.
 
     Args:
         model: any module.
@@ -25,57 +39,77 @@ def measured_field(model: nn.Module, image: Tensor, layer: Layer) -> ReceptiveFi
         layer: of this model.
 
     Returns:
-        A *measured* field; a *global* one where the layer has no maps or no gradient, or where
-        the supports do not tell.
+        A *measured* field; *data* where supports depend on the input; *unknown* where the layer has
+        no maps or no gradient, or where the supports are those of no field.
     """
-    height, width = image.shape[2:]
-    full = Box(0, 0, height, width)
-    no_field = ReceptiveField((height, width), (0, 0), (0, 0), full, "global")
-    supports = _supports(model, image, layer)
-    if supports is None:
-        return no_field
-    here, below, right = (_hull(boxes) for boxes in supports)
-    strides = below.top - here.top, right.left - here.left
-    if min(strides) <= 0 or here.height >= height or here.width >= width:
-        return no_field
-    y, x = _middle(layer)
-    padding = y * strides[0] - here.top, x * strides[1] - here.left
-    return ReceptiveField((here.height, here.width), strides, padding, full, "measured")
-
-
-def _supports(model: nn.Module, image: Tensor, layer: Layer) -> list[list[Box]] | None:
-    """For each of the three positions the box of each trial; None where one has none or sees all."""
-    if not layer.has_maps:
-        return None
     full = Box(0, 0, image.shape[2], image.shape[3])
+    unknown = _full_image(full, "unknown")
+    try:
+        trials = _trials(model, image, layer) if layer.has_maps else []
+    except _REFUSALS:
+        return unknown
+    if not trials:
+        return unknown
+    *fitted, checked = trials
+    hulls = {position: _hull([trial[position] for trial in fitted]) for position in checked}
+    rows = _fit({y: (box.top, box.bottom) for (y, _), box in hulls.items()}, full.height)
+    columns = _fit({x: (box.left, box.right) for (_, x), box in hulls.items()}, full.width)
+    if rows is None or columns is None:
+        return unknown
+    field = ReceptiveField(
+        size=(rows.size, columns.size),
+        stride=(rows.stride, columns.stride),
+        padding=(rows.padding, columns.padding),
+        extent=full,
+        kind="measured",
+    )
+    if not _contains(field, hulls):
+        return unknown
+    if not _contains(field, checked):
+        return _full_image(full, "data")
+    return field
+
+
+def _full_image(full: Box, kind: str) -> ReceptiveField:
+    size = full.height, full.width
+    return ReceptiveField(size, (0, 0), (0, 0), full, "data" if kind == "data" else "unknown")
+
+
+def _trials(model: nn.Module, image: Tensor, layer: Layer) -> list[_Supports]:
+    """The supports under each input; empty where nothing can be carried back."""
     generator = torch.Generator().manual_seed(0)  # the same images every time, so the same answer
-    supports: list[list[Box]] = [[] for _ in _STEPS]
+    trials: list[_Supports] = []
     with evaluating(model), torch.enable_grad():
         for _ in range(TRIALS):
             x = torch.randn(image.shape, generator=generator).to(image).requires_grad_()
-            maps = read(model, x.clone(), layer)[layer.name]
+            maps = as_maps(layer, read(model, x.clone(), layer)[layer.name])
             if not maps.requires_grad:  # whole numbers, or a forward without gradients
-                return None
-            for boxes, position in zip(supports, _positions(layer), strict=True):
-                response = maps[0, :, position[0], position[1]].sum()
+                return []
+            supports = {}
+            for y, x_position in _positions(layer):
+                response = maps[0, :, y, x_position].sum()
                 (gradient,) = torch.autograd.grad(response, x, retain_graph=True, allow_unused=True)
                 if gradient is None:
-                    return None
-                boxes.append(_support(gradient[0]))
-                if boxes[-1] == full:
-                    return None
-    return supports
-
-
-def _middle(layer: Layer) -> tuple[int, int]:
-    height, width = layer.map_size
-    return max(0, height // 2 - 1), max(0, width // 2 - 1)
+                    return []
+                supports[y, x_position] = _support(gradient[0])
+            trials.append(supports)
+    return trials
 
 
 def _positions(layer: Layer) -> list[tuple[int, int]]:
+    """A cross through the middle of the map, and its corners."""
     height, width = layer.map_size
-    y, x = _middle(layer)
-    return [(min(y + dy, height - 1), min(x + dx, width - 1)) for dy, dx in _STEPS]
+    rows, columns = _spread(height), _spread(width)
+    cross = [(y, width // 2) for y in rows] + [(height // 2, x) for x in columns]
+    corners = list(product((0, height - 1), (0, width - 1)))
+    return list(dict.fromkeys(cross + corners))
+
+
+def _spread(n: int) -> list[int]:
+    """Both ends of n positions, and neighbors in the middle and at its sides."""
+    middle = n // 2
+    wanted = (0, n // 4, middle - 1, middle, middle + 1, 3 * n // 4, n - 1)
+    return sorted({i for i in wanted if 0 <= i < n})
 
 
 def _support(gradient: Tensor) -> Box:
@@ -97,3 +131,55 @@ def _hull(boxes: list[Box]) -> Box:
         max(box.bottom for box in boxes),
         max(box.right for box in boxes),
     )
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of a field."""
+
+    size: int
+    stride: Number
+    padding: Number
+
+
+def _fit(spans: Mapping[int, tuple[int, int]], length: int) -> _Axis | None:
+    """The axis of a field whose windows hold the supports at these positions.
+
+    Args:
+        spans: by position, where its support begins and ends.
+        length: of the image. A support that touches its edge may be cut, and does not tell.
+
+    Returns:
+        None where fewer than two supports tell, or the windows are as long as the image.
+    """
+    free = {i: span for i, span in spans.items() if span[0] > 0 and span[1] < length}
+    free = {i: span for i, span in free.items() if span[1] > span[0]}
+    if len(free) < 2:
+        return None
+    first, last = min(free), max(free)
+    slope = Fraction(free[last][0] - free[first][0], last - first)
+    if slope <= 0:
+        return None
+    # hidden units make supports a little shorter, and so the slope a little off a whole number
+    candidates = [_windows(free, stride) for stride in (Fraction(round(slope)), slope) if stride]
+    best = min(candidates, key=lambda axis: axis.size)
+    return best if best.size < length else None
+
+
+def _windows(spans: Mapping[int, tuple[int, int]], stride: Fraction) -> _Axis:
+    """The smallest windows of this stride that hold all supports."""
+    padding = max(i * stride - start for i, (start, _) in spans.items())
+    size = max(ceil(stop - (i * stride - padding)) for i, (_, stop) in spans.items())
+    return _Axis(size, _plain(stride), _plain(padding))
+
+
+def _plain(number: Fraction) -> Number:
+    return number.numerator if number.denominator == 1 else number
+
+
+def _contains(field: ReceptiveField, supports: _Supports) -> bool:
+    """Whether every support lies in its position's box."""
+    for (y, x), support in supports.items():
+        if support.height and support.clip(field.box(y, x)) != support:
+            return False
+    return True

@@ -1,4 +1,4 @@
-"""A unit's tiles, as several figures lay them out."""
+"""A unit's tiles, and sheets of several units, as several figures lay them out."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from math import ceil, sqrt
 import torch
 from torch import Tensor
 
+from featviz.errors import UsageError
+from featviz.figures.page import QUIET, Area, text_width
 from featviz.records.exemplars import Exemplars
 from featviz.tiles import PAPER, picture_tiles, sheet, signal_tiles
 
-_DEAD = 244
+LABEL, GAP = 16, 10  # pixels: above a block, between blocks
+DEAD = "dead: no image activates it"
+_DEAD_GRAY = 244
+
+
+def strongest_responses(k: int) -> str:
+    """What the k tiles of a unit show."""
+    return "strongest response" if k == 1 else f"{k} strongest responses"
 
 
 def tile_size(shape: Sequence[int], side: int) -> tuple[int, int]:
@@ -22,19 +31,67 @@ def tile_size(shape: Sequence[int], side: int) -> tuple[int, int]:
 
 
 def unit_tiles(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
-    """One unit's projections and patches as tiles: (2, k, 3, h, w) uint8, the longer side ``side``."""
-    inside = exemplars.inside[row]
-    size = tile_size(inside.shape, side)
-    signals, patches = exemplars.projections[rule][row], exemplars.patches[row]  # (k, c, h, w)
-    return torch.stack([signal_tiles(signals, inside, size), picture_tiles(patches, inside, size)])
+    """One unit's projections and patches as tiles: (2, k, 3, h, w) uint8, the longer side "
+    "``side``."""
+    visible = exemplars.visible[row]
+    size = tile_size(visible.shape, side)
+    signals = exemplars.projections[rule][row]  # (k, c, h, w)
+    patches = exemplars.patches[row]
+    return torch.stack(
+        [signal_tiles(signals, visible, size), picture_tiles(patches, visible, size)]
+    )
 
 
 def unit_block(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
     """One unit: a square of projections and one of patches, side by side, (3, H, W) uint8; blank if
-    it is dead.
-    """
+    it is dead."""
     tiles = unit_tiles(exemplars, row, rule, side)
     if exemplars.dead[row]:
-        tiles = torch.full_like(tiles, _DEAD)
-    left, right = (sheet(half, ceil(sqrt(len(half)))) for half in tiles)
-    return torch.cat([left, left.new_full((3, left.shape[1], 4), PAPER), right], dim=2)
+        tiles = torch.full_like(tiles, _DEAD_GRAY)
+    columns = ceil(sqrt(tiles.shape[1]))
+    left = sheet(tiles[0], columns)
+    right = sheet(tiles[1], columns)
+    between = left.new_full((3, left.shape[1], 4), PAPER)
+    return torch.cat([left, between, right], dim=2)
+
+
+def unit_blocks(exemplars: Exemplars, rule: str | None, side: int) -> Tensor:
+    """The blocks of all units: (units, 3, H, W) uint8.
+
+    Raises:
+        UsageError: there are no units.
+        RuleError: there are no projections under the rule.
+    """
+    if not exemplars.channels:
+        name = exemplars.layer.name
+        raise UsageError(f"0 units of layer {name!r}: give exemplars of at least 1", "channels")
+    rule = exemplars.rule(rule)
+    rows = range(len(exemplars.channels))
+    return torch.stack([unit_block(exemplars, row, rule, side) for row in rows])
+
+
+def blocks_size(blocks: Tensor, columns: int) -> tuple[int, int]:
+    """(width, height) in pixels of blocks in rows of ``columns``, with their labels."""
+    height, width = blocks.shape[-2:]
+    rows = ceil(len(blocks) / columns)
+    return columns * (width + GAP) - GAP, rows * (LABEL + height + GAP) - GAP
+
+
+def draw_blocks(
+    area: Area, x: float, y: float, exemplars: Exemplars, blocks: Tensor, columns: int
+) -> None:
+    """Lay a layer's blocks out from (x, y), each below the number of its unit."""
+    height, width = blocks.shape[-2:]
+    across, down = blocks_size(blocks, columns)
+    canvas = torch.full((3, down, across), PAPER, dtype=torch.uint8)
+    for i, block in enumerate(blocks):
+        row, column = divmod(i, columns)
+        left = column * (width + GAP)
+        top = LABEL + row * (LABEL + height + GAP)
+        canvas[:, top : top + height, left : left + width] = block
+        area.text(x + left, y + top - 3, str(exemplars.channels[i]), size=7, va="bottom")
+        if exemplars.dead[i]:
+            note = DEAD if text_width(DEAD, 7) < width else "dead"
+            middle = (x + left + width / 2, y + top + height / 2)
+            area.text(*middle, note, size=7, color=QUIET, ha="center")
+    area.sheet(x, y, canvas)

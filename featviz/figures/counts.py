@@ -4,93 +4,126 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from torch import Tensor
 
-from featviz.figures.maps import shown
-from featviz.figures.page import DPI, INK, QUIET
+from featviz.errors import UsageError
+from featviz.figures.page import (
+    COLORS,
+    INK,
+    NEUTRAL,
+    QUIET,
+    AnyFigure,
+    Style,
+    fitted,
+    name_ticks,
+    new_page,
+    plain,
+    room_for_names,
+    shades,
+    short,
+    text_width,
+    titled,
+)
 from featviz.methods.connections import Connections
 from featviz.units import Layer
 
-_COLOURS = ("#1864ab", "#66a80f", "#adb5bd")
+_CONVOLUTION, _LOCAL, _FULL = COLORS[0], COLORS[2], NEUTRAL
 
 
-def sharing(found: Mapping[str, Connections], *, heading: str = "") -> Figure:
+def sharing(
+    layers: Mapping[str, Connections], *, heading: str = "", fig: AnyFigure | None = None
+) -> Figure:
     """Connections and parameters of each layer as convolution, as locally connected and as fully
     connected, on a log scale.
 
     Args:
-        found: from `featviz.connections`.
-        heading: said first in the title.
+        layers: from `featviz.connections`.
+        heading: comes first in the title.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Raises:
+        UsageError: there are no layers.
+
+    Source: Goodfellow, Bengio & Courville, *Deep Learning*, section 9.2.
+
+    Example:
+        >>> from featviz import connections, figures, load_model
+        >>> figure = figures.sharing(connections(load_model("zfmini"), (3, 96, 96)), heading="zfmini")
     """
-    names = list(found)
-    rows = max(len(names), 3)
-    figure = Figure(figsize=(11, 2.0 + 0.62 * rows), dpi=DPI, facecolor="white")
-    left, right = figure.subplots(1, 2, sharey=True)
-    tall = 100 * (2.0 + 0.62 * rows)
-    figure.subplots_adjust(left=0.13, right=0.97, top=1 - 100 / tall, bottom=62 / tall, wspace=0.08)
-    sparse = [[c.sparse for c in found.values()], [c.dense for c in found.values()]]
-    numbers = [
-        [getattr(c, kind) for c in found.values()] for kind in ("convolution", "local", "full")
+    if not layers:
+        raise UsageError("0 layers: give the connections of at least 1", "layers")
+    labels = [_shapes(name, own) for name, own in layers.items()]
+    label_width = max(text_width(line, 8) for line in "\n".join(labels).split("\n"))
+    left, plot, gap = label_width + 14, 430, 26
+    high = 62 * len(layers)
+    notes = [
+        "Each layer between its own input and output (channels x height x width), if it were "
+        "connected otherwise; log scale."
     ]
-    _bars(
-        left,
-        sparse,
-        ("convolution, locally connected", "fully connected"),
-        (_COLOURS[0], _COLOURS[2]),
-        rows,
-    )
-    _bars(right, numbers, ("convolution", "locally connected", "fully connected"), _COLOURS, rows)
-    left.set_title("connections: sparse interactions", size=10, color=INK)
-    right.set_title("parameters: the same numbers at every place", size=10, color=INK)
-    labels = [
-        f"{n}\n{'x'.join(map(str, c.inputs))}\nto {'x'.join(map(str, c.outputs))}"
-        for n, c in found.items()
-    ]
-    left.set_yticks(range(len(names)), labels, size=7.5)
-    left.invert_yaxis()
-    title = f"{heading + ': ' if heading else ''}what convolution saves"
-    figure.text(0.012, 1 - 20 / tall, title, size=11, weight="bold", color=INK, va="center")
-    note = "each layer between its own input and output (channels x height x width), if it were connected otherwise"
-    figure.text(0.012, 1 - 42 / tall, note, size=8, color=QUIET, va="center")
-    return figure
+    width = left + 2 * plot + gap
+    area = new_page(width, 28 + high + 50, titled(heading, "what convolution saves"), notes, fig)
+    sparse = area.axes(left, 28, plot, high)
+    connections = {
+        "convolution, locally connected": [own.sparse for own in layers.values()],
+        "fully connected": [own.dense for own in layers.values()],
+    }
+    _bars(sparse, connections, (_CONVOLUTION, _FULL))
+    sparse.set_title("connections: sparse interactions", size=9, color=INK, loc="left")
+    sparse.set_yticks(range(len(labels)), labels, color=INK)
+    area.legend(left, 28 + high + 32, sparse, 2)
+    shared = area.axes(left + plot + gap, 28, plot, high)
+    parameters = {
+        "convolution": [own.convolution for own in layers.values()],
+        "locally connected": [own.local for own in layers.values()],
+        "fully connected": [own.full for own in layers.values()],
+    }
+    _bars(shared, parameters, (_CONVOLUTION, _LOCAL, _FULL))
+    title = "parameters: the same weights at every position"
+    shared.set_title(title, size=9, color=INK, loc="left")
+    shared.set_yticks([])
+    area.legend(left + plot + gap, 28 + high + 32, shared, 3)
+    return area.finish()
 
 
-def _bars(
-    axes: Any,
-    series: Sequence[Sequence[int]],
-    labels: Sequence[str],
-    colours: Sequence[str],
-    rows: int,
-) -> None:
-    """Groups of horizontal bars with their numbers."""
+def _shapes(name: str, own: Connections) -> str:
+    """A layer's name above the shapes of its input and output."""
+    inputs, outputs = "x".join(map(str, own.inputs)), "x".join(map(str, own.outputs))
+    return f"{fitted(name, 160, 8)}\n{inputs}\nto {outputs}"
+
+
+def _bars(axes: Axes, series: Mapping[str, Sequence[int]], colors: Sequence[str]) -> None:
+    """Groups of horizontal bars with their numbers, a group for each layer."""
     thick = 0.8 / len(series)
-    for i, (values, label, colour) in enumerate(zip(series, labels, colours, strict=True)):
-        places = [row + (i - (len(series) - 1) / 2) * thick for row in range(len(values))]
-        axes.barh(places, values, height=0.92 * thick, color=colour, label=label)
-        for place, value in zip(places, values, strict=True):
-            axes.text(value * 1.15, place, short(value), size=6.5, color=INK, va="center")
+    for i, (label, values) in enumerate(series.items()):
+        shift = (i - (len(series) - 1) / 2) * thick
+        centres = [row + shift for row in range(len(values))]
+        axes.barh(centres, values, height=0.92 * thick, color=colors[i], label=label)
+        for centre, value in zip(centres, values, strict=True):
+            beside: Style = {"textcoords": "offset points", "va": "center", "size": 7, "color": INK}
+            axes.annotate(short(value), (value, centre), (4, 0), **beside)
     axes.set_xscale("log")
-    largest = max(max(values) for values in series)
-    axes.set_xlim(min(min(values) for values in series) / 3, largest * 8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=7.5)
-    axes.legend(
-        fontsize=7.5,
-        frameon=False,
-        ncols=3,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -24 / (62 * rows)),
-    )
+    lowest, largest = min(map(min, series.values())), max(map(max, series.values()))
+    axes.set_xlim(lowest / 3, largest * 8)  # the numbers stand beside the bars
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    plain(axes)
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Strided:
-    """A network whose first layer moves by ``stride``: its layers, the multiplications of a forward
-    pass, one of its maps.
+    """A network whose first layer moves by ``stride``.
+
+    Attributes:
+        stride: in pixels.
+        layers: the layers that are compared.
+        operations: the multiplications of a forward pass.
+        map: (h, w), one map of the first layer, of any sign.
     """
 
     stride: int
@@ -99,106 +132,81 @@ class Strided:
     map: Tensor
 
 
-def strides(image: Tensor, found: Sequence[Strided], *, title: str = "") -> Figure:
-    """The same filters moved by 1, 2 and 4 pixels: the map, operations, map sizes and receptive
+def strides(
+    image: Tensor, variants: Sequence[Strided], *, heading: str = "", fig: AnyFigure | None = None
+) -> Figure:
+    """The same filters moved in steps of 1, 2, 4 pixels: the map, operations, map sizes and receptive
     fields of the layers above.
 
     Args:
         image: (c, h, w) in [0, 1].
-        found: one for each stride.
-        title: in bold.
+        variants: one for each stride.
+        heading: comes first in the title.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Raises:
+        UsageError: there are no variants.
+
+    Example:
+        >>> import torch
+        >>> from featviz import anatomy, figures, load_model
+        >>> layers = anatomy(load_model("zfmini"), (3, 96, 96)).select("conv")
+        >>> variant = figures.Strided(2, layers, 12_000_000, torch.randn(46, 46))
+        >>> figure = figures.strides(torch.rand(3, 96, 96), [variant])
     """
-    figure = Figure(figsize=(11, 7.2), dpi=DPI, facecolor="white")
-    upper = figure.add_gridspec(
-        1, len(found) + 1, left=0.04, right=0.98, top=0.86, bottom=0.53, wspace=0.15
-    )
-    lower = figure.add_gridspec(1, 3, left=0.07, right=0.98, top=0.42, bottom=0.12, wspace=0.26)
-    axes = figure.add_subplot(upper[0])
-    axes.imshow(shown(image), interpolation="nearest")
-    axes.set_title(f"image, {image.shape[-2]} x {image.shape[-1]}", size=9, color=INK)
-    axes.set_axis_off()
-    most = max(float(one.map.abs().max()) for one in found) or 1.0
-    for i, one in enumerate(found):
-        axes = figure.add_subplot(upper[i + 1])
-        axes.imshow(one.map.numpy(), cmap="gray", vmin=-most, vmax=most, interpolation="nearest")
-        axes.set_title(
-            f"stride {one.stride}: {one.map.shape[0]} x {one.map.shape[1]}", size=9, color=INK
-        )
-        axes.set_axis_off()
-    _operations(figure.add_subplot(lower[0]), found)
-    sides = {one.stride: {info.name: info.shape[-1] for info in one.layers} for one in found}
-    fields = {one.stride: {info.name: max(info.field.size) for info in one.layers} for one in found}
-    _lines(figure.add_subplot(lower[1]), sides, "side of the map, positions")
-    _lines(figure.add_subplot(lower[2]), fields, "receptive field, pixels of the image")
-    figure.text(0.012, 0.972, title or "strides", size=11, weight="bold", color=INK, va="center")
-    note = "above: the map of one filter, laid over the image at every 1st, 2nd or 4th pixel (middle grey = 0)"
-    figure.text(
-        0.012,
-        0.942,
-        f"{note}; below: what that makes of the whole network",
-        size=8,
-        color=QUIET,
-        va="center",
-    )
-    return figure
-
-
-def _operations(axes: Any, found: Sequence[Strided]) -> None:
-    """Multiplications of the whole network, a bar for each stride."""
-    colours = _ramp(len(found))
-    labels = [f"stride {one.stride}" for one in found]
-    axes.bar(labels, [one.operations for one in found], color=colours, width=0.6)
-    for i, one in enumerate(found):
-        axes.text(
-            i, one.operations, short(one.operations), size=8, ha="center", va="bottom", color=INK
-        )
-    axes.set_title("multiplications in all convolutions", size=9, color=INK)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.margins(y=0.12)
-
-
-def _lines(
-    axes: Any, values: Mapping[Any, Mapping[str, int]], title: str, prefix: str = "stride "
-) -> None:
-    """One line for each of several networks over the layers."""
-    for colour, (key, line) in zip(_ramp(len(values)), values.items(), strict=True):
-        axes.plot(
-            range(len(line)),
-            list(line.values()),
-            "o-",
-            ms=4,
-            lw=1.6,
-            color=colour,
-            label=f"{prefix}{key}",
-        )
-        names = list(line)
-    axes.set_xticks(
-        range(len(names)),
-        names,
-        size=7.5,
-        rotation=30 if len(names) > 6 or max(map(len, names)) > 6 else 0,
-    )
-    axes.set_title(title, size=9, color=INK)
-    axes.set_ylim(0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(axis="y", labelsize=8)
-    axes.legend(fontsize=8, frameon=False)
-
-
-def _ramp(n: int) -> list[str]:
-    return [
-        ("#1864ab", "#4dabf7", "#99a5b0", "#e8a33d", "#d9480f")[
-            i * 5 // max(n, 1) if n <= 5 else i % 5
-        ]
-        for i in range(n)
+    if not variants:
+        raise UsageError("0 variants: give the network of at least 1 stride", "variants")
+    tile = min(240, round(1040 / (len(variants) + 1)))
+    plot, left, high = 290, 56, 240
+    names = [layer.name for layer in variants[0].layers]
+    step = plot / max(1, len(names))
+    lower = tile + 66
+    width = 3 * (left + plot)
+    height = lower + high + max(24, room_for_names(names, step))
+    steps = ", ".join(str(variant.stride) for variant in variants)
+    notes = [
+        f"Above: the map of one filter, laid over the image in steps of {steps} pixels (middle grey "
+        "= 0, the scale the same for all). Below: what that makes of all layers.",
     ]
+    title = titled(heading, "the stride of the first layer")
+    area = new_page(width, height, title, notes, fig)
+    area.text(0, 8, f"image, {image.shape[-2]} x {image.shape[-1]}", size=9)
+    area.image(0, 20, tile - 10, tile - 10, image)
+    most = max(float(variant.map.abs().max()) for variant in variants) or 1.0
+    for i, variant in enumerate(variants):
+        x = (i + 1) * tile
+        size = f"{variant.map.shape[0]} x {variant.map.shape[1]}"
+        area.text(x, 8, f"stride {variant.stride}: {size}", size=9)
+        area.plane(x, 20, tile - 10, tile - 10, variant.map, -most, most)
+    panels = [area.axes(left + i * (left + plot), lower, plot, high) for i in range(3)]
+    _operations(panels[0], variants)
+    panels[1].set_title("side of the map, positions", size=9, color=INK, loc="left")
+    panels[2].set_title("receptive field, pixels of the image", size=9, color=INK, loc="left")
+    for shade, variant in zip(shades(len(variants)), variants, strict=True):
+        line: Style = {"color": shade, "marker": "o", "markersize": 4, "linewidth": 1.6}
+        label = f"stride {variant.stride}"
+        sides = [max(layer.map_size) for layer in variant.layers]
+        fields = [max(layer.field.size) for layer in variant.layers]
+        panels[1].plot(range(len(sides)), sides, label=label, **line)
+        panels[2].plot(range(len(fields)), fields, label=label, **line)
+    for axes in panels[1:]:
+        plain(axes)
+        name_ticks(axes, names, step)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8, frameon=False)
+    return area.finish()
 
 
-def short(value: float) -> str:
-    """A number in three digits: 27.7 k, 30.7 M."""
-    for limit, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{unit}"
-    return f"{value:.3g}"
+def _operations(axes: Axes, variants: Sequence[Strided]) -> None:
+    """Multiplications of the whole network, a bar for each stride."""
+    operations = [variant.operations for variant in variants]
+    rows = range(len(variants))
+    axes.bar(rows, operations, color=shades(len(variants)), width=0.6)
+    for i, value in enumerate(operations):
+        axes.text(i, value, short(value), size=8, ha="center", va="bottom", color=INK)
+    plain(axes)
+    axes.grid(visible=False, axis="x")
+    axes.set_title("multiplications in all convolutions", size=9, color=INK, loc="left")
+    axes.set_xticks(rows, [f"stride {variant.stride}" for variant in variants], color=QUIET)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.margins(y=0.12)

@@ -1,4 +1,6 @@
-"""Curves over a transform: figure 5 of the paper, and the lecture's equivariance."""
+"""Curves over a transform: figure 5 of the paper, and the lecture's equivariance; and the paper's
+table 1, drawn.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +11,43 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from featviz.figures.page import INK, LINES, MARKS, QUIET, page, picture, plain
+from featviz.errors import UsageError
+from featviz.figures.page import (
+    INK,
+    MARKS,
+    QUIET,
+    AnyFigure,
+    Area,
+    Style,
+    color,
+    fitted,
+    new_page,
+    plain,
+    text_width,
+    title_axes,
+    titled,
+)
 from featviz.geometry import Box
 from featviz.methods.correspondence import Correspondence
 from featviz.methods.sweep import SweepResult
 
-_TILE = 0.95  # of an example, in inches
+_TILE = 95  # pixels: an example
+_PLOT, _GAP = 275, 62  # pixels: a plot of figure 5, left of it for its numbers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SweptTransform:
     """One transform of several images, as a row of the figure.
 
     Attributes:
         name: such as ``vertical translation``; ``unit`` what its values are in, such as ``pixels``.
         result: from `featviz.sweep`.
-        examples: (e, e, c, h, w) in [0, 1]: e of the images, each under e values of the transform.
+        examples: (e, v, c, h, w) in [0, 1]: e of the images, each under v values of the transform.
         example_values: those values.
         classes: for each image the index of the class whose probability is drawn; None: no class
             is.
@@ -43,7 +62,13 @@ class SweptTransform:
 
 
 def invariance(
-    rows: Sequence[SweptTransform], first: str, top: str, *, names: Sequence[str], heading: str = ""
+    rows: Sequence[SweptTransform],
+    first: str,
+    top: str,
+    *,
+    names: Sequence[str],
+    heading: str = "",
+    fig: AnyFigure | None = None,
 ) -> Figure:
     """Figure 5 of the paper: how far features move, in a first and in a top layer, while images are
     transformed.
@@ -56,86 +81,96 @@ def invariance(
         rows: the transforms.
         first, top: names of layers in every result.
         names: of the images, in order.
-        heading: said first in the title.
+        heading: comes first in the title.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Raises:
+        UsageError: there are no rows.
+
+    Source: Zeiler & Fergus, figure 5.
+
+    Example:
+        >>> import torch
+        >>> from featviz import Translate, figures, load_model, sweep
+        >>> from featviz.figures import SweptTransform
+        >>> model, x = load_model("zfmini"), torch.randn(2, 3, 96, 96)
+        >>> result = sweep(model, x, ["conv1", "fc7"], Translate, [-8, 0, 8])
+        >>> row = SweptTransform("translation", "pixels", result, torch.rand(2, 1, 3, 96, 96), [-8])
+        >>> figure = figures.invariance([row], "conv1", "fc7", names=["a", "b"])
     """
-    with_classes = any(row.classes is not None for row in rows)
-    tiles = max(row.examples.shape[0] for row in rows)
-    picture_width, plot, gap, row_height = (
-        _TILE * max(row.examples.shape[1] for row in rows),
-        2.75,
-        0.62,
-        _TILE * tiles + 0.75,
-    )
-    width = 0.3 + picture_width + (plot + gap) * (3 if with_classes else 2) + 0.15
-    lines = [
-        f"{heading + ': ' if heading else ''}features of transformed images, in the first layer and at the top",
-        "distance: Euclidean, between the feature vectors of the original and of the transformed image; a curve for each image",
+    if not rows:
+        raise UsageError("0 rows: give at least 1 swept transform", "rows")
+    pictures = _TILE * max(row.examples.shape[1] for row in rows)
+    titles = [f"distance in {first}", f"distance in {top}"]
+    if any(row.classes is not None for row in rows):
+        titles.append("probability of the true class")
+    notes = [
+        "Distance: Euclidean, between the feature vectors of the original and of the "
+        "transformed image. A curve for each image."
     ]
-    figure, share = page(width, row_height * len(rows) + 0.5, lines)
-    height = float(figure.get_size_inches()[1])
-    titles = [f"distance in {first}", f"distance in {top}", "probability of the true class"]
-    for i, row in enumerate(rows):
-        bottom = share * height + 0.2 - row_height * (i + 1)
-        _examples(figure, row, 0.15, bottom, width, height, tiles)
-        curves: list[tuple[str, Tensor]] = [
-            (titles[0], row.result.distances[first]),
-            (titles[1], row.result.distances[top]),
-        ]
-        if row.classes is not None and row.result.probabilities is not None:
-            index = torch.tensor(list(row.classes))[:, None, None].expand(
-                -1, len(row.result.values), 1
-            )
-            curves.append((titles[2], row.result.probabilities.gather(2, index)[..., 0]))
-        for j, (title, values) in enumerate(curves):
-            left = 0.15 + picture_width + gap + (plot + gap) * j
-            axes = figure.add_axes(
-                (left / width, bottom / height, plot / width, (_TILE * tiles) / height)
-            )
-            _lines(axes, row.result.values, values, names)
+    title = titled(heading, "features of transformed images, in the first layer and at the top")
+    heights = [24 + _TILE * row.examples.shape[0] + 52 for row in rows]
+    width = pictures + len(titles) * (_GAP + _PLOT)
+    columns = _legend_columns(names, width)
+    legend = 20 * -(-len(names) // columns)
+    area = new_page(width, sum(heights) + legend, title, notes, fig)
+    y = 24.0
+    for i, (row, height) in enumerate(zip(rows, heights, strict=True)):
+        _examples(area, y, row)
+        for j, (label, values) in enumerate(zip(titles, _curves(row, first, top), strict=False)):
+            x = pictures + _GAP + j * (_GAP + _PLOT)
+            axes = area.axes(x, y, _PLOT, height - 76)
+            for image, curve in enumerate(values.tolist()):
+                style: Style = {
+                    "color": color(image),
+                    "linestyle": _dashes(image),
+                    "linewidth": 1.4,
+                }
+                axes.plot(row.result.values, curve, label=names[image], **style)
+            plain(axes)
+            axes.margins(x=0.01)
+            axes.set_ylim(bottom=0)
+            if j == 2:
+                axes.set_ylim(0, 1.05)
             axes.set_xlabel(f"{row.name} ({row.unit})", size=8, color=QUIET, labelpad=2)
-            axes.set_ylim(0, 1.05 if j == 2 else None)
             if i == 0:
-                axes.set_title(title, size=9, weight="bold", color=INK, loc="left")
-    handles, labels = figure.axes[-1].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="lower center",
-        ncols=min(5, len(labels)),
-        fontsize=7,
-        frameon=False,
-        borderpad=0.2,
-    )
-    return figure
+                title_axes(axes, label, _PLOT)
+        y += height
+    area.legend(0, y - 20, axes, columns)
+    return area.finish()
 
 
-def _examples(
-    figure: Figure,
-    row: SweptTransform,
-    left: float,
-    bottom: float,
-    width: float,
-    height: float,
-    tiles: int,
-) -> None:
+def _legend_columns(names: Sequence[str], width: float) -> int:
+    """As many names in a row of a legend as fit."""
+    widest = max(text_width(name, 8) for name in names) + 56
+    return max(1, min(len(names), int(width / widest)))
+
+
+def _dashes(i: int) -> str:
+    """Lines of the second round of colours are dashed, those of the third dotted."""
+    return ("-", "--", ":")[i // 7 % 3]
+
+
+def _curves(row: SweptTransform, first: str, top: str) -> list[Tensor]:
+    """What is drawn of a transform, each (images, values)."""
+    curves = [row.result.distances[first], row.result.distances[top]]
+    probabilities = row.result.probabilities  # (images, values, classes)
+    if row.classes is not None and probabilities is not None:
+        own = [probabilities[i, :, k] for i, k in enumerate(row.classes)]
+        curves.append(torch.stack(own))
+    return curves
+
+
+def _examples(area: Area, y: float, row: SweptTransform) -> None:
+    """Transformed images, a row for each image, with the values below."""
+    width = _TILE * row.examples.shape[1]
     for i, images in enumerate(row.examples):
         for j, image in enumerate(images):
-            place = left + _TILE * j, bottom + _TILE * (tiles - 1 - i)
-            axes = figure.add_axes(
-                (place[0] / width, place[1] / height, 0.96 * _TILE / width, 0.96 * _TILE / height)
-            )
-            picture(axes, image)
-            if (i, j) == (0, 0):
-                axes.set_title(row.name, size=9, weight="bold", color=INK, loc="left")
+            axes = area.image(_TILE * j, y + _TILE * i, _TILE - 4, _TILE - 4, image)
+            if i == j == 0:
+                title_axes(axes, row.name, width)
             if i == len(row.examples) - 1:
                 axes.set_xlabel(f"{row.example_values[j]:.3g}", size=8, color=QUIET, labelpad=2)
-
-
-def _lines(axes: Any, values: Sequence[float], curves: Tensor, names: Sequence[str]) -> None:
-    for i, curve in enumerate(curves.tolist()):
-        axes.plot(values, curve, color=LINES[i % len(LINES)], linewidth=1.4, label=names[i])
-    plain(axes)
-    axes.margins(x=0.01)
 
 
 def equivariance(
@@ -143,6 +178,7 @@ def equivariance(
     strides: Mapping[str, str],
     *,
     heading: str = "",
+    fig: AnyFigure | None = None,
 ) -> Figure:
     """How far the features of a transformed image are from the transformed features, layer by
     layer.
@@ -151,64 +187,74 @@ def equivariance(
         panels: by what is on the horizontal axis (such as ``translation (pixels)``): its values,
             and by layer the errors there. Values that are nan, where there is nothing to compare,
             are left out.
-        strides: by layer, what is said of it in the legend.
-        heading: said first in the title.
+        strides: by layer, what the legend says of it.
+        heading: comes first in the title.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Raises:
+        UsageError: there are no panels.
+
+    Example:
+        >>> from featviz import figures
+        >>> panels = {"translation (pixels)": ([0, 1, 2], {"conv1": [0.0, 0.4, 0.0]})}
+        >>> figure = figures.equivariance(panels, {"conv1": "stride 2"})
     """
-    size, gap = (4.3, 3.1), 0.65
-    width = 0.65 + (size[0] + gap) * len(panels) - gap + 0.2
-    lines = [
-        f"{heading + ': ' if heading else ''}f(g(x)) against g(f(x)): do the features move along with the image?",
-        "error |f(g(x)) - g(f(x))| / |g(f(x))| over the positions that see pixels of the image alone, before and after: 0 where "
-        "features move exactly along, 1.4 or more where the two have nothing to do with each other",
-        "circled: exactly 0, or rounding (below 1e-10); the axis is stretched towards 0 (square root)",
+    if not panels:
+        raise UsageError("0 panels: give the errors of at least 1 transform", "panels")
+    width, height, gap = 430, 310, 60
+    title = titled(heading, "do the features f(x) move along with the image, g(x)?")
+    notes = [
+        "Error |f(g(x)) - g(f(x))| / |g(f(x))| over the positions that see pixels of the image"
+        " alone, before and after: 0 where "
+        "features move exactly along, 1.4 or more where the two have nothing to do with each "
+        "other.",
+        "Circled: exactly 0, or rounding (below 1e-10). The axis is stretched towards 0 "
+        "(square root).",
     ]
-    figure, share = page(width, size[1] + 1.3, lines)
-    height = float(figure.get_size_inches()[1])
-    styles = {
-        layer: (LINES[i % len(LINES)], MARKS[i % len(MARKS)]) for i, layer in enumerate(strides)
-    }
-    top = max(
-        (e for _, errors in panels.values() for row in errors.values() for e in row if isfinite(e)),
-        default=1.0,
-    )
-    for j, (title, (values, errors)) in enumerate(panels.items()):
-        left = 0.65 + (size[0] + gap) * j
-        bottom = share * height - 0.3 - size[1]
-        axes = figure.add_axes((left / width, bottom / height, size[0] / width, size[1] / height))
+    styles: dict[str, Style] = {}
+    for i, layer in enumerate(strides):
+        label = f"{fitted(layer, 200, 8)}, {strides[layer]}"
+        styles[layer] = {"color": color(i), "marker": MARKS[i % len(MARKS)], "label": label}
+    labels = [str(style["label"]) for style in styles.values()]
+    total = len(panels) * (width + gap)
+    columns = _legend_columns(labels, total)
+    rows = -(-len(labels) // columns)
+    area = new_page(total, height + 52 + 20 * rows, title, notes, fig)
+    highest = 1.06 * _highest(panels)
+    for j, (label, (values, errors)) in enumerate(panels.items()):
+        axes = area.axes(gap + j * (width + gap) - 10, 8, width, height)
         for layer, row in errors.items():
-            colour, mark = styles[layer]
-            axes.plot(
-                values,
-                row,
-                color=colour,
-                marker=mark,
-                markersize=3,
-                linewidth=1.3,
-                label=f"{layer}, {strides[layer]}",
-            )
-            zeros = [(v, e) for v, e in zip(values, row, strict=True) if e < 1e-10]
-            axes.plot(
-                *zip(*zeros, strict=True),
-                "o",
-                color=colour,
-                markersize=8,
-                fillstyle="none",
-                clip_on=False,
-            ) if zeros else None
+            axes.plot(values, row, markersize=3.5, linewidth=1.3, **styles[layer])
+            _circle_zeros(axes, values, row, str(styles[layer]["color"]))
         plain(axes)
         axes.set_yscale("function", functions=(_root, np.square))
-        axes.set(ylim=(0, 1.06 * top))
-        axes.set_yticks(
-            [tick for tick in (0, 0.01, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2) if tick <= 1.06 * top]
-        )
-        axes.set_xlabel(title, size=9, color=QUIET)
+        axes.set(ylim=(0, highest))
+        ticks = (0, 0.01, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2)
+        axes.set_yticks([tick for tick in ticks if tick <= highest])
+        axes.set_xlabel(label, size=9, color=QUIET)
         if j == 0:
             axes.set_ylabel("error", size=9, color=QUIET)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower center", ncols=min(4, len(labels)), fontsize=8, frameon=False
-    )
-    return figure
+            first = axes
+    area.legend(gap - 10, height + 56, first, columns)
+    return area.finish()
+
+
+def _highest(
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]],
+) -> float:
+    """The largest error that is a number."""
+    highest = 0.0
+    for _, errors in panels.values():
+        for row in errors.values():
+            highest = max(highest, *filter(isfinite, row), 0.0)
+    return highest or 1.0
+
+
+def _circle_zeros(axes: Axes, values: Sequence[float], row: Sequence[float], shade: str) -> None:
+    zeros = [(value, error) for value, error in zip(values, row, strict=True) if error < 1e-10]
+    if zeros:
+        circles: Style = {"color": shade, "markersize": 8, "fillstyle": "none", "clip_on": False}
+        axes.plot(*zip(*zeros, strict=True), "o", **circles)
 
 
 def _root(values: Any) -> Any:
@@ -216,107 +262,97 @@ def _root(values: Any) -> Any:
 
 
 def correspondence(
-    found: Correspondence,
+    result: Correspondence,
     images: Tensor,
     boxes: Mapping[str, Sequence[Box]],
     *,
     chance: str | None = None,
     heading: str = "",
+    fig: AnyFigure | None = None,
 ) -> Figure:
     """Table 1 of the paper, drawn: how alike the changes are that the occlusion of each part makes,
     at each layer.
 
     Args:
-        found: from `featviz.correspondence`.
-        images: (m, c, h, w) in [0, 1], some of them, as examples; ``boxes``: by part, where it is
-            in each of these.
-        chance: the part that is at random places, to which the others are compared.
-        heading: said first in the title.
+        result: from `featviz.correspondence`.
+        images: (m, c, h, w) in [0, 1], some of them, as examples.
+        boxes: by part, where it is in each of these.
+        chance: the part that is at random positions, to which the others are compared.
+        heading: comes first in the title.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Source: Zeiler & Fergus, section 4.3, table 1.
+
+    Example:
+        >>> import torch
+        >>> from featviz import Box, correspondence, figures, load_model
+        >>> boxes = {"corner": [Box(0, 0, 16, 16)] * 3, "middle": [Box(40, 40, 56, 56)] * 3}
+        >>> result = correspondence(load_model("zfmini"), torch.randn(3, 3, 96, 96), "fc7", boxes)
+        >>> figure = figures.correspondence(result, torch.rand(3, 3, 96, 96), boxes)
     """
-    layers, parts = list(found.distances), list(boxes)
-    colours = {
-        part: QUIET if part == chance else LINES[i % len(LINES)] for i, part in enumerate(parts)
-    }
-    n = len(next(iter(found.distances[layers[0]].values())))
-    tile, plot, gap, high = 1.3, 3.3, 0.35, 0.42 * len(parts) + 0.2
-    width = max(1.25 + (plot + gap) * len(layers), 0.3 + tile * min(len(images), 6) + 0.1)
-    lines = [
-        f"{heading + ': ' if heading else ''}do parts correspond? What changes when the same part is covered in {n} images",
-        "mean Hamming distance between the signs of two images' feature changes: the lower, the more alike the changes",
-        "dot and thick line: mean over pairs and two standard errors; thin line: standard deviation over pairs"
-        + (f"; dashed: the mean of {chance}" if chance else ""),
+    layers, parts = list(result.distances), list(boxes)
+    shades = {part: color(i) for i, part in enumerate(parts)}
+    if chance is not None:
+        shades[chance] = QUIET
+    n = len(result.distances[layers[0]][parts[0]])
+    tile, plot, gap = 130, 330, 35
+    high = 42 * len(parts) + 20
+    names = [fitted(part, 180, 8) for part in parts]
+    left = max(text_width(name, 8) for name in names) + 14
+    width = max(left + (plot + gap) * len(layers) - gap, tile * min(len(images), 6))
+    notes = [
+        "Mean Hamming distance between the signs of two images' feature changes: the lower, "
+        "the more alike the changes.",
+        "Dot and thick line: mean over pairs and two standard errors. Thin line: standard "
+        "deviation over pairs.",
     ]
-    figure, share = page(width, tile + high + 1.25, lines)
-    height = float(figure.get_size_inches()[1])
-    for i, image in enumerate(images[: int((width - 0.2) / tile)]):
-        axes = figure.add_axes(
-            (
-                (0.15 + tile * i) / width,
-                share - (tile + 0.05) / height,
-                0.95 * tile / width,
-                0.95 * tile / height,
-            )
-        )
-        picture(axes, image)
-        for part, places in boxes.items():
-            top, left, bottom, right = places[i]
-            axes.add_patch(
-                Rectangle(
-                    (left, top),
-                    right - left,
-                    bottom - top,
-                    fill=False,
-                    edgecolor="white",
-                    linewidth=2.6,
-                )
-            )
-            axes.add_patch(
-                Rectangle(
-                    (left, top),
-                    right - left,
-                    bottom - top,
-                    fill=False,
-                    edgecolor=colours[part],
-                    linewidth=1.5,
-                )
-            )
+    if chance is not None:
+        notes.append(f"Dashed: the mean of {chance}.")
+    title = f"do parts correspond? What changes when the same part is covered in {n} images"
+    area = new_page(width, tile + 30 + high + 36, titled(heading, title), notes, fig)
+    for i, image in enumerate(images[: int(area.width / tile)]):
+        axes = area.image(tile * i, 0, tile - 6, tile - 6, image)
+        for part, own in boxes.items():
+            _outline(axes, own[i], shades[part])
     for j, layer in enumerate(layers):
-        axes = figure.add_axes(
-            ((1.1 + (plot + gap) * j) / width, 0.45 / height, plot / width, high / height)
-        )
-        _dots(axes, found, layer, colours, chance)
-        axes.set_yticks(
-            range(len(parts)), parts if j == 0 else [""] * len(parts), fontsize=8, color=INK
-        )
-        axes.set_title(layer, size=9, weight="bold", color=INK, loc="left")
+        axes = area.axes(left + (plot + gap) * j, tile + 30, plot, high)
+        _dots(axes, result, layer, shades, chance)
+        labels = names if j == 0 else [""] * len(names)
+        axes.set_yticks(range(len(parts)), labels, color=INK)
+        title_axes(axes, layer, plot)
         axes.set_xlabel("mean Hamming distance", size=8, color=QUIET)
-    return figure
+    return area.finish()
+
+
+def _outline(axes: Axes, box: Box, shade: str) -> None:
+    """A box, with white around its line so that it is seen on every image."""
+    for edge, width in (("white", 2.6), (shade, 1.5)):
+        outline = Rectangle((box.left, box.top), box.width, box.height, fill=False)
+        outline.set(edgecolor=edge, linewidth=width)
+        axes.add_patch(outline)
 
 
 def _dots(
-    axes: Any, found: Correspondence, layer: str, colours: Mapping[str, str], chance: str | None
+    axes: Axes,
+    result: Correspondence,
+    layer: str,
+    shades: Mapping[str, str],
+    chance: str | None,
 ) -> None:
-    for row, part in enumerate(colours):
-        mean, deviation, error = (
-            measure(layer, part) for measure in (found.mean, found.deviation, found.error)
-        )
-        axes.errorbar(mean, row, xerr=deviation, color=colours[part], linewidth=0.9)
-        axes.errorbar(
-            mean, row, xerr=2 * error, color=colours[part], linewidth=3.2, marker="o", markersize=6
-        )
-        axes.annotate(
-            f"{mean:.3f}",
-            (mean, row),
-            (0, 6),
-            textcoords="offset points",
-            size=7,
-            color=colours[part],
-            ha="center",
-        )
+    """A layer's mean, error and deviation, a row for each part."""
+    for row, (part, shade) in enumerate(shades.items()):
+        mean = result.mean(layer, part)
+        error = 2 * result.error(layer, part)
+        axes.errorbar(mean, row, xerr=result.deviation(layer, part), color=shade, linewidth=0.9)
+        thick: Style = {"linewidth": 3.2, "marker": "o", "markersize": 6}
+        axes.errorbar(mean, row, xerr=error, color=shade, **thick)
+        label: Style = {"textcoords": "offset points", "size": 7, "color": INK, "ha": "center"}
+        number = axes.annotate(f"{mean:.3f}", (mean, row), (0, 7), **label)
+        # so that the dashed line does not cross it
+        number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
     if chance is not None:
-        axes.axvline(
-            found.mean(layer, chance), color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0
-        )
+        mean = result.mean(layer, chance)
+        axes.axvline(mean, color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
     plain(axes)
-    axes.set(ylim=(len(colours) - 0.5, -0.7))
+    axes.set(ylim=(len(shades) - 0.5, -0.7))
     axes.margins(x=0.06)

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, sqrt
-from textwrap import wrap
-from typing import Any
+from math import sqrt
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from featviz.figures.blocks import unit_block, unit_tiles
-from featviz.figures.page import DPI, INK, QUIET, field_of
+from featviz.errors import UsageError
+from featviz.figures.blocks import (
+    GAP,
+    LABEL,
+    blocks_size,
+    draw_blocks,
+    strongest_responses,
+    unit_blocks,
+    unit_tiles,
+)
+from featviz.figures.page import NARROWEST, QUIET, AnyFigure, described, fitted, new_page, titled
 from featviz.records.exemplars import Exemplars
-from featviz.tiles import PAPER, sheet
-from featviz.units import Layer
+from featviz.tiles import sheet
 
-_LABEL, _GAP, _MARGIN = 16, 10, 14  # pixels: above a block, between blocks, around the page
+_ABOVE = 50  # pixels: above the tiles of a layer in the overview
+_BETWEEN = 2  # pixels: between the tiles of the overview
+_BELOW = 8  # pixels: below the tiles of a layer
 
 
 def grid(
     exemplars: Exemplars,
-    info: Layer,
     *,
     rule: str | None = None,
     tile: int | None = None,
     columns: int | None = None,
     heading: str = "",
+    fig: AnyFigure | None = None,
 ) -> Figure:
     """Figure 2 of the paper for one layer: for each unit its k projections, and beside them the
     patches that caused them.
@@ -38,150 +46,141 @@ def grid(
 
     Args:
         exemplars: from `featviz.project_exemplars`.
-        info: the layer, from ``scan.layers``.
         rule: which projections, if there are several; None: the first.
         tile: side of a tile in pixels; None: twice the receptive field, between 22 and 56.
         columns: units in a row; None: as many as make the page a little wider than high.
-        heading: said first in the title, such as the model's name.
+        heading: comes first in the title, such as the model's name.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Raises:
+        RuleError: there are no projections under the rule.
+        UsageError: there are no units.
+
+    Source: Zeiler & Fergus, figure 2.
+
+    Example:
+        >>> from featviz import figures, load_model, open_images, project_exemplars, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> result = scan(model, images, "conv1", k=4)
+        >>> figure = figures.grid(project_exemplars(model, images, result["conv1"], [0, 3]))
     """
-    rule = rule or next(iter(exemplars.projections))
-    side = tile or max(22, min(56, 2 * max(info.field.size)))
-    blocks = [unit_block(exemplars, row, rule, side) for row in range(len(exemplars.channels))]
-    height, width = blocks[0].shape[1:]
-    n = len(blocks)
-    columns = columns or _columns(n, (width + _GAP) / (height + _LABEL + _GAP))
-    rows = ceil(n / columns)
-    page, places = _page(blocks, rows, columns)
-    lines = [
-        f"{heading + ': ' if heading else ''}{info.name}, {info.kind}, {info.shape[0]} channels"
-        + (f" of {info.shape[1]} x {info.shape[2]}" if len(info.shape) == 3 else "")
-        + f", receptive field {field_of(info)}",
-        f"left: {rule} projections of the {exemplars.scores.shape[1]} strongest responses, middle grey = 0, "
-        "contrast the same within a unit (± the 99.5th percentile of its magnitudes); right: the image patches",
+    rule = exemplars.rule(rule)
+    layer = exemplars.layer
+    side = tile or max(22, min(56, 2 * max(layer.field.size)))
+    blocks = unit_blocks(exemplars, rule, side)
+    height, width = blocks.shape[-2:]
+    columns = columns or _columns(len(blocks), width + GAP, height + LABEL + GAP)
+    title = titled(heading, f"layer {layer.name}")
+    notes = [
+        f"{described(layer)}.",
+        f"Above each unit its number. Left: {rule} projections of its "
+        f"{strongest_responses(exemplars.k)} (middle grey = 0; black and white: the 99.5th "
+        "percentile of the unit's magnitudes). Right: the image patches that caused them.",
     ]
-    figure, axes = _canvas(page, lines)
-    for channel, dead, (left, top) in zip(
-        exemplars.channels, exemplars.dead.tolist(), places, strict=True
-    ):
-        axes.text(left, top - 3, str(channel), size=7, color=INK, ha="left", va="bottom")
-        if dead:
-            middle = left + width / 2, top + height / 2
-            axes.text(
-                *middle,
-                "dead: no image activates it",
-                size=7,
-                color=QUIET,
-                ha="center",
-                va="center",
-            )
-    return figure
+    area = new_page(*blocks_size(blocks, columns), title, notes, fig)
+    draw_blocks(area, 0, 0, exemplars, blocks, columns)
+    return area.finish()
 
 
 def overview(
-    layers: Sequence[tuple[Layer, Exemplars]],
+    layers: Sequence[Exemplars],
     *,
     rule: str | None = None,
     tile: int = 56,
     heading: str = "",
+    fig: AnyFigure | None = None,
 ) -> Figure:
     """A whole network on one page: a row for each layer, the strongest exemplar of some units,
     projection above patch.
 
     Args:
-        layers: in order, each with the exemplars of the units to show; rows may differ in length.
+        layers: for each layer the exemplars of the units to show, in order; rows may differ in
+            length. Dead units are named, not drawn.
         rule: which projections, if there are several; None: the first.
         tile: side of a tile in pixels.
-        heading: said first in the title.
+        heading: comes first in the title.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Raises:
+        RuleError: there are no projections under the rule.
+        UsageError: there are no layers.
+
+    Source: Zeiler & Fergus, figure 2.
+
+    Example:
+        >>> from featviz import figures, load_model, open_images, project_exemplars, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> result = scan(model, images, "conv1, conv2", k=1)
+        >>> shown = [project_exemplars(model, images, layer, [0, 3]) for layer in result.values()]
+        >>> figure = figures.overview(shown, heading="zfmini")
     """
-    rule = rule or next(iter(layers[0][1].projections))
-    strips = []
-    for _, exemplars in layers:
-        rows = [i for i in range(len(exemplars.channels)) if not exemplars.dead[i]]
-        pairs = [unit_tiles(exemplars, i, rule, tile)[:, 0] for i in rows]  # (2, 3, tile, tile)
-        blank = torch.full((2, 3, tile, tile), PAPER, dtype=torch.uint8)
-        ordered = torch.stack(pairs or [blank], dim=1)  # (2, units, 3, tile, tile)
-        strips.append(sheet(ordered.flatten(0, 1), columns=ordered.shape[1], gap=2))
-    width = max(strip.shape[2] for strip in strips)
-    head = 34
-    page = torch.full((3, sum(s.shape[1] + head for s in strips), width), PAPER, dtype=torch.uint8)
-    top, places = 0, []
-    for strip in strips:
-        top += head
-        page[:, top : top + strip.shape[1], : strip.shape[2]] = strip
-        places.append(top)
-        top += strip.shape[1]
-    lines = [
-        heading,
-        f"the strongest response of each unit: {rule} projection above its image patch",
-    ]
-    figure, axes = _canvas(page, [line for line in lines if line])
-    for (info, exemplars), top in zip(layers, places, strict=True):
-        axes.text(0, top - 16, f"{info.name}", size=9, weight="bold", color=INK, va="bottom")
-        size = f"{info.shape[1]} x {info.shape[2]}" if len(info.shape) == 3 else "1 x 1"
-        note = f"{info.kind}, {info.shape[0]} channels of {size}, field {field_of(info)}; units {_listed(exemplars)}"
-        axes.text(0, top - 3, note, size=7, color=QUIET, va="bottom")
-    return figure
+    if not layers:
+        raise UsageError("0 layers: give the exemplars of at least 1", "layers")
+    rule = layers[0].rule(rule)
+    strips = [_strip(exemplars, exemplars.rule(rule), tile) for exemplars in layers]
+    heights = [_ABOVE + _strip_height(strip) + _BELOW for strip in strips]
+    width = max(_strip_width(strip) for strip in strips)
+    title = titled(heading, "the strongest response of some units of each layer")
+    notes = [f"Above each unit its number, below it the {rule} projection above the image patch."]
+    area = new_page(width, sum(heights), title, notes, fig)
+    top = 0
+    for exemplars, strip, height in zip(layers, strips, heights, strict=True):
+        layer = exemplars.layer
+        name = fitted(layer.name, area.width, 9, bold=True)
+        note = fitted(described(layer) + _dead_units(exemplars), area.width, 7)
+        area.text(0, top + 12, name, size=9, weight="bold")
+        area.text(0, top + 27, note, size=7, color=QUIET)
+        living = _living(exemplars)
+        for i, row in enumerate(living):
+            x = i * (strip.shape[-1] + _BETWEEN)
+            area.text(x, top + _ABOVE - 3, str(exemplars.channels[row]), size=7, va="bottom")
+        if living:
+            area.sheet(0, top + _ABOVE, sheet(strip.flatten(0, 1), len(living), _BETWEEN))
+        else:
+            area.text(0, top + _ABOVE, "no image activates any of these units", color=QUIET)
+        top += height
+    return area.finish()
 
 
-def _columns(n: int, aspect: float) -> int:
-    """As many blocks in a row as make a page a little wider than high, and leave few places of its
-    last row empty.
-    """
-    ideal = sqrt(1.3 * n / aspect)
+def _strip(exemplars: Exemplars, rule: str, tile: int) -> Tensor:
+    """The strongest projections of the living units above their patches: (2, units, 3, h, w)."""
+    pairs = [unit_tiles(exemplars, row, rule, tile)[:, 0] for row in _living(exemplars)]
+    if not pairs:
+        return torch.empty(2, 0, 3, tile, tile, dtype=torch.uint8)
+    return torch.stack(pairs, dim=1)
+
+
+def _strip_width(strip: Tensor) -> int:
+    return strip.shape[1] * (strip.shape[-1] + _BETWEEN)
+
+
+def _strip_height(strip: Tensor) -> int:
+    if not strip.shape[1]:
+        return 12  # a line that says so
+    return 2 * strip.shape[-2] + _BETWEEN
+
+
+def _living(exemplars: Exemplars) -> list[int]:
+    """The rows of the units that some image activates."""
+    return (~exemplars.dead).nonzero().flatten().tolist()
+
+
+def _dead_units(exemplars: Exemplars) -> str:
+    """What is said of the units that are not drawn."""
+    dead = [str(exemplars.channels[row]) for row in exemplars.dead.nonzero().flatten().tolist()]
+    if not dead:
+        return ""
+    return f"; dead: {', '.join(dead)}"
+
+
+def _columns(n: int, width: int, height: int) -> int:
+    """As many blocks in a row as make a page a little wider than high, and leave little of its last
+    row empty; at least as many as the heading is wide."""
+    ideal = sqrt(1.3 * n * height / width)
     near = range(max(1, round(0.7 * ideal)), min(n, round(1.4 * ideal)) + 1)
-    return min(near, key=lambda c: (-n % c) / c + abs(c - ideal) / ideal, default=n)
-
-
-def _listed(exemplars: Exemplars) -> str:
-    return (
-        ", ".join(
-            str(c)
-            for c, dead in zip(exemplars.channels, exemplars.dead.tolist(), strict=True)
-            if not dead
-        )
-        or "all dead"
-    )
-
-
-def _page(blocks: list[Tensor], rows: int, columns: int) -> tuple[Tensor, list[tuple[int, int]]]:
-    height, width = blocks[0].shape[1:]
-    page = torch.full(
-        (3, rows * (height + _LABEL + _GAP), columns * (width + _GAP)), PAPER, dtype=torch.uint8
-    )
-    places = []
-    for i, block in enumerate(blocks):
-        top, left = (
-            (i // columns) * (height + _LABEL + _GAP) + _LABEL,
-            (i % columns) * (width + _GAP),
-        )
-        page[:, top : top + height, left : left + width] = block
-        places.append((left, top))
-    return page, places
-
-
-def _canvas(page: Tensor, lines: list[str]) -> tuple[Figure, Any]:
-    """A figure on which one pixel of ``page`` is one pixel at 100 dpi, below a title."""
-    height, width = page.shape[1:]
-    total_w = max(width + 2 * _MARGIN, 620)
-    text = total_w - 2 * _MARGIN
-    styled = [(part, True) for part in wrap(lines[0], int(text / 8.6))]
-    styled += [(part, False) for line in lines[1:] for part in wrap(line, int(text / 5.6))]
-    head = 26 + 18 * len(styled)
-    total_h = height + head + _MARGIN
-    figure = Figure(figsize=(total_w / DPI, total_h / DPI), dpi=DPI, facecolor="white")
-    axes = figure.add_axes(
-        (_MARGIN / total_w, _MARGIN / total_h, width / total_w, height / total_h)
-    )
-    axes.imshow(page.permute(1, 2, 0).numpy(), interpolation="none", extent=(0, width, height, 0))
-    axes.set_axis_off()
-    for i, (line, bold) in enumerate(styled):
-        figure.text(
-            _MARGIN / total_w,
-            1 - (18 + 18 * i) / total_h,
-            line,
-            va="center",
-            size=10 if bold else 8,
-            weight="bold" if bold else "normal",
-            color=INK if bold else QUIET,
-        )
-    return figure, axes
+    best = min(near, key=lambda c: (-n % c) / c + abs(c - ideal) / ideal, default=n)
+    return max(best, min(n, (NARROWEST + GAP) // width))

@@ -3,156 +3,181 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from math import ceil
+from typing import NamedTuple
 
-import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from featviz.figures.page import DPI, INK, QUIET, field_of
+from featviz.errors import UsageError
+from featviz.figures.page import (
+    QUIET,
+    AnyFigure,
+    field_of,
+    fitted,
+    new_page,
+    short,
+    text_width,
+    titled,
+)
 from featviz.units import Layer
 
-_TILE, _GAP, _MARGIN, _SIDE = (
-    72,
-    8,
-    16,
-    130,
-)  # pixels: a map, between maps, around the page, for the names of layers
+_TILE, _GAP = 72, 8  # pixels: a map, between maps
+_FILTER = 34  # pixels: a filter
+
+
+class LayerMaps(NamedTuple):
+    """Some activation maps of one layer for one image.
+
+    Attributes:
+        layer: whose maps they are.
+        channels: which, from the strongest on.
+        maps: (n, h, w), one for each channel.
+    """
+
+    layer: Layer
+    channels: Sequence[int]
+    maps: Tensor
 
 
 def activation_maps(
     image: Tensor,
-    layers: Sequence[tuple[Layer, Sequence[int], Tensor]],
+    layers: Sequence[LayerMaps],
     *,
-    title: str = "",
     kept: int = 12,
+    heading: str = "",
+    fig: AnyFigure | None = None,
 ) -> Figure:
     """A row for each layer: the maps that one image activates most, the strongest first.
 
     Args:
         image: (c, h, w) in [0, 1].
-        layers: in order: the layer, its channels from the strongest on, and their maps (n, h, w).
-        title: in bold.
-        kept: maps in a row.
+        layers: in order, each with its maps, of any sign.
+        kept: at most so many maps in a row.
+        heading: comes first in the title.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Raises:
+        UsageError: there are no layers.
+
+    Example:
+        >>> import torch
+        >>> from featviz import anatomy, figures, load_model, read
+        >>> from featviz.figures import LayerMaps
+        >>> model, image = load_model("zfmini"), torch.rand(3, 96, 96)
+        >>> layer = anatomy(model, (3, 96, 96))["conv1"]
+        >>> maps = read(model, image[None], layer)["conv1"][0, :4]
+        >>> figure = figures.activation_maps(image, [LayerMaps(layer, [0, 1, 2, 3], maps)])
     """
-    side, left, top, row = 2 * _TILE + 26, _MARGIN + 2 * _TILE + 50, 80, _TILE + 26
-    names = max(_SIDE, 20 + round(7.6 * max(len(info.name) for info, *_ in layers)))
-    width = left + names + kept * (_TILE + _GAP) + _MARGIN
-    height = top + max(len(layers) * row, side) + _MARGIN - 8
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    _text(
-        figure,
-        _MARGIN,
-        20,
-        title or "activation maps",
-        width,
-        height,
-        size=11,
-        weight="bold",
-        color=INK,
-    )
-    note = "each layer's strongest maps; above each its channel and its largest value. Black is zero or below, white the largest value"
-    _text(figure, _MARGIN, 42, note, width, height, size=8, color=QUIET)
-    _axes(figure, _MARGIN, top, side, side, width, height).imshow(
-        shown(image), interpolation="nearest"
-    )
-    for i, (info, channels, maps) in enumerate(layers):
-        y = top + i * row
-        _text(figure, left, y + 20, info.name, width, height, size=9, weight="bold", color=INK)
-        size = f"{info.shape[1]} x {info.shape[2]}" if len(info.shape) == 3 else "1 x 1"
-        _text(
-            figure,
-            left,
-            y + 37,
-            f"{info.shape[0]} maps, {size}",
-            width,
-            height,
-            size=7.5,
-            color=QUIET,
-        )
-        _text(figure, left, y + 52, f"field {field_of(info)}", width, height, size=7.5, color=QUIET)
-        for j, (channel, plane) in enumerate(zip(channels[:kept], maps[:kept], strict=True)):
-            x = left + names + j * (_TILE + _GAP)
-            axes = _axes(figure, x, y, _TILE, _TILE, width, height)
-            most = float(plane.max())
-            axes.imshow(
-                plane.numpy(),
-                cmap="gray",
-                vmin=0,
-                vmax=most if most > 0 else 1,
-                interpolation="nearest",
-            )
-            _text(figure, x, y - 8, f"{channel}", width, height, size=7, color=INK)
-            _text(
-                figure,
-                x + _TILE,
-                y - 8,
-                _short(most),
-                width,
-                height,
-                size=7,
-                color=QUIET,
-                ha="right",
-            )
-    return figure
+    if not layers:
+        raise UsageError("0 layers: give the maps of at least 1", "layers")
+    side = 2 * _TILE + 26
+    words = [_words(own.layer) for own in layers]
+    beside = 16 + max(_words_width(*lines) for lines in words)
+    left = side + 20
+    start = left + beside
+    most = min(kept, max(len(own.channels) for own in layers))
+    width = start + most * (_TILE + _GAP) - _GAP
+    row = _TILE + 26
+    height = max(len(layers) * row - 10, 16 + side)
+    title = titled(heading, "activation maps")
+    notes = [
+        "Each layer's strongest maps; above each its channel and its largest value. Black is "
+        "zero or below, white the "
+        "largest value."
+    ]
+    area = new_page(width, height, title, notes, fig)
+    area.image(0, 16, side, side, image)
+    for i, (own, (name, units, field)) in enumerate(zip(layers, words, strict=True)):
+        y = 16 + i * row
+        area.text(left, y + 10, name, size=9, weight="bold")
+        area.text(left, y + 27, units, size=7.5, color=QUIET)
+        area.text(left, y + 42, field, size=7.5, color=QUIET)
+        shown = list(zip(own.channels, own.maps.detach(), strict=True))[:kept]
+        for j, (channel, plane) in enumerate(shown):
+            x = start + j * (_TILE + _GAP)
+            largest = float(plane.max())
+            white = largest if largest > 0 else 1.0
+            area.plane(x, y, _TILE, _TILE, plane, 0, white)
+            area.text(x, y - 8, str(channel), size=7)
+            area.text(x + _TILE, y - 8, short(largest), size=7, color=QUIET, ha="right")
+    return area.finish()
+
+
+def _words(layer: Layer) -> tuple[str, str, str]:
+    """What stands beside a row: the layer's name, its maps, its receptive field."""
+    height, width = layer.map_size
+    units = f"{layer.channels} maps of {height} x {width}"
+    return fitted(layer.name, 180, 9, bold=True), units, f"field {field_of(layer)}"
+
+
+def _words_width(name: str, units: str, field: str) -> float:
+    return max(text_width(name, 9, bold=True), text_width(units, 7.5), text_width(field, 7.5))
 
 
 def filters_and_maps(
-    image: Tensor, filters: Tensor, channels: Sequence[int], maps: Tensor, *, title: str = ""
+    image: Tensor,
+    filters: Tensor,
+    channels: Sequence[int],
+    maps: Tensor,
+    *,
+    heading: str = "",
+    fig: AnyFigure | None = None,
 ) -> Figure:
     """Many filters of a first layer, each above the map that it makes of one image.
 
     Args:
         image: (c, h, w) in [0, 1].
-        filters: (n, c, k, k) with c 3, or others, which are averaged.
+        filters: (n, c, k, k), of any sign.
         channels: which the n are.
         maps: (n, h, w), before rectification; zero is middle grey.
-        title: in bold.
+        heading: comes first in the title.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Example:
+        >>> import torch
+        >>> from featviz import figures, load_model
+        >>> conv, image = load_model("zfmini").conv1, torch.rand(3, 96, 96)
+        >>> maps = conv(image[None])[0, :8].detach()
+        >>> figure = figures.filters_and_maps(image, conv.weight[:8], range(8), maps)
     """
     across = min(8, len(channels))
-    rows = -(-len(channels) // across)
-    pair = _TILE + 34 + 20
-    left = _MARGIN + 190
-    width, height = left + across * (_TILE + _GAP) + _MARGIN, 66 + max(rows * pair, 200) + _MARGIN
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    _text(
-        figure,
-        _MARGIN,
-        20,
-        title or "filters and their maps",
-        width,
-        height,
-        size=11,
-        weight="bold",
-        color=INK,
-    )
-    note = "each filter makes one map: it is laid over every place of the image with the same numbers. Middle grey = 0"
-    _text(figure, _MARGIN, 40, note, width, height, size=8, color=QUIET)
-    _axes(figure, _MARGIN, 66, 170, 170, width, height).imshow(
-        shown(image), interpolation="nearest"
-    )
-    for i, (channel, plane) in enumerate(zip(channels, maps, strict=True)):
-        x, y = left + (i % across) * (_TILE + _GAP), 66 + (i // across) * pair
-        one = (
-            filters[i]
-            if filters.shape[1] == 3
-            else filters[i].mean(dim=0, keepdim=True).expand(3, -1, -1)
-        )
-        one = one / one.abs().max().clamp(min=1e-12) / 2 + 0.5
-        _axes(figure, x, y, 34, 34, width, height).imshow(shown(one), interpolation="nearest")
-        _text(figure, x + 40, y + 17, str(channel), width, height, size=7, color=QUIET)
+    rows = ceil(len(channels) / across)
+    pair = _FILTER + 4 + _TILE + 16
+    side, left = 170, 190
+    width = left + across * (_TILE + _GAP) - _GAP
+    notes = [
+        "Each filter makes one map: it is laid over every position of the image with the same "
+        "weights. Above each map its "
+        "filter and its channel; middle grey = 0."
+    ]
+    height = max(rows * pair - 16, side)
+    area = new_page(width, height, titled(heading, "filters and their maps"), notes, fig)
+    area.image(0, 0, side, side, image)
+    for i, (channel, plane) in enumerate(zip(channels, maps.detach(), strict=True)):
+        row, column = divmod(i, across)
+        x, y = left + column * (_TILE + _GAP), row * pair
+        area.image(x, y, _FILTER, _FILTER, _filter(filters[i].detach()))
+        area.text(x + _FILTER + 6, y + _FILTER / 2, str(channel), size=7, color=QUIET)
         most = float(plane.abs().max()) or 1.0
-        axes = _axes(figure, x, y + 38, _TILE, _TILE, width, height)
-        axes.imshow(plane.numpy(), cmap="gray", vmin=-most, vmax=most, interpolation="nearest")
-    return figure
+        area.plane(x, y + _FILTER + 4, _TILE, _TILE, plane, -most, most)
+    return area.finish()
+
+
+def _filter(weights: Tensor) -> Tensor:
+    """A filter as an image in [0, 1]: zero is middle grey, the largest magnitude black or white."""
+    if weights.shape[0] != 3:
+        weights = weights.mean(dim=0, keepdim=True)  # first, so that the mean has the full contrast
+    return weights / weights.abs().max().clamp(min=1e-12) / 2 + 0.5
 
 
 def map_sizes(
     images: Sequence[Tensor],
     maps: Mapping[str, Sequence[Tensor]],
     *,
-    title: str = "",
+    heading: str = "",
     note: str = "",
+    fig: AnyFigure | None = None,
 ) -> Figure:
     """One network on one picture at several sizes: a column for each size, drawn to scale, a row
     for each layer.
@@ -160,83 +185,52 @@ def map_sizes(
     Args:
         images: (c, h, w) in [0, 1], of growing size.
         maps: by layer, one (h, w) for each image.
-        title: in bold.
+        heading: comes first in the title.
         note: below it.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Example:
+        >>> import torch
+        >>> from featviz import figures
+        >>> sizes = (32, 64)
+        >>> images = [torch.rand(3, side, side) for side in sizes]
+        >>> maps = {"conv1": [torch.rand(side // 2, side // 2) for side in sizes]}
+        >>> figure = figures.map_sizes(images, maps)
     """
-    largest = max(image.shape[-1] for image in images)
     scale = min(1.2, 900 / sum(image.shape[-1] for image in images))
-    widths = [max(56, round(image.shape[-1] * scale)) for image in images]
-    tall = round(largest * scale * max(i.shape[-2] / i.shape[-1] for i in images))
-    row, left = 120, _MARGIN + 70
-    width = max(left + sum(widths) + 3 * _GAP * len(widths) + _MARGIN, 640)
-    height = 70 + tall + 46 + len(maps) * (row + 20) + _MARGIN
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    _text(
-        figure,
-        _MARGIN,
-        20,
-        title or "one network, several sizes",
-        width,
-        height,
-        size=11,
-        weight="bold",
-        color=INK,
+    widths = [max(64, round(image.shape[-1] * scale)) for image in images]
+    tall = round(scale * max(image.shape[-2] for image in images))
+    names = [fitted(name, 160, 9, bold=True) for name in maps]
+    left = max(70, *(text_width(name, 9, bold=True) + 14 for name in names))
+    room, step = 120, 146
+    row_top = tall + 42
+    width = left + sum(widths) + 3 * _GAP * (len(widths) - 1)
+    height = row_top + len(maps) * step - 10
+    title = titled(heading, "one network on one picture at several sizes")
+    notes = [note] if note else []
+    notes.append(
+        "Above: the pictures, to scale. Below: a map of each layer, to scale within a row; "
+        "white is its largest value."
     )
-    _text(figure, _MARGIN, 40, note, width, height, size=8, color=QUIET)
+    area = new_page(width, height, title, notes, fig)
+    for row, name in enumerate(names):
+        area.text(0, row_top + row * step + 10, name, size=9, weight="bold")
     x = left
-    for i, (image, wide) in enumerate(zip(images, widths, strict=True)):
-        h, w = (round(side * scale) for side in image.shape[-2:])
-        _axes(figure, x, 66 + tall - h, w, h, width, height).imshow(
-            shown(image), interpolation="nearest"
-        )
-        _text(figure, x, 66 + tall + 12, _size(image), width, height, size=8, color=INK)
-        for j, (name, planes) in enumerate(maps.items()):
-            y = 66 + tall + 40 + j * (row + 20)
-            plane = planes[i]
-            # maps of one layer are drawn to scale with each other
-            most = max(max(p.shape) for p in planes)
-            side = [max(8, round(min(row, widths[-1]) * n / most)) for n in plane.shape]
-            axes = _axes(figure, x, y, side[1], side[0], width, height)
-            axes.imshow(
-                plane.numpy(),
-                cmap="gray",
-                vmin=0,
-                vmax=max(float(plane.max()), 1e-12),
-                interpolation="nearest",
-            )
-            _text(figure, x, y + side[0] + 9, _size(plane), width, height, size=7.5, color=QUIET)
-            if i == 0:
-                _text(
-                    figure, _MARGIN, y + 10, name, width, height, size=9, weight="bold", color=INK
-                )
+    for column, (image, wide) in enumerate(zip(images, widths, strict=True)):
+        high = scale * image.shape[-2]
+        area.image(x, tall - high, scale * image.shape[-1], high, image)
+        area.text(x, tall + 12, _size(image))
+        for row, planes in enumerate(maps.values()):
+            y = row_top + row * step
+            largest = max(max(plane.shape) for plane in planes)
+            zoom = min(room, widths[-1]) / largest
+            plane = planes[column].detach()
+            size = [max(8.0, zoom * length) for length in plane.shape]
+            area.plane(x, y, size[1], size[0], plane, 0, max(float(plane.max()), 1e-12))
+            area.text(x, y + size[0] + 9, _size(plane), size=7.5, color=QUIET)
         x += wide + 3 * _GAP
-    return figure
-
-
-def shown(image: Tensor) -> Any:
-    """(c, h, w) in [0, 1] as matplotlib takes it."""
-    image = image if image.shape[0] == 3 else image.mean(dim=0, keepdim=True).expand(3, -1, -1)
-    return np.asarray(image.clamp(0, 1).permute(1, 2, 0))
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
+    return area.finish()
 
 
 def _size(plane: Tensor) -> str:
     return f"{plane.shape[-2]} x {plane.shape[-1]}"
-
-
-def _axes(
-    figure: Figure, x: float, y: float, w: float, h: float, width: float, height: float
-) -> Any:
-    """Axes without frame at pixels from the top left."""
-    axes = figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height))
-    axes.set_axis_off()
-    return axes
-
-
-def _text(
-    figure: Figure, x: float, y: float, text: str, width: float, height: float, **style: Any
-) -> None:
-    figure.text(x / width, 1 - y / height, text, va="center", **style)

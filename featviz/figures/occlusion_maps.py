@@ -4,23 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
-from featviz.figures.page import INK, LINES, QUIET, bare, page, picture
+from featviz.errors import UsageError
+from featviz.figures.page import (
+    ACCENT,
+    COLORS,
+    INK,
+    NEUTRAL,
+    QUIET,
+    AnyFigure,
+    Area,
+    Style,
+    array,
+    bare,
+    fit,
+    fitted,
+    new_page,
+    rgb,
+    titled,
+)
 from featviz.methods.occlude import OcclusionMaps
 from featviz.tiles import contrast, signed
 
-_OTHER = "#d9d9de"  # classes beyond those that have a colour
-_SIDE = 2.1  # of a panel, in inches
+_SIDE = 210  # pixels: of a panel
+_BAR = 62  # pixels: beside a panel, for its colour bar and the numbers
+_LEGEND = 160
+_ABOVE = 22  # pixels: above a panel, for its name
+_BELOW = 12
+_TITLES = (
+    "image",
+    "response of its strongest map",
+    "what that map sees",
+    "probability of the class",
+    "most probable class",
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OccludedImage:
     """One image under the grey square, as a row of the figure.
 
@@ -28,10 +55,10 @@ class OccludedImage:
         image: (c, h, w) in [0, 1].
         maps: from `featviz.occlude`, with a score for each name below.
         response: the name of the feature map's score, and ``unit`` what to call that map.
-        projections: (m, c, h, w): the map's projection in this image, then in others.
+        projections: (m, c, h, w), any sign: the map's projection in this image, then in others.
         label: the class whose probability is shown; ``probability`` the name of its score. None
             where there are no classes.
-        name: said above the image.
+        name: stands above the image.
     """
 
     image: Tensor
@@ -43,153 +70,182 @@ class OccludedImage:
     probability: str | None = None
     name: str = ""
 
+    @property
+    def with_classes(self) -> bool:
+        """Whether the probability of a class is known under each square."""
+        return self.probability is not None and self.maps.classes is not None
+
 
 def occlusion(
-    rows: Sequence[OccludedImage], *, classes: Sequence[str] | None = None, heading: str = ""
+    rows: Sequence[OccludedImage],
+    *,
+    classes: Sequence[str] | None = None,
+    heading: str = "",
+    fig: AnyFigure | None = None,
 ) -> Figure:
-    """Figure 7 of the paper: what the network makes of an image while a grey square covers a part
-    of it.
+    """Figure 7 of the paper: what the network makes of an image while a grey square covers some of
+    it.
 
     From left to right: the image with one square; the total response of its strongest feature map,
-        by where the square is; what
-    that map sees (its projection in this image, framed, and in others); the probability of the
-    class; the most probable class. Rows without classes end after the third.
+    by where the square is; what that map sees (its projection in this image, framed, and in
+    others); the probability of the class; the most probable class. Rows without classes end after
+    the third.
 
     Args:
         rows: the images.
         classes: the names of the model's classes; None: numbers.
-        heading: said first in the title.
+        heading: comes first in the title.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Raises:
+        UsageError: there are no rows.
+
+    Source: Zeiler & Fergus, figure 7.
+
+    Example:
+        >>> import torch
+        >>> from featviz import Unit, figures, load_model, occlude, project
+        >>> from featviz.figures import OccludedImage
+        >>> model, x = load_model("zfmini"), torch.randn(3, 96, 96)
+        >>> maps = occlude(model, x, {"map": Unit("conv5", 7, at="map")}, window=48, stride=24)
+        >>> projections = project(model, x, [Unit("conv5", 7)])
+        >>> row = OccludedImage(torch.rand(3, 96, 96), maps, "map", "conv5, map 7", projections)
+        >>> figure = figures.occlusion([row], heading="zfmini")
     """
-    with_classes = any(row.probability is not None for row in rows)
-    extra = (0.22, 0.62, 0.22, 0.62, 0.1, 1.6)[
-        : 6 if with_classes else 3
-    ]  # inches beside each square: colour bars, legend
-    starts = [0.15 + sum(extra[:j]) + j * _SIDE for j in range(len(extra))]
-    lines = [
-        f"{heading + ': ' if heading else ''}what becomes of an image's strongest response"
-        + (", and of its class," if with_classes else "")
-        + " while a grey square covers a part of it",
-        "maps: the score by where the square's centre is; the frame is the square where the score is lowest, the red line on the "
-        "colour bar the score of the whole image",
-        "projections: middle grey = 0; framed in black that of this image, then those of the images that excite the map most",
+    if not rows:
+        raise UsageError("0 rows: give at least 1 occluded image", "rows")
+    with_classes = any(row.with_classes for row in rows)
+    # where each panel begins: image, response, projections, probability, most probable class
+    panels = [0.0, _SIDE + 22, 2 * _SIDE + 22 + _BAR]
+    what = "an image's strongest response"
+    if with_classes:
+        panels += [panels[2] + _SIDE + 22, panels[2] + 2 * _SIDE + 22 + _BAR]
+        what += " and its class"
+    width = panels[-1] + _SIDE
+    if with_classes:
+        width += 12 + _LEGEND
+    notes = [
+        "Maps: the score by where the centre of the square is. Frame: the square where the "
+        "score is lowest. Line on the colour "
+        "bar: the score of the image without a square.",
+        "Projections: middle grey = 0; framed that of this image, then those of the images "
+        "that excite the map most.",
     ]
-    width = starts[-1] + (1.6 if with_classes else _SIDE + 0.15)
-    figure, top = page(width, 0.4 + (_SIDE + 0.32) * len(rows), lines)
-    height = float(figure.get_size_inches()[1])
+    title = f"what becomes of {what} while a grey square covers some of the image"
+    height = 14 + len(rows) * (_ABOVE + _SIDE + _BELOW)
+    area = new_page(width, height, titled(heading, title), notes, fig)
+    for x, title in zip(panels, _TITLES, strict=False):
+        area.text(x, 8, title, size=9, weight="bold")
     for i, row in enumerate(rows):
-        bottom = top * height - 0.4 - (_SIDE + 0.32) * i - _SIDE
-        axes = [
-            figure.add_axes((left / width, bottom / height, _SIDE / width, _SIDE / height))
-            for left in starts
-        ]
-        picture(axes[0], row.image)
-        axes[0].set_title(row.name, size=8, color=INK, loc="left", pad=3)
-        middle = row.maps.boxes[row.maps.boxes.shape[0] // 2, row.maps.boxes.shape[1] // 2]
-        _frame(axes[0], middle.tolist(), fill="#808080")
-        _map(figure, axes[1], row.maps, row.response, "viridis")
-        axes[1].set_title(row.unit, size=8, color=INK, loc="left", pad=3)
-        _projections(axes[2], row.projections)
-        if with_classes:
-            _class_panels(figure, axes[3:], row, classes)
-        for axis, title in zip(axes[:5] if i == 0 else (), _TITLES, strict=False):
-            axis.annotate(
-                title,
-                (0, 1),
-                (0, 16),
-                "axes fraction",
-                "offset points",
-                size=9,
-                weight="bold",
-                color=INK,
-            )
-    return figure
+        y = 14 + i * (_ABOVE + _SIDE + _BELOW) + _ABOVE
+        _image(area, panels[0], y, row)
+        _map(area, panels[1], y, row, row.response, row.unit)
+        _projections(area, panels[2], y, row.projections)
+        if row.with_classes and row.probability is not None:
+            limits = (0.0, 1.0)
+            _map(area, panels[3], y, row, row.probability, row.label or "", limits)
+            _most_probable(area, panels[4], y, row, classes)
+    return area.finish()
 
 
-_TITLES = (
-    "image",
-    "response of its strongest map",
-    "what that map sees",
-    "probability of the class",
-    "most probable class",
-)
+def _image(area: Area, x: float, y: float, row: OccludedImage) -> None:
+    """The image with the square in its middle."""
+    axes = area.image(x, y, _SIDE, _SIDE, row.image)
+    _name(axes, row.name)
+    boxes = row.maps.boxes
+    top, left, bottom, right = boxes[boxes.shape[0] // 2, boxes.shape[1] // 2].tolist()
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, color="#808080", lw=0))
+
+
+def _name(axes: Axes, name: str) -> None:
+    axes.set_title(fitted(name, _SIDE, 8), size=8, color=INK, loc="left", pad=3)
+
+
+def _panel(area: Area, x: float, y: float, row: OccludedImage) -> Axes:
+    """Axes over the extent of the image, in its pixels."""
+    axes = area.axes(x, y, *fit(row.maps.size, _SIDE, _SIDE))
+    bare(axes)
+    return axes
 
 
 def _map(
-    figure: Any,
-    axes: Any,
-    maps: OcclusionMaps,
+    area: Area,
+    x: float,
+    y: float,
+    row: OccludedImage,
+    score: str,
     name: str,
-    colours: str,
     limits: tuple[float, float] | None = None,
 ) -> None:
     """A score by the position of the window's centre, over the extent of the image, with a colour
-    bar.
-    """
-    values = maps.scores[name].float()
-    low, high = limits or (float(values.min()), max(float(values.max()), maps.baseline[name]))
-    shown = axes.imshow(
-        values.numpy(),
-        cmap=colours,
-        extent=_extent(maps),
-        vmin=low,
-        vmax=high,
-        interpolation="nearest",
-    )
-    _whole(axes, maps)
-    worst = divmod(int(values.argmin()), values.shape[1])
-    _frame(axes, maps.boxes[worst].tolist())
-    left, bottom, width, height = axes.get_position().bounds
-    bar = figure.colorbar(
-        shown, cax=figure.add_axes((left + width * 1.03, bottom, width * 0.05, height))
-    )
-    bar.ax.tick_params(labelsize=7, colors=QUIET, length=2)
+    bar."""
+    maps = row.maps
+    values = maps.scores[score].float()
+    baseline = maps.baseline[score]
+    low, high = limits or (float(values.min()), max(float(values.max()), baseline))
+    axes = _panel(area, x, y, row)
+    _name(axes, name)
+    shade: Style = {"cmap": "viridis", "vmin": low, "vmax": high, "interpolation": "nearest"}
+    shown = axes.imshow(array(values), extent=_extent(maps), aspect="auto", **shade)
+    _full_extent(axes, maps)
+    _frame(axes, maps.boxes[divmod(int(values.argmin()), values.shape[1])].tolist())
+    width, height = fit(maps.size, _SIDE, _SIDE)
+    bar = area.figure.colorbar(shown, cax=area.axes(x + width + 6, y, 10, height))
+    bar.ax.tick_params(colors=QUIET, length=2)
     bar.outline.set_visible(False)
-    bar.ax.axhline(maps.baseline[name], color="#e5173f", linewidth=2)
+    # white around it, so that it is seen on every colour of the bar
+    bar.ax.axhline(baseline, color="white", linewidth=4)
+    bar.ax.axhline(baseline, color=ACCENT, linewidth=2)
 
 
 def _extent(maps: OcclusionMaps) -> tuple[float, float, float, float]:
     """Left, right, bottom, top of the map of window centres, in pixels of the image."""
-    top, left, bottom, right = maps.boxes[0, 0].tolist()
-    steps = [int(maps.boxes[-1, -1, axis]) / max(1, maps.boxes.shape[axis] - 1) for axis in (0, 1)]
-    steps = [step or length for step, length in zip(steps, maps.size, strict=True)]
-    middles = (top + bottom) / 2, (left + right) / 2
-    starts = [middle - step / 2 for middle, step in zip(middles, steps, strict=True)]
-    ends = [
-        start + step * n for start, step, n in zip(starts, steps, maps.boxes.shape[:2], strict=True)
-    ]
-    return starts[1], ends[1], ends[0], starts[0]
+    top, bottom = _span(maps, 0)
+    left, right = _span(maps, 1)
+    return left, right, bottom, top
 
 
-def _whole(axes: Any, maps: OcclusionMaps) -> None:
-    bare(axes)
-    axes.set(xlim=(0, maps.size[1]), ylim=(maps.size[0], 0), facecolor="#f3f3f5", aspect="equal")
+def _span(maps: OcclusionMaps, axis: int) -> tuple[float, float]:
+    """Where the map begins and ends along one axis, so that the middle of each of its cells is the
+    middle of its window."""
+    n = maps.boxes.shape[axis]
+    first = maps.boxes[0, 0].tolist()
+    middle = (first[axis] + first[axis + 2]) / 2
+    step = int(maps.boxes[-1, -1, axis]) / max(1, n - 1)
+    if not step:
+        step = maps.size[axis]  # a single window
+    start = middle - step / 2
+    return start, start + step * n
 
 
-def _frame(axes: Any, box: list[int], fill: str = "none") -> None:
-    """The outline of a box, white on black; with ``fill``, the box."""
+def _full_extent(axes: Axes, maps: OcclusionMaps) -> None:
+    """Show all of the image, also where no centre of a window lies."""
+    axes.set(xlim=(0, maps.size[1]), ylim=(maps.size[0], 0), facecolor="#f3f3f5")
+
+
+def _frame(axes: Axes, box: list[int]) -> None:
+    """The outline of a box, white on black, so that it is seen on every colour."""
     top, left, bottom, right = box
-    for colour, width in (("none", 0.0),) if fill != "none" else (("black", 2.6), ("white", 1.2)):
+    for edge, width in (("black", 2.6), ("white", 1.2)):
         outline = Rectangle((left, top), right - left, bottom - top, clip_on=False)
-        outline.set(facecolor=fill, edgecolor=colour, linewidth=width)
+        outline.set(facecolor="none", edgecolor=edge, linewidth=width)
         axes.add_patch(outline)
 
 
-def _projections(axes: Any, projections: Tensor) -> None:
+def _projections(area: Area, x: float, y: float, projections: Tensor) -> None:
     """This image's projection, framed, and up to three others, two by two, each cut to what it
-    sees.
-    """
+    sees."""
     tiles = [_cropped(projection) for projection in projections[:4]]
     across = 1 if len(tiles) == 1 else 2
+    step = _SIDE / across
     for i, tile in enumerate(tiles):
-        y, x = divmod(i, across)
-        shown = signed(tile, contrast(tile[None])).clamp(0, 1)
-        shown = shown.expand(3, -1, -1) if len(shown) == 1 else shown[:3]
-        axes.imshow(shown.permute(1, 2, 0).numpy(), extent=(x + 0.02, x + 0.98, y + 0.98, y + 0.02))
-    axes.add_patch(
-        Rectangle((0.02, 0.02), 0.96, 0.96, fill=False, edgecolor="black", linewidth=1.8)
-    )
-    axes.set(xlim=(0, across), ylim=(across, 0), aspect="equal")
-    axes.set_axis_off()
+        row, column = divmod(i, across)
+        axes = area.axes(x + column * step, y + row * step, step - 4, step - 4)
+        axes.imshow(rgb(signed(tile, contrast(tile[None]))), interpolation="nearest")
+        bare(axes)
+        if i == 0:
+            for side in axes.spines.values():
+                side.set(color=INK, linewidth=2)
 
 
 def _cropped(projection: Tensor) -> Tensor:
@@ -197,57 +253,65 @@ def _cropped(projection: Tensor) -> Tensor:
     there = (projection != 0).any(dim=0)
     if not bool(there.any()):
         return projection
-    rows, cols = there.any(1).nonzero().flatten(), there.any(0).nonzero().flatten()
-    side = min(max(int(rows[-1] - rows[0]), int(cols[-1] - cols[0])) + 1, *there.shape)
-    top, left = (
-        min(max(0, (int(span[0]) + int(span[-1]) + 1 - side) // 2), length - side)
-        for span, length in zip((rows, cols), there.shape, strict=True)
-    )
+    rows = there.any(1).nonzero().flatten().tolist()
+    columns = there.any(0).nonzero().flatten().tolist()
+    side = min(max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1, *there.shape)
+    top = _start(rows, side, there.shape[0])
+    left = _start(columns, side, there.shape[1])
     return projection[:, top : top + side, left : left + side]
 
 
-def _class_panels(
-    figure: Any, axes: Sequence[Any], row: OccludedImage, classes: Sequence[str] | None
+def _start(indices: list[int], side: int, length: int) -> int:
+    """Where a span of ``side`` begins that has these indices in its middle, inside 0 to length."""
+    start = (indices[0] + indices[-1] + 1 - side) // 2
+    return min(max(0, start), length - side)
+
+
+def _most_probable(
+    area: Area, x: float, y: float, row: OccludedImage, classes: Sequence[str] | None
 ) -> None:
-    """The probability of the class, the most probable class as regions, and their legend."""
-    if row.probability is None or row.maps.classes is None:
-        for axis in axes:
-            axis.set_axis_off()
-        return
-    _map(figure, axes[0], row.maps, row.probability, "magma", (0.0, 1.0))
-    axes[0].set_title(row.label or "", size=8, color=INK, loc="left", pad=3)
-    found, counts = torch.unique(row.maps.classes, return_counts=True)
-    order = counts.argsort(descending=True, stable=True)[: len(LINES)]
-    place = torch.full_like(row.maps.classes, len(order))
-    for i, k in enumerate(order.tolist()):
-        place[row.maps.classes == found[k]] = i
-    colours = [*LINES[: len(order)], _OTHER]
-    axes[1].imshow(
-        place.numpy(),
-        cmap=ListedColormap(colours),
-        vmin=-0.5,
-        vmax=len(colours) - 0.5,
-        extent=_extent(row.maps),
-        interpolation="nearest",
-    )
-    _whole(axes[1], row.maps)
-    names = [
-        classes[int(found[k])] if classes else f"class {int(found[k])}" for k in order.tolist()
-    ]
-    shares = [float(counts[k]) / place.numel() for k in order.tolist()]
-    handles = [
-        Patch(color=c, label=f"{name}\n{share:.0%} of squares")
-        for c, name, share in zip(colours, names, shares, strict=False)
-    ]
-    if len(found) > len(order):
-        handles.append(Patch(color=_OTHER, label=f"{len(found) - len(order)} more"))
-    axes[2].set_axis_off()
-    axes[2].legend(
-        handles=handles[:7],
-        loc="upper left",
-        bbox_to_anchor=(-0.04, 1.03),
-        fontsize=7,
-        frameon=False,
-        handlelength=1.0,
-        borderpad=0,
-    )
+    """The most probable class by where the square is, as regions, and their legend: the most common
+    classes by name, the others together."""
+    assert row.maps.classes is not None
+    result, counts = torch.unique(row.maps.classes, return_counts=True)
+    order = counts.argsort(descending=True, stable=True)[: len(COLORS)]
+    common, shares = result[order].tolist(), (counts[order] / counts.sum()).tolist()
+    kind = torch.full_like(row.maps.classes, len(common))
+    handles = []
+    for i, (k, share) in enumerate(zip(common, shares, strict=True)):
+        kind[row.maps.classes == k] = i
+        name = fitted(_class_name(k, classes), _LEGEND - 24, 7)
+        label = f"{name}\n{share:.0%} of squares"
+        handles.append(Patch(color=COLORS[i], label=label))
+    if len(result) > len(common):
+        handles.append(Patch(color=NEUTRAL, label=f"{len(result) - len(common)} more"))
+    colors = ListedColormap([*COLORS[: len(common)], NEUTRAL])
+    shade: Style = {
+        "cmap": colors,
+        "vmin": -0.5,
+        "vmax": len(common) + 0.5,
+        "interpolation": "nearest",
+    }
+    axes = _panel(area, x, y, row)
+    axes.imshow(array(kind), extent=_extent(row.maps), aspect="auto", **shade)
+    _full_extent(axes, row.maps)
+    beside = area.axes(x + _SIDE + 12, y, _LEGEND, _SIDE)
+    beside.set_axis_off()
+    corner: Style = {
+        "loc": "upper left",
+        "bbox_to_anchor": (0, 1),
+        "borderaxespad": 0,
+        "borderpad": 0,
+    }
+    beside.legend(handles=handles, fontsize=7, frameon=False, handlelength=1.0, **corner)
+
+
+def _class_name(k: int, classes: Sequence[str] | None) -> str:
+    if classes is None:
+        return f"class {k}"
+    if k >= len(classes):
+        message = (
+            f"class {k} is the most probable, and there are {len(classes)} names: give them all"
+        )
+        raise UsageError(message, "classes")
+    return classes[k]

@@ -3,88 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 
-import torch
 from matplotlib.figure import Figure
 
-from featviz.figures.blocks import unit_block
-from featviz.figures.page import DPI, INK, QUIET, field_of
+from featviz.errors import UsageError
+from featviz.figures.blocks import blocks_size, draw_blocks, strongest_responses, unit_blocks
+from featviz.figures.page import QUIET, AnyFigure, described, fitted, new_page, titled
 from featviz.records.exemplars import Exemplars
-from featviz.tiles import PAPER
-from featviz.units import Layer
 
-_HEAD, _LABEL, _GAP, _MARGIN = (
-    44,
-    15,
-    10,
-    16,
-)  # pixels: above a layer, above a unit, between units, around the page
+_HEAD, _BETWEEN = 36, 12  # pixels: above the blocks of a layer, between layers
 
 
 def top_patches(
-    layers: Sequence[tuple[Layer, Exemplars]],
+    layers: Sequence[Exemplars],
     *,
     rule: str | None = None,
     tile: int = 54,
     columns: int | None = None,
     heading: str = "",
+    fig: AnyFigure | None = None,
 ) -> Figure:
     """Figure 2 of the paper: for some units of every layer the k projections, and beside them the
     patches that caused them.
 
     Args:
-        layers: in order, each with the exemplars of the units to show.
+        layers: for each layer the exemplars of the units to show, in order.
         rule: which projections, if there are several; None: the first.
         tile: side of a tile in pixels.
         columns: units beside each other; None: 3 or 4, whichever fills the rows.
-        heading: said first in the title.
+        heading: comes first in the title.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Raises:
+        RuleError: there are no projections under the rule.
+        UsageError: there are no layers, or no units of a layer.
+
+    Source: Zeiler & Fergus, figure 2.
+
+    Example:
+        >>> from featviz import figures, load_model, open_images, project_exemplars, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> result = scan(model, images, "conv1, conv2", k=4)
+        >>> shown = [project_exemplars(model, images, layer, [0, 3]) for layer in result.values()]
+        >>> figure = figures.top_patches(shown, heading="zfmini")
     """
-    rule = rule or next(iter(layers[0][1].projections))
-    blocks = [
-        [unit_block(exemplars, row, rule, tile) for row in range(len(exemplars.channels))]
-        for _, exemplars in layers
-    ]
+    if not layers:
+        raise UsageError("0 layers: give the exemplars of at least 1", "layers")
+    rule = layers[0].rule(rule)
+    blocks = [unit_blocks(exemplars, rule, tile) for exemplars in layers]
     most = max(map(len, blocks))
-    columns = columns or min((4, 3), key=lambda c: (-most % c, -c))
-    across = max(1, min(columns, most))
-    wide = max(block.shape[2] for row in blocks for block in row)
-    heights = [
-        _HEAD + ceil(len(row) / across) * (_LABEL + row[0].shape[1] + _GAP) if row else _HEAD
-        for row in blocks
+    columns = min(most, columns or min((4, 3), key=lambda c: (-most % c, -c)))
+    sizes = [blocks_size(own, min(columns, len(own))) for own in blocks]
+    width = max(size[0] for size in sizes)
+    height = sum(_HEAD + size[1] + _BETWEEN for size in sizes) - _BETWEEN
+    title = titled(heading, f"the {strongest_responses(layers[0].k)} of some units of each layer")
+    notes = [
+        f"Left: {rule} projections (middle grey = 0, contrast the same within a unit).",
+        "Right: the image patches that caused them.",
     ]
-    width, height = max(2 * _MARGIN + across * (wide + 2 * _GAP), 640), 78 + sum(heights) + _MARGIN
-    page = torch.full((3, height, width), PAPER, dtype=torch.uint8)
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
-    top = 78
-    for (info, exemplars), row, tall in zip(layers, blocks, heights, strict=True):
-        axes.text(_MARGIN, top + 12, info.name, size=10, weight="bold", color=INK, va="center")
-        axes.text(_MARGIN, top + 28, _described(info), size=7.5, color=QUIET, va="center")
-        for i, (channel, block) in enumerate(zip(exemplars.channels, row, strict=True)):
-            y = top + _HEAD + _LABEL + (i // across) * (_LABEL + block.shape[1] + _GAP)
-            x = _MARGIN + (i % across) * (wide + 2 * _GAP)
-            page[:, y : y + block.shape[1], x : x + block.shape[2]] = block
-            note = f"{channel}: dead, no image activates it" if exemplars.dead[i] else str(channel)
-            axes.text(x, y - 3, note, size=7, color=INK, va="bottom")
-        top += tall
-    axes.imshow(page.permute(1, 2, 0).numpy(), interpolation="none", extent=(0, width, height, 0))
-    k = layers[0][1].scores.shape[1]
-    axes.text(
-        _MARGIN,
-        22,
-        f"{heading + ': ' if heading else ''}the {k} strongest responses of random feature maps",
-        size=11,
-        weight="bold",
-        color=INK,
-        va="center",
-    )
-    note = f"left: {rule} projections (middle grey = 0, contrast the same within a unit)\nright: the image patches that caused them"
-    axes.text(_MARGIN, 36, note, size=8, color=QUIET, va="top", linespacing=1.4)
-    return figure
-
-
-def _described(info: Layer) -> str:
-    maps = f" of {info.shape[1]} x {info.shape[2]}" if len(info.shape) == 3 else ""
-    return f"{info.shape[0]} maps{maps}, receptive field {field_of(info)}"
+    area = new_page(width, height, title, notes, fig)
+    top = 0
+    for exemplars, own, size in zip(layers, blocks, sizes, strict=True):
+        layer = exemplars.layer
+        name = fitted(layer.name, area.width, 10, bold=True)
+        area.text(0, top + 10, name, size=10, weight="bold")
+        area.text(0, top + 27, fitted(described(layer), area.width, 7.5), size=7.5, color=QUIET)
+        draw_blocks(area, 0, top + _HEAD, exemplars, own, min(columns, len(own)))
+        top += _HEAD + size[1] + _BETWEEN
+    return area.finish()

@@ -5,101 +5,116 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from featviz.figures.page import DPI, INK, QUIET
+from featviz.errors import UsageError
+from featviz.figures.page import (
+    COLORS,
+    DPI,
+    INK,
+    NEUTRAL,
+    QUIET,
+    Style,
+    color,
+    fitted,
+    name_ticks,
+    new_page,
+    plain,
+    room_for_names,
+    room_left_of_names,
+    text_width,
+    titled,
+    written,
+)
 
-_TRAIN, _TEST = "#a5b4c3", "#1864ab"
+_PLOT = 480  # pixels: the bars
 
 
-def ablation(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+def ablation(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    heading: str = "",
+    note: str = "",
+    ax: Axes | None = None,
+) -> Figure:
     """Table 3 of the paper with its numbers as bars: a network in each row, its parameters, its
     errors in training and test.
 
     Args:
         rows: with ``network``, ``parameters``, ``train error`` and ``test error`` (0 to 1); the
-            first is what others compare to.
-        title: in bold.
+            first is what others are compared to.
+        heading: comes first in the title.
+        note: below it.
+        ax: axes to draw on, without heading and note; None: a new figure.
+
+    Raises:
+        UsageError: there are no rows.
+
+    Source: Zeiler & Fergus, table 3.
+
+    Example:
+        >>> from featviz import figures
+        >>> row = {"network": "as it is", "parameters": 5000, "train error": 0.1, "test error": 0.2}
+        >>> figure = figures.ablation([row])
     """
-    height = 112 + 44 * len(rows) + 40
-    figure = Figure(figsize=(9.6, height / DPI), dpi=DPI, facecolor="white")
-    axes = figure.add_axes((0.44, 50 / height, 0.5, (height - 150) / height))
-    places = range(len(rows))
-    for shift, key, colour, label in (
-        (-0.19, "train error", _TRAIN, "training"),
-        (0.19, "test error", _TEST, "test"),
-    ):
-        axes.barh(
-            [p + shift for p in places],
-            [100 * row[key] for row in rows],
-            height=0.34,
-            color=colour,
-            label=label,
-        )
-        for place, row in zip(places, rows, strict=True):
-            number = axes.text(
-                100 * row[key] + 0.6,
-                place + shift,
-                f"{100 * row[key]:.1f}",
-                size=8,
-                va="center",
-                color=INK,
-            )
-            number.set_bbox(
-                {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
-            )  # so that the dotted line does not cross it
-    axes.axvline(100 * rows[0]["test error"], color=_TEST, lw=0.8, ls=":")
-    axes.set_yticks([])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(
-        0, 1.12 * max(5.0, *(100 * max(row["train error"], row["test error"]) for row in rows))
+    if not rows:
+        raise UsageError("0 rows: give the errors of at least 1 network", "rows")
+    if ax is not None:
+        _errors(ax, rows)
+        written(ax)
+        return ax.figure.figure  # also where the axes lie in a subfigure
+    labels = [_label(row) for row in rows]
+    left = 14 + max(text_width(line, 8, bold=True) for line in "\n".join(labels).split("\n"))
+    high = 44 * len(rows) + 10
+    title = titled(heading, "what each layer is worth")
+    notes = [note] if note else []
+    notes.append(
+        "Dotted: the test error of the first row. Below each network the number of its parameters."
     )
-    axes.set_xlabel("error, % of images (dotted: test error of the first row)", size=8, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False)
-    beside = axes.get_yaxis_transform()
-    axes.text(-0.82, -0.85, "network", transform=beside, size=8, color=QUIET, va="center")
-    axes.text(
-        -0.04, -0.85, "parameters", transform=beside, size=8, color=QUIET, ha="right", va="center"
-    )
-    for i, row in enumerate(rows):
-        weight = "bold" if i == 0 else "normal"
-        axes.text(
-            -0.82,
-            i,
-            row["network"],
-            transform=beside,
-            size=9,
-            color=INK,
-            va="center",
-            weight=weight,
-        )
-        axes.text(
-            -0.04,
-            i,
-            f"{row['parameters']:,}",
-            transform=beside,
-            size=9,
-            color=INK,
-            ha="right",
-            va="center",
-        )
-    figure.text(
-        0.02,
-        1 - 20 / height,
-        "what each layer is worth",
-        size=11,
-        weight="bold",
-        color=INK,
-        va="center",
-    )
-    figure.text(0.02, 1 - 42 / height, title, size=8, color=QUIET, va="center")
-    return figure
+    area = new_page(left + _PLOT, 30 + high + 40, title, notes)
+    axes = area.axes(left, 30, _PLOT, high)
+    _errors(axes, rows)
+    return area.finish()
+
+
+def _errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Two bars for each network, with their numbers."""
+    bars = (("train error", "training", NEUTRAL, -0.19), ("test error", "test", COLORS[0], 0.19))
+    largest = 5.0
+    for key, label, shade, shift in bars:
+        values = [100 * row[key] for row in rows]
+        largest = max(largest, *values)
+        centres = [i + shift for i in range(len(rows))]
+        axes.barh(centres, values, height=0.34, color=shade, label=label)
+        for centre, value in zip(centres, values, strict=True):
+            beside: Style = {"textcoords": "offset points", "va": "center", "size": 8, "color": INK}
+            number = axes.annotate(f"{value:.1f}", (value, centre), (4, 0), **beside)
+            # so that the dotted line does not cross it
+            number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4})
+    plain(axes)
+    axes.grid(visible=False)
+    axes.axvline(100 * rows[0]["test error"], color=COLORS[0], linewidth=0.9, linestyle=":")
+    axes.set_yticks(range(len(rows)), [_label(row) for row in rows], color=INK)
+    axes.get_yticklabels()[0].set_fontweight("bold")
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(0, 1.12 * largest)
+    axes.set_xlabel("error, % of images", size=8, color=QUIET)
+    corner: Style = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+    axes.legend(ncols=2, fontsize=8, frameon=False, **corner)
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    return f"{fitted(row['network'], 300, 8)}\n{row['parameters']:,} parameters"
 
 
 def layer_probe(
-    rows: Sequence[Mapping[str, Any]], *, chance: float, title: str = "", note: str = ""
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    chance: float,
+    heading: str = "",
+    note: str = "",
+    ax: Axes | None = None,
 ) -> Figure:
     """Table 7 of the paper as a curve: the accuracy of a linear classifier on the features of each
     layer, by depth.
@@ -108,63 +123,75 @@ def layer_probe(
         rows: with ``weights`` (which curve), ``layer``, ``train accuracy`` and ``test accuracy`` (0
             to 1).
         chance: the accuracy of the most frequent class.
-        title: in bold.
+        heading: comes first in the title.
         note: below it.
+        ax: axes to draw on, without heading and note; None: a new figure.
+
+    Raises:
+        UsageError: there are no rows.
+
+    Source: Zeiler & Fergus, table 7.
+
+    Example:
+        >>> from featviz import figures
+        >>> row = {"weights": "trained", "layer": "fc7", "train accuracy": 0.9, "test accuracy": 0.8}
+        >>> figure = figures.layer_probe([row], chance=0.1)
     """
+    if not rows:
+        raise UsageError("0 rows: give the accuracy of at least 1 layer", "rows")
     layers = list(dict.fromkeys(row["layer"] for row in rows))
-    figure = Figure(figsize=(max(8.0, 2.2 + 0.75 * len(layers)), 4.8), dpi=DPI, facecolor="white")
-    axes = figure.add_axes((0.085, 0.13, 0.83, 0.66))
+    if ax is not None:
+        _accuracies(ax, rows, layers, chance, ax.bbox.width / ax.figure.dpi * DPI)
+        written(ax)
+        return ax.figure.figure  # also where the axes lie in a subfigure
+    step = 75
+    plot = max(560, step * len(layers))
+    title = titled(heading, "a linear classifier on each layer")
+    notes = [note] if note else []
+    height = 26 + 320 + room_for_names(layers, plot / len(layers)) + 20
+    left = max(54, room_left_of_names(layers, plot / len(layers)))
+    area = new_page(left + plot + 80, height, title, notes)
+    axes = area.axes(left, 26, plot, 320)
+    _accuracies(axes, rows, layers, chance, plot)
+    return area.finish()
+
+
+def _accuracies(
+    axes: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    layers: Sequence[str],
+    chance: float,
+    width: float,
+) -> None:
+    """Two curves for each kind of weights, in test and in training."""
     for i, weights in enumerate(dict.fromkeys(row["weights"] for row in rows)):
-        mine = {row["layer"]: row for row in rows if row["weights"] == weights}
-        places = [layers.index(layer) for layer in mine]
-        colour = ("#1864ab", "#e8853d", "#66a80f")[i % 3]
-        test = [100 * row["test accuracy"] for row in mine.values()]
-        training = [100 * row["train accuracy"] for row in mine.values()]
-        axes.plot(places, test, "o-", color=colour, lw=1.8, ms=5, label=f"{weights}, test")
-        axes.plot(
-            places, training, "--", color=colour, lw=1, alpha=0.6, label=f"{weights}, training"
-        )
-        for x, y in zip(places, test, strict=True):
-            axes.annotate(
-                f"{y:.0f}",
-                (x, y),
-                (0, 7 if i == 0 else -13),
-                textcoords="offset points",
-                size=8,
-                ha="center",
-                color=colour,
-            )
-    axes.axhline(100 * chance, color=QUIET, lw=0.8, ls=":")
-    axes.text(
-        1,
-        100 * chance,
-        f" chance {100 * chance:.0f}",
-        transform=axes.get_yaxis_transform(),
-        size=8,
-        color=QUIET,
-        va="center",
-    )
-    axes.set_xticks(
-        range(len(layers)),
-        layers,
-        size=8,
-        rotation=0 if max(map(len, layers)) < 10 else 30,
-        ha="center",
-    )
-    axes.set_ylabel("accuracy, % of images", size=9)
-    axes.set_xlabel("features of layer, in the order of the network", size=9)
-    axes.set_ylim(-7, 104)  # room for numbers below the lowest points
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, frameon=False)
-    figure.text(
-        0.015,
-        0.955,
-        title or "a linear classifier on each layer",
-        size=11,
-        weight="bold",
-        color=INK,
-        va="center",
-    )
-    figure.text(0.015, 0.905, note, size=8, color=QUIET, va="center")
-    return figure
+        own = [row for row in rows if row["weights"] == weights]
+        depths = [layers.index(row["layer"]) for row in own]
+        test = [100 * row["test accuracy"] for row in own]
+        training = [100 * row["train accuracy"] for row in own]
+        line: Style = {"color": color(i), "linewidth": 1.8, "markersize": 5}
+        axes.plot(depths, test, "o-", label=f"{weights}, test", **line)
+        faint: Style = {"color": color(i), "linewidth": 1.2, "alpha": 0.7}
+        axes.plot(depths, training, "--", label=f"{weights}, training", **faint)
+        above = 7 if i == 0 else -13  # the numbers of two curves do not meet
+        label: Style = {"textcoords": "offset points", "size": 8, "ha": "center", "color": INK}
+        for depth, value in zip(depths, test, strict=True):
+            number = axes.annotate(f"{value:.0f}", (depth, value), (0, above), **label)
+            # so that the dotted line does not cross it
+            number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4})
+    plain(axes)
+    name_ticks(axes, layers, width / len(layers))
+    axes.axhline(100 * chance, color=QUIET, linewidth=0.9, linestyle=":")
+    beside: Style = {
+        "transform": axes.get_yaxis_transform(),
+        "size": 8,
+        "va": "center",
+        "color": QUIET,
+    }
+    axes.text(1.01, 100 * chance, f"chance {100 * chance:.0f}", **beside)
+    axes.set_ylim(-7, 104)  # room for the numbers below the lowest points
+    axes.set_ylabel("accuracy, % of images", size=8, color=QUIET)
+    axes.set_xlabel("features of layer, in the order of the network", size=8, color=QUIET)
+    corner: Style = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    columns = max(1, int(width / 130))
+    axes.legend(ncols=columns, fontsize=8, frameon=False, **corner)

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from math import isfinite
 
 import torch
-from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from featviz.figures.blocks import tile_size
-from featviz.figures.page import DPI, INK, QUIET
+from featviz.figures.page import (
+    ACCENT,
+    INK,
+    QUIET,
+    AnyFigure,
+    Area,
+    Style,
+    array,
+    fitted,
+    new_page,
+    plain,
+    shades,
+    text_width,
+    titled,
+)
 from featviz.methods.evolve import Evolution, Track
 from featviz.tiles import PAPER, sheet, signal_tiles
 
-_HEAD, _GAP, _LEFT, _MARGIN = (
-    40,
-    30,
-    30,
-    14,
-)  # pixels: above a block, between blocks, for channel numbers, around the page
+_HEAD, _GAP = 36, 26  # pixels: above a block, between blocks
 
 
-def evolution(found: Evolution, *, tile: int = 46, columns: int = 3, heading: str = "") -> Figure:
+def evolution(
+    result: Evolution,
+    *,
+    tile: int = 46,
+    columns: int = 3,
+    heading: str = "",
+    fig: AnyFigure | None = None,
+) -> Figure:
     """Figure 4 of the paper: a block for each layer, a row for each feature, a column for each
     epoch.
 
@@ -32,138 +47,151 @@ def evolution(found: Evolution, *, tile: int = 46, columns: int = 3, heading: st
     top left: features jump there.
 
     Args:
-        found: from `featviz.evolve`.
+        result: from `featviz.evolve`.
         tile: side of a tile in pixels.
         columns: blocks beside each other.
-        heading: said first in the title.
+        heading: comes first in the title.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Source: Zeiler & Fergus, figure 4.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> import torch
+        >>> from featviz import evolve, figures, load_model
+        >>> from featviz.data import SyntheticImages
+        >>> folder = Path(mkdtemp())
+        >>> for epoch, weights in ((0, "initial"), (16, None)):
+        ...     torch.save(load_model("zfmini", weights).state_dict(), folder / f"epoch-{epoch:03d}.pt")
+        >>> result = evolve(load_model("zfmini"), SyntheticImages(8), "conv1", folder, 3)
+        >>> figure = figures.evolution(result, heading="zfmini")
     """
-    blocks = [_block(track, tile) for track in found.layers.values()]
-    across = min(columns, len(blocks))
-    rows = [blocks[i : i + across] for i in range(0, len(blocks), across)]
-    width = _MARGIN + max(sum(_LEFT + b.shape[2] + _GAP for b in row) for row in rows)
-    width = max(width, 660)
-    top = 74
-    height = top + sum(max(b.shape[1] for b in row) + _HEAD + _GAP for row in rows)
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    names = iter(found.layers.items())
-    y = top
+    names = list(result)
+    blocks = {name: _block(result[name], tile) for name in names}
+    left = 8 + max(_numbers_width(track) for track in result.values())
+    rows = [names[i : i + columns] for i in range(0, len(names), columns)]
+    widths, heights = [], []
     for row in rows:
-        x = _MARGIN + _LEFT
-        for block in row:
-            name, track = next(names)
-            place = (
-                x / width,
-                1 - (y + _HEAD + block.shape[1]) / height,
-                block.shape[2] / width,
-                block.shape[1] / height,
-            )
-            _drawn(figure.add_axes(place), block, name, track, found.epochs, tile)
-            x += block.shape[2] + _GAP + _LEFT
-        y += max(b.shape[1] for b in row) + _HEAD + _GAP
-    note = (
-        f"rows: units; columns: epochs. Each tile: {found.rule} projection of the unit's strongest response then\n"
-        "(middle grey = 0, contrast of each tile its own). Corner mark: another image is now the strongest."
-    )
-    _titled(figure, f"{heading + ': ' if heading else ''}features over training", note, height)
-    return figure
+        widths.append(sum(left + blocks[name].shape[2] + _GAP for name in row) - _GAP)
+        heights.append(_HEAD + max(blocks[name].shape[1] for name in row) + _GAP)
+    notes = [
+        f"Rows: units. Columns: epochs. Each tile: the {result.rule} projection of the unit's "
+        "strongest response then (middle "
+        "grey = 0; each tile has its own contrast). Corner mark: another image is now the "
+        "strongest."
+    ]
+    title = titled(heading, "features over training")
+    area = new_page(max(widths), sum(heights) - _GAP, title, notes, fig)
+    y = 0
+    for row, height in zip(rows, heights, strict=True):
+        x = left
+        for name in row:
+            _draw_block(area, x, y + _HEAD, blocks[name], result, name)
+            x += blocks[name].shape[2] + _GAP + left
+        y += height
+    return area.finish()
 
 
-def settling(found: Evolution, *, heading: str = "") -> Figure:
+def settling(result: Evolution, *, heading: str = "", fig: AnyFigure | None = None) -> Figure:
     """How soon each layer is as it stays: its responses against the last ones, and the strongest
     images that are already final.
 
     Args:
-        found: from `featviz.evolve`.
-        heading: said first in the title.
+        result: from `featviz.evolve`.
+        heading: comes first in the title.
+        fig: a figure, or part of one, to draw into; None: a new one.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> import torch
+        >>> from featviz import evolve, figures, load_model
+        >>> from featviz.data import SyntheticImages
+        >>> folder = Path(mkdtemp())
+        >>> for epoch, weights in ((0, "initial"), (16, None)):
+        ...     torch.save(load_model("zfmini", weights).state_dict(), folder / f"epoch-{epoch:03d}.pt")
+        >>> result = evolve(load_model("zfmini"), SyntheticImages(8), "conv1", folder, 3)
+        >>> figure = figures.settling(result, heading="zfmini")
     """
-    figure = Figure(figsize=(10.4, 4.4), dpi=DPI, facecolor="white")
-    left, right = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.075, right=0.87, top=0.76, bottom=0.14, wspace=0.24)
-    colours = _shades(len(found.layers))
-    for colour, (name, track) in zip(colours, found.layers.items(), strict=True):
-        when = track.settled(found.epochs)
-        left.plot(found.epochs, track.remaining, "o-", color=colour, ms=3.5, lw=1.6)
-        label = f"{name}: epoch {when:.1f}"
-        right.plot(
-            found.epochs,
-            100 * track.same.double().mean(dim=1),
-            "o-",
-            color=colour,
-            ms=3.5,
-            lw=1.6,
-            label=label,
-        )
-    left.axhline(0.5, color=QUIET, lw=0.8, ls=":")
-    left.set_ylabel("distance still to go, first checkpoint = 1")
-    left.set_title("responses: 1 - correlation with the last", size=9, color=INK)
-    right.set_ylabel("% of units")
-    right.set_title("strongest image is that of the last epoch", size=9, color=INK)
+    labels = [_settled(result, name) for name in result]
+    plot, gap = 370, 90
+    notes = [
+        "Below the dotted line a layer's units have gone more than half the way from the first"
+        " checkpoint to the last."
+    ]
+    legend = 20 + max(text_width(label, 8) for label in labels) + 40
+    width = 50 + 2 * plot + gap + legend
+    height = max(26 + 270 + 40, 46 + 18 * len(labels))
+    area = new_page(width, height, titled(heading, "when each layer settles"), notes, fig)
+    left = area.axes(50, 26, plot, 270)
+    right = area.axes(50 + plot + gap, 26, plot, 270)
+    for shade, label, track in zip(shades(len(labels)), labels, result.values(), strict=True):
+        style: Style = {"color": shade, "marker": "o", "markersize": 3.5, "linewidth": 1.6}
+        left.plot(result.epochs, array(track.remaining), **style)
+        share = 100 * track.same.double().mean(dim=1)
+        right.plot(result.epochs, array(share), label=label, **style)
+    left.axhline(0.5, color=QUIET, linewidth=0.8, linestyle=":")
+    left.set_ylabel("distance still to go, first checkpoint = 1", size=8, color=QUIET)
+    left.set_title("responses: 1 - correlation with the last", size=9, color=INK, loc="left")
+    left.set_ylim(bottom=0)
+    right.set_ylabel("% of units", size=8, color=QUIET)
+    right.set_title("strongest image is that of the last epoch", size=9, color=INK, loc="left")
     right.set_ylim(0, 104)
     for axes in (left, right):
-        axes.set_xlabel("epoch")
-        axes.set_xticks(found.epochs)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    figure.legend(
-        title="half way at", loc="center right", fontsize=8, title_fontsize=8, frameon=False
-    )
-    note = "below the dotted line a layer's units have gone more than half the way from the first checkpoint to the last"
-    _titled(figure, f"{heading + ': ' if heading else ''}when each layer settles", note, 440)
-    return figure
+        plain(axes)
+        axes.set_xlabel("epoch", size=8, color=QUIET)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    x = 50 + 2 * plot + gap + 20
+    area.text(x, 34, "half way at", size=8, weight="bold")
+    area.legend(x, 46, right, 1)
+    return area.finish()
 
 
-def _shades(n: int) -> list[Any]:
-    """Light for low layers, dark for high ones."""
-    return [colormaps["viridis_r"](0.12 + 0.83 * i / max(1, n - 1)) for i in range(n)]
+def _settled(result: Evolution, name: str) -> str:
+    """A layer's name and the epoch at which it has gone half the way."""
+    when = result[name].settled(result.epochs)
+    words = f"epoch {when:.1f}" if isfinite(when) else "unknown"
+    return f"{fitted(name, 160, 8)}: {words}"
+
+
+def _numbers_width(track: Track) -> float:
+    return max(text_width(str(channel), 7) for channel in track.channels)
 
 
 def _block(track: Track, side: int) -> Tensor:
     """Projections as tiles, a row for each unit: (3, H, W) uint8."""
-    size = tile_size(track.inside.shape, side)
+    size = tile_size(track.visible.shape, side)
+    visible = track.visible & ~track.dead[:, :, None, None]
     tiles = []
-    for projections, inside, dead in zip(
-        track.projections, track.inside, track.dead, strict=True
-    ):  # (e, c, h, w), (e, h, w), (e,)
-        seen = inside & ~dead[:, None, None]
-        tiles += [
-            signal_tiles(one[None], mask[None], size)
-            for one, mask in zip(projections, seen, strict=True)
-        ]
+    # one by one, so that each has its own contrast
+    for projection, own in zip(track.projections.flatten(0, 1), visible.flatten(0, 1), strict=True):
+        tiles.append(signal_tiles(projection[None], own[None], size))
     return sheet(torch.cat(tiles), columns=track.projections.shape[1], gap=2, fill=PAPER)
 
 
-def _drawn(
-    axes: Any, block: Tensor, name: str, track: Track, epochs: Sequence[int], side: int
+def _draw_block(
+    area: Area, x: float, y: float, block: Tensor, result: Evolution, name: str
 ) -> None:
+    """A layer's tiles with the numbers of units and epochs, and marks where features jump."""
+    track = result[name]
     height, width = block.shape[1:]
-    across, down = (width + 2) / len(epochs), (height + 2) / len(track.channels)
-    axes.imshow(block.permute(1, 2, 0).numpy(), interpolation="none", extent=(0, width, height, 0))
-    axes.set_axis_off()
-    axes.text(0, -20, name, size=9, weight="bold", color=INK, va="bottom")
-    for i, epoch in enumerate(epochs):
-        axes.text(
-            (i + 0.5) * across - 1, -5, str(epoch), size=7, color=QUIET, ha="center", va="bottom"
-        )
-    for i, channel in enumerate(track.channels):
-        axes.text(
-            -6, (i + 0.5) * down - 1, str(channel), size=7, color=QUIET, ha="right", va="center"
-        )
+    across = (width + 2) / len(result.epochs)
+    down = (height + 2) / len(track.channels)
+    axes = area.sheet(x, y, block)
+    area.text(x, y - 25, fitted(name, width, 9, bold=True), size=9, weight="bold")
+    for column, epoch in enumerate(result.epochs):
+        middle = x + (column + 0.5) * across - 1
+        area.text(middle, y - 8, str(epoch), size=7, color=QUIET, ha="center")
+    for row, channel in enumerate(track.channels):
+        middle = y + (row + 0.5) * down - 1
+        area.text(x - 6, middle, str(channel), size=7, color=QUIET, ha="right")
+    mark = 0.2 * min(across, down)
     for row, column in track.jumped.nonzero().tolist():
-        x, y, mark = column * across, row * down, 0.16 * side
-        axes.fill([x, x + mark, x], [y, y, y + mark], color="#d9480f", lw=0)
+        left, top = column * across, row * down
+        corner = [left, left + mark, left], [top, top, top + mark]
+        axes.fill(*corner, facecolor=ACCENT, edgecolor="white", linewidth=0.8)
     for row, column in track.dead.nonzero().tolist():
-        axes.text(
-            (column + 0.5) * across,
-            (row + 0.5) * down,
-            "dead",
-            size=6,
-            color=QUIET,
-            ha="center",
-            va="center",
-        )
-
-
-def _titled(figure: Figure, title: str, note: str, height: int) -> None:
-    """A title in bold and a note below it, at the top left."""
-    figure.text(0.012, 1 - 18 / height, title, va="center", size=10, weight="bold", color=INK)
-    figure.text(0.012, 1 - 32 / height, note, va="top", size=8, color=QUIET, linespacing=1.4)
+        middle_x = x + (column + 0.5) * across - 1
+        middle_y = y + (row + 0.5) * down - 1
+        area.text(middle_x, middle_y, "dead", size=6, color=QUIET, ha="center")

@@ -2,6 +2,6 @@
 
 from featviz.gallery._build import build, is_finished
 from featviz.gallery._compare import compare
-from featviz.gallery.site import check_free
+from featviz.gallery.site import check_free, fallbacks
 
-__all__ = ["build", "check_free", "compare", "is_finished"]
+__all__ = ["build", "check_free", "compare", "fallbacks", "is_finished"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,33 +15,37 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz.errors import RecordError, UsageError
+from featviz.files import write_atomic
 from featviz.gallery import site, sprites
-from featviz.gallery.numbers import dominating, layer_numbers, telling, text, unit_numbers
+from featviz.gallery.numbers import front_units, layer_numbers, optional_text, text, unit_numbers
 from featviz.images import Images, open_images
 from featviz.methods._backproject import MEMORY
-from featviz.methods.project import project_exemplars
+from featviz.methods.project_exemplars import project_exemplars
 from featviz.patterns import split_call
 from featviz.records.exemplars import Exemplars
-from featviz.records.scan import Scan
+from featviz.records.scan import LayerScan, Listing, Scan
 from featviz.rules import check_rule
 from featviz.units import Layer
 
 STRIP = 10  # units of each layer on the front page
 _HELD = 2**29  # bytes of tiles that may be held before they are packed
 
+Record = dict[str, Any]
+"""A gallery's record, or a part of it, as it is written to JSON."""
+
 
 def build(
-    scan: Scan,
+    result: Scan,
     model: nn.Module,
     images: Any,
     out: str | Path,
     *,
-    rule: str | Sequence[str] = "deconvnet",
+    rules: Sequence[str] = ("deconvnet",),
     title: str | None = None,
     command: str = "",
     fresh: bool = False,
     memory: int = MEMORY,
-    progress: bool = True,
+    progress: bool = False,
 ) -> Path:
     """Project every unit of a scan and write the gallery: a folder of pages that opens from disk
     and needs no server.
@@ -48,12 +53,12 @@ def build(
     Layers that are finished in ``out`` are not made again.
 
     Args:
-        scan: from `featviz.scan`, complete.
+        result: from `featviz.scan`, complete.
         model, images: those of the scan.
         out: the gallery's folder.
-        rule: one, or several shown side by side.
+        rules: one, or several shown side by side.
         title: at the head of the pages; None: the scan's model.
-        command: said on the front page as what made it.
+        command: shown on the front page as what made it.
         fresh: make everything again, also where ``out`` holds the gallery of something else.
         memory: bytes that a batch of projections may take.
         progress: show progress bars, in units a second.
@@ -62,10 +67,13 @@ def build(
         The path of the front page, ``index.html``.
 
     Raises:
-        RecordError: ``out`` holds the gallery of something else, or the model is not that of the
-            scan.
+        RecordError: ``out`` holds the gallery of something else, or of another version of featviz,
+            or the model is not that of the scan.
         ImageError: the images are not those of the scan.
+        RuleError: no such rule, or it has no meaning on this network.
         UsageError: the scan is not complete, or ``out`` holds files of something else.
+
+    Source: Zeiler & Fergus, figure 2, for every unit of every layer.
 
     Example:
         >>> import tempfile
@@ -73,231 +81,323 @@ def build(
         >>> from featviz.data import SyntheticImages
         >>> from featviz.models import MINI_PREPROCESS
         >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
-        >>> found = scan(model, images, ["conv1"], k=4, progress=False)
-        >>> gallery.build(found, model, images, tempfile.mkdtemp(), progress=False).name
+        >>> result = scan(model, images, ["conv1"], k=4)
+        >>> gallery.build(result, model, images, tempfile.mkdtemp()).name
         'index.html'
     """
-    rules = [check_rule(one) for one in ([rule] if isinstance(rule, str) else rule)]
-    out, data = Path(out), open_images(images)
-    if not scan.complete:
+    chosen_rules = _checked_rules(rules)
+    folder = Path(out)
+    data = open_images(images)
+    if not result.complete:
         raise UsageError(
-            f"the scan has seen {scan.done} of {len(scan.keys)} images: finish it first (resume=True)"
+            f"the scan has looked at {result.done} of {len(result.listing)} images: "
+            "finish it first, with resume=True"
         )
-    record = _begun(out, scan, rules, title, command, fresh)
-    for i, name in enumerate(scan.top):
-        if not record["layers"][i]["done"]:
-            _layer(out, record, i, scan, model, data, name, rules, memory, progress)
-            site.finish(out, record)
-    return site.finish(out, record)
+    record = _begun(result, folder, chosen_rules, title, command, fresh)
+    work = _Work(result, model, data, folder, chosen_rules, memory, progress)
+    for entry, layer_scan in zip(record["layers"], result.values(), strict=True):
+        if not entry["done"]:
+            work.make_layer(layer_scan, entry, record)
+            site.finish(folder, record)
+    return site.finish(folder, record)
 
 
-def is_finished(scan: Scan, out: Path, rules: Sequence[str], title: str | None = None) -> bool:
-    """Whether the gallery of this scan under these rules and this title is there already, whole."""
-    record = site.read(out)
-    if record is None or record["identity"] != _identity(scan, rules, title):
+def is_finished(
+    result: Scan, out: str | Path, rules: Sequence[str], title: str | None = None
+) -> bool:
+    """Whether the gallery of this scan under these rules and this title is in ``out`` already, with
+    every layer.
+
+    Raises:
+        RecordError: the record in ``out`` is damaged, or of another version of featviz.
+
+    Example:
+        >>> import tempfile
+        >>> from featviz import gallery, load_model, open_images, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> images = open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> result = scan(load_model("zfmini"), images, ["conv1"], k=4)
+        >>> gallery.is_finished(result, tempfile.mkdtemp(), ["deconvnet"])
+        False
+    """
+    record = site.read(Path(out))
+    if record is None or record["identity"] != _identity(result, rules, title):
         return False
     return all(layer["done"] for layer in record["layers"])
 
 
-def _identity(scan: Scan, rules: Sequence[str], title: str | None) -> dict[str, Any]:
+def _checked_rules(rules: Sequence[str]) -> list[str]:
+    """Each rule once."""
+    names = [rules] if isinstance(rules, str) else rules
+    chosen = dict.fromkeys(check_rule(name) for name in names)
+    if not chosen:
+        raise UsageError(f"rules={rules!r}: give at least one, such as 'deconvnet'", "rules")
+    return list(chosen)
+
+
+def _identity(result: Scan, rules: Sequence[str], title: str | None) -> Record:
     """What a gallery is made from, as it reads back from its record."""
     identity = {
-        **scan.identity,
+        **result.identity,
         "rules": list(rules),
-        "title": _title(scan, title),
+        "title": _title(result, title),
         "tiles": sprites.TILE,
     }
-    return json.loads(json.dumps(identity))  # type: ignore[no-any-return]
+    as_read: Record = json.loads(json.dumps(identity))
+    return as_read
 
 
-def _title(scan: Scan, title: str | None) -> str:
-    return text(title or scan.sources.get("model", "network"))
+def _title(result: Scan, title: str | None) -> str:
+    return text(title or result.sources.get("model", "network"))
 
 
 def _begun(
-    out: Path, scan: Scan, rules: Sequence[str], title: str | None, command: str, fresh: bool
-) -> dict[str, Any]:
+    result: Scan,
+    out: Path,
+    rules: list[str],
+    title: str | None,
+    command: str,
+    fresh: bool,
+) -> Record:
     """The record in ``out`` if it is of the same things, or that of a gallery of which nothing is
     made yet.
     """
-    identity = _identity(scan, rules, title)
-    old = None if fresh else site.read(out)
-    if old is not None:
-        differ = [key for key in identity if old["identity"].get(key) != identity[key]]
-        if differ:
-            raise RecordError(
-                f"the gallery in {str(out)!r} was made from something else ({', '.join(differ)} differ): "
-                "choose another folder (--out), or make it again (--fresh)"
-            )
-    if old is not None:
-        site.begin(out)
-        return old
+    identity = _identity(result, rules, title)
+    if not fresh:
+        earlier = site.read(out)
+        if earlier is not None:
+            _check_same(earlier["identity"], identity, out)
+            site.begin(out)
+            return earlier
     site.clear(out)
-    about = {
-        "title": _title(scan, title),
-        "images": len(scan.keys),
-        "skipped": len(scan.skipped),
-        "input": list(scan.input_shape),
-        "k": scan.k,
-        "rules": list(rules),
-        "sources": {key: text(str(value)) for key, value in scan.sources.items()},
-        "fingerprints": {
-            key: scan.identity[key] for key in ("model", "images") if key in scan.identity
-        },
-        "labelled": any(label is not None for label in scan.labels),
-        "date": date.today().isoformat(),
-        "command": text(command),
-    }
-    layers = [
-        {
-            **layer_numbers(scan.layers[name], scan),
-            "page": site.page_name(i),
-            "folder": f"layers/{i:03d}",
-            "done": False,
-        }
-        for i, name in enumerate(scan.top)
-    ]
+    layers = []
+    for i, layer_scan in enumerate(result.values()):
+        files = {"page": site.page_name(i), "folder": site.layer_folder(i)}
+        layers.append({**layer_numbers(layer_scan), **files, "done": False})
+    about = _about(result, rules, _title(result, title), command)
     record = site.new(identity, about, layers)
     site.finish(out, record)
     site.begin(out)
     return record
 
 
-def _layer(
-    out: Path,
-    record: dict[str, Any],
-    i: int,
-    scan: Scan,
-    model: nn.Module,
-    images: Images,
-    name: str,
-    rules: list[str],
-    memory: int,
-    progress: bool,
-) -> None:
-    """Sprites, images, strip and page of one layer; the record tells that they are there."""
-    layer, info = record["layers"][i], scan.layers[name]
-    folder = out / layer["folder"]
-    units, columns = [], {}
-    weights = _first_layer(model, info, scan)
-    shown = set(_telling(scan, name))
-    with tqdm(
-        desc=f"gallery {text(name)}",
-        total=info.shape[0],
-        unit="unit",
-        disable=not progress,
-        leave=False,
-    ) as bar:
-        for exemplars in _chunks(model, images, scan, info, rules, memory):
-            for row, channel in enumerate(exemplars.channels):
-                unit = unit_numbers(scan, exemplars, row)
-                if weights is not None:
-                    unit["weights"] = sprites.address(sprites.packed(weights[channel], crisp=True))
-                units.append(unit)
-                if not unit["dead"]:
-                    site.write(
-                        folder / f"{channel}.js", sprites.sprite(sprites.blocks(exemplars, row))
-                    )
-                if channel in shown:
-                    columns[channel] = sprites.strongest(
-                        exemplars, row, rules[0], sprites.STRIP_SIDE
-                    )
-                bar.update()
-    used = sorted({exemplar["image"] for unit in units for exemplar in unit["exemplars"]})
-    for image in used:
-        path = out / "images" / f"{image:06d}.webp"
-        if not path.exists():
-            site.write(path, sprites.thumbnail(images[image]))
-    if columns:
-        site.write(
-            folder / "strip.webp", sprites.strip([columns[channel] for channel in sorted(columns)])
+def _check_same(earlier: Record, identity: Record, out: Path) -> None:
+    differences = [key for key, value in identity.items() if earlier.get(key) != value]
+    if differences:
+        raise RecordError(
+            f"the gallery in {str(out)!r} was made from something else "
+            f"({', '.join(differences)} differ): choose another folder, or make it again",
+            "out",
+            "fresh",
         )
-    layer["strip"] = sorted(columns)
-    layer["index"] = [
-        [unit["unit"], unit["label"], [e["image"] for e in unit["exemplars"]]] for unit in units
-    ]
-    known = {int(image): (key, label) for image, key, label in record.get("images", [])}
-    known |= {image: (text(scan.keys[image]), _text(scan.labels[image])) for image in used}
-    record["images"] = [[image, *known[image]] for image in sorted(known)]
-    layer["done"] = True
-    h, w = sprites.tile_size(*map(min, info.field.size, scan.input_shape[1:]))
-    site.write(folder / "units.json", json.dumps(units))
-    side = {
-        "title": record["about"]["title"],
-        "folder": layer["folder"],
-        "images": "images",
-        "units": units,
-    }
-    data = {
-        "tile": [h, w],
-        "k": scan.k,
+
+
+def _about(result: Scan, rules: list[str], title: str, command: str) -> Record:
+    """What the pages say of the gallery as a whole."""
+    listing = result.listing
+    fingerprints = {}
+    for key in ("model", "images"):
+        if key in result.identity:
+            fingerprints[key] = result.identity[key]
+    return {
+        "title": title,
+        "images": len(listing),
+        "skipped": len(result.skipped),
+        "input": list(listing.input_shape),
+        "k": result.k,
         "rules": rules,
-        "input": list(scan.input_shape[1:]),
-        "sides": [side],
+        "sources": {key: text(str(value)) for key, value in result.sources.items()},
+        "fingerprints": fingerprints,
+        "labelled": any(label is not None for label in listing.labels),
+        "date": date.today().isoformat(),
+        "command": text(command),
     }
-    site.write(
-        folder / "data.json",
-        json.dumps({key: value for key, value in data.items() if key != "sides"}),
-    )
-    site.layer_page(out, record["about"], layer, data)
 
 
-def _text(label: str | None) -> str | None:
-    return None if label is None else text(label)
+@dataclass
+class _Units:
+    """The units of a layer, as far as they are made.
+
+    Attributes:
+        folder: where their files are.
+        shown: the channels that the front page shows.
+        filters: a picture of each unit's weights, in a first layer.
+        numbers: of each unit, for its tile and its panel.
+        columns: the pictures of those that are shown, by channel.
+        fallbacks: how many exemplars took the full image because their crop did not do.
+    """
+
+    folder: Path
+    shown: list[int]
+    filters: list[Tensor] | None
+    numbers: list[Record] = field(default_factory=list)
+    columns: dict[int, Tensor] = field(default_factory=dict)
+    fallbacks: int = 0
+
+    @property
+    def exemplars(self) -> int:
+        """How many exemplars they have together."""
+        return sum(len(unit["exemplars"]) for unit in self.numbers)
+
+    @property
+    def images(self) -> list[int]:
+        """The images of all exemplars, each once, in the order of the listing."""
+        used: set[int] = set()
+        for unit in self.numbers:
+            used |= {exemplar["image"] for exemplar in unit["exemplars"]}
+        return sorted(used)
+
+    @property
+    def index(self) -> list[list[Any]]:
+        """What search reads of each: number, label and images."""
+        index = []
+        for unit in self.numbers:
+            images = [exemplar["image"] for exemplar in unit["exemplars"]]
+            index.append([unit["unit"], unit["label"], images])
+        return index
 
 
-def _chunks(
-    model: nn.Module, images: Images, scan: Scan, info: Layer, rules: list[str], memory: int
-) -> Iterator[Exemplars]:
-    """The exemplars of all units, as many units at a time as memory for their tiles allows."""
-    h, w = map(min, info.field.size, scan.input_shape[1:])
-    step = max(1, _HELD // (scan.k * scan.input_shape[0] * h * w * 4 * (1 + len(rules))))
-    for start in range(0, info.shape[0], step):
-        channels = range(start, min(start + step, info.shape[0]))
-        yield project_exemplars(
-            model, images, scan, info.name, channels, rule=rules, memory=memory, progress=False
+@dataclass(frozen=True)
+class _Work:
+    """What every layer of a gallery is made from, and where it goes."""
+
+    result: Scan
+    model: nn.Module
+    images: Images
+    out: Path
+    rules: list[str]
+    memory: int
+    progress: bool
+
+    def make_layer(self, layer_scan: LayerScan, entry: Record, record: Record) -> None:
+        """Write all files of a layer, and note it in ``entry``, its part of the record.
+
+        The record on disk is the caller's to write, after the files that it speaks of."""
+        filters = _filters(self.model, layer_scan.layer, self.result.listing.input_shape[0])
+        units = _Units(self.out / entry["folder"], front_units(layer_scan, STRIP), filters)
+        self._write_sprites(units, layer_scan)
+        self._write_images(units.images)
+        _write_strip(units)
+        entry["strip"] = sorted(units.columns)
+        entry["index"] = units.index
+        entry["fallbacks"] = units.fallbacks
+        entry["exemplars"] = units.exemplars
+        _add_images(record, units.images, self.result.listing)
+        self._write_page(layer_scan.layer, units, entry, record["about"])
+        entry["done"] = True
+
+    def _write_sprites(self, units: _Units, layer_scan: LayerScan) -> None:
+        """Project all units of a layer, group by group."""
+        bar = tqdm(
+            desc=f"gallery {text(layer_scan.layer.name)}",
+            total=layer_scan.layer.channels,
+            unit="unit",
+            disable=not self.progress,
+            leave=False,
         )
+        with bar:
+            for exemplars in self._projected(layer_scan):
+                units.fallbacks += exemplars.fallbacks
+                for row in range(len(exemplars.channels)):
+                    self._write_sprite(units, layer_scan, exemplars, row)
+                    bar.update()
 
+    def _write_sprite(
+        self, units: _Units, layer_scan: LayerScan, exemplars: Exemplars, row: int
+    ) -> None:
+        """Write the tiles of a unit, unless it is dead, and keep its numbers and pictures."""
+        channel = exemplars.channels[row]
+        numbers = unit_numbers(layer_scan, exemplars, row)
+        if units.filters is not None:
+            picture = sprites.packed(units.filters[channel], crisp=True)
+            numbers["weights"] = sprites.address(picture)
+        units.numbers.append(numbers)
+        if channel in units.shown:
+            side = sprites.STRIP_SIDE
+            units.columns[channel] = sprites.strongest(exemplars, row, self.rules[0], side)
+        if not numbers["dead"]:
+            script = sprites.sprite(sprites.blocks(exemplars, row))
+            write_atomic(units.folder / f"{channel}.js", script)
 
-def _telling(scan: Scan, name: str) -> list[int]:
-    """Units for the front page, from what the scan alone knows."""
-    top, statistics = scan.top[name], scan.statistics[name]
-    units = []
-    for channel in range(len(top.scores)):
-        found = [int(image) for image in top.images[channel] if image >= 0]
-        label, share = dominating([scan.labels[image] for image in found])
-        numbers = {
-            "max": float(statistics.maximum[channel]),
-            "mean": float(statistics.mean[channel]),
+    def _projected(self, layer_scan: LayerScan) -> Iterator[Exemplars]:
+        """The exemplars of all units, as many units at a time as memory for their tiles allows."""
+        layer = layer_scan.layer
+        height, width = self._field_size(layer)
+        bytes_of_tile = self.result.listing.input_shape[0] * height * width * 4
+        tiles_of_unit = self.result.k * (1 + len(self.rules))
+        step = max(1, _HELD // (tiles_of_unit * bytes_of_tile))
+        for start in range(0, layer.channels, step):
+            channels = range(start, min(start + step, layer.channels))
+            yield project_exemplars(
+                self.model,
+                self.images,
+                layer_scan,
+                channels,
+                rules=self.rules,
+                memory=self.memory,
+            )
+
+    def _field_size(self, layer: Layer) -> tuple[int, int]:
+        """(height, width) of a receptive field in pixels, where it is larger than the image that of
+        the image."""
+        height, width = self.result.listing.input_shape[1:]
+        return min(layer.field.size[0], height), min(layer.field.size[1], width)
+
+    def _write_images(self, images: list[int]) -> None:
+        """Write those images that no earlier layer has written."""
+        for image in images:
+            path = site.image_path(self.out, image)
+            if not path.exists():
+                write_atomic(path, sprites.thumbnail(self.images[image]))
+
+    def _write_page(self, layer: Layer, units: _Units, entry: Record, about: Record) -> None:
+        """Write the page of a layer; and its data apart, from which comparisons are made."""
+        data = {
+            "tile": list(sprites.tile_size(*self._field_size(layer))),
+            "k": self.result.k,
+            "rules": self.rules,
+            "input": list(self.result.listing.input_shape[1:]),
         }
-        units.append(
-            {
-                "unit": channel,
-                "dead": bool(statistics.dead[channel]),
-                "label": label,
-                "share": share,
-                **numbers,
-            }
-        )
-    return telling(units, STRIP)
+        side = {
+            "title": about["title"],
+            "folder": entry["folder"],
+            "images": "images",
+            "units": units.numbers,
+        }
+        write_atomic(units.folder / "units.json", json.dumps(units.numbers))
+        write_atomic(units.folder / "data.json", json.dumps(data))
+        site.layer_page(self.out, about, entry, {**data, "sides": [side]})
 
 
-def _first_layer(model: nn.Module, info: Layer, scan: Scan) -> list[Tensor] | None:
+def _write_strip(units: _Units) -> None:
+    """Write the pictures of the front page; a layer whose units are all dead has none."""
+    if units.columns:
+        columns = [units.columns[channel] for channel in sorted(units.columns)]
+        write_atomic(units.folder / "strip.webp", sprites.strip(columns))
+
+
+def _add_images(record: Record, images: list[int], listing: Listing) -> None:
+    """Name more images in the record, by index: search finds units by the names of their images."""
+    names = {image: [key, label] for image, key, label in record.get("images", [])}
+    for image in images:
+        names[image] = [text(listing.keys[image]), optional_text(listing.labels[image])]
+    record["images"] = [[image, *names[image]] for image in sorted(names)]
+
+
+def _filters(model: nn.Module, layer: Layer, channels: int) -> list[Tensor] | None:
     """The filters of a convolution that looks at the image itself, as pictures; None for any other
     layer.
     """
+    field = layer.field
+    window = layer.kernel, layer.stride
+    if field.kind != "exact" or window != (field.size, field.stride):
+        return None  # something lies between it and the image
     modules = dict(model.named_modules())
-    weight = getattr(modules[split_call(info.call, modules)[0]], "weight", None)
-    looks_at_image = (
-        info.field.kind == "exact"
-        and info.kernel == info.field.size
-        and info.stride == info.field.stride
-    )
-    if (
-        not looks_at_image
-        or not isinstance(weight, Tensor)
-        or weight.dim() != 4
-        or weight.shape[1] not in (1, 3)
-    ):
+    name, _ = split_call(layer.call)
+    weight = getattr(modules[name], "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() != 4:
         return None
-    return sprites.filters(weight) if weight.shape[1] == scan.input_shape[0] else None
+    if weight.shape[1] not in (1, 3) or weight.shape[1] != channels:
+        return None  # a grouped one, or of images that are no pictures
+    return sprites.filters(weight)

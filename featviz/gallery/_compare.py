@@ -4,11 +4,40 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from featviz.errors import RecordError, UsageError
+from featviz.files import write_atomic
 from featviz.gallery import site, sprites
+
+Record = dict[str, Any]
+_SAME = ("images", "preprocess", "k", "rules", "tiles")  # of both identities
+
+
+@dataclass(frozen=True)
+class _Gallery:
+    """One of the two galleries.
+
+    Attributes:
+        letter: its folder in the comparison, ``a`` or ``b``.
+        folder: where it is.
+        record: what it says of itself.
+        title: at the head of its side.
+    """
+
+    letter: str
+    folder: Path
+    record: Record
+    title: str
+
+    @property
+    def layers(self) -> dict[str, Record]:
+        return {layer["name"]: layer for layer in self.record["layers"]}
+
+
+Pair = tuple[_Gallery, _Gallery]
 
 
 def compare(first: str | Path, second: str | Path, out: str | Path) -> Path:
@@ -25,130 +54,181 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> Path:
         The path of the front page.
 
     Raises:
-        RecordError: a folder holds no gallery, or one that is not finished, or the two are not of
-            the same images, k and rules, or have no layer in common.
+        RecordError: a folder holds no gallery, or one that is not finished or of another version of
+            featviz, or the two are not of the same images, k and rules, or have no layer in common.
         UsageError: ``out`` is one of the two, or holds files of something else.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from featviz import gallery, load_model, open_images, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> folder, images = Path(tempfile.mkdtemp()), open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> for weights in ("initial", None):
+        ...     model = load_model("zfmini", weights)
+        ...     result = scan(model, images, ["conv1"], k=4)
+        ...     _ = gallery.build(result, model, images, folder / str(weights), title=str(weights))
+        >>> gallery.compare(folder / "initial", folder / "None", folder / "both").name
+        'index.html'
     """
-    folders, out = (Path(first), Path(second)), Path(out)
-    if out.resolve() in {folder.resolve() for folder in folders}:
-        raise UsageError(f"{str(out)!r} is one of the two galleries: choose another folder (--out)")
-    a, b = (_finished(folder) for folder in folders)
-    differ = [
-        key
-        for key in ("images", "preprocess", "k", "rules", "tiles")
-        if a["identity"].get(key) != b["identity"].get(key)
-    ]
-    if differ:
-        raise RecordError(
-            f"{str(first)!r} and {str(second)!r} cannot face each other: {', '.join(differ)} differ"
+    folders = Path(first), Path(second)
+    target = Path(out)
+    if target.resolve() in [folder.resolve() for folder in folders]:
+        raise UsageError(
+            f"{str(target)!r} is one of the two galleries: choose another folder", "out"
         )
-    theirs = {layer["name"]: layer for layer in b["layers"]}
-    pairs = [
-        (layer, theirs[layer["name"]])
-        for layer in a["layers"]
-        if layer["name"] in theirs and layer["channels"] == theirs[layer["name"]]["channels"]
-    ]
-    if not pairs:
-        raise RecordError(
-            f"{str(first)!r} and {str(second)!r} have no layer of the same name and channels in common"
-        )
-    return _written(out, folders, (a, b), pairs)
+    pair = _opened(*folders)
+    _check_alike(pair)
+    names = _common_layers(pair)
+    site.clear(target)
+    for gallery in pair:
+        _copy(gallery, target)
+    about = _about(pair)
+    layers = [_write_layer(target, about, i, name, pair) for i, name in enumerate(names)]
+    identity = {"compared": [gallery.record["identity"] for gallery in pair]}
+    record = site.new(identity, about, layers)
+    record["images"] = _images(pair)
+    record["sides"] = [gallery.title for gallery in pair]
+    site.begin(target)
+    return site.finish(target, record)
 
 
-def _finished(folder: Path) -> dict[str, Any]:
-    record = site.read(folder)
+def _opened(first: Path, second: Path) -> Pair:
+    records = _finished(first), _finished(second)
+    titles = _titles((first, second), records)
+    return (
+        _Gallery("a", first, records[0], titles[0]),
+        _Gallery("b", second, records[1], titles[1]),
+    )
+
+
+def _finished(folder: Path) -> Record:
+    """The record of a gallery that can be compared."""
+    try:
+        record = site.read(folder)
+    except RecordError as error:
+        # making it again is up to `build`: no argument of `compare` helps
+        raise RecordError(str(error)) from error
     if record is None:
         raise RecordError(f"no gallery in {str(folder)!r}: {site.RECORD} is missing")
-    if len(record.get("sides", ())) > 1:
+    if "sides" in record:
         raise RecordError(
             f"{str(folder)!r} is a comparison: give the galleries that it was made from"
         )
-    waiting = [layer["name"] for layer in record["layers"] if not layer["done"]]
-    if waiting:
+    missing = [layer["name"] for layer in record["layers"] if not layer["done"]]
+    if missing:
         raise RecordError(
-            f"the gallery in {str(folder)!r} is not finished ({waiting[0]!r} is missing): make it first"
+            f"the gallery in {str(folder)!r} is not finished ({missing[0]!r} is missing): make it first"
         )
     return record
 
 
-def _written(
-    out: Path,
-    folders: tuple[Path, Path],
-    records: tuple[dict[str, Any], dict[str, Any]],
-    pairs: list[tuple[dict[str, Any], dict[str, Any]]],
-) -> Path:
-    titles = _titles(folders, records)
-    site.clear(out)
-    for side, folder in zip("ab", folders, strict=True):
-        shutil.copytree(folder / "layers", out / side / "layers")
-        shutil.copytree(folder / "images", out / "images", dirs_exist_ok=True)
-    about = {
-        **records[0]["about"],
-        "title": " | ".join(titles),
+def _titles(folders: tuple[Path, Path], records: tuple[Record, Record]) -> list[str]:
+    """What sets the two apart: their titles, with weights or folders where titles are the same."""
+    titles = [record["about"]["title"] for record in records]
+    if titles[0] != titles[1]:
+        return titles
+    names = [record["about"]["sources"].get("weights", "") for record in records]
+    if names[0] == names[1]:
+        names = [folder.resolve().name for folder in folders]
+    return [f"{title} ({name})" for title, name in zip(titles, names, strict=True)]
+
+
+def _check_alike(pair: Pair) -> None:
+    first, second = (gallery.record["identity"] for gallery in pair)
+    differences = [key for key in _SAME if first.get(key) != second.get(key)]
+    if differences:
+        raise RecordError(f"{_named(pair)} cannot face each other: {', '.join(differences)} differ")
+
+
+def _common_layers(pair: Pair) -> list[str]:
+    """The names of the layers that both have, with as many units, in the order of the first."""
+    first, second = (gallery.layers for gallery in pair)
+    names = []
+    for name, layer in first.items():
+        if name in second and layer["channels"] == second[name]["channels"]:
+            names.append(name)
+    if not names:
+        raise RecordError(f"{_named(pair)} have no layer of the same name and channels in common")
+    return names
+
+
+def _named(pair: Pair) -> str:
+    return " and ".join(repr(str(gallery.folder)) for gallery in pair)
+
+
+def _copy(gallery: _Gallery, out: Path) -> None:
+    """Copy the sprites of a gallery to a folder of its own, and its images to the common one."""
+    shutil.copytree(gallery.folder / "layers", out / gallery.letter / "layers")
+    images = gallery.folder / "images"
+    if images.is_dir():  # where all units are dead there are none
+        shutil.copytree(images, out / "images", dirs_exist_ok=True)
+
+
+def _about(pair: Pair) -> Record:
+    """What the pages say of the comparison as a whole."""
+    return {
+        **pair[0].record["about"],
+        "title": " | ".join(gallery.title for gallery in pair),
         "command": "",
-        "sources": _sources(records),
+        "sources": _sources(pair),
         "fingerprints": {},
     }
-    layers = []
-    for i, pair in enumerate(pairs):
-        layer = {**pair[0], "page": site.page_name(i)}
-        data = json.loads((folders[0] / layer["folder"] / "data.json").read_bytes())
-        sides, strips = [], []
-        for side, title, folder, mine in zip("ab", titles, folders, pair, strict=True):
-            units = json.loads((folder / mine["folder"] / "units.json").read_bytes())
-            place = f"{side}/{mine['folder']}"
-            sides.append({"title": title, "folder": place, "images": "images", "units": units})
-            _strip(out / place, layer["strip"], units, data)
-            strips.append(
-                {"folder": place, "strip": layer["strip"], "title": title, "dead": mine["dead"]}
-            )
-        layer["strips"] = strips
-        site.layer_page(out, about, layer, {**data, "sides": sides})
-        layers.append(layer)
-    images = {image: rest for record in records for image, *rest in record["images"]}
-    record = site.new({"compared": [r["identity"] for r in records]}, about, layers)
-    record |= {"images": [[image, *images[image]] for image in sorted(images)], "sides": titles}
-    site.begin(out)
-    return site.finish(out, record)
 
 
-def _strip(
-    folder: Path, channels: list[int], units: list[dict[str, Any]], data: dict[str, Any]
-) -> None:
-    """The same units in both strips of a layer: those that tell most of the first network."""
-    columns = [
-        sprites.nothing(sprites.STRIP_SIDE)
-        if units[channel]["dead"]
-        else sprites.from_sprite(
-            (folder / f"{channel}.js").read_text(),
-            tuple(data["tile"]),
-            1 + len(data["rules"]),
-            sprites.STRIP_SIDE,
-        )
-        for channel in channels
-    ]
+def _sources(pair: Pair) -> dict[str, str]:
+    """The sources of both; where they differ, one after the other."""
+    first, second = (gallery.record["about"]["sources"] for gallery in pair)
+    sources = dict(first)
+    for key, value in first.items():
+        if second.get(key) != value:
+            sources[key] = f"{value} | {second.get(key, '')}"
+    return sources
+
+
+def _images(pair: Pair) -> list[list[Any]]:
+    """Index, key and label of every image that either shows."""
+    names = {}
+    for gallery in pair:
+        for image, key, label in gallery.record["images"]:
+            names[image] = [image, key, label]
+    return [names[image] for image in sorted(names)]
+
+
+def _write_layer(out: Path, about: Record, i: int, name: str, pair: Pair) -> Record:
+    """Write the strips and the page of a layer, and return its part of the record."""
+    entry = dict(pair[0].layers[name])
+    entry["page"] = site.page_name(i)
+    entry["strips"] = []
+    data = json.loads((pair[0].folder / entry["folder"] / "data.json").read_bytes())
+    sides = []
+    for gallery in pair:
+        own = gallery.layers[name]
+        folder = f"{gallery.letter}/{own['folder']}"
+        units = json.loads((gallery.folder / own["folder"] / "units.json").read_bytes())
+        side = {"title": gallery.title, "folder": folder, "images": "images", "units": units}
+        sides.append(side)
+        # the units that stand out in the first network are shown of both
+        _write_strip(out / folder, entry["strip"], units, data)
+        strip = {"folder": folder, "strip": entry["strip"], "title": gallery.title}
+        counts = {key: own[key] for key in ("dead", "fallbacks", "exemplars")}
+        entry["strips"].append(strip | counts)
+    site.layer_page(out, about, entry, {**data, "sides": sides})
+    return entry
+
+
+def _write_strip(folder: Path, channels: list[int], units: list[Record], data: Record) -> None:
+    """Write the pictures of these units for the front page, read back from their sprites."""
+    side = sprites.STRIP_SIDE
+    height, width = data["tile"]
+    blocks = 1 + len(data["rules"])
+    columns = []
+    for channel in channels:
+        if units[channel]["dead"]:
+            columns.append(sprites.blank(side))
+        else:
+            script = (folder / f"{channel}.js").read_text()
+            columns.append(sprites.from_sprite(script, (height, width), blocks, side))
     if columns:
-        site.write(folder / "strip.webp", sprites.strip(columns))
-
-
-def _sources(records: tuple[dict[str, Any], dict[str, Any]]) -> dict[str, str]:
-    """What is said of both; where they differ, one after the other."""
-    first, second = (record["about"]["sources"] for record in records)
-    return {
-        key: value if second.get(key) == value else f"{value} | {second.get(key, '')}"
-        for key, value in first.items()
-    }
-
-
-def _titles(
-    folders: tuple[Path, Path], records: tuple[dict[str, Any], dict[str, Any]]
-) -> list[str]:
-    """What tells the two apart: their titles, with weights or folders where titles are the same."""
-    titles = [record["about"]["title"] for record in records]
-    if titles[0] == titles[1]:
-        weights = [record["about"]["sources"].get("weights", "") for record in records]
-        names = (
-            weights if weights[0] != weights[1] else [folder.resolve().name for folder in folders]
-        )
-        titles = [f"{title} ({name})" for title, name in zip(titles, names, strict=True)]
-    return titles
+        write_atomic(folder / "strip.webp", sprites.strip(columns))

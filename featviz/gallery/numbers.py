@@ -1,98 +1,153 @@
-"""What a page says of a layer and its units, as plain numbers and text for JSON."""
+"""The figures that a page gives of a layer and its units, as plain numbers and text for JSON."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
+from featviz.geometry import Number
 from featviz.records.exemplars import Exemplars
-from featviz.records.scan import Scan
+from featviz.records.scan import LayerScan
 from featviz.units import Layer
 
 
-def layer_numbers(info: Layer, scan: Scan) -> dict[str, Any]:
+def layer_numbers(layer_scan: LayerScan) -> dict[str, Any]:
     """A layer's line in the column of layers."""
-    statistics = scan.statistics[info.name]
+    layer = layer_scan.layer
     return {
-        "name": text(info.name),
-        "kind": info.kind,
-        "channels": info.shape[0],
-        "map": " × ".join(map(str, info.shape[1:])) or "1 × 1",
-        "field": "whole image"
-        if info.field.kind == "global"
-        else " × ".join(map(str, info.field.size)) + " px",
-        "stride": ""
-        if info.field.kind == "global"
-        else " × ".join(map(str, info.field.stride)) + " px",
-        "parameters": info.parameters,
-        "dead": int(statistics.dead.sum()),
+        "name": text(layer.name),
+        "kind": layer.kind,
+        "channels": layer.channels,
+        "map": _times(layer.map_size),
+        **_field_numbers(layer),
+        "parameters": layer.parameters,
+        "dead": int(layer_scan.statistics.dead.sum()),
     }
 
 
-def unit_numbers(scan: Scan, exemplars: Exemplars, row: int) -> dict[str, Any]:
+def _field_numbers(layer: Layer) -> dict[str, str]:
+    """Size and stride of the receptive field in words."""
+    if layer.field.kind == "global":
+        return {"field": "full image", "stride": ""}
+    return {
+        "field": f"{_times(layer.field.size)} px",
+        "stride": f"{_times(layer.field.stride)} px",
+    }
+
+
+def _times(pair: Iterable[Number]) -> str:
+    return " × ".join(map(str, pair))
+
+
+def unit_numbers(layer_scan: LayerScan, exemplars: Exemplars, row: int) -> dict[str, Any]:
     """One unit: its statistics over the images and its exemplars, each with score, image, box and
-    whether it was computed whole.
+    what it was computed from.
     """
     channel = exemplars.channels[row]
-    statistics = scan.statistics[exemplars.layer]
+    statistics = layer_scan.statistics
     histogram = statistics.histogram[channel]
-    found = [
-        i
-        for i in range(exemplars.scores.shape[1])
-        if int(exemplars.images[row, i]) >= 0 and not exemplars.dead[row]
-    ]
-    label, share = dominating([scan.labels[int(exemplars.images[row, i])] for i in found])
+    filled_bins = histogram.nonzero().flatten().tolist()
+    ranks = filled_ranks(exemplars, row)
+    images = exemplars.images[row, ranks].tolist()
+    label, share = dominating([layer_scan.listing.labels[image] for image in images])
     return {
         "unit": channel,
         "dead": bool(exemplars.dead[row]),
         "max": rounded(float(statistics.maximum[channel])),
         "mean": rounded(float(statistics.mean[channel])),
         "active": rounded(float(statistics.fraction_active[channel])),
-        "label": None if label is None else text(label),
+        "label": optional_text(label),
         "share": rounded(share),
-        "histogram": [[b, int(histogram[b])] for b in histogram.nonzero().flatten().tolist()],
-        "exemplars": [
-            {
-                "score": rounded(float(exemplars.scores[row, i])),
-                "image": int(exemplars.images[row, i]),
-                "box": exemplars.boxes[row, i].tolist(),
-                "whole": bool(exemplars.whole[row, i]),
-            }
-            for i in found
-        ],
+        "histogram": [[i, int(histogram[i])] for i in filled_bins],
+        "exemplars": [_exemplar_numbers(exemplars, row, rank) for rank in ranks],
     }
+
+
+def filled_ranks(exemplars: Exemplars, row: int) -> list[int]:
+    """The ranks at which a unit has an exemplar: none if it is dead, fewer than k if images are
+    few."""
+    if exemplars.dead[row]:
+        return []
+    ranks: list[int] = (exemplars.images[row] >= 0).nonzero().flatten().tolist()
+    return ranks
+
+
+def _exemplar_numbers(exemplars: Exemplars, row: int, rank: int) -> dict[str, Any]:
+    return {
+        "score": rounded(float(exemplars.scores[row, rank])),
+        "image": int(exemplars.images[row, rank]),
+        "box": exemplars.boxes[row, rank].tolist(),
+        "computed": _computed_from(exemplars, row, rank),
+    }
+
+
+def _computed_from(exemplars: Exemplars, row: int, rank: int) -> str:
+    """``crop``; ``full image``; or ``fallback``, the full image where a crop should have done."""
+    if exemplars.fallback[row, rank]:
+        return "fallback"
+    if exemplars.full_image[row, rank]:
+        return "full image"
+    return "crop"
+
+
+def front_units(layer_scan: LayerScan, n: int) -> list[int]:
+    """The n units of a layer that the front page shows, from what the scan alone knows; their
+    channels in ascending order.
+    """
+    top, statistics, labels = layer_scan.top, layer_scan.statistics, layer_scan.listing.labels
+    units = []
+    for channel, images in enumerate(top.images.tolist()):
+        label, share = dominating([labels[image] for image in images if image >= 0])
+        units.append(
+            {
+                "unit": channel,
+                "dead": bool(statistics.dead[channel]),
+                "label": label,
+                "share": share,
+                "max": float(statistics.maximum[channel]),
+                "mean": float(statistics.mean[channel]),
+            }
+        )
+    return standing_out(units, n)
 
 
 def dominating(labels: list[str | None]) -> tuple[str | None, float]:
     """The most frequent label and its share of all; of equals the first in the alphabet. No labels:
     (None, 0).
     """
-    known = Counter(label for label in labels if label is not None)
-    if not known:
+    counts = Counter(label for label in labels if label is not None)
+    if not counts:
         return None, 0.0
-    label, count = min(known.items(), key=lambda item: (-item[1], item[0]))
+    label, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
     return label, count / len(labels)
 
 
-def telling(units: list[dict[str, Any]], n: int) -> list[int]:
-    """The n units that say most of a layer: those whose strongest response stands out most from
-    their mean, one class each first.
+def standing_out(units: list[dict[str, Any]], n: int) -> list[int]:
+    """The n units that stand out: dominated most by a single class, then with the strongest
+    response farthest above their mean; a second unit of a class only after the first of each.
 
     Returns their channels in ascending order.
     """
-    alive = [unit for unit in units if not unit["dead"]]
-    ordered = sorted(
-        alive,
-        key=lambda unit: (-unit["share"], -unit["max"] / max(unit["mean"], 1e-12), unit["unit"]),
-    )
-    seen: set[str] = set()
-    fresh: list[int] = []
-    again: list[int] = []
-    for unit in ordered:
-        known = unit["label"] is not None and unit["label"] in seen
-        seen.add(unit["label"] or "")
-        (again if known else fresh).append(unit["unit"])
-    return sorted((fresh + again)[:n])
+    living = [unit for unit in units if not unit["dead"]]
+    labels: set[str] = set()
+    first_of_class: list[int] = []
+    others: list[int] = []
+    for unit in sorted(living, key=_how_plain):
+        label = unit["label"]
+        if label in labels:
+            others.append(unit["unit"])
+        else:
+            first_of_class.append(unit["unit"])
+        if label is not None:
+            labels.add(label)
+    return sorted((first_of_class + others)[:n])
+
+
+def _how_plain(unit: dict[str, Any]) -> tuple[float, float, int]:
+    """The order of ``standing_out``: what stands out most comes first."""
+    contrast = unit["max"] / max(unit["mean"], 1e-12)
+    return -unit["share"], -contrast, unit["unit"]
 
 
 def rounded(number: float) -> float:
@@ -103,3 +158,8 @@ def rounded(number: float) -> float:
 def text(name: str) -> str:
     """A name as text that any encoding can write: bytes that were no text are shown as escapes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def optional_text(name: str | None) -> str | None:
+    """A name as text, where there is one."""
+    return None if name is None else text(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -13,10 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 
 from featviz.errors import RecordError, UsageError
+from featviz.files import write_atomic
 
-SCHEMA = 1
+SCHEMA = 2
 RECORD = "gallery.json"
 _OWN = ("layers", "images", "a", "b", "static", "index.html", "index.js")
+_STATIC = ("gallery.css", "gallery.js", "panel.js", "figure.js", "search.js")
 _PAGES = Environment(
     loader=PackageLoader("featviz.gallery"),
     autoescape=True,
@@ -31,6 +32,16 @@ def page_name(i: int) -> str:
     return f"layer-{i:03d}.html"
 
 
+def layer_folder(i: int) -> str:
+    """The folder of the sprites of layer i, below the gallery's."""
+    return f"layers/{i:03d}"
+
+
+def image_path(folder: Path, image: int) -> Path:
+    """The file of an image by its index in the listing, since keys of images may be anything."""
+    return folder / "images" / f"{image:06d}.webp"
+
+
 def read(folder: Path) -> dict[str, Any] | None:
     """The record of the gallery in ``folder``; None if there is none.
 
@@ -42,15 +53,19 @@ def read(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_bytes())
-        if record["schema"] != SCHEMA:
-            raise RecordError(
-                f"{str(path)!r} has schema {record['schema']}, this version reads {SCHEMA}: make it again (--fresh)"
-            )
-        _ = record["identity"], record["about"], record["layers"]
+        schema = record["schema"]
+        if schema == SCHEMA:
+            _ = record["identity"], record["about"], record["layers"]
     except (ValueError, LookupError, TypeError, OSError) as error:
         raise RecordError(
-            f"the gallery in {str(folder)!r} is damaged ({error}): make it again (--fresh)"
+            f"the gallery in {str(folder)!r} is damaged ({error}): make it again", "fresh"
         ) from error
+    if schema != SCHEMA:
+        raise RecordError(
+            f"the gallery in {str(folder)!r} is of another version of featviz "
+            f"(schema {schema}, this one reads {SCHEMA}): make it again",
+            "fresh",
+        )
     return dict(record)
 
 
@@ -61,16 +76,45 @@ def new(
     return {"schema": SCHEMA, "identity": identity, "about": about, "layers": layers}
 
 
-def check_free(folder: Path) -> None:
-    """Make sure that a gallery may be written to ``folder``.
+def fallbacks(folder: str | Path) -> dict[str, tuple[int, int]]:
+    """How many exemplars of a gallery took the full image because their crop did not do, and how
+    many there are: by layer, those layers alone that have some.
+
+    Raises:
+        RecordError: the gallery's record is damaged, or of another version of featviz.
+
+    Example:
+        >>> import tempfile
+        >>> from featviz import gallery
+        >>> gallery.fallbacks(tempfile.mkdtemp())  # no gallery, so none
+        {}
+    """
+    record = read(Path(folder))
+    layers = [] if record is None else record["layers"]
+    counts = {}
+    for layer in layers:
+        if layer.get("fallbacks"):
+            counts[layer["name"]] = layer["fallbacks"], layer["exemplars"]
+    return counts
+
+
+def check_free(out: str | Path) -> None:
+    """Make sure that a gallery may be written to a folder.
 
     Raises:
         UsageError: there are files of the names that a gallery needs, and they are of no gallery.
+
+    Example:
+        >>> import tempfile
+        >>> from featviz import gallery
+        >>> gallery.check_free(tempfile.mkdtemp())  # raises nothing: it may
     """
-    there = [name for name in _OWN if (folder / name).exists()]
-    if there and not (folder / RECORD).exists():
+    folder = Path(out)
+    existing = [name for name in _OWN if (folder / name).exists()]
+    if existing and not (folder / RECORD).exists():
         raise UsageError(
-            f"{str(folder)!r} holds {there[0]!r}, and is no gallery: choose another folder (--out)"
+            f"{str(folder)!r} holds {existing[0]!r}, and is no gallery: choose another folder",
+            "out",
         )
 
 
@@ -81,8 +125,9 @@ def clear(folder: Path) -> None:
         UsageError: as of ``check_free``.
     """
     check_free(folder)
+    shared = [folder / name for name in _OWN]
     pages = folder.glob("layer-[0-9][0-9][0-9].html")
-    for path in [*(folder / name for name in _OWN), *pages]:
+    for path in [*shared, *pages]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -90,10 +135,10 @@ def clear(folder: Path) -> None:
 
 
 def begin(folder: Path) -> None:
-    """The stylesheet and the script."""
-    for name in ("gallery.css", "gallery.js"):
+    """Write the stylesheet and the scripts."""
+    for name in _STATIC:
         source = resources.files("featviz.gallery") / "static" / name
-        write(folder / "static" / name, source.read_bytes())
+        write_atomic(folder / "static" / name, source.read_bytes())
 
 
 def finish(folder: Path, record: dict[str, Any]) -> Path:
@@ -103,24 +148,12 @@ def finish(folder: Path, record: dict[str, Any]) -> Path:
     Returns:
         The path of the front page.
     """
-    layers = record["layers"]
-    index = {
-        "title": record["about"]["title"],
-        "images": [*record.get("images", [])],
-        "layers": [
-            {"name": layer["name"], "page": layer["page"], "units": layer.get("index")}
-            for layer in layers
-        ],
-    }
-    write(folder / RECORD, json.dumps(record, indent=1))  # first, as it says whose folder this is
-    write(folder / "index.js", f"featviz.network({script(index)});\n")
-    write(
-        folder / "index.html",
-        _PAGES.get_template("front.html").render(
-            record=record, about=record["about"], layers=layers
-        ),
-    )
-    return folder / "index.html"
+    # the record comes first, as it says whose folder this is
+    write_atomic(folder / RECORD, json.dumps(record, indent=1))
+    write_atomic(folder / "index.js", f"featviz.setNetwork({script(_index(record))});\n")
+    front = _PAGES.get_template("front.html")
+    text = front.render(record=record, about=record["about"], layers=record["layers"])
+    return write_atomic(folder / "index.html", text)
 
 
 def layer_page(
@@ -128,7 +161,7 @@ def layer_page(
 ) -> None:
     """Write the page of one layer; ``data`` is what its script reads."""
     text = _PAGES.get_template("layer.html").render(about=about, layer=layer, data=data)
-    write(folder / layer["page"], text)
+    write_atomic(folder / layer["page"], text)
 
 
 def script(value: Any) -> str:
@@ -136,9 +169,14 @@ def script(value: Any) -> str:
     return str(htmlsafe_json_dumps(value))
 
 
-def write(path: Path, data: str | bytes) -> None:
-    """Write a file under another name and move it when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
-    partial.replace(path)
+def _index(record: dict[str, Any]) -> dict[str, Any]:
+    """What search reads; a layer that is not made yet has no units."""
+    return {
+        "title": record["about"]["title"],
+        "images": record.get("images", []),
+        "layers": [_index_of_layer(layer) for layer in record["layers"]],
+    }
+
+
+def _index_of_layer(layer: dict[str, Any]) -> dict[str, Any]:
+    return {"name": layer["name"], "page": layer["page"], "units": layer.get("index")}

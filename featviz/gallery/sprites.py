@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from io import BytesIO
 from math import ceil, sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +19,18 @@ from featviz.tiles import OUTSIDE, picture_tiles, sheet, signal_tiles
 TILE = 96  # the longest side of a tile in pixels; what is larger is averaged down
 CRISP = 32  # tiles up to this side keep their exact pixels
 QUALITY = 80
-THUMBNAIL = 192
-STRIP_SIDE = 72
+THUMBNAIL = 192  # the longest side of an image
+STRIP_SIDE = 72  # of the tiles on the front page
 
 
 def tile_size(height: int, width: int) -> tuple[int, int]:
     """The size in pixels that a tile of this size is kept in."""
-    scale = min(1.0, TILE / max(height, width))
+    return _at_most(TILE, height, width)
+
+
+def _at_most(limit: int, height: int, width: int) -> tuple[int, int]:
+    """A size scaled down so that its longer side is at most the limit."""
+    scale = min(1.0, limit / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
@@ -32,40 +38,40 @@ def blocks(exemplars: Exemplars, row: int) -> list[Tensor]:
     """A unit's patches and, for each rule, its projections: each a square of tiles, (3, H, W)
     uint8, all of one size.
     """
-    inside, size = exemplars.inside[row], tile_size(*exemplars.inside.shape[-2:])
-    across = ceil(sqrt(exemplars.scores.shape[1]))
-    signals = [
-        signal_tiles(projections[row], inside, size)
-        for projections in exemplars.projections.values()
-    ]
-    return [
-        sheet(tiles, across)
-        for tiles in (picture_tiles(exemplars.patches[row], inside, size), *signals)
-    ]
+    visible = exemplars.visible[row]
+    size = tile_size(*visible.shape[-2:])
+    across = ceil(sqrt(exemplars.k))
+    tiles = [picture_tiles(exemplars.patches[row], visible, size)]
+    tiles += [signal_tiles(own[row], visible, size) for own in exemplars.projections.values()]
+    return [sheet(block, across) for block in tiles]
 
 
 def strongest(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
     """The strongest exemplar's projection above its patch, (3, 2 * side, side) uint8."""
-    inside, size = exemplars.inside[row], (side, side)
-    signal = signal_tiles(exemplars.projections[rule][row], inside, size)[0]
-    return torch.cat([signal, picture_tiles(exemplars.patches[row], inside, size)[0]], dim=1)
+    visible = exemplars.visible[row]
+    # all k are drawn although one is shown, since they share one contrast
+    signals = signal_tiles(exemplars.projections[rule][row], visible, (side, side))
+    patches = picture_tiles(exemplars.patches[row], visible, (side, side))
+    return torch.cat([signals[0], patches[0]], dim=1)
 
 
 def filters(weight: Tensor) -> list[Tensor]:
     """First-layer filters (c, 1 or 3, h, w) as pictures (3, h, w) uint8, each in its own contrast."""
-    inside = torch.ones(1, *weight.shape[-2:], dtype=torch.bool)
-    size = (weight.shape[2], weight.shape[3])
-    return [signal_tiles(one[None], inside, size)[0] for one in weight.detach().float().cpu()]
+    height, width = weight.shape[-2:]
+    visible = torch.ones(1, height, width, dtype=torch.bool)
+    kernels = weight.detach().float().cpu()
+    return [signal_tiles(kernel[None], visible, (height, width))[0] for kernel in kernels]
 
 
 def packed(picture: Tensor, *, crisp: bool) -> bytes:
     """A picture (3, h, w) uint8 as WebP; exact, or with the losses of a photograph."""
+    options: dict[str, Any] = {"quality": QUALITY}
+    if crisp:
+        # of lossless WebP, quality is the effort that goes into packing
+        options = {"lossless": True, "quality": 50}
     buffer = BytesIO()
     image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
-    if crisp:
-        image.save(buffer, "WEBP", lossless=True, quality=50, method=2)
-    else:
-        image.save(buffer, "WEBP", quality=QUALITY, method=2)
+    image.save(buffer, "WEBP", method=2, **options)
     return buffer.getvalue()
 
 
@@ -84,17 +90,32 @@ def sprite(pictures: Sequence[Tensor]) -> str:
 
 
 def from_sprite(script: str, tile: tuple[int, int], n: int, side: int) -> Tensor:
-    """What ``strongest`` gives, read back from a unit's script of n blocks of tiles of this
-    (height, width).
+    """The picture of ``strongest``, read back from a unit's script.
+
+    Args:
+        script: of ``sprite``.
+        tile: (height, width) of its tiles in pixels.
+        n: how many blocks it has, patches included.
+        side: of the two squares, in pixels.
     """
     data = base64.b64decode(script.partition("base64,")[2].partition('"')[0])
     with Image.open(BytesIO(data)) as picture:
-        width = picture.width // n
-        places = [(width, 0), (0, 0)]  # the first rule's projection, then the patch
-        pair = [picture.crop((x, y, x + tile[1], y + tile[0])).convert("RGB") for x, y in places]
-    way = Image.Resampling.NEAREST if max(tile) < side else Image.Resampling.LANCZOS
-    scaled = [np.asarray(one.resize((side, side), way)).copy() for one in pair]
-    return torch.cat([torch.from_numpy(one).permute(2, 0, 1) for one in scaled], dim=1)
+        block = picture.width // n
+        # patches are the first block, the projections under the first rule the second
+        signal = _scaled(picture, block, tile, side)
+        patch = _scaled(picture, 0, tile, side)
+    return torch.cat([signal, patch], dim=1)
+
+
+def _scaled(picture: Image.Image, left: int, tile: tuple[int, int], side: int) -> Tensor:
+    """The first tile of the block that begins at ``left``, as a square (3, side, side) uint8."""
+    height, width = tile
+    resampling = Image.Resampling.LANCZOS
+    if max(tile) < side:
+        resampling = Image.Resampling.NEAREST
+    cut = picture.crop((left, 0, left + width, height)).convert("RGB")
+    pixels = np.asarray(cut.resize((side, side), resampling)).copy()
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def strip(columns: Sequence[Tensor]) -> bytes:
@@ -104,13 +125,12 @@ def strip(columns: Sequence[Tensor]) -> bytes:
 
 def thumbnail(image: Tensor) -> bytes:
     """An image (c, h, w) in [0, 1] as WebP, the longer side at most THUMBNAIL."""
-    _, h, w = image.shape
-    scale = min(1.0, THUMBNAIL / max(h, w))
-    size = max(1, round(h * scale)), max(1, round(w * scale))
-    inside = torch.ones(1, h, w, dtype=torch.bool)
-    return packed(picture_tiles(image[None], inside, size)[0], crisp=False)
+    _, height, width = image.shape
+    visible = torch.ones(1, height, width, dtype=torch.bool)
+    size = _at_most(THUMBNAIL, height, width)
+    return packed(picture_tiles(image[None], visible, size)[0], crisp=False)
 
 
-def nothing(side: int) -> Tensor:
-    """The place of a dead unit in a strip, (3, 2 * side, side) uint8."""
+def blank(side: int) -> Tensor:
+    """What a dead unit has in a strip, (3, 2 * side, side) uint8."""
     return torch.full((3, 2 * side, side), OUTSIDE, dtype=torch.uint8)

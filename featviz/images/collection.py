@@ -4,46 +4,85 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from featviz.errors import ImageError, SizeError
+from featviz.errors import ImageError, SizeError, UsageError
+from featviz.images._items import Read, image_of, in_unit_range, read_pixels, size_of, unreadable
 from featviz.images.preprocess import Preprocess
 
 HELD_BYTES = 512 * 2**20
 """Bytes of decoded pixels that are kept."""
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises on a damaged picture."""
+
+Outcome = Tensor | ImageError
+"""An item, or why it cannot be read."""
 
 
 class Images(Sequence[Tensor]):
-    """Images in a fixed order, each with a key; item i is (c, h, w) float32 in [0, 1], as the model
-    is to see it but for scale.
+    """Images in a fixed order, each with a key; item i is (c, h, w) floating point in [0, 1], as the
+    model is to see it but for scale.
 
-    What is read from files is kept in 8 bits, up to half a gigabyte, so that a scan and the
-    projections after it decode once.
+    What comes in 8 bits is kept so, up to half a gigabyte, so that a scan and the projections after
+    it decode once.
 
     Attributes:
         keys: a stable name for each, the path below the folder for files.
         labels: the class of each where there is one: the folder that a file lies in, or a data
             set's class.
-        preprocess: from file to item, and from item to model space.
+        preprocess: from picture to item, and from item to model space.
+        threads: how many threads `batches` reads ahead with; 1: none, the caller reads, in order.
+        workers: how many processes of torch's DataLoader `batches` reads with; 0: none.
+        left_out: how many files of the source are not among the images, by the reason.
+
+    Args:
+        keys: of every image.
+        read: from an index to a picture of PIL's, a tensor (c, h, w), or what else a data set may
+            give. Unless it is safe to be called by several threads at once leave ``threads`` at 1.
+        preprocess: from picture to item, and from item to model space.
+        labels: of every image; None: there are none.
+        threads, workers, left_out: see above.
+
+    Example:
+        >>> import torch
+        >>> from featviz import Images, Preprocess
+        >>> images = Images(["a", "b", "c"], lambda i: torch.full((3, 4, 4), i / 2), Preprocess())
+        >>> images[-1].mean(), images[1:].keys
+        (tensor(1.), ['b', 'c'])
     """
 
     def __init__(
         self,
         keys: Sequence[str],
-        read: Callable[[int], Image.Image | Tensor],
+        read: Read,
         preprocess: Preprocess,
         labels: Sequence[str | None] | None = None,
+        *,
+        threads: int = 1,
+        workers: int = 0,
+        left_out: Mapping[str, int] | None = None,
     ) -> None:
-        self.keys, self._read, self.preprocess = list(keys), read, preprocess
-        self.labels: list[str | None] = [None] * len(self.keys) if labels is None else list(labels)
+        if threads < 1 or workers < 0:
+            raise UsageError(
+                f"threads={threads}, workers={workers}: at least 1 thread, and 0 workers or more",
+                "threads",
+                "workers",
+            )
+        self.keys = list(keys)
+        self.labels: list[str | None] = [None] * len(self.keys)
+        if labels is not None:
+            self.labels = list(labels)
+        self.preprocess = preprocess
+        self.threads = threads
+        self.workers = workers
+        self.left_out = dict(left_out or {})
+        self._read = read
         self._held: dict[int, Tensor] = {}
         self._room = HELD_BYTES
 
@@ -59,6 +98,7 @@ class Images(Sequence[Tensor]):
         Raises:
             IndexError: there is no such item.
             ImageError: it cannot be read.
+            UsageError: its values are not those of an image in [0, 1].
         """
         if isinstance(index, slice):
             return self.subset(range(len(self))[index])
@@ -67,34 +107,25 @@ class Images(Sequence[Tensor]):
         except IndexError:
             raise IndexError(f"image {index} of {len(self)}") from None
         if index in self._held:
-            return self._held[index].float() / 255
-        return self._fetched(index)
+            return in_unit_range(self._held[index])
+        return self.fetch(index)
 
-    def _fetched(self, index: int) -> Tensor:
-        """An item as its source gives it; what was a picture is kept in 8 bits while there is room."""
-        key = self.keys[index]
-        try:
-            image = self._read(index)
-            if isinstance(image, Image.Image):
-                # closed here, also where the picture is damaged or has further frames
-                with image:
-                    pixels = self.preprocess.pixels(image)
-                self._hold(index, pixels)
-                return pixels.float() / 255
-        except UNREADABLE as error:
-            reason = str(error) or type(error).__name__
-            raise ImageError(f"image {key!r} cannot be read: {reason}") from error
-        if image.shape[0] != self.preprocess.channels:
-            raise ImageError(
-                f"image {key!r} has {image.shape[0]} channels, "
-                f"the model takes {self.preprocess.channels}"
-            )
-        return image
+    def fetch(self, index: int) -> Tensor:
+        """An item as its source gives it, also where it is kept: (c, h, w) in [0, 1].
 
-    def _hold(self, index: int, pixels: Tensor) -> None:
-        if pixels.numel() <= self._room:
+        Raises:
+            ImageError: it cannot be read.
+        """
+        pixels = read_pixels(self._read, index, self.keys[index], self.preprocess)
+        return self._taken(index, pixels)
+
+    def _taken(self, index: int, pixels: Tensor) -> Tensor:
+        """An item from its pixels; those in 8 bits are kept while there is room."""
+        new = index not in self._held
+        if new and pixels.dtype == torch.uint8 and pixels.numel() <= self._room:
             self._held[index] = pixels
             self._room -= pixels.numel()
+        return in_unit_range(pixels)
 
     def source_size(self, index: int) -> tuple[int, int]:
         """(height, width) of an item before preprocessing, in pixels.
@@ -103,20 +134,20 @@ class Images(Sequence[Tensor]):
             ImageError: it cannot be read.
         """
         try:
-            image = self._read(index)
-        except UNREADABLE as error:
-            raise ImageError(f"image {self.keys[index]!r} cannot be read: {error}") from error
-        if isinstance(image, Image.Image):
-            with image:
-                return image.height, image.width
-        return image.shape[-2], image.shape[-1]
+            item = image_of(self._read(index))
+            if isinstance(item, Image.Image):
+                with item:
+                    return size_of(item, self.preprocess)
+            return size_of(item, self.preprocess)
+        except Exception as error:
+            raise ImageError(unreadable(self.keys[index], error)) from error
 
     def subset(self, indices: Sequence[int]) -> Images:
         """Some of these, in the order of ``indices``."""
         chosen = list(indices)
         keys = [self.keys[i] for i in chosen]
         labels = [self.labels[i] for i in chosen]
-        return Images(keys, lambda i: self._read(chosen[i]), self.preprocess, labels)
+        return self._like_this(keys, _Chosen(self._read, chosen), self.preprocess, labels)
 
     def spread(self, n: int) -> Images:
         """n of these, evenly spread over the listing; all, if there are no more."""
@@ -125,7 +156,25 @@ class Images(Sequence[Tensor]):
 
     def with_preprocess(self, preprocess: Preprocess) -> Images:
         """The same images under another preprocessing."""
-        return Images(self.keys, self._read, preprocess, self.labels)
+        return self._like_this(self.keys, self._read, preprocess, self.labels)
+
+    def _like_this(
+        self,
+        keys: Sequence[str],
+        read: Read,
+        preprocess: Preprocess,
+        labels: Sequence[str | None],
+    ) -> Images:
+        """Other images that are read as these are."""
+        return Images(
+            keys,
+            read,
+            preprocess,
+            labels,
+            threads=self.threads,
+            workers=self.workers,
+            left_out=self.left_out,
+        )
 
     def fingerprint(self) -> str:
         """A hash of the listing: which keys, in which order."""
@@ -143,7 +192,7 @@ class Images(Sequence[Tensor]):
         *,
         on_error: Callable[[int, ImageError], None] | None = None,
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Items in order, stacked, decoded ahead by two threads.
+        """Items in order, stacked; read ahead where there are threads or workers to do it.
 
         Args:
             indices: which, in order.
@@ -157,41 +206,76 @@ class Images(Sequence[Tensor]):
         Raises:
             ImageError: an image cannot be read.
             SizeError: an image has another size than the first.
+            UsageError: the values of an image are not in [0, 1].
         """
         expected: tuple[int, ...] | None = None
-        for chunk, futures in self._decoded_ahead(indices, batch_size):
+        for chunk, outcomes in self._outcomes(_chunks(indices, batch_size)):
             readable: list[int] = []
             items: list[Tensor] = []
-            for index, future in zip(chunk, futures, strict=True):
-                try:
-                    item = future.result()
-                except ImageError as error:
+            for index, outcome in zip(chunk, outcomes, strict=True):
+                if isinstance(outcome, ImageError):
                     if on_error is None:
-                        raise
-                    on_error(index, error)
+                        raise outcome
+                    on_error(index, outcome)
                     continue
-                expected = expected or tuple(item.shape)
-                self._check_size(index, item, expected)
+                expected = expected or tuple(outcome.shape)
+                self._check_size(index, outcome, expected)
                 readable.append(index)
-                items.append(item)
+                items.append(outcome)
             if items:
                 yield readable, torch.stack(items)
 
-    def _decoded_ahead(
-        self, indices: Sequence[int], batch_size: int
-    ) -> Iterator[tuple[list[int], list[Future[Tensor]]]]:
-        """Batch after batch of futures, two batches ahead of what is asked for."""
-        chunks = (
-            list(indices[start : start + batch_size])
-            for start in range(0, len(indices), batch_size)
-        )
-        with ThreadPoolExecutor(2) as pool:
-            ahead: deque[tuple[list[int], list[Future[Tensor]]]] = deque()
+    def _outcomes(self, chunks: list[list[int]]) -> Iterator[tuple[list[int], list[Outcome]]]:
+        """Chunk after chunk of indices, and what comes of each."""
+        if self.workers > 0:
+            return self._by_workers(chunks)
+        if self.threads > 1:
+            return self._by_threads(chunks)
+        return self._by_caller(chunks)
+
+    def _by_caller(self, chunks: list[list[int]]) -> Iterator[tuple[list[int], list[Outcome]]]:
+        for chunk in chunks:
+            yield chunk, [self._attempt(i) for i in chunk]
+
+    def _by_threads(self, chunks: list[list[int]]) -> Iterator[tuple[list[int], list[Outcome]]]:
+        """Two chunks ahead of what is asked for."""
+        ahead: deque[tuple[list[int], list[Future[Outcome]]]] = deque()
+        pool = ThreadPoolExecutor(self.threads)
+        try:
             for chunk in chunks:
-                ahead.append((chunk, [pool.submit(self.__getitem__, i) for i in chunk]))
+                ahead.append((chunk, [pool.submit(self._attempt, i) for i in chunk]))
                 if len(ahead) == 2:
-                    yield ahead.popleft()
-            yield from ahead
+                    yield _finished(*ahead.popleft())
+            for chunk, futures in ahead:
+                yield _finished(chunk, futures)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _by_workers(self, chunks: list[list[int]]) -> Iterator[tuple[list[int], list[Outcome]]]:
+        """By processes of torch's, which have the global random numbers to themselves."""
+        loader: DataLoader[Any] = DataLoader(
+            _Attempts(self._read, self.keys, self.preprocess),
+            batch_sampler=chunks,
+            num_workers=self.workers,
+            collate_fn=_as_they_are,
+            generator=torch.Generator(),
+        )
+        for chunk, attempts in zip(chunks, loader, strict=True):
+            outcomes: list[Outcome] = []
+            for index, attempt in zip(chunk, attempts, strict=True):
+                if isinstance(attempt, UsageError):
+                    raise attempt
+                if isinstance(attempt, Tensor):
+                    attempt = self._taken(index, attempt)
+                outcomes.append(attempt)
+            yield chunk, outcomes
+
+    def _attempt(self, index: int) -> Outcome:
+        try:
+            item: Tensor = self[index]
+        except ImageError as error:
+            return error
+        return item
 
     def _check_size(self, index: int, item: Tensor, expected: tuple[int, ...]) -> None:
         if tuple(item.shape) != expected:
@@ -200,6 +284,47 @@ class Images(Sequence[Tensor]):
                 "give the size that the model is to see",
                 "size",
             )
+
+
+# Classes and not closures, so that processes can be given them.
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some of the images that ``read`` reads."""
+
+    read: Read
+    indices: list[int]
+
+    def __call__(self, index: int) -> Any:
+        return self.read(self.indices[index])
+
+
+@dataclass(frozen=True)
+class _Attempts(Dataset[Any]):
+    """Images as a data set of torch's: the pixels of each, or its error."""
+
+    read: Read
+    keys: list[str]
+    preprocess: Preprocess
+
+    def __getitem__(self, index: int) -> Tensor | ImageError | UsageError:
+        try:
+            return read_pixels(self.read, index, self.keys[index], self.preprocess)
+        except (ImageError, UsageError) as error:
+            return error
+
+
+def _as_they_are(items: list[Any]) -> list[Any]:
+    return items
+
+
+def _chunks(indices: Sequence[int], size: int) -> list[list[int]]:
+    return [list(indices[start : start + size]) for start in range(0, len(indices), size)]
+
+
+def _finished(chunk: list[int], futures: list[Future[Outcome]]) -> tuple[list[int], list[Outcome]]:
+    return chunk, [future.result() for future in futures]
 
 
 def hxw(shape: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,20 +13,54 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
-from featviz.errors import UsageError
+from featviz.errors import ImageError, UsageError
+
+INTERPOLATIONS = tuple(mode.value for mode in InterpolationMode)
+SIXTEEN_BITS = 65535
+OVERSHOOT = 0.25
+"""How far bicubic interpolation of an image in [0, 1] may come to lie outside."""
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a picture upright, by its EXIF orientation."""
+_SIDEWAYS = (5, 6, 7, 8)
+_TRANSPARENT = ("LA", "PA", "RGBA", "La", "RGBa")
 
 
 @dataclass(frozen=True)
 class Preprocess:
     """How an image becomes what a model takes.
 
+    Pictures (files, PIL images) are turned upright, brought to 8 bits, scaled and cut. Tensors are
+    taken in the size they have; see `featviz.open_images`.
+
     Attributes:
         size: (height, width) of the centre that is cut out after resizing, in pixels; None leaves
             the image as it is.
         resize: length in pixels to which the short side is scaled first; None: not scaled.
         mean, std: per channel, of images in [0, 1]: the model sees (image - mean) / std. Their
-            number is the number of channels, 1 for grayscale or 3 for RGB.
+            number is the number of channels. Pictures have 1 (grayscale) or 3 (RGB), tensors any.
         interpolation: ``bilinear``, ``bicubic`` or ``nearest``, for scaling.
+        exif: turn pictures as their EXIF orientation says, as viewers do; False: take the pixels as
+            they lie in the file.
+
+    Raises:
+        UsageError: mean and std differ in number or are not of images in [0, 1], or an
+            interpolation that there is not.
+
+    Example:
+        >>> import torch
+        >>> from featviz import Preprocess
+        >>> recipe = Preprocess(mean=(0.5,), std=(0.25,))
+        >>> recipe.normalize(torch.tensor([[[0.0, 1.0]]]))
+        tensor([[[-2.,  2.]]])
     """
 
     size: tuple[int, int] | None = None
@@ -33,58 +68,164 @@ class Preprocess:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     interpolation: str = "bilinear"
+    exif: bool = True
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std):
+        if len(self.mean) != len(self.std) or not self.mean:
             raise UsageError(
-                f"mean has {len(self.mean)} numbers and std {len(self.std)}: give one of each per channel"
+                f"mean has {len(self.mean)} numbers and std {len(self.std)}: "
+                "give one of each per channel",
+                "mean",
+                "std",
             )
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            raise UsageError(f"mean={self.mean}, std={self.std}: give numbers", "mean", "std")
         if min(self.std) <= 0:
-            raise UsageError(f"std={self.std}: a standard deviation is above 0")
+            raise UsageError(f"std={self.std}: a standard deviation is above 0", "std")
+        if max(*self.mean, *self.std) > 1:
+            raise UsageError(
+                f"mean={self.mean}, std={self.std}: these are not of images in [0, 1]; "
+                f"divide those of 0 to 255 by 255: mean={_of_255(self.mean)}, "
+                f"std={_of_255(self.std)}",
+                "mean",
+                "std",
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise UsageError(
+                f"interpolation={self.interpolation!r}: there are {', '.join(INTERPOLATIONS)}"
+            )
+
+    @classmethod
+    def of_channels(cls, channels: int) -> Preprocess:
+        """Images of any number of channels, taken as they are."""
+        return cls(mean=(0.0,) * channels, std=(1.0,) * channels)
 
     @property
     def channels(self) -> int:
+        """How many channels the model takes."""
         return len(self.mean)
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """A picture as a (c, h, w) uint8 tensor, 0 to 255, scaled and cut."""
-        image = _converted(image, "L" if self.channels == 1 else "RGB")
-        if self.resize is not None:
-            image = cast(Any, transforms.resize)(
-                image, [self.resize], InterpolationMode(self.interpolation)
+        """A picture as a (c, h, w) uint8 tensor, 0 to 255: turned upright, scaled and cut.
+
+        Raises:
+            UsageError: the model takes images of other than 1 or 3 channels, or a picture of
+                floating point numbers has values outside [0, 1].
+        """
+        if self.channels not in (1, 3):
+            raise UsageError(
+                f"is a picture, of 1 or 3 channels, and the model takes {self.channels}: "
+                "give tensors (c, h, w)",
+                "images",
             )
+        image = _converted(self._upright(image), "L" if self.channels == 1 else "RGB")
+        resize = cast(Any, transforms.resize)
+        center_crop = cast(Any, transforms.center_crop)
+        if self.resize is not None:
+            image = resize(image, [self.resize], InterpolationMode(self.interpolation))
         if self.size is not None:
-            image = cast(Any, transforms.center_crop)(image, list(self.size))
+            image = center_crop(image, list(self.size))
         return transforms.pil_to_tensor(image)
+
+    def picture_size(self, image: Image.Image) -> tuple[int, int]:
+        """(height, width) of a picture as it is to be seen, before it is scaled and cut."""
+        # of a square picture the orientation, for which some formats are decoded, says nothing
+        if image.height != image.width and self.exif and _orientation(image) in _SIDEWAYS:
+            return image.width, image.height
+        return image.height, image.width
 
     def normalize(self, images: Tensor) -> Tensor:
         """From [0, 1] to model space; (..., c, h, w), any device."""
-        mean, std = (
-            torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std)
-        )
+        mean, std = self._on(images.device)
         return (images - mean) / std
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """From model space to [0, 1]."""
-        mean, std = (
-            torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std)
-        )
+        """From model space to [0, 1]; (..., c, h, w), any device."""
+        mean, std = self._on(images.device)
         return images * std + mean
 
     def __str__(self) -> str:
-        steps = [] if self.resize is None else [f"short side to {self.resize}"]
-        steps += [] if self.size is None else [f"centre {self.size[0]}x{self.size[1]}"]
+        steps = []
+        if not self.exif:
+            steps.append("not turned by EXIF")
+        if self.resize is not None:
+            steps.append(f"short side to {self.resize}")
+        if self.size is not None:
+            steps.append(f"centre {self.size[0]}x{self.size[1]}")
         return ", ".join([*steps, f"mean {self.mean}", f"std {self.std}"])
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (c, 1, 1) each."""
+        mean = torch.tensor(self.mean, device=device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=device).view(-1, 1, 1)
+        return mean, std
+
+    def _upright(self, image: Image.Image) -> Image.Image:
+        if not self.exif:
+            return image
+        turn = _TURNED.get(_orientation(image))
+        if turn is None:
+            return image
+        return image.transpose(turn)
+
+
+def _of_255(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Of images in [0, 1], from the same of images in 0 to 255; four digits are enough to copy."""
+    return tuple(round(value / 255, 4) for value in values)
+
+
+def _orientation(image: Image.Image) -> int:
+    """A picture's EXIF orientation; 1, upright, where it has none."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # a damaged EXIF block is no reason not to see the picture
+        return 1
 
 
 def _converted(image: Image.Image, mode: str) -> Image.Image:
-    """Any kind of picture in 8 bits: 16 bits are scaled down, transparency is laid over white."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float64)
-        largest = values.max(initial=0)
-        most = 65535.0 if largest > 255 else 1.0 if image.mode == "F" and largest <= 1 else 255.0
-        image = Image.fromarray((values.clip(0, most) * (255 / most)).round().astype(np.uint8))
-    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+    """Any kind of picture in 8 bits: 16 bits are scaled down, transparency is laid over white.
+
+    What the scale is depends on the kind of picture and never on its values, so that all pictures
+    of a data set share it.
+    """
+    if image.mode.startswith("I"):
+        image = _eight_bits(image, SIXTEEN_BITS)
+    elif image.mode == "F":
+        _check_unit_range(image)
+        image = _eight_bits(image, 1)
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), layer)
     return image.convert(mode)
+
+
+def _eight_bits(image: Image.Image, white: int) -> Image.Image:
+    """A grayscale picture whose white is ``white`` as one whose white is 255."""
+    values = np.asarray(image, np.float64).clip(0, white)
+    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
+
+
+def _check_unit_range(image: Image.Image) -> None:
+    values = np.asarray(image)
+    check_range(float(values.min()), float(values.max()))
+
+
+def check_range(low: float, high: float) -> None:
+    """Make sure that values are of an image in [0, 1], give or take what scaling overshoots.
+
+    Raises:
+        ImageError: they are not finite.
+        UsageError: they are of 0 to 255, or normalized already.
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError("has values that are not finite numbers")
+    if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
+        return
+    if low >= -OVERSHOOT:
+        remedy = "divide by what is white, such as 255"
+    else:
+        remedy = "leave the normalizing to Preprocess(mean=..., std=...)"
+    raise UsageError(
+        f"has values from {low:.3g} to {high:.3g}, and floating point images are in [0, 1]: {remedy}",
+        "images",
+    )

@@ -3,29 +3,39 @@
 A position depends on its receptive field alone, so only a crop of the image around it is computed.
 Positions that share a crop share its forward pass, crops of one size share a batch, and one forward
 pass serves all rules. The response on a crop must be the one that was recorded on the full image;
-where it is not, the full image is used, and the result says so.
+where it is not, crops are tried on which padding falls as in the full image, and then the full image
+itself, and the result says so. A full image is the proof of the receptive field, too: where signal
+lies outside it, the field is refuted.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
+from math import inf, isnan
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
-from featviz.errors import FeatvizError, LayerError, RecordError
+from featviz.errors import FeatvizError, LayerError, ModelError, RecordError, did_you_mean
 from featviz.fields.crop import Crop, crop_for
+from featviz.fields.maps import as_maps
 from featviz.geometry import Box
 from featviz.hooks import evaluating, read
+from featviz.inplace import visible_in_place
 from featviz.methods._conv_at import Positions, conv_at, is_plain
 from featviz.rules import backward_rule
 from featviz.units import Layer, LayersLike
 
 MEMORY = 2**28
 """Bytes that a batch may take; more was slower on CPUs, whose caches it outgrows."""
+_EXTENTS = ("tight", "congruent", "full")
+"""What is computed of an image: the smallest crop, the smallest on which padding falls as in the full
+image, or the full image. What fails is tried again with the next."""
 _BACKWARD = 2  # how much more than its activations a forward and backward pass takes
 _MOST_WAITING = 1024  # crops that wait for others of their size, so that memory stays bounded
 _WRONG = 0.05  # relative difference from the record that no rounding explains
@@ -34,14 +44,15 @@ _REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError)
 
 
 class Job(NamedTuple):
-    """One position to project: its slot in the caller's result, where it is, and the response
-    recorded there."""
+    """One position to project: its slot in the caller's result, where it is, the response recorded
+    there, and what the backward signal starts as."""
 
     slot: int
     channel: int
     y: int
     x: int
     score: float
+    start: float = 1.0
 
 
 class Projected(NamedTuple):
@@ -62,16 +73,28 @@ class Projected(NamedTuple):
     fallback: bool
 
 
+class FieldRefuted(Exception):
+    """A projection has signal outside the receptive field that its layer was said to have."""
+
+    def __init__(self, layer: Layer, image: Box) -> None:
+        super().__init__(f"layer {layer.name!r} sees more than {layer.field}")
+        self.layer = replace(layer, field=layer.field.as_full_image("refuted", image))
+
+
 @dataclass(frozen=True)
 class _Work:
     """A crop of an image, and the jobs that it serves, each with its position in the layer's map of
-    the crop."""
+    the crop.
+
+    Attributes:
+        extent: how the crop was chosen, one of `_EXTENTS`.
+    """
 
     image: Tensor
     box: Box
     jobs: tuple[Job, ...]
     positions: tuple[tuple[int, int], ...]
-    fallback: bool = False
+    extent: str
 
     @property
     def is_full_image(self) -> bool:
@@ -81,12 +104,6 @@ class _Work:
     def kind(self) -> tuple[int, int, int]:
         """Work of one kind shares a batch without waste."""
         return self.box.height, self.box.width, len(self.jobs)
-
-    def on_full_image(self) -> _Work:
-        """The same jobs, without a crop."""
-        box = Box(0, 0, self.image.shape[1], self.image.shape[2])
-        positions = tuple((job.y, job.x) for job in self.jobs)
-        return _Work(self.image, box, self.jobs, positions, fallback=True)
 
 
 def backproject(
@@ -110,6 +127,8 @@ def backproject(
 
     Raises:
         RecordError: the full image does not give the recorded response.
+        FieldRefuted: the layer's receptive field does not hold a signal; it carries the layer with
+            the full image as its field, with which to begin again.
     """
     engine = _Engine(model, layer, rules, memory, _typical_score(jobs))
     for key, own in jobs.items():
@@ -139,27 +158,28 @@ class _Engine:
         self.memory = memory
         self.typical = typical
         self.waiting: dict[tuple[int, int, int], list[_Work]] = defaultdict(list)
-        self.crops_agree = True
+        self.extent = _EXTENTS[0]
 
     def crops(self, image: Tensor, jobs: Sequence[Job]) -> list[_Work]:
         """The crops of one image that serve these jobs; one for those that share it."""
         size = image.shape[1], image.shape[2]
-        full = Box(0, 0, *size)
         groups: dict[Box, list[tuple[Job, Crop]]] = defaultdict(list)
-        cropped = False
         for job in jobs:
-            crop = crop_for(self.layer.field, job.y, job.x, size)
-            cropped |= crop is not None
-            if crop is None or not self.crops_agree:
-                crop = Crop(full, (job.y, job.x))
+            crop = self._crop(job, size) or Crop(Box(0, 0, *size), (job.y, job.x))
             groups[crop.box].append((job, crop))
         works = []
         for box, group in groups.items():
             own = tuple(job for job, _ in group)
             positions = tuple(crop.position for _, crop in group)
-            fallback = cropped and not self.crops_agree
-            works.append(_Work(image, box, own, positions, fallback))
+            extent = "full" if (box.height, box.width) == size else self.extent
+            works.append(_Work(image, box, own, positions, extent))
         return works
+
+    def _crop(self, job: Job, size: tuple[int, int]) -> Crop | None:
+        if self.extent == "full":
+            return None
+        congruent = self.extent == "congruent"
+        return crop_for(self.layer.field, job.y, job.x, size, congruent=congruent)
 
     def add(self, work: _Work) -> Iterator[Projected]:
         """Let work wait for others of its kind; run what has waited long enough."""
@@ -186,13 +206,17 @@ class _Engine:
         return max(1, int(self.memory / max(size, 1)))
 
     def _run(self, works: list[_Work]) -> list[Projected]:
-        """Run a batch; what a crop does not reproduce waits again, as a full image."""
+        """Run a batch; what a crop does not reproduce waits again, as more of the image."""
         projected, failed = self._batch(works)
-        if failed:
-            self.crops_agree = False
         for work in failed:
-            again = work.on_full_image()
-            self.waiting[again.kind].append(again)
+            following = _EXTENTS.index(work.extent) + 1
+            self.extent = _EXTENTS[max(following, _EXTENTS.index(self.extent))]
+            retries = self.crops(work.image, work.jobs)
+            if any(retry.box == work.box for retry in retries):  # which would fail again
+                self.extent = "full"
+                retries = self.crops(work.image, work.jobs)
+            for retry in retries:
+                self.waiting[retry.kind].append(retry)
         return projected
 
     def _batch(self, works: list[_Work]) -> tuple[list[Projected], list[_Work]]:
@@ -236,8 +260,11 @@ class _Engine:
         failed = []
         for i, work in enumerate(works):
             differences = self._differences(work, responses[i])
-            if not work.is_full_image and max(differences) > tolerance:
+            if max(differences) > tolerance and not work.is_full_image:
                 failed.append(work)
+                continue
+            if max(differences) > tolerance and len(works) > 1:  # do its neighbors matter?
+                projected += self._batch([work])[0]
                 continue
             for r, job in enumerate(work.jobs):
                 if differences[r] > _WRONG:
@@ -252,15 +279,25 @@ class _Engine:
         differences = []
         for job, response in zip(work.jobs, responses.tolist(), strict=True):
             scale = max(abs(job.score), self.typical, tiny)
-            differences.append(abs(response - job.score) / scale)
+            difference = abs(response - job.score) / scale
+            # NaN compares as smaller than any tolerance, and would pass for the recorded response
+            differences.append(inf if isnan(difference) else difference)
         return differences
 
     def _projected(self, work: _Work, job: Job, signals: dict[str, Tensor]) -> Projected:
         """The signals of a job, from those of its crop to those of its receptive field."""
-        box = self.layer.field.box(job.y, job.x)
+        field = self.layer.field
+        box = field.box(job.y, job.x)
         region = box.shifted(-work.box.top, -work.box.left).region
         own = {rule: signal[region] for rule, signal in signals.items()}
-        return Projected(job, box, own, work.is_full_image, work.fallback)
+        if work.is_full_image and field.is_local:
+            for rule, signal in signals.items():
+                if torch.count_nonzero(signal) > torch.count_nonzero(own[rule]):
+                    raise FieldRefuted(self.layer, work.box)
+        size = work.image.shape[1], work.image.shape[2]
+        croppable = crop_for(field, job.y, job.x, size) is not None
+        fallback = work.is_full_image and croppable
+        return Projected(job, box, own, work.is_full_image, fallback)
 
     def _other_network(self, job: Job, response: float) -> RecordError:
         return RecordError(
@@ -287,20 +324,30 @@ def _backward(
     """
     crops = torch.stack([work.image[work.box.region] for work in works])
     positions = _positions(works, crops.device)
-    x, output, responses = _forward(model, layer, crops, positions)
+    passed, responses = _forward(model, layer, crops, positions)
+    output = passed.values[layer.name]
     if not output.requires_grad:
-        raise LayerError(
-            f"layer {layer.name!r} does not depend on the image by way of a gradient "
-            "(quantised layers have none)"
-        )
+        raise _no_gradient(layer)
+    starts = responses.new_tensor([[job.start for job in work.jobs] for work in works])
     signals: dict[str, list[Tensor]] = {}
     for rule in rules:
-        with backward_rule(rule, output, x):
+        with backward_rule(rule, output, passed.x, copies=passed.copies):
             signals[rule] = []
-            for column in responses.unbind(dim=1):
-                (signal,) = torch.autograd.grad(column.sum(), x, retain_graph=True)
+            for column, start in zip(responses.unbind(dim=1), starts.unbind(dim=1), strict=True):
+                (signal,) = torch.autograd.grad(
+                    column, passed.x, start, retain_graph=True, allow_unused=True
+                )
+                if signal is None:  # the graph holds the parameters alone
+                    raise _no_gradient(layer)
                 signals[rule].append(signal)
     return signals, responses.detach()
+
+
+def _no_gradient(layer: Layer) -> LayerError:
+    return LayerError(
+        f"layer {layer.name!r} does not depend on the image by way of a gradient "
+        "(what is detached or quantised has none)"
+    )
 
 
 def _positions(works: list[_Work], device: torch.device) -> Positions:
@@ -315,27 +362,56 @@ def _positions(works: list[_Work], device: torch.device) -> Positions:
 
 def _forward(
     model: nn.Module, layer: Layer, crops: Tensor, positions: Positions
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The leaf (n, c, h, w), the deepest tensor of its graph, and the responses (n, r).
+) -> tuple[Forward, Tensor]:
+    """A pass to the layer, and the responses (n, r).
 
     Of a plain convolution only the windows at the positions are computed, from its input.
     """
-    module = model.get_submodule(layer.call.rpartition("@")[0])
+    module = _module_of(model, layer)
     if is_plain(module) and not isinstance(model, nn.DataParallel):  # which splits the batch
-        x, values = forward(model, layer, crops, inputs=True)
-        maps = values[layer.name]
-        return x, maps, conv_at(module, maps, positions)
-    x, values = forward(model, layer, crops)
-    maps = values[layer.name]
-    return x, maps, positions.of(maps)
+        passed = forward(model, layer, crops, inputs=True)
+        return passed, conv_at(module, passed.values[layer.name], positions)
+    passed = forward(model, layer, crops)
+    return passed, positions.of(as_maps(layer, passed.values[layer.name]))
+
+
+def _module_of(model: nn.Module, layer: Layer) -> nn.Module:
+    path = layer.call.rpartition("@")[0]
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        nearest = did_you_mean(path, (name for name, _ in model.named_modules()))
+        raise LayerError(f"no layer {path!r} in this model{nearest}") from None
+
+
+class Forward(NamedTuple):
+    """A forward pass with gradients.
+
+    Attributes:
+        x: the leaf, (n, c, h, w).
+        values: by layer, what it returned, or was given.
+        copies: nodes of the graph that only copy into a view.
+    """
+
+    x: Tensor
+    values: dict[str, Tensor]
+    copies: set[Node]
 
 
 def forward(
     model: nn.Module, layers: LayersLike, images: Tensor, *, inputs: bool = False
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """A forward pass with gradients, to the deepest of these layers: the leaf (n, c, h, w), and what
-    each layer returned, or was given."""
-    with evaluating(model), torch.enable_grad():
+) -> Forward:
+    """A forward pass with gradients, to the deepest of these layers.
+
+    Raises:
+        ModelError: the weights allow no gradients.
+    """
+    if any(tensor.is_inference() for tensor in chain(model.parameters(), model.buffers())):
+        raise ModelError(
+            "the model was made or loaded under torch.inference_mode(), whose tensors allow no "
+            "gradients: make it outside of that block"
+        )
+    with evaluating(model), torch.enable_grad(), visible_in_place() as in_place:
         x = images.detach().requires_grad_()
         # a model may work in place on its input
-        return x, read(model, x.clone(), layers, inputs=inputs)
+        return Forward(x, read(model, x.clone(), layers, inputs=inputs), in_place.copies)

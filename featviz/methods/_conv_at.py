@@ -16,12 +16,10 @@ class Positions(NamedTuple):
     y: Tensor
     x: Tensor
 
-    def of(self, output: Tensor) -> Tensor:
-        """The values there, (n, r), of maps (n, c, h, w), or of a fully connected layer's (n, c)."""
-        images = torch.arange(len(output), device=output.device)[:, None]
-        if output.dim() == 4:
-            return output[images, self.channels, self.y, self.x]
-        return output[images, self.channels]
+    def of(self, maps: Tensor) -> Tensor:
+        """The values there, (n, r), of maps (n, c, h, w)."""
+        images = torch.arange(len(maps), device=maps.device)[:, None]
+        return maps[images, self.channels, self.y, self.x]
 
 
 def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -30,7 +28,8 @@ def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         isinstance(module, nn.Conv2d)
         and type(module).forward is nn.Conv2d.forward
-        and "forward" not in module.__dict__
+        and type(module)._conv_forward is nn.Conv2d._conv_forward
+        and not {"forward", "_conv_forward"} & module.__dict__.keys()
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
         and not (module._forward_hooks or module._forward_pre_hooks)

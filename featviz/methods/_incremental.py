@@ -1,15 +1,18 @@
-"""Recomputing only what a window changes: the first layers on a cut of the image, pasted into their
-map of the whole image.
+"""The incremental forward of occlusion: only what a window changes is computed anew.
 
-A covered window changes those positions of a layer whose receptive fields it meets, and no other.
-The model is run on a cut that holds their fields; when it comes to the layer, what the layer made
-of the cut is pasted into its map of the uncovered image, and from there on all is as if the whole
-image had been run. This is right for a layer on which alone all later ones depend. Whether one is
-so, a trial shows: a few windows, both ways."""
+*Incremental CNN inference*: Nakandala, Kumar & Papakonstantinou, SIGMOD 2019. A covered window
+changes those positions of a layer whose receptive fields it meets, and no other. The layer's map of
+the uncovered image is computed once and kept (materialized). For a window, the model is run on a
+crop that holds the fields of the positions it changes; when it comes to the layer, what the layer
+made of the crop is pasted into the materialized map, and from there on all is as if the full image
+had been run.
+
+This is right for a layer on which alone all later ones depend. Whether a layer is one, a trial
+shows: a few windows, both ways."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
@@ -18,53 +21,64 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from featviz.geometry import Box
-from featviz.hooks import capture
+from featviz.fields.crop import crop_for
+from featviz.geometry import Box, ReceptiveField
+from featviz.hooks import read
 from featviz.units import Layer
 
-TRIALS = 6  # layers that are tried before whole images are run
-WORTH = 0.1  # of the whole network's work: what a layer must save
+TRIALS = 6  # layers that are tried before full images are run
+WORTH = 0.1  # of the full network's work: what a layer must save
+ROUNDING = 1e3  # of a type's precision, relative to the largest output: what a trial may differ by
 
 
 class Patch(NamedTuple):
-    """The cut of the image that is run for a window, and what is pasted: positions in the map of
-    the cut, and in the image's.
-    """
-
-    box: Box
-    found: Box
-    place: Box
-
-
-@dataclass(frozen=True)
-class Shortcut:
-    """A layer at which a model can be entered anew.
+    """What is run for a window, and what of it is pasted.
 
     Attributes:
-        module: the layer; ``info``: what it sees.
-        whole: (c, h, w) its map of the whole image.
+        crop: pixels of the image that are run.
+        source: positions in the layer's map of the crop.
+        target: the same positions in its map of the full image.
+    """
+
+    crop: Box
+    source: Box
+    target: Box
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the crop in pixels: those of one size can share a batch."""
+        return self.crop.height, self.crop.width
+
+
+@dataclass(frozen=True, eq=False)
+class IncrementalForward:
+    """A model that is entered anew at one layer.
+
+    Attributes:
+        module: that of the layer.
+        layer: the last one that is run on crops.
+        materialized: (c, h, w), its map of the uncovered image.
         size: (height, width) of the image.
     """
 
     module: nn.Module
-    info: Layer
-    whole: Tensor
+    layer: Layer
+    materialized: Tensor
     size: tuple[int, int]
 
     def patch(self, window: Box) -> Patch | None:
-        """What is to be run for a window; None where only the whole image will do."""
-        return patch(self.info, window, self.size)
+        """What is to be run for a window; None where only the full image will do."""
+        return patch_for(self.layer, window, self.size)
 
     @contextmanager
     def pasted(self, patches: Sequence[Patch]) -> Iterator[None]:
-        """Within the block the model takes the cuts of these patches, of one size, in the place of
-        whole images.
-        """
+        """Within the block the model takes the crops of these patches, of one size, in the place of
+        full images."""
 
         def paste(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-            maps = self.whole.repeat(len(output), 1, 1, 1)
-            for map_, part, (_, found, place) in zip(maps, output, patches, strict=True):
-                map_[place.region] = part[found.region]
+            maps = self.materialized.repeat(len(output), 1, 1, 1)
+            for full, cropped, patch in zip(maps, output, patches, strict=True):
+                full[patch.target.region] = cropped[patch.source.region]
             return maps
 
         handle = self.module.register_forward_hook(paste)
@@ -74,95 +88,142 @@ class Shortcut:
             handle.remove()
 
 
-def patch(info: Layer, window: Box, size: tuple[int, int]) -> Patch | None:
-    """The cut of an image of this (height, width) in which every position that a window changes
-    comes out right.
-    """
-    field = info.field
-    if field.kind not in ("exact", "bound") or not all(
-        isinstance(number, int) and number > 0 for number in field.stride
-    ):
-        return None
-    starts, counts = [], []
-    for axis, (low, high) in enumerate(((window.top, window.bottom), (window.left, window.right))):
-        stride, padding, seen, length = (
-            int(field.stride[axis]),
-            int(field.padding[axis]),
-            field.size[axis],
-            info.shape[axis + 1],
-        )
-        count = min(
-            (high - low + seen - 2) // stride + 1, length
-        )  # as many as a window of this size can change, wherever it lies
-        first = (low + padding - seen) // stride + 1
-        starts.append(min(max(0, first), length - count))
-        counts.append(count)
-    sizes = [
-        seen + (n - 1) * int(step)
-        for seen, n, step in zip(field.size, counts, field.stride, strict=True)
-    ]
-    spanned = replace(field, size=(sizes[0], sizes[1]))  # of all these positions together
-    part = cut(spanned, starts[0], starts[1], size)
-    if part is None:
-        return None
-    found = Box(part.at[0], part.at[1], part.at[0] + counts[0], part.at[1] + counts[1])
-    return Patch(
-        part.box, found, Box(starts[0], starts[1], starts[0] + counts[0], starts[1] + counts[1])
-    )
+def covered(image: Tensor, cover: Tensor, windows: Sequence[Box]) -> Tensor:
+    """The image (c, h, w) once for each window, which shows the cover: (n, c, h, w)."""
+    batch = image.repeat(len(windows), 1, 1, 1)
+    for item, window in zip(batch, windows, strict=True):
+        item[window.region] = cover[window.region]
+    return batch
 
 
-def find_shortcut(
+def crops_of(batch: Tensor, patches: Sequence[Patch]) -> Tensor:
+    """Of each image of (n, c, h, w) the crop of its patch, all of one size."""
+    return torch.stack([x[patch.crop.region] for x, patch in zip(batch, patches, strict=True)])
+
+
+def patch_for(layer: Layer, window: Box, size: tuple[int, int]) -> Patch | None:
+    """The crop of an image of this (height, width) in which every position of a layer that a window
+    changes comes out right; None where there is no smaller one than the image."""
+    field = layer.field
+    if field.kind not in ("exact", "bound"):
+        return None
+    if not all(isinstance(step, int) and step > 0 for step in field.stride):
+        return None
+    rows = _changed(field, 0, (window.top, window.bottom), layer.shape[1])
+    columns = _changed(field, 1, (window.left, window.right), layer.shape[2])
+    target = Box(rows.start, columns.start, rows.stop, columns.stop)
+    spanned = replace(field, size=(_spanned(field, 0, rows), _spanned(field, 1, columns)))
+    crop = crop_for(spanned, rows.start, columns.start, size)
+    if crop is None:
+        return None
+    y, x = crop.position
+    return Patch(crop.box, Box(y, x, y + len(rows), x + len(columns)), target)
+
+
+def _changed(field: ReceptiveField, axis: int, window: tuple[int, int], length: int) -> range:
+    """Positions along an axis whose fields meet a window of pixels; ``length`` is the map's."""
+    low, high = window
+    stride = int(field.stride[axis])
+    padding = int(field.padding[axis])
+    size = field.size[axis]
+    # as many as a window of this size can change, wherever it lies, so that crops are of one size
+    count = min((high - low + size - 2) // stride + 1, length)
+    first = (low + padding - size) // stride + 1
+    start = min(max(0, first), length - count)
+    return range(start, start + count)
+
+
+def _spanned(field: ReceptiveField, axis: int, positions: range) -> int:
+    """The pixels along an axis that consecutive positions see together."""
+    return field.size[axis] + (len(positions) - 1) * int(field.stride[axis])
+
+
+def find_incremental(
     model: nn.Module,
-    infos: Mapping[str, Layer],
-    before: Iterable[str],
+    layers: Mapping[str, Layer],
+    before: Container[str],
     image: Tensor,
+    cover: Tensor,
     windows: Sequence[Box],
-    same: Callable[[Shortcut], bool],
-) -> Shortcut | None:
-    """The layer that saves most, of those with which a trial gives what whole images give; None if
+) -> IncrementalForward | None:
+    """The layer that saves most, of those with which a trial gives what full images give; None if
     there is none.
 
     Args:
-        infos: the anatomy of the model for this image.
-        before: names of layers that are read: the shortcut ends before the first of them.
-        image: (c, h, w) in model space.
+        layers: the anatomy of the model for this image.
+        before: names of layers that are read, from full maps: the incremental forward ends before
+            the first of them.
+        image: (c, h, w) in model space; ``cover``: (c, h, w), what windows show.
         windows: those to be covered.
-        same: runs the trial.
     """
-    modules, size = dict(model.named_modules()), (image.shape[1], image.shape[2])
-    for info in _candidates(infos, set(before), windows, size)[:TRIALS]:
-        if isinstance(modules[info.name], torch.jit.ScriptModule):
+    trial = [windows[0], windows[len(windows) // 2], windows[-1]]
+    batch = covered(image, cover, trial)
+    expected = model(batch.clone())  # a model may work in place
+    if not isinstance(expected, Tensor) or not expected.is_floating_point():
+        return None
+    modules = dict(model.named_modules())
+    size = image.shape[1], image.shape[2]
+    for layer in _candidates(layers, before, windows, size)[:TRIALS]:
+        module = modules[layer.name]
+        if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
             continue
+        # What goes around the layer meets maps of another size than it was made for. Sizes that do
+        # not fit are a RuntimeError in torch; the others are what checks in models raise.
         try:
-            with capture(model, [info.call]) as acts:
-                model(image[None])
-            shortcut = Shortcut(modules[info.name], info, acts[info.call][0], size)
-            if same(shortcut):
-                return shortcut
-        except (
-            Exception
-        ):  # a branch that goes around the layer meets maps of another size: whatever it raises
+            materialized = read(model, image[None].clone(), layer)[layer.name][0]
+            incremental = IncrementalForward(module, layer, materialized, size)
+            if _agrees(model, incremental, trial, batch, expected):
+                return incremental
+        except (RuntimeError, ValueError, IndexError, AssertionError):
             continue
     return None
 
 
+def _agrees(
+    model: nn.Module,
+    incremental: IncrementalForward,
+    windows: Sequence[Box],
+    batch: Tensor,
+    expected: Tensor,
+) -> bool:
+    """Whether the incremental forward of each window gives what the full one of (n, c, h, w) gave."""
+    for i, window in enumerate(windows):
+        patch = incremental.patch(window)
+        if patch is None:
+            continue
+        with incremental.pasted([patch]):
+            output = model(crops_of(batch[i : i + 1], [patch]))
+        if output.shape[1:] != expected.shape[1:] or not _close(output[0], expected[i]):
+            return False
+    return True
+
+
+def _close(output: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs are the same up to rounding."""
+    tolerance = ROUNDING * torch.finfo(expected.dtype).eps * expected.abs().max()
+    return bool((output - expected).abs().max() <= tolerance)
+
+
 def _candidates(
-    infos: Mapping[str, Layer], before: set[str], windows: Sequence[Box], size: tuple[int, int]
+    layers: Mapping[str, Layer],
+    before: Container[str],
+    windows: Sequence[Box],
+    size: tuple[int, int],
 ) -> list[Layer]:
     """Layers that would save work, the one that saves most first."""
-    found: list[tuple[float, Layer]] = []
+    saved: dict[Layer, float] = {}
     work = 0.0
     middle = windows[len(windows) // 2]
     is_read = False
-    for info in infos.values():
-        is_read |= info.name in before
-        if info.kernel is not None or info.kind == "Linear":
-            work += info.parameters * prod(info.shape[1:])
-        if is_read or len(info.shape) != 3:
+    for layer in layers.values():
+        is_read |= layer.name in before
+        if layer.kernel is not None or layer.kind == "Linear":
+            work += layer.parameters * prod(layer.shape[1:])
+        # a hook cannot tell the calls of a module apart
+        if is_read or not layer.has_maps or "@" in layer.name:
             continue
-        part = patch(info, middle, size) if "@" not in info.name else None
-        if part is not None:
-            found.append((work * (1 - part.box.height * part.box.width / prod(size)), info))
-    return [
-        info for saved, info in sorted(found, key=lambda pair: -pair[0]) if saved > WORTH * work
-    ]
+        patch = patch_for(layer, middle, size)
+        if patch is not None:
+            saved[layer] = work * (1 - prod(patch.size) / prod(size))
+    worthwhile = [layer for layer in saved if saved[layer] > WORTH * work]
+    return sorted(worthwhile, key=lambda layer: -saved[layer])

@@ -7,7 +7,7 @@ sharing."""
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
@@ -20,7 +20,7 @@ from featviz.hooks import CONVOLUTIONS, evaluating
 from featviz.models.local import LocallyConnected2d
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Connections:
     """One convolution layer on images of one size, and the layers between the same input and output
     that it is not.
@@ -36,6 +36,12 @@ class Connections:
             and of the fully connected one; with biases where the layer has them.
         operations: multiplications of a forward pass of the convolution as it is computed, those by
             padding included.
+
+    Example:
+        >>> from featviz import connections, load_model
+        >>> conv1 = connections(load_model("zfmini"), (3, 96, 96))["conv1"]
+        >>> conv1.inputs, conv1.outputs, conv1.convolution
+        ((3, 96, 96), (32, 46, 46), 4736)
     """
 
     layer: str
@@ -47,6 +53,16 @@ class Connections:
     local: int
     full: int
     operations: int
+
+    def __repr__(self) -> str:
+        return f"<Connections of {self.layer}: {self.sparse} of {self.dense}>"
+
+    def row(self) -> dict[str, Any]:
+        """A row for a table: its attributes by name, shapes as text."""
+        row = asdict(self)
+        for name in ("inputs", "outputs"):
+            row[name] = "x".join(map(str, row[name]))
+        return row
 
 
 def connections(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, Connections]:
@@ -67,36 +83,38 @@ def connections(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str
 
     Example:
         >>> from featviz import connections, load_model
-        >>> found = connections(load_model("zfmini"), (3, 96, 96))["conv3"]
-        >>> found.convolution, found.sparse, found.dense
-        (27712, 2408448, 30720000)
+        >>> conv3 = connections(load_model("zfmini"), (3, 96, 96))["conv3"]
+        >>> conv3
+        <Connections of conv3: 2408448 of 30720000>
+        >>> conv3.convolution, conv3.local
+        (27712, 2414848)
     """
     parameter = parameter_of(model)
-    found: dict[str, Connections] = {}
+    result: dict[str, Connections] = {}
 
-    def note(name: str) -> Any:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            found[name] = _counted(
-                name, module, tuple(inputs[0].shape[-3:]), tuple(output.shape[-3:])
-            )
+    def hook_of(name: str) -> Any:
+        def count(module: Any, inputs: Any, output: Any) -> None:
+            shapes = tuple(inputs[0].shape[-3:]), tuple(output.shape[-3:])
+            result[name] = _counted(name, module, *shapes)
 
-        return hook
+        return count
 
     with ExitStack() as restore:
         for name, module in model.named_modules():
             if isinstance(module, CONVOLUTIONS) and not isinstance(module, nn.ConvTranspose2d):
-                restore.callback(module.register_forward_hook(note(name)).remove)
+                restore.callback(module.register_forward_hook(hook_of(name)).remove)
         restore.enter_context(evaluating(model))
         restore.enter_context(torch.no_grad())
         try:
             model(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
-        except Exception as error:
+        except Exception as error:  # whatever a model of somebody's own raises
+            shape = tuple(input_shape)
             raise ModelError(
-                f"the model does not take an image of shape {tuple(input_shape)}: {first_line(error)}"
+                f"the model does not take an image of shape {shape}: {first_line(error)}"
             ) from error
-    if not found:
+    if not result:
         raise LayerError("the model has no convolution that takes part in a forward pass")
-    return found
+    return result
 
 
 def _counted(
@@ -105,50 +123,72 @@ def _counted(
     inputs: tuple[int, int, int],
     outputs: tuple[int, int, int],
 ) -> Connections:
-    kernel, stride, padding = (
-        _pair(v) for v in (module.kernel_size, module.stride, _padding(module))
-    )
-    dilation = _pair(getattr(module, "dilation", 1))
-    group = inputs[0] // getattr(module, "groups", 1)  # channels that an output sees
-    taps = [
-        _taps(inputs[i + 1], outputs[i + 1], kernel[i], stride[i], padding[i], dilation[i])
-        for i in (0, 1)
-    ]
-    sparse, dense = outputs[0] * group * prod(taps), prod(inputs) * prod(outputs)
-    each = prod(outputs) if module.bias is not None else 0
+    """One layer, from the shapes of its input and its output."""
+    rows = _Axis.of(module, 0, inputs[1], outputs[1])
+    columns = _Axis.of(module, 1, inputs[2], outputs[2])
+    channels = outputs[0]
+    group = inputs[0] // getattr(module, "groups", 1)  # input channels that an output sees
+    kernel = group * rows.kernel * columns.kernel
+    sparse = channels * group * rows.taps() * columns.taps()
+    dense = prod(inputs) * prod(outputs)
+    has_bias = module.bias is not None
     return Connections(
-        name,
-        inputs,
-        outputs,
-        sparse,
-        dense,
-        convolution=outputs[0] * group * prod(kernel) + (outputs[0] if each else 0),
-        local=sparse + each,
-        full=dense + each,
-        operations=prod(outputs) * group * prod(kernel),
+        layer=name,
+        inputs=inputs,
+        outputs=outputs,
+        sparse=sparse,
+        dense=dense,
+        convolution=channels * (kernel + has_bias),
+        local=sparse + has_bias * prod(outputs),
+        full=dense + has_bias * prod(outputs),
+        operations=prod(outputs) * kernel,
     )
 
 
-def _taps(inputs: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Along one axis, how many pairs of an output position and an element of its window lie on the
-    image.
-    """
-    starts = (position * stride - padding for position in range(outputs))
-    return sum(
-        0 <= start + element * dilation < inputs for start in starts for element in range(kernel)
-    )
+@dataclass(frozen=True)
+class _Axis:
+    """A convolution along one axis: sizes of its input and output, and of its window, in pixels."""
 
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
 
-def _padding(module: Any) -> Any:
-    """(y, x) at the top and left; that of ``padding="same"`` is worked out."""
-    if module.padding == "valid":
-        return 0
-    if module.padding == "same":
-        return tuple(
-            d * (k - 1) // 2 for d, k in zip(module.dilation, module.kernel_size, strict=True)
+    @staticmethod
+    def of(module: nn.Conv2d | LocallyConnected2d, axis: int, inputs: int, outputs: int) -> _Axis:
+        kernel = _along(module.kernel_size, axis)
+        dilation = _along(getattr(module, "dilation", 1), axis)
+        return _Axis(
+            inputs=inputs,
+            outputs=outputs,
+            kernel=kernel,
+            stride=_along(module.stride, axis),
+            padding=_padding(module.padding, axis, kernel, dilation),
+            dilation=dilation,
         )
-    return module.padding
+
+    def taps(self) -> int:
+        """How many pairs of an output position and an element of its window lie on the image."""
+        count = 0
+        for position in range(self.outputs):
+            start = position * self.stride - self.padding
+            stop = start + self.kernel * self.dilation
+            on_image = (0 <= i < self.inputs for i in range(start, stop, self.dilation))
+            count += sum(on_image)
+        return count
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def _padding(padding: Any, axis: int, kernel: int, dilation: int) -> int:
+    """That at the top or the left; that of ``padding="same"`` is worked out."""
+    if padding == "valid":
+        return 0
+    if padding == "same":
+        return dilation * (kernel - 1) // 2
+    return _along(padding, axis)
+
+
+def _along(value: Any, axis: int) -> int:
+    """Of one number for both axes, or of (y, x)."""
+    return int(value) if isinstance(value, int) else int(value[axis])

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import product
 
 import torch
 from torch import Tensor, nn
 
 from featviz.errors import LayerError, UsageError
-from featviz.fields.anatomy import Layer, anatomy, find_layers, parameter_of
-from featviz.geometry import Box
-from featviz.hooks import capture, evaluating
-from featviz.methods.transforms import Rotate, Scale, Translate, Warp, _Affine
+from featviz.geometry import Box, ReceptiveField
+from featviz.hooks import evaluating, read
+from featviz.methods._inputs import batch_for, batches_of, layers_for
+from featviz.methods.transforms import Affine, Rotate, Scale, Translate, transformed
+from featviz.units import Layer, LayersLike
+
+_ALL = 1 - 1e-6  # of a bilinear interpolation of zeros and ones: only ones went in, up to rounding
 
 
 @torch.inference_mode(False)
 def equivariance(
     model: nn.Module,
     x: Tensor,
-    layers: Iterable[str],
+    layers: LayersLike,
     transform: Translate | Rotate | Scale,
     *,
     batch_size: int = 32,
@@ -36,8 +38,8 @@ def equivariance(
 
     Args:
         model: any module; used on its device and in eval mode, and left as it was.
-        x: (n, c, h, w) images in model space.
-        layers: names of layers whose outputs are maps.
+        x: (c, h, w) or (n, c, h, w), images in model space.
+        layers: a pattern, names, or layers whose outputs are maps.
         transform: `Translate`, `Rotate` or `Scale`.
         batch_size: images in a forward pass.
 
@@ -46,117 +48,106 @@ def equivariance(
         smaller transform.
 
     Raises:
-        LayerError: a layer that is not there, or whose positions all see the whole image.
-        UsageError: ``x`` is no batch of images.
+        LayerError: a layer that is not there, or whose positions all see the full image.
+        UsageError: ``x`` is not images, or no image in a batch.
 
     Source: Goodfellow, Bengio & Courville, *Deep Learning*, section 9.2.
 
     Example:
         >>> import torch
         >>> from featviz import Translate, equivariance, load_model
-        >>> found = equivariance(load_model("zfmini").double(), torch.randn(1, 3, 128, 128).double(), ["conv2"], Translate(8, -4))
-        >>> found["conv2"] < 1e-12
+        >>> x = torch.randn(1, 3, 128, 128).double()
+        >>> errors = equivariance(load_model("zfmini").double(), x, "conv2", Translate(8, -4))
+        >>> errors["conv2"] < 1e-12
         True
     """
-    names = list(layers)
-    images = _images(model, x)
-    size = (images.shape[2], images.shape[3])
-    infos = dict(zip(names, _infos(model, images, names), strict=True))
-    for name, info in infos.items():
-        if len(info.shape) != 3 or info.field.kind == "global":
+    images = batch_for(model, x)
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: give at least one image a batch")
+    chosen = layers_for(model, images, layers)
+    errors = [_Error(layer, transform, images) for layer in chosen]
+    with evaluating(model), torch.no_grad():
+        for batch in batches_of(images, batch_size):
+            original = read(model, batch, chosen)
+            moved = read(model, transformed(transform, batch), chosen)
+            for error in errors:
+                error.add(original[error.layer.name], moved[error.layer.name])
+    return {error.layer.name: error.relative() for error in errors}
+
+
+class _Error:
+    """The error of one layer, summed up batch after batch."""
+
+    def __init__(self, layer: Layer, transform: Affine, images: Tensor) -> None:
+        if not layer.has_maps or layer.field.kind == "global":
             raise LayerError(
-                f"layer {name!r} sees the whole image at every position: only maps can move with the image"
+                f"layer {layer.name!r} sees the full image at every position: "
+                "only maps can move with the image"
             )
-    masks = {name: _comparable(info, transform, images[:1], size) for name, info in infos.items()}
-    difference, length = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    calls = [info.call for info in infos.values()]
-    with evaluating(model), torch.no_grad(), capture(model, calls) as acts:
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            model(batch)
-            still = {name: acts[info.call] for name, info in infos.items()}
-            model(_transformed(transform, batch))
-            for name, info in infos.items():
-                expected = transform.on_map(still[name], info.field, size)[
-                    ..., masks[name]
-                ]  # (n, c, positions)
-                difference[name] += float(
-                    (acts[info.call][..., masks[name]] - expected).square().sum()
-                )
-                length[name] += float(expected.square().sum())
-    return {
-        name: (difference[name] / length[name]) ** 0.5 if length[name] else float("nan")
-        for name in names
-    }
+        self.layer = layer
+        self.transform = transform
+        self.size = (images.shape[2], images.shape[3])
+        self.comparable = _comparable(layer, transform, images[:1])
+        self.difference = 0.0
+        self.length = 0.0
+
+    def add(self, original: Tensor, moved: Tensor) -> None:
+        """Maps (n, c, h, w) of the images, and of the transformed images."""
+        expected = self.transform.on_map(original, self.layer.field, self.size)
+        expected = expected[..., self.comparable]  # (n, c, positions)
+        difference = moved[..., self.comparable] - expected
+        self.difference += float(difference.square().sum())
+        self.length += float(expected.square().sum())
+
+    def relative(self) -> float:
+        """The error as a share of what was expected."""
+        if not self.length:
+            return float("nan")
+        return float((self.difference / self.length) ** 0.5)
 
 
-def _comparable(info: Layer, transform: _Affine, image: Tensor, size: tuple[int, int]) -> Tensor:
+def _comparable(layer: Layer, transform: Affine, image: Tensor) -> Tensor:
     """Where a layer's maps of the image and of the transformed one both see pixels of the image
-    alone: (h, w) bool.
-    """
-    field, (height, width) = info.field, info.shape[1:]
-    seen = (
-        transform(torch.ones_like(image[:, :1]))[0, 0].cpu() > 1 - 1e-6
-    )  # (h, w) pixels that come from the image
-    sums = nn.functional.pad(
-        seen.double().cumsum(0).cumsum(1), (1, 0, 1, 0)
-    )  # of all pixels above and to the left
-    rows = [field.box(y, 0, clip=False) for y in range(height)]
-    cols = [field.box(0, x, clip=False) for x in range(width)]
-    within, moved = torch.zeros(2, height, width, dtype=torch.float64)
-    for y, x in product(range(height), range(width)):
-        box = Box(rows[y].top, cols[x].left, rows[y].bottom, cols[x].right)
-        if min(box) >= 0 and box.bottom <= size[0] and box.right <= size[1]:
-            within[y, x] = 1
-            moved[y, x] = _sum(sums, box) == box.height * box.width
-    carried = transform.on_map(within[None, None], field, size)[0, 0] > 1 - 1e-6
-    both: Tensor = carried & (moved > 0)
+    alone: (h, w) bool."""
+    size = (image.shape[2], image.shape[3])
+    pixels = torch.ones_like(image[:, :1])
+    from_image = transform(pixels)[0, 0].cpu() > _ALL  # (h, w), not brought in by the transform
+    original, moved = _clean_positions(layer, from_image)
+    # a position of the moved map is interpolated from several: all of them have to be clean
+    carried = transform.on_map(original.double()[None, None], layer.field, size)[0, 0] > _ALL
+    both: Tensor = carried & moved
     return both.to(image.device)
 
 
+def _clean_positions(layer: Layer, from_image: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (h, w) whose receptive fields hold no padding; and those of them whose fields hold
+    none but the pixels (h, w) that are marked."""
+    height, width = layer.map_size
+    sums = _summed_area(from_image)
+    original = torch.zeros(height, width, dtype=torch.bool)
+    moved = torch.zeros(height, width, dtype=torch.bool)
+    image = Box(0, 0, from_image.shape[0], from_image.shape[1])
+    # a field's rows do not depend on x, nor its columns on y
+    rows = [_unclipped(layer.field, y, 0) for y in range(height)]
+    columns = [_unclipped(layer.field, 0, x) for x in range(width)]
+    for y, x in product(range(height), range(width)):
+        box = Box(rows[y].top, columns[x].left, rows[y].bottom, columns[x].right)
+        if box.clip(image) == box:
+            original[y, x] = True
+            moved[y, x] = _sum(sums, box) == box.height * box.width
+    return original, moved
+
+
+def _unclipped(field: ReceptiveField, y: int, x: int) -> Box:
+    return field.box(y, x, clip=False)
+
+
+def _summed_area(values: Tensor) -> Tensor:
+    """At (y, x) the sum of all values above and to the left, (h + 1, w + 1)."""
+    return nn.functional.pad(values.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+
+
 def _sum(sums: Tensor, box: Box) -> float:
-    """Over a box, from a table of the sums above and to the left."""
+    """Over a box, from a `_summed_area`."""
     top, left, bottom, right = box
     return float(sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left])
-
-
-def _images(model: nn.Module, x: Tensor) -> Tensor:
-    if x.dim() != 4 or not len(x) or not x.is_floating_point():
-        raise UsageError(
-            f"x is {x.dtype} of shape {tuple(x.shape)}: give floating point images (n, c, h, w) in model space"
-        )
-    return x.to(parameter_of(model)).clone()
-
-
-def _infos(model: nn.Module, images: Tensor, names: list[str]) -> list[Layer]:
-    if not names:
-        raise UsageError("no layers: give at least one name")
-    return find_layers(
-        anatomy(model, (images.shape[1], images.shape[2], images.shape[3]), only=set(names)), names
-    )
-
-
-def _calls(model: nn.Module, images: Tensor, names: list[str]) -> dict[str, str]:
-    return {name: info.call for name, info in zip(names, _infos(model, images, names), strict=True)}
-
-
-def _features(
-    model: nn.Module, batch: Tensor, calls: dict[str, str]
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """By layer the feature vectors (n, features), and the classes' probabilities (n, classes) where
-    there are any.
-    """
-    with capture(model, list(calls.values()), stop=False) as acts:
-        output = model(batch)
-    is_classes = isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1
-    probabilities: Tensor | None = output.softmax(1).cpu() if is_classes else None
-    return {name: acts[call].flatten(1) for name, call in calls.items()}, probabilities
-
-
-def _transformed(warp: Warp, batch: Tensor) -> Tensor:
-    result: Tensor = warp(batch)
-    if result.shape != batch.shape:
-        raise UsageError(
-            f"the transform made {tuple(result.shape)} of images {tuple(batch.shape)}: it is to keep their shape"
-        )
-    return result

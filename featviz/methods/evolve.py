@@ -1,14 +1,13 @@
 """How features develop during training: the same units over a list of checkpoints (figure 4 of
-Zeiler & Fergus).
-"""
+Zeiler & Fergus)."""
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,54 +15,77 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.errors import UsageError, WeightsError
-from featviz.fields.anatomy import Layer, parameter_of
-from featviz.hooks import capture, evaluating
-from featviz.images import Images, open_images
-from featviz.methods.project import project_exemplars
+from featviz.errors import LayerError, UsageError, WeightsError, did_you_mean
+from featviz.images.collection import Images
+from featviz.images.sources import open_images
+
+# Methods do not use each other. This one is the exception: it is a scan, the responses and the
+# projections of each state of a network, put side by side.
+from featviz.methods.project_exemplars import project_exemplars
+from featviz.methods.responses import responses
 from featviz.methods.scan import scan
-from featviz.models import load_weights
+from featviz.models.load import load_weights
 from featviz.records.exemplars import Exemplars
-from featviz.records.scan import Scan
+from featviz.records.scan import LayerScan, Listing, Scan
 from featviz.rules import check_rule
+from featviz.units import Layer, LayersLike
 
 Checkpoints = str | Path | Mapping[int, str | Path]
+"""A folder of ``epoch-NNN.pt``, or a file for each epoch."""
 MOST_IMAGES = 1000
 """At most so many images, spread over the data set, are compared for how far a layer is from its
-last state.
-"""
+last state."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Track:
     """Some units of one layer over e checkpoints, each by its strongest exemplar then, and how far
-    the layer is from its end.
+    the layer is from its last state.
 
     Attributes:
-        info: the layer.
+        layer: what they are units of.
         channels: the c units that are shown.
         patches: (c, e, channels, h, w) in [0, 1], the receptive field of the strongest response at
             that checkpoint.
         projections: (c, e, channels, h, w), model space, any sign; 0 where the unit was dead.
-        inside: (c, e, h, w) bool, where a tile shows the image and not what lies beyond its edge.
+        visible: (c, e, h, w) bool, where a tile shows the image and not what lies beyond its edge.
         scores: (c, e); ``images``: (c, e) indices.
         dead: (c, e) bool, no image activated the unit then.
         distance: (e, all units of the layer), 1 less the correlation, over images, of a unit's
             responses with those at the last checkpoint: 0 the same, 1 unrelated; not a number where
             either does not vary.
         same: (e, all units) bool, the strongest image is that of the last checkpoint.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from featviz import evolve, load_model
+        >>> from featviz.data import SyntheticImages
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for epoch, weights in ((0, "initial"), (16, None)):
+        ...     torch.save(load_model("zfmini", weights).state_dict(), folder / f"epoch-{epoch:03d}.pt")
+        >>> result = evolve(load_model("zfmini"), SyntheticImages(8), "conv1", folder, 3)
+        >>> result["conv1"].projections.shape
+        torch.Size([3, 2, 3, 7, 7])
     """
 
-    info: Layer
+    layer: Layer
     channels: list[int]
     patches: Tensor
     projections: Tensor
-    inside: Tensor
+    visible: Tensor
     scores: Tensor
     images: Tensor
     dead: Tensor
     distance: Tensor
     same: Tensor
+
+    def __repr__(self) -> str:
+        checkpoints = self.scores.shape[1]
+        return (
+            f"<Track of {len(self.channels)} units of {self.layer} over {checkpoints} checkpoints>"
+        )
 
     @property
     def jumped(self) -> Tensor:
@@ -74,45 +96,104 @@ class Track:
     @property
     def remaining(self) -> Tensor:
         """(e,) the mean distance of the layer's units from their last state, as a share of that at
-        the first checkpoint.
-        """
-        moves = self.distance[:, ~self.distance.isnan().any(dim=0)].mean(dim=1)
-        return moves / moves[0].clamp(min=1e-12)
+        the first checkpoint."""
+        is_number = ~self.distance.isnan().any(dim=0)
+        distances = self.distance[:, is_number].mean(dim=1)
+        return distances / distances[0].clamp(min=1e-12)
 
     def settled(self, epochs: Sequence[int], share: float = 0.5) -> float:
         """The epoch from which no more than ``share`` of the way is left, on straight lines between
-        the checkpoints.
-        """
+        the checkpoints."""
         left = self.remaining.tolist()
-        last = max((i for i, value in enumerate(left) if value > share), default=-1)
-        if last < 0 or last + 1 == len(left):
-            return float(epochs[max(0, last)])
-        part = (left[last] - share) / (left[last] - left[last + 1])
-        return float(epochs[last] + part * (epochs[last + 1] - epochs[last]))
+        above = [i for i, value in enumerate(left) if value > share]
+        if not above:
+            return float(epochs[0])
+        last = above[-1]
+        if last + 1 == len(left):
+            return float(epochs[last])
+        fraction = (left[last] - share) / (left[last] - left[last + 1])
+        return float(epochs[last] + fraction * (epochs[last + 1] - epochs[last]))
 
 
-@dataclass(frozen=True)
-class Evolution:
-    """What `evolve` found.
+@dataclass(frozen=True, eq=False, repr=False)
+class Evolution(Mapping[str, Track]):
+    """How the units of several layers develop: a mapping from each layer's name to its `Track`.
 
     Attributes:
-        epochs: of the checkpoints, ascending; the record's tensors have them along the axis e.
-        layers: a `Track` for each layer.
-        keys: of the images that the indices mean.
+        tracks: by layer.
+        epochs: of the checkpoints, ascending; the tensors of a track have them along the axis e.
+        listing: the images that the indices of a track mean.
         rule: of the projections.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from featviz import evolve, load_model
+        >>> from featviz.data import SyntheticImages
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for epoch, weights in ((0, "initial"), (16, None)):
+        ...     torch.save(load_model("zfmini", weights).state_dict(), folder / f"epoch-{epoch:03d}.pt")
+        >>> result = evolve(load_model("zfmini"), SyntheticImages(8), "conv1", folder, 3)
+        >>> list(result), result.epochs
+        (['conv1'], [0, 16])
     """
 
+    tracks: dict[str, Track]
     epochs: list[int]
-    layers: dict[str, Track]
-    keys: list[str]
+    listing: Listing
     rule: str
+
+    def __getitem__(self, name: str) -> Track:
+        try:
+            return self.tracks[name]
+        except KeyError:
+            nearest = did_you_mean(name, self.tracks)
+            raise LayerError(f"layer {name!r} was not followed{nearest}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tracks)
+
+    def __len__(self) -> int:
+        return len(self.tracks)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tracks
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __repr__(self) -> str:
+        units = sum(len(track.channels) for track in self.values())
+        epochs = f"{len(self.epochs)} checkpoints, epochs {self.epochs[0]} to {self.epochs[-1]}"
+        return f"<Evolution of {units} units of {len(self)} layers over {epochs}>"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each layer, unit and checkpoint, for a table: layer, unit, epoch, score, image,
+        key, whether the unit was dead then, and whether its image is another than before."""
+        rows = []
+        for name, track in self.items():
+            jumped = track.jumped
+            for slot, e in product(range(len(track.channels)), range(len(self.epochs))):
+                image = int(track.images[slot, e])
+                row: dict[str, Any] = {"layer": name, "unit": track.channels[slot]}
+                row["epoch"] = self.epochs[e]
+                row["score"] = float(track.scores[slot, e])
+                row["image"] = image
+                row["key"] = self.listing.keys[image]
+                row["dead"] = bool(track.dead[slot, e])
+                row["jumped"] = bool(jumped[slot, e])
+                rows.append(row)
+        return rows
 
 
 def evolve(
     model: nn.Module,
-    checkpoints: Checkpoints,
     images: Any,
-    layers: str | Sequence[str] = "conv",
+    layers: LayersLike,
+    checkpoints: Checkpoints,
     channels: int | Mapping[str, Sequence[int]] = 6,
     *,
     rule: str = "deconvnet",
@@ -126,13 +207,14 @@ def evolve(
     Args:
         model: of the architecture of the checkpoints. A copy is given their weights; the model
             itself is left as it is.
+        images: as for `scan`.
+        layers: as for `scan`: a pattern, names, or layers.
         checkpoints: a folder of ``epoch-NNN.pt``, as `featviz.data.train` writes them, or a file
             for each epoch.
-        images: as for `scan`.
-        layers: as for `scan`.
         channels: which units of each layer; or how many: a random choice of those that live at the
             last checkpoint.
-        rule, batch_size: as of `project` and `scan`; ``seed``: of the random choice.
+        rule, batch_size: as of `project` and `scan`.
+        seed: of the random choice.
         progress: show a progress bar over the checkpoints.
 
     Raises:
@@ -150,51 +232,68 @@ def evolve(
         >>> from featviz.data import SyntheticImages
         >>> folder = Path(tempfile.mkdtemp())
         >>> for epoch, weights in ((0, "initial"), (16, None)):
-        ...     torch.save(load_model("zfmini", weights).state_dict(), folder / f"epoch-{epoch:03d}.pt")
-        >>> found = evolve(load_model("zfmini"), folder, SyntheticImages(8), ["conv1"], 3)
-        >>> found.epochs, found.layers["conv1"].projections.shape
-        ([0, 16], torch.Size([3, 2, 3, 7, 7]))
+        ...     state = load_model("zfmini", weights).state_dict()
+        ...     torch.save(state, folder / f"epoch-{epoch:03d}.pt")
+        >>> result = evolve(load_model("zfmini"), SyntheticImages(8), "conv1", folder, 3)
+        >>> result
+        <Evolution of 3 units of 1 layers over 2 checkpoints, epochs 0 to 16>
+        >>> result["conv1"].projections.shape
+        torch.Size([3, 2, 3, 7, 7])
     """
     check_rule(rule)
     if isinstance(channels, int) and channels < 1:
         raise UsageError(f"channels={channels}: follow at least 1 unit of each layer")
-    files, data = _checkpoints(checkpoints), open_images(images)
-    states, probes = [], []
-    some = data.spread(MOST_IMAGES)
+    if not isinstance(layers, (str, Layer)):
+        layers = list(layers)  # it is read at each checkpoint
+    files = _files(checkpoints)
+    data = open_images(images)
+    states: list[Scan] = []
+    peaks: list[dict[str, Tensor]] = []
     for network in _at_each(model, files, "scan", progress):
-        states.append(scan(network, data, layers, k=1, batch_size=batch_size, progress=False))
-        probes.append(_responses(network, some, states[-1].layers, batch_size))
-    chosen = {name: _chosen(states[-1], name, channels, seed) for name in states[-1].top}
-    shown: dict[str, list[Exemplars]] = {name: [] for name in chosen}
+        state = scan(network, data, layers, k=1, batch_size=batch_size)
+        states.append(state)
+        compared = _readable(data.spread(MOST_IMAGES), state)
+        own = [layer_scan.layer for layer_scan in state.values()]
+        peaks.append(responses(network, compared, own, batch_size=batch_size))
+    chosen = {}
+    for name, layer_scan in states[-1].items():
+        chosen[name] = _chosen(layer_scan, channels, seed)
+    exemplars: dict[str, list[Exemplars]] = {name: [] for name in chosen}
     for state, network in zip(states, _at_each(model, files, "project", progress), strict=True):
-        for name in chosen:
-            shown[name].append(
-                project_exemplars(network, data, state, name, chosen[name], rule=rule)
-            )
-    tracks = {
-        name: _track(name, shown[name], states, [probe[name] for probe in probes])
-        for name in chosen
-    }
-    return Evolution(list(files), tracks, data.keys, rule)
+        for name, units in chosen.items():
+            exemplars[name].append(project_exemplars(network, data, state[name], units, rule=rule))
+    tracks = {}
+    for name in chosen:
+        by_checkpoint = [state[name] for state in states]
+        tracks[name] = _track(exemplars[name], by_checkpoint, [own[name] for own in peaks])
+    return Evolution(tracks, list(files), states[-1].listing, rule)
 
 
-def _checkpoints(given: Checkpoints) -> dict[int, Path]:
+def _files(checkpoints: Checkpoints) -> dict[int, Path]:
     """The file of each epoch, in order."""
-    if isinstance(given, (str, Path)):
-        folder = Path(given)
-        if not folder.is_dir():
-            raise WeightsError(f"no folder {str(folder)!r} of checkpoints")
-        named = ((path, re.fullmatch(r"epoch-(\d+)\.pt", path.name)) for path in folder.iterdir())
-        files = {int(match[1]): path for path, match in named if match}
-        if not files:
-            raise WeightsError(
-                f"the folder {str(folder)!r} holds no checkpoints: their names are epoch-NNN.pt, such as epoch-005.pt"
-            )
+    if isinstance(checkpoints, (str, Path)):
+        files = _in_folder(Path(checkpoints))
     else:
-        files = {epoch: Path(path) for epoch, path in given.items()}
+        files = {epoch: Path(path) for epoch, path in checkpoints.items()}
     if len(files) < 2:
         raise UsageError(f"{len(files)} checkpoint: to see a feature develop takes at least 2")
     return dict(sorted(files.items()))
+
+
+def _in_folder(folder: Path) -> dict[int, Path]:
+    if not folder.is_dir():
+        raise WeightsError(f"no folder {str(folder)!r} of checkpoints")
+    files = {}
+    for path in folder.iterdir():
+        match = re.fullmatch(r"epoch-(\d+)\.pt", path.name)
+        if match:
+            files[int(match[1])] = path
+    if not files:
+        raise WeightsError(
+            f"the folder {str(folder)!r} holds no checkpoints: "
+            "their names are epoch-NNN.pt, such as epoch-005.pt"
+        )
+    return files
 
 
 def _at_each(
@@ -202,9 +301,8 @@ def _at_each(
 ) -> Iterator[nn.Module]:
     """One copy of the model, with the weights of one checkpoint after the other."""
     network = deepcopy(model).eval()
-    for path in tqdm(
-        files.values(), desc=f"{what} checkpoints", unit="checkpoint", disable=not progress
-    ):
+    bar = tqdm(files.values(), desc=f"{what} checkpoints", unit="checkpoint", disable=not progress)
+    for path in bar:
         try:
             load_weights(network, path)
         except WeightsError as error:
@@ -214,64 +312,52 @@ def _at_each(
         yield network
 
 
-def _responses(
-    model: nn.Module, images: Images, infos: Mapping[str, Layer], batch_size: int
-) -> dict[str, Tensor]:
-    """The largest response of every unit to every image: (n, c) for each layer."""
-    names = {info.call: name for name, info in infos.items()}
-    peaks: dict[str, list[Tensor]] = {name: [] for name in infos}
-
-    def reduce(call: str, output: Tensor) -> None:
-        peaks[names[call]].append(
-            output.flatten(2).amax(dim=2).cpu() if output.dim() == 4 else output.cpu()
-        )
-
-    with evaluating(model), torch.no_grad(), capture(model, list(names), reduce=reduce):
-        for _, batch in images.batches(
-            range(len(images)), batch_size, on_error=lambda i, error: None
-        ):
-            model(images.preprocess.normalize(batch).to(parameter_of(model)))
-    return {name: torch.cat(found).double() for name, found in peaks.items()}
+def _readable(images: Images, state: Scan) -> Images:
+    """Those of some images that a scan did not skip, so that every state is asked about the same."""
+    skipped = {image.key for image in state.skipped}
+    if not skipped:
+        return images
+    return images.subset([i for i, key in enumerate(images.keys) if key not in skipped])
 
 
 def _chosen(
-    state: Scan, layer: str, channels: int | Mapping[str, Sequence[int]], seed: int
+    layer_scan: LayerScan, channels: int | Mapping[str, Sequence[int]], seed: int
 ) -> list[int]:
     """The units of a layer to show: those that are named, or a random choice of the living."""
-    if not isinstance(channels, int):
-        if layer not in channels:
-            raise UsageError(
-                f"channels names no units of layer {layer!r}: give some for each layer, or their number"
-            )
-        return list(channels[layer])
-    living = (~state.statistics[layer].dead).nonzero().flatten().tolist() or list(
-        range(len(state.top[layer].scores))
-    )
-    return sorted(random.Random(f"{seed} {layer}").sample(living, min(channels, len(living))))
+    if isinstance(channels, int):
+        return layer_scan.sample(channels, seed)
+    name = layer_scan.layer.name
+    if name not in channels:
+        raise UsageError(
+            f"channels names no units of layer {name!r}: give some for each layer, or their number"
+        )
+    return list(channels[name])
 
 
 def _track(
-    layer: str, shown: Sequence[Exemplars], states: Sequence[Scan], responses: Sequence[Tensor]
+    exemplars: Sequence[Exemplars], scans: Sequence[LayerScan], peaks: Sequence[Tensor]
 ) -> Track:
-    """A layer's exemplars of all checkpoints, side by side."""
-    joined = {
-        name: torch.cat([getattr(part, name) for part in shown], dim=1)
-        for name in ("patches", "inside", "scores", "images")
-    }
-    first = torch.stack([state.top[layer].images[:, 0] for state in states])  # (e, all units)
+    """What was found of a layer at each checkpoint, side by side; ``peaks``: (images, units)."""
+    strongest = torch.stack([layer_scan.top.images[:, 0] for layer_scan in scans])  # (e, units)
+    last = peaks[-1].double()
+    distance = torch.stack([1 - _correlation(own.double(), last) for own in peaks])
     return Track(
-        states[-1].layers[layer],
-        shown[-1].channels,
-        **joined,
-        projections=torch.cat([next(iter(part.projections.values())) for part in shown], dim=1),
-        dead=torch.stack([part.dead for part in shown], dim=1),
-        distance=torch.stack([1 - _correlation(now, responses[-1]) for now in responses]).float(),
-        same=first == first[-1],
+        layer=scans[-1].layer,
+        channels=exemplars[-1].channels,
+        patches=torch.cat([own.patches for own in exemplars], dim=1),
+        projections=torch.cat([own.projections[own.rule()] for own in exemplars], dim=1),
+        visible=torch.cat([own.visible for own in exemplars], dim=1),
+        scores=torch.cat([own.scores for own in exemplars], dim=1),
+        images=torch.cat([own.images for own in exemplars], dim=1),
+        dead=torch.stack([own.dead for own in exemplars], dim=1),
+        distance=distance.float(),
+        same=strongest == strongest[-1],
     )
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson's, of each column of (n, c) with the same one of another: (c,)."""
-    a, b = (values - values.mean(dim=0) for values in (a, b))
+    a = a - a.mean(dim=0)
+    b = b - b.mean(dim=0)
     spread = a.norm(dim=0) * b.norm(dim=0)
     return torch.where(spread > 0, (a * b).sum(dim=0) / spread, torch.nan)

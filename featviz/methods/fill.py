@@ -1,4 +1,4 @@
-"""What lies under the grey square: values that take the place of a part of an image."""
+"""What lies under the gray square: values that take the place of a box of an image."""
 
 from __future__ import annotations
 
@@ -10,59 +10,85 @@ from torchvision.transforms import functional as transforms
 
 from featviz.errors import UsageError, did_you_mean
 from featviz.geometry import Box
-from featviz.images import Preprocess
+from featviz.images.preprocess import Preprocess
 
-FILLS = ("grey", "mean", "blur")
+FILLS = ("gray", "mean", "blur")
+"""The fills that have a name."""
 Fill = str | float | Tensor
+"""One of `FILLS`, or a value in model space."""
 
 
-def filling(
+def filled(
     x: Tensor, fill: Fill, window: tuple[int, int], preprocess: Preprocess | None = None
 ) -> Tensor:
-    """What is seen where an image is occluded, as an image of its size.
+    """Images that show nothing but the fill, of which any box can be laid over the images themselves.
 
     Args:
         x: images (..., c, h, w) in model space.
-        fill: ``grey``: the middle of [0, 1] as ``preprocess`` carries it to model space, and
-            without one 0, which is grey wherever images are normalised by their mean. ``mean``: the
-            image's own, per channel. ``blur``: the image itself under a Gaussian as wide as half
-            the window. A number, or a tensor that broadcasts to the image: this, in model space.
-        window: (height, width) in pixels of what is occluded.
+        fill: ``gray``: the middle of [0, 1] as ``preprocess`` carries it to model space, and
+            without one 0, which is gray wherever images are normalized by their mean. ``mean``: the
+            image's own, per channel. ``blur``: the image itself under a Gaussian whose standard
+            deviation is a quarter of the window's side. A number, or a tensor that broadcasts to
+            the image: this, in model space.
+        window: (height, width) in pixels of the boxes that are going to be covered.
+        preprocess: how the images came to model space.
+
+    Returns:
+        Of the shape, type and device of ``x``; it may share memory with the fill, so it is to be
+        read, not written.
 
     Raises:
         UsageError: no such fill, or a tensor of another shape.
+
+    Example:
+        >>> import torch
+        >>> from featviz.methods.fill import filled
+        >>> filled(torch.ones(3, 2, 2), "gray", (1, 1)).unique()
+        tensor([0.])
     """
-    if isinstance(fill, str):
-        if fill not in FILLS:
-            raise UsageError(
-                f"fill={fill!r}: give {', '.join(map(repr, FILLS))}, or a value in model space{did_you_mean(fill, FILLS)}"
-            )
-        if fill == "blur":
-            return _blurred(x, window)
-        if fill == "mean":
-            return x.mean(dim=(-2, -1), keepdim=True).expand_as(x)
-        fill = (
-            0.0
-            if preprocess is None
-            else preprocess.normalize(x.new_full((x.shape[-3], 1, 1), 0.5)).to(x)
-        )
-    value = torch.as_tensor(fill, dtype=x.dtype, device=x.device)
+    if not isinstance(fill, str):
+        return _expanded(torch.as_tensor(fill, dtype=x.dtype, device=x.device), x)
+    if fill == "gray":
+        return _gray(x, preprocess).expand_as(x)
+    if fill == "mean":
+        return x.mean(dim=(-2, -1), keepdim=True).expand_as(x)
+    if fill == "blur":
+        return _blurred(x, window)
+    allowed = ", ".join(map(repr, FILLS))
+    nearest = did_you_mean(fill, FILLS)
+    raise UsageError(f"fill={fill!r}: give {allowed}, or a value in model space{nearest}")
+
+
+def _expanded(value: Tensor, x: Tensor) -> Tensor:
     try:
         return value.expand_as(x)
     except RuntimeError:
         raise UsageError(
-            f"fill has the shape {tuple(value.shape)}, which does not broadcast to images {tuple(x.shape)}: "
+            f"fill has the shape {tuple(value.shape)}, "
+            f"which does not broadcast to images {tuple(x.shape)}: "
             "give a number, one value per channel (c, 1, 1), or an image"
         ) from None
 
 
+def _gray(x: Tensor, preprocess: Preprocess | None) -> Tensor:
+    """The middle of [0, 1] in model space, (c, 1, 1)."""
+    channels = x.shape[-3]
+    if preprocess is None:
+        return x.new_zeros(channels, 1, 1)
+    gray: Tensor = preprocess.normalize(x.new_full((channels, 1, 1), 0.5))
+    return gray.to(x)
+
+
 def _blurred(x: Tensor, window: tuple[int, int]) -> Tensor:
-    sigmas = [max(0.5, side / 4) for side in window]
-    reach = [
-        min(round(3 * sigma), side - 1) for sigma, side in zip(sigmas, x.shape[-2:], strict=True)
-    ]
-    kernel = [2 * radius + 1 for radius in reach]
-    return transforms.gaussian_blur(x, kernel[::-1], sigmas[::-1])  # it takes the width first
+    sigmas = []
+    kernel = []
+    for side, length in zip(window, x.shape[-2:], strict=True):
+        sigma = max(0.5, side / 4)
+        radius = min(round(3 * sigma), length - 1)  # what lies beyond 3 sigma does not show
+        sigmas.append(sigma)
+        kernel.append(2 * radius + 1)
+    blurred: Tensor = transforms.gaussian_blur(x, kernel[::-1], sigmas[::-1])  # width comes first
+    return blurred
 
 
 def check_boxes(boxes: Iterable[Box], size: tuple[int, int], what: str) -> None:
@@ -71,13 +97,14 @@ def check_boxes(boxes: Iterable[Box], size: tuple[int, int], what: str) -> None:
     Raises:
         UsageError: one does not; the message names ``what``, which box, and the image.
     """
+    image = Box(0, 0, *size)
     for i, box in enumerate(boxes):
         if box.height < 1 or box.width < 1:
             raise UsageError(
                 f"{what}, box {i}: {tuple(box)} holds no pixel; a box is (top, left, bottom, right)"
             )
-        if box.clip(Box(0, 0, *size)) != box:
+        if box.clip(image) != box:
             raise UsageError(
-                f"{what}, box {i}: {tuple(box)} is not inside the image of {size[0]}x{size[1]} pixels; "
-                "a box is (top, left, bottom, right), ends not included"
+                f"{what}, box {i}: {tuple(box)} is not inside the image of {size[0]}x{size[1]} "
+                "pixels; a box is (top, left, bottom, right), ends not included"
             )

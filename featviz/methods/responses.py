@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from featviz.errors import UsageError, did_you_mean
 from featviz.fields.anatomy import anatomy, parameter_of
+from featviz.fields.maps import as_maps
 from featviz.hooks import evaluating, read
 from featviz.images.sources import open_images
 from featviz.units import LayersLike
@@ -43,8 +44,9 @@ def responses(
         images: ``Images``, or anything that `open_images` takes.
         layers: a pattern, names, or layers.
         reduce: what becomes of the maps (n, c, h, w) of a batch: their ``max``, ``mean``, ``sum``
-            or ``l2`` norm over positions, (n, c); the ``map`` itself; or a function of the layer's
-            output that gives n rows. A fully connected layer's (n, c) stays as it is under a name.
+            or ``l2`` norm over positions, (n, c); the ``map`` itself; or a function of the maps
+            that gives n rows. A fully connected layer's (n, c) stays as it is under a name, and is
+            (n, c, 1, 1) for a function.
         batch_size: images in a forward pass.
         progress: show a progress bar.
 
@@ -55,7 +57,8 @@ def responses(
     Raises:
         LayerError: a layer that is not there, or that has no units.
         ImageError: an image that cannot be read.
-        UsageError: no such reduction.
+        UsageError: no such reduction, ``batch_size`` below 1, or a function that does not give a
+            row for each image.
 
     Example:
         >>> from featviz import load_model, open_images, responses
@@ -66,31 +69,53 @@ def responses(
         torch.Size([5, 48])
     """
     reduction = _reduction(reduce)
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: give 1 or more", "batch_size")
     data = open_images(images)
     c, h, w = data[0].shape
     chosen = anatomy(model, (c, h, w), only="*").select(layers)
     for layer in chosen:
         layer.check_units()
     batches: dict[str, list[Tensor]] = {layer.name: [] for layer in chosen}
+    by_name = {layer.name: layer for layer in chosen}
+
+    def reduced(name: str, output: Tensor) -> Tensor:
+        if output.dim() == 2 and not callable(reduce):
+            return _copied(output)
+        return _copied(reduction(as_maps(by_name[name], output)))
+
     parameter = parameter_of(model)
     bar = tqdm(desc="responses", total=len(data), unit="image", disable=not progress, leave=False)
     with bar, evaluating(model), torch.no_grad():
         for indices, batch in data.batches(range(len(data)), batch_size):
             x = data.preprocess.normalize(batch).to(parameter)
-            values = read(model, x, chosen, reduce=lambda name, output: reduction(output).cpu())
+            values = read(model, x, chosen, reduce=reduced)
             for name, value in values.items():
+                _check_rows(name, value, len(indices))
                 batches[name].append(value)
             bar.update(len(indices))
     return {name: torch.cat(rows) for name, rows in batches.items()}
 
 
+def _check_rows(name: str, value: Tensor, n: int) -> None:
+    if value.shape[:1] != (n,):
+        raise UsageError(
+            f"reduce gives a tensor of shape {tuple(value.shape)} for {n} images of layer {name!r}: "
+            "give a row for each"
+        )
+
+
+def _copied(value: Tensor) -> Tensor:
+    """On the CPU, and not a view of what the next layer may change in place."""
+    return value.detach().to("cpu", copy=True)
+
+
 def _reduction(reduce: Reduction) -> Callable[[Tensor], Tensor]:
-    """A function of a layer's output."""
+    """A function of maps (n, c, h, w)."""
     if callable(reduce):
         return reduce
     if reduce not in REDUCTIONS:
         allowed = ", ".join(map(repr, REDUCTIONS))
         nearest = did_you_mean(reduce, REDUCTIONS)
         raise UsageError(f"reduce={reduce!r}: give {allowed}, or a function{nearest}")
-    of_maps = REDUCTIONS[reduce]
-    return lambda output: of_maps(output) if output.dim() == 4 else output
+    return REDUCTIONS[reduce]

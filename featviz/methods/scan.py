@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.errors import ImageError, LayerError, NumberError
+from featviz.errors import ImageError, LayerError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
+from featviz.fields.maps import as_maps
 from featviz.files import check_writable
 from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
+from featviz.methods._steady import check_steady
+from featviz.patterns import items_of
 from featviz.records.scan import (
     MANIFEST,
     LayerScan,
@@ -33,6 +36,7 @@ from featviz.units import Layer, LayersLike
 SAVE_EVERY = 60.0  # seconds of work that an interruption of the worst kind can cost
 
 
+@torch.inference_mode(False)  # under which receptive fields cannot be measured
 def scan(
     model: nn.Module,
     images: Any,
@@ -74,9 +78,13 @@ def scan(
     Raises:
         LayerError: a layer that is not there, or whose output is neither (n, c, h, w) nor (n, c).
         ModelError: the model does not take images of this size.
-        ImageError: no image can be read, or images differ in size.
+            Also: its forward is random, or depends on the batch; the message names the layer where
+            that begins.
+        ImageError: no image can be read, images differ in size, or the data set gives other images
+            when it is read again.
         RecordError: ``out`` holds the record of something else.
         NumberError: an activation that is not a number; the message names layer and image.
+        UsageError: ``batch_size`` or ``k`` below 1, or ``resume`` without ``out``.
 
     Source: Zeiler & Fergus, section 4.1 and figure 2.
 
@@ -91,16 +99,22 @@ def scan(
         >>> result["conv1"].top.scores.shape
         torch.Size([32, 3])
     """
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: give 1 or more", "batch_size")
+    if resume and out is None:
+        raise UsageError("resume=True: give the folder of the record to go on from", "out")
     data = open_images(images)
-    state = _begin(model, data, layers, k, sources or {})
+    state, net = _begin(model, data, layers, k, sources or {})
+    chosen = [layer_scan.layer for layer_scan in state.values()]
     if check is not None:
-        check([layer_scan.layer for layer_scan in state.values()])
+        check(chosen)
     if resume and out is not None and (Path(out) / MANIFEST).exists():
         state = _resumed(Path(out), state, strict)
     if out is not None:
         check_writable(Path(out))
     if state.done == len(data) and state.done:
         return state
+    check_steady(model, data, chosen, list(net.values()), batch_size)
     state = _Run(model, data, batch_size, out, strict).all_of(state, progress)
     if not any(layer_scan.statistics.count for layer_scan in state.values()):
         first = state.skipped[0]
@@ -114,8 +128,8 @@ def scan(
 
 def _begin(
     model: nn.Module, data: Images, layers: LayersLike, k: int, sources: dict[str, str]
-) -> Scan:
-    """A scan of no images yet, of layers that are there and have units."""
+) -> tuple[Scan, Anatomy]:
+    """A scan of no images yet, of layers that are there and have units; and all layers."""
     input_shape = _input_shape(data)
     if not isinstance(layers, (str, Layer)):
         layers = list(layers)
@@ -133,20 +147,20 @@ def _begin(
     for layer in chosen:
         top = TopK.empty(layer.channels, k)
         begun[layer.name] = LayerScan(layer, top, Statistics.empty(layer.channels), listing)
-    return Scan(begun, listing, identity, sources=sources)
+    return Scan(begun, listing, identity, sources=sources), net
 
 
 def _with_units(net: Anatomy, layers: LayersLike) -> list[Layer]:
     """The layers that are asked for. A pattern may match what has no units; a name may not."""
     chosen = net.select(layers)
-    if isinstance(layers, str) and layers not in net:
-        having = [layer for layer in chosen if layer.has_units]
-        if not having:
-            raise LayerError(f"layers={layers!r}: none of them has units, (n, c, h, w) or (n, c)")
-        return having
+    names = set(map(str, items_of(layers, net)))
     for layer in chosen:
-        layer.check_units()
-    return chosen
+        if layer.name in names:
+            layer.check_units()
+    having = [layer for layer in chosen if layer.has_units]
+    if not having:
+        raise LayerError(f"layers={layers!r}: none of them has units, (n, c, h, w) or (n, c)")
+    return having
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -156,6 +170,8 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _input_shape(data: Images) -> tuple[int, int, int]:
     """The shape of the first image that can be read."""
+    if not len(data):
+        raise ImageError("there are no images: give at least one")
     first_error: ImageError | None = None
     for i in range(len(data)):
         try:
@@ -239,7 +255,7 @@ class _Run:
         statistics: dict[str, Statistics] = {}
 
         def reduce(name: str, output: Tensor) -> None:
-            maps = output if output.dim() == 4 else output[:, :, None, None]  # (n, c, h, w)
+            maps = as_maps(state[name].layer, output)  # (n, c, h, w)
             peaks = maps.amax(dim=(2, 3))  # (n, c)
             self._check_numbers(name, peaks, images)
             top[name] = state[name].top.update(maps, images, peaks)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz.errors import UsageError
-from featviz.fields.anatomy import Layer, anatomy, find_layers, parameter_of
 from featviz.hooks import capture, evaluating
-from featviz.methods.transforms import Warp
+from featviz.methods._inputs import batch_for, batches_of, has_classes, layers_for
+from featviz.methods.transforms import Transform, transformed
+from featviz.units import Layer, LayersLike
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SweepResult:
     """What v values of a transform do to n images.
 
@@ -26,6 +29,13 @@ class SweepResult:
         norms: by layer, (n,): the length of the feature vector of the image itself.
         probabilities: (n, v, classes), of the transformed images; None where the model returns no
             (n, classes).
+
+    Example:
+        >>> import torch
+        >>> from featviz import SweepResult
+        >>> moved = SweepResult([0, 8], {"fc7": torch.tensor([[0.0, 3.0]])}, {"fc7": torch.tensor([6.0])}, None)
+        >>> moved.relative("fc7")
+        tensor([[0.0000, 0.5000]])
     """
 
     values: list[float]
@@ -33,31 +43,48 @@ class SweepResult:
     norms: dict[str, Tensor]
     probabilities: Tensor | None
 
+    def __repr__(self) -> str:
+        images = len(next(iter(self.norms.values())))
+        layers = ", ".join(self.distances)
+        return f"<SweepResult of {images} images under {len(self.values)} values: {layers}>"
+
     def relative(self, layer: str) -> Tensor:
         """Distances as a share of the feature vector's length, (n, v), by which layers can be
-        compared.
-        """
+        compared."""
         return self.distances[layer] / self.norms[layer][:, None]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each layer, image and value, for a table: layer, image, value, distance,
+        relative."""
+        rows = []
+        for layer, distances in self.distances.items():
+            relative = self.relative(layer)
+            for image, v in product(range(len(distances)), range(len(self.values))):
+                row = {"layer": layer, "image": image, "value": self.values[v]}
+                row["distance"] = float(distances[image, v])
+                row["relative"] = float(relative[image, v])
+                rows.append(row)
+        return rows
 
 
 @torch.inference_mode(False)
 def sweep(
     model: nn.Module,
     x: Tensor,
-    layers: Iterable[str],
-    transform: Callable[[float], Warp],
+    layers: LayersLike,
+    transform: Callable[[float], Transform],
     values: Iterable[float],
     *,
     batch_size: int = 32,
     progress: bool = False,
 ) -> SweepResult:
-    """Transform images by each of several values, and see how far their features move and what the
-    model says of them.
+    """Transform images by each of several values, and see how far their features and the model's
+    answer move.
 
     Args:
         model: any module; used on its device and in eval mode, and left as it was.
-        x: (n, c, h, w) images in model space.
-        layers: names; of each, the whole output is the feature vector.
+        x: (c, h, w) or (n, c, h, w), images in model space.
+        layers: a pattern, names, or layers; of each, its full output is the feature vector.
         transform: from a value to what transforms images: `Translate` (down, in pixels), `Rotate`
             (degrees), `Scale`, or any function, such as ``lambda v: lambda images: images * v``.
         values: of the transform; the one that changes nothing need not be among them.
@@ -65,97 +92,86 @@ def sweep(
         progress: show a progress bar.
 
     Raises:
-        LayerError: a layer that is not there.
-        UsageError: ``x`` is no batch of images, no layers, no values, or the transform changes the
-            images' shape.
+        LayerError: a layer that is not there, or none.
+        UsageError: ``x`` is not images, no values, or the transform changes the images' shape.
 
     Source: Zeiler & Fergus, section 4.1, figure 5.
 
     Example:
         >>> import torch
         >>> from featviz import Translate, load_model, sweep
-        >>> found = sweep(load_model("zfmini"), torch.randn(2, 3, 96, 96), ["conv1", "fc7"], Translate, [-8, 0, 8])
-        >>> found.distances["fc7"].shape, found.probabilities.shape
+        >>> x = torch.randn(2, 3, 96, 96)
+        >>> result = sweep(load_model("zfmini"), x, ["conv1", "fc7"], Translate, [-8, 0, 8])
+        >>> result
+        <SweepResult of 2 images under 3 values: conv1, fc7>
+        >>> result.distances["fc7"].shape, result.probabilities.shape
         (torch.Size([2, 3]), torch.Size([2, 3, 96]))
     """
-    names, chosen = list(layers), list(values)
-    images = _images(model, x)
-    if not names or not chosen or batch_size < 1:
+    chosen = list(values)
+    images = batch_for(model, x)
+    if not chosen or batch_size < 1:
         raise UsageError(
-            f"{len(names)} layers, {len(chosen)} values, batch_size={batch_size}: give at least one of each"
+            f"{len(chosen)} values, batch_size={batch_size}: give at least one of each"
         )
-    calls = _calls(model, images, names)
-    distances: dict[str, list[Tensor]] = {name: [] for name in names}
-    norms: dict[str, list[Tensor]] = {name: [] for name in names}
-    probabilities: list[Tensor | None] = []
-    total = len(images) * len(chosen)
-    with (
-        evaluating(model),
-        torch.no_grad(),
-        tqdm(desc="sweep", total=total, unit="image", disable=not progress, leave=False) as bar,
-    ):
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            still, _ = _features(model, batch, calls)
-            apart: dict[str, list[Tensor]] = {name: [] for name in names}
-            said: list[Tensor | None] = []
-            for value in chosen:
-                features, output = _features(model, _transformed(transform(value), batch), calls)
-                for name in names:
-                    apart[name].append((features[name] - still[name]).norm(dim=1).cpu())
-                said.append(output)
-                bar.update(len(batch))
-            for name in names:
-                distances[name].append(torch.stack(apart[name], 1))  # (n, v)
-                norms[name].append(still[name].norm(dim=1).cpu())
-            found = [part for part in said if part is not None]
-            probabilities.append(torch.stack(found, 1) if found else None)  # (n, v, classes)
-    known = [part for part in probabilities if part is not None]
-    far, long = (
-        {name: torch.cat(parts) for name, parts in table.items()} for table in (distances, norms)
+    work = _Sweep(model, layers_for(model, images, layers))
+    transforms = [transform(value) for value in chosen]
+    bar = tqdm(
+        desc="sweep",
+        total=len(images) * len(chosen),
+        unit="image",
+        disable=not progress,
+        leave=False,
     )
+    with bar, evaluating(model), torch.no_grad():
+        results = [work.of(batch, transforms, bar) for batch in batches_of(images, batch_size)]
+    return _joined([float(value) for value in chosen], results)
+
+
+def _joined(values: list[float], results: Sequence[SweepResult]) -> SweepResult:
+    """The results of several batches as one."""
+    distances = {}
+    norms = {}
+    for layer in results[0].distances:
+        distances[layer] = torch.cat([result.distances[layer] for result in results])
+        norms[layer] = torch.cat([result.norms[layer] for result in results])
+    probabilities = [r.probabilities for r in results if r.probabilities is not None]
     return SweepResult(
-        [float(value) for value in chosen], far, long, torch.cat(known) if known else None
+        values, distances, norms, torch.cat(probabilities) if probabilities else None
     )
 
 
-def _images(model: nn.Module, x: Tensor) -> Tensor:
-    if x.dim() != 4 or not len(x) or not x.is_floating_point():
-        raise UsageError(
-            f"x is {x.dtype} of shape {tuple(x.shape)}: give floating point images (n, c, h, w) in model space"
+@dataclass(frozen=True)
+class _Sweep:
+    """A model and the layers that are read."""
+
+    model: nn.Module
+    layers: list[Layer]
+
+    def of(self, batch: Tensor, transforms: Sequence[Transform], bar: Any) -> SweepResult:
+        """What the transforms do to a batch (n, c, h, w)."""
+        original, _ = self._features(batch)
+        distances: dict[str, list[Tensor]] = {name: [] for name in original}
+        probabilities = []
+        for transform in transforms:
+            features, classes = self._features(transformed(transform, batch))
+            for name, vectors in features.items():
+                distances[name].append((vectors - original[name]).norm(dim=1).cpu())
+            if classes is not None:
+                probabilities.append(classes)
+            bar.update(len(batch))
+        return SweepResult(
+            [],  # the values are those of all batches
+            {name: torch.stack(columns, 1) for name, columns in distances.items()},
+            {name: vectors.norm(dim=1).cpu() for name, vectors in original.items()},
+            torch.stack(probabilities, 1) if probabilities else None,
         )
-    return x.to(parameter_of(model)).clone()
 
-
-def _infos(model: nn.Module, images: Tensor, names: list[str]) -> list[Layer]:
-    if not names:
-        raise UsageError("no layers: give at least one name")
-    return find_layers(
-        anatomy(model, (images.shape[1], images.shape[2], images.shape[3]), only=set(names)), names
-    )
-
-
-def _calls(model: nn.Module, images: Tensor, names: list[str]) -> dict[str, str]:
-    return {name: info.call for name, info in zip(names, _infos(model, images, names), strict=True)}
-
-
-def _features(
-    model: nn.Module, batch: Tensor, calls: dict[str, str]
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """By layer the feature vectors (n, features), and the classes' probabilities (n, classes) where
-    there are any.
-    """
-    with capture(model, list(calls.values()), stop=False) as acts:
-        output = model(batch)
-    is_classes = isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1
-    probabilities: Tensor | None = output.softmax(1).cpu() if is_classes else None
-    return {name: acts[call].flatten(1) for name, call in calls.items()}, probabilities
-
-
-def _transformed(warp: Warp, batch: Tensor) -> Tensor:
-    result: Tensor = warp(batch)
-    if result.shape != batch.shape:
-        raise UsageError(
-            f"the transform made {tuple(result.shape)} of images {tuple(batch.shape)}: it is to keep their shape"
-        )
-    return result
+    def _features(self, batch: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+        """By layer the feature vectors (n, features), and the classes' probabilities
+        (n, classes) where there are any."""
+        with capture(self.model, self.layers) as acts:
+            output = self.model(batch)
+        features = {name: maps.flatten(1) for name, maps in acts.items()}
+        if not has_classes(output):
+            return features, None
+        return features, output.softmax(1).cpu()

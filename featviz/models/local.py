@@ -49,14 +49,21 @@ class LocallyConnected2d(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels, self.input_size = in_channels, out_channels, input_size
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.input_size = input_size
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
         self.output_size = tuple(
             (side + 2 * padding - kernel_size) // stride + 1 for side in input_size
         )
-        positions, inputs = math.prod(self.output_size), in_channels * kernel_size**2
+        positions = math.prod(self.output_size)
+        inputs = in_channels * kernel_size**2
         self.weight = nn.Parameter(torch.empty(positions, out_channels, inputs))
-        self.bias = nn.Parameter(torch.zeros(out_channels, *self.output_size)) if bias else None
+        self.bias: nn.Parameter | None = None
+        if bias:
+            self.bias = nn.Parameter(torch.zeros(out_channels, *self.output_size))
         nn.init.normal_(self.weight, std=math.sqrt(2 / inputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,15 +71,16 @@ class LocallyConnected2d(nn.Module):
             raise ValueError(
                 f"input of size {tuple(x.shape[-2:])}: this layer has weights for {self.input_size} alone"
             )
-        windows = F.unfold(
-            x, self.kernel_size, padding=self.padding, stride=self.stride
-        )  # (n, inputs, positions)
-        out = torch.einsum("nip,poi->nop", windows, self.weight)  # (n, o, positions)
-        out = out.reshape(len(x), self.out_channels, *self.output_size)  # (n, o, h, w)
-        return out if self.bias is None else out + self.bias
+        # windows (n, inputs, positions), out (n, channels, positions) and then (n, channels, h, w)
+        windows = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
+        out = torch.einsum("nip,poi->nop", windows, self.weight)
+        out = out.reshape(len(x), self.out_channels, *self.output_size)
+        if self.bias is not None:
+            out = out + self.bias
+        return out
 
     def extra_repr(self) -> str:
         return (
-            f"{self.in_channels}, {self.out_channels}, input_size={self.input_size}, kernel_size={self.kernel_size}, "
-            f"stride={self.stride}, padding={self.padding}"
+            f"{self.in_channels}, {self.out_channels}, input_size={self.input_size}, "
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
         )

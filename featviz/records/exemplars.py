@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featviz.errors import RuleError, UnitError
+from featviz.errors import RuleError, UnitError, UsageError
 from featviz.units import Layer
 
 _PER_EXEMPLAR = ("patches", "visible", "boxes", "scores", "images", "full_image", "fallback")
@@ -34,6 +34,16 @@ class Exemplars:
         fallback: (c, k) bool, where a crop would have been enough by the receptive field, but did
             not give the recorded response, or the model does not take it.
         dead: (c,) bool, units that no image activates; they are not projected.
+
+    Example:
+        >>> from featviz import load_model, open_images, project_exemplars, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> layer_scan = scan(model, images, "conv2", k=3)["conv2"]
+        >>> exemplars = project_exemplars(model, images, layer_scan, [5, 9])
+        >>> exemplars.patches.shape, exemplars.fallbacks
+        (torch.Size([2, 3, 3, 27, 27]), 0)
     """
 
     layer: Layer
@@ -107,7 +117,14 @@ class Exemplars:
 
     @staticmethod
     def joined(groups: Sequence[Exemplars]) -> Exemplars:
-        """Those of several groups of units of one layer."""
+        """Those of several groups of units of one layer.
+
+        Raises:
+            UsageError: there are none, or they differ in layer, k or rules.
+        """
+        kinds = {(str(group.layer), group.k, *group.rules) for group in groups}
+        if len(kinds) != 1:
+            raise UsageError(f"{list(groups)}: give groups of one layer, with one k and one rules")
         tensors: dict[str, Any] = {}
         for name in (*_PER_EXEMPLAR, "dead"):
             tensors[name] = torch.cat([getattr(group, name) for group in groups])
@@ -124,9 +141,9 @@ class Exemplars:
         was computed."""
         rows = []
         for row, channel in enumerate(self.channels):
-            for rank in range(self.k):
-                if self.images[row, rank] >= 0:
-                    rows.append({"layer": self.layer.name, "unit": channel} | self._row(row, rank))
+            start = {"layer": self.layer.name, "unit": channel}
+            filled = int((self.images[row] >= 0).sum())  # empty slots are the last
+            rows += [start | self._row(row, rank) for rank in range(filled)]
         return rows
 
     def _row(self, row: int, rank: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 import zipfile
 import zlib
@@ -34,7 +35,13 @@ _ARRAYS_NAME = re.compile(r"scan-[0-9a-f]{16}\.npz")
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read, and why."""
+    """An image that could not be read, and why.
+
+    Example:
+        >>> from featviz import Skipped
+        >>> Skipped("cats/1.png", "cannot identify image file").key
+        'cats/1.png'
+    """
 
     key: str
     reason: str
@@ -47,6 +54,11 @@ class Listing:
     Attributes:
         keys, labels: of the images that the indices of a record mean.
         input_shape: (c, h, w) of the images as the model saw them.
+
+    Example:
+        >>> from featviz import Listing
+        >>> Listing(["cats/1.png", "dogs/1.png"], ["cats", "dogs"], (3, 224, 224))
+        <Listing of 2 images of 3x224x224>
     """
 
     keys: list[str]
@@ -70,6 +82,18 @@ class LayerScan:
         top: the k strongest exemplars of each of its units.
         statistics: of each of its units.
         listing: the images that the indices in ``top`` mean.
+
+    Example:
+        >>> from featviz import load_model, open_images, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> images = open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> result = scan(load_model("zfmini"), images, "conv1, conv2", k=3)
+        >>> conv2 = result["conv2"]
+        >>> sorted(conv2.rows()[0])
+        ['image', 'key', 'label', 'layer', 'rank', 'score', 'unit', 'x', 'y']
+        >>> conv2.top.k, conv2.statistics.count
+        (3, 8)
     """
 
     layer: Layer
@@ -86,6 +110,16 @@ class LayerScan:
         maximum = self.statistics.maximum.tolist()
         some = range(len(maximum)) if channels is None else channels
         return sorted(some, key=lambda channel: (-maximum[channel], channel))
+
+    def sample(self, n: int, seed: int = 0) -> list[int]:
+        """n random channels of those that some image activates, ascending: all of these if there are
+        no more, and of all channels if none lives. A layer's choice depends on its name and the seed
+        alone."""
+        living = (~self.statistics.dead).nonzero().flatten().tolist()
+        if not living:
+            living = list(range(self.layer.channels))
+        chosen = random.Random(f"{seed} {self.layer}").sample(living, min(n, len(living)))
+        return sorted(chosen)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each exemplar, for a table: layer, unit, rank, score, image, key, label, y, x."""
@@ -125,6 +159,15 @@ class Scan(Mapping[str, LayerScan]):
         done: images looked at so far; ``complete`` says whether these are all.
         skipped: images that could not be read.
         sources: free text about model, weights and data, for titles.
+
+    Example:
+        >>> from featviz import load_model, open_images, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> images = open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> result = scan(load_model("zfmini"), images, "conv1, conv2", k=3)
+        >>> list(result), result["conv2"].layer.shape, result.complete
+        (['conv1', 'conv2'], (48, 21, 21), True)
     """
 
     layers: dict[str, LayerScan]
@@ -136,10 +179,15 @@ class Scan(Mapping[str, LayerScan]):
 
     def __getitem__(self, name: str) -> LayerScan:
         try:
-            return self.layers[name]
+            return self.layers[str(name)]
         except KeyError:
-            nearest = did_you_mean(name, self.layers)
-            raise LayerError(f"layer {name!r} is not in the scan{nearest}") from None
+            nearest = did_you_mean(str(name), self.layers)
+            raise LayerError(f"layer {str(name)!r} is not in the scan{nearest}") from None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The layer's scan, or ``default`` where there is none."""
+        # the one of Mapping expects a KeyError, whose messages would show with quotes around them
+        return self.layers.get(str(name), default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.layers)
@@ -148,7 +196,7 @@ class Scan(Mapping[str, LayerScan]):
         return len(self.layers)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.layers
+        return str(name) in self.layers  # a layer stands for its name
 
     __hash__ = object.__hash__
 
@@ -204,12 +252,12 @@ class Scan(Mapping[str, LayerScan]):
         Raises:
             RecordError: it was not; the message says what differs.
         """
+        # images of the same names can come in another size
+        earlier = self.identity | {"input_shape": self.listing.input_shape}
         differences = []
-        for key, value in begun.identity.items():
-            if self.identity.get(key) != value:
-                differences.append(
-                    f"{key} was {_short(self.identity.get(key))}, is {_short(value)}"
-                )
+        for key, value in (begun.identity | {"input_shape": begun.listing.input_shape}).items():
+            if earlier.get(key) != value:
+                differences.append(f"{key} was {_short(earlier.get(key))}, is {_short(value)}")
         if differences:
             raise RecordError(
                 f"the scan on disk was made from something else: {'; '.join(differences)}. "
@@ -246,9 +294,10 @@ class Scan(Mapping[str, LayerScan]):
         try:
             manifest = json.loads(path.read_bytes())
             _check_schema(path, manifest)
-            with (path.parent / manifest["arrays"]).open("rb") as file:
-                with np.load(file, allow_pickle=False) as archive:
-                    arrays = dict(archive)
+            stored = path.parent / manifest["arrays"]
+            # numpy leaves a file open that is no archive: it is opened, and closed, here
+            with stored.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = dict(archive)
             return _unpacked(manifest, arrays)
         except FeatvizError:
             raise
@@ -334,7 +383,7 @@ def _unpacked(manifest: dict[str, Any], arrays: dict[str, Any]) -> Scan:
         layer = _layer_from_json(entry)
         statistics = Statistics.from_arrays(manifest["counts"][i], own)
         layers[layer.name] = LayerScan(layer, TopK.from_arrays(own), statistics, listing)
-    return Scan(
+    scan = Scan(
         layers,
         listing,
         manifest["identity"],
@@ -342,6 +391,26 @@ def _unpacked(manifest: dict[str, Any], arrays: dict[str, Any]) -> Scan:
         [Skipped(**entry) for entry in manifest["skipped"]],
         manifest["sources"],
     )
+    _check_consistent(scan)
+    return scan
+
+
+def _check_consistent(scan: Scan) -> None:
+    """Make sure that the manifest and the arrays speak of the same layers and images.
+
+    Raises:
+        ValueError: they do not, as after an edit or a mixture of two records.
+    """
+    n = len(scan.listing)
+    if not scan.layers or not 0 <= scan.done <= n or len(scan.listing.labels) != n:
+        raise ValueError(f"{len(scan)} layers, {scan.done} of {n} images")
+    for layer_scan in scan.values():
+        layer, top, statistics = layer_scan.layer, layer_scan.top, layer_scan.statistics
+        rows = {len(top.scores), *(len(array) for array in statistics.arrays().values())}
+        if rows != {layer.channels} or top.k != scan.k:
+            raise ValueError(f"layer {layer.name!r} has {layer.channels} units, its arrays {rows}")
+        if top.images.numel() and int(top.images.max()) >= n:
+            raise ValueError(f"layer {layer.name!r} has exemplars beyond the {n} images")
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -388,6 +457,8 @@ def _layer_from_json(entry: Mapping[str, Any]) -> Layer:
         parameters=entry["parameters"],
         elements=entry["elements"],
         is_convolution=entry["is_convolution"],
+        layout=entry["layout"],
+        refusal=entry["refusal"],
     )
 
 

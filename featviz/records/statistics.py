@@ -28,6 +28,15 @@ class Statistics:
         active: (c,) int64, how many images have a maximum above zero.
         histogram: (c, BINS) int64, how many images have a maximum in each bin; ``bin_edges`` gives
             the bins.
+
+    Example:
+        >>> import torch
+        >>> from featviz import Statistics
+        >>> statistics = Statistics.empty(2).update(torch.tensor([[1.0, -2.0], [3.0, -1.0]]))
+        >>> statistics
+        <Statistics of 2 units over 2 images, 1 dead>
+        >>> statistics.mean.tolist()
+        [2.0, -1.5]
     """
 
     count: int

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from featviz.errors import RecordError, UsageError
 
-NONE = -1  # the image of an empty place
+NONE = -1
+"""The image, and the position, of an empty slot."""
+_ARRAYS = ("scores", "images", "positions")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -22,18 +24,19 @@ class TopK:
     lower position.
 
     Attributes:
-        scores: (c, k) float32; -inf in places that no image has filled.
-        images: (c, k) int64, index of the image in its listing; -1 in empty places.
-        positions: (c, k, 2) int64, (y, x) of the score in the activation map.
+        scores: (c, k) float32; -inf in slots that no image has filled.
+        images: (c, k) int64, index of the image in its listing; -1 in empty slots.
+        positions: (c, k, 2) int64, (y, x) of the score in the activation map; -1 in empty slots.
 
     Updating and merging return a new ``TopK``. Both are commutative and associative: whatever the
     order, the batches and the shards, the same images give the same bits. An image takes at most
-    one place of a unit.
+    one slot of a unit.
 
     Example:
         >>> import torch
         >>> from featviz import TopK
-        >>> top = TopK.empty(channels=1, k=2).update(torch.tensor([[[[1.0, 3.0]]], [[[3.0, 0.0]]], [[[2.0, 2.0]]]]), [7, 4, 5])
+        >>> maps = torch.tensor([[[[1.0, 3.0]]], [[[3.0, 0.0]]], [[[2.0, 2.0]]]])
+        >>> top = TopK.empty(channels=1, k=2).update(maps, images=[7, 4, 5])
         >>> top.images.tolist(), top.positions.tolist()
         ([[4, 7]], [[[0, 0], [0, 1]]])
     """
@@ -47,9 +50,13 @@ class TopK:
 
     @classmethod
     def empty(cls, channels: int, k: int) -> TopK:
-        """No image yet for any of ``channels`` units."""
+        """No image yet for any of ``channels`` units.
+
+        Raises:
+            UsageError: k is below 1.
+        """
         if k < 1:
-            raise UsageError(f"k={k}: keep at least 1 exemplar of each unit")
+            raise UsageError(f"k={k}: keep at least 1 exemplar of each unit", "k")
         return cls(
             torch.full((channels, k), -torch.inf),
             torch.full((channels, k), NONE),
@@ -58,30 +65,35 @@ class TopK:
 
     @property
     def k(self) -> int:
+        """How many slots each unit has."""
         return self.scores.shape[1]
 
     def update(self, maps: Tensor, images: list[int], peaks: Tensor | None = None) -> TopK:
         """These, and a batch of activation maps.
 
         Args:
-            maps: (n, c, h, w), on any device. NaN is refused by whoever calls.
+            maps: (n, c, h, w), on any device, without NaN.
             images: the index of each of the n images.
             peaks: (n, c) the maxima of the maps, if they are known already.
         """
-        peaks = maps.amax(dim=(2, 3)) if peaks is None else peaks
+        if peaks is None:
+            peaks = maps.amax(dim=(2, 3))
         scores = peaks.T.float().cpu() + 0.0  # (c, n); minus zero becomes zero
+        # Few maps of a batch get past the weakest slot, and only in these is the position looked for.
+        # Equal scores get past it too: the image may have the lower index.
         enters = scores >= self.scores[:, -1:]
-        channel, which = enters.nonzero(as_tuple=True)
+        channel, row = enters.nonzero(as_tuple=True)
         if not len(channel):
             return self
-        rows = maps[which.to(maps.device), channel.to(maps.device)].flatten(1)  # (entering, h * w)
-        flat = rows.argmax(dim=1).cpu()  # the first of equal ones
-        found = torch.full((*scores.shape, 2), NONE)
-        found[channel, which] = torch.stack([flat // maps.shape[3], flat % maps.shape[3]], dim=1)
-        numbers = torch.tensor(images).expand_as(scores)
-        return self._with(
-            torch.where(enters, scores, -torch.inf), torch.where(enters, numbers, NONE), found
-        )
+        entering = maps[row.to(maps.device), channel.to(maps.device)].flatten(1)
+        peak = entering.argmax(dim=1).cpu()  # the first of equal ones
+        width = maps.shape[3]
+        positions = torch.full((*scores.shape, 2), NONE)
+        positions[channel, row] = torch.stack([peak // width, peak % width], dim=1)
+        indices = torch.tensor(images).expand_as(scores)
+        scores = torch.where(enters, scores, -torch.inf)
+        indices = torch.where(enters, indices, NONE)
+        return self._with(scores, indices, positions)
 
     def merge(self, other: TopK) -> TopK:
         """These and those of other images (or of the same ones: an image counts once).
@@ -90,32 +102,33 @@ class TopK:
             UsageError: another number of units or another k.
         """
         if self.scores.shape != other.scores.shape:
+            own, others = tuple(self.scores.shape), tuple(other.scores.shape)
             raise UsageError(
-                f"a TopK of shape {tuple(self.scores.shape)} and one of {tuple(other.scores.shape)} do not merge"
+                f"a TopK of (units, k) = {own} and one of {others} do not merge: "
+                "scan both with the same layers and the same k"
             )
         return self._with(other.scores, other.images, other.positions)
 
     def _with(self, scores: Tensor, images: Tensor, positions: Tensor) -> TopK:
-        scores, images = torch.cat([self.scores, scores], 1), torch.cat([self.images, images], 1)
-        positions = torch.cat([self.positions, positions], 1)
-        scores, images, positions = _ordered(scores, images, positions)
-        filled = int((images != NONE).sum(dim=1).max())
-        scores, images, positions = (
-            t[:, : max(filled, self.k)] for t in (scores, images, positions)
+        """The k first of these slots and of others, (c, any), each image once."""
+        slots = _Slots(
+            torch.cat([self.scores, scores], dim=1),
+            torch.cat([self.images, images], dim=1),
+            torch.cat([self.positions, positions], dim=1),
         )
-        again = (images[:, :, None] == images[:, None, :]).tril(-1).any(2) & (images != NONE)
-        if again.any():
-            scores, images = scores.masked_fill(again, -torch.inf), images.masked_fill(again, NONE)
-            scores, images, positions = _ordered(
-                scores, images, positions.masked_fill(again[..., None], NONE)
-            )
-        return TopK(
-            scores[:, : self.k].clone(), images[:, : self.k].clone(), positions[:, : self.k].clone()
-        )
+        slots = slots.ordered()
+        # empty slots are last: what lies behind the fullest unit's last image is left out
+        filled = int((slots.images != NONE).sum(dim=1).max())
+        slots = slots.first(max(filled, self.k))
+        repeated = slots.repeated()
+        if repeated.any():
+            slots = slots.emptied(repeated).ordered()
+        slots = slots.first(self.k)
+        return TopK(slots.scores.clone(), slots.images.clone(), slots.positions.clone())
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """The three arrays by name, to be saved; ``from_arrays`` takes them back."""
-        return {name: getattr(self, name).numpy() for name in ("scores", "images", "positions")}
+        return {name: getattr(self, name).numpy() for name in _ARRAYS}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray[Any, Any]]) -> TopK:
@@ -124,32 +137,57 @@ class TopK:
         Raises:
             RecordError: an array is missing or has a shape that does not go with the others.
         """
-        try:
-            top = cls(
-                *(torch.from_numpy(arrays[name]) for name in ("scores", "images", "positions"))
+        for name in _ARRAYS:
+            if name not in arrays:
+                raise RecordError(f"the scan's record has no array {name!r}: scan again", "fresh")
+        top = cls(*(torch.from_numpy(arrays[name]) for name in _ARRAYS))
+        shape = top.scores.shape
+        if top.images.shape != shape or top.positions.shape != (*shape, 2):
+            shapes = ", ".join(f"{name} {arrays[name].shape}" for name in _ARRAYS)
+            raise RecordError(
+                f"the scan's record has arrays whose shapes do not go together, {shapes}: scan again",
+                "fresh",
             )
-        except KeyError as error:
-            raise RecordError(f"the scan's record has no array {error.args[0]!r}") from None
-        if top.images.shape != top.scores.shape or top.positions.shape != (*top.scores.shape, 2):
-            raise RecordError("the scan's record has arrays whose shapes do not go together")
         return top
 
 
-def _ordered(scores: Tensor, images: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Along the second axis: score downwards, image upwards, position upwards; empty places last."""
-    order = torch.arange(scores.shape[1]).expand_as(scores)
-    last = images.masked_fill(images == NONE, torch.iinfo(images.dtype).max)
-    for key, descending in (
-        (positions[..., 1], False),
-        (positions[..., 0], False),
-        (last, False),
-        (scores, True),
-    ):
-        order = order.gather(
-            1, key.gather(1, order).sort(dim=1, stable=True, descending=descending).indices
+@dataclass(frozen=True, eq=False)
+class _Slots:
+    """Any number of slots of each unit: the tensors of a `TopK` on the way to their order."""
+
+    scores: Tensor
+    images: Tensor
+    positions: Tensor
+
+    def first(self, n: int) -> _Slots:
+        return _Slots(self.scores[:, :n], self.images[:, :n], self.positions[:, :n])
+
+    def repeated(self) -> Tensor:
+        """(c, any) bool: the image of this slot has a slot before it."""
+        same = self.images[:, :, None] == self.images[:, None, :]
+        return same.tril(-1).any(dim=2) & (self.images != NONE)
+
+    def emptied(self, which: Tensor) -> _Slots:
+        return _Slots(
+            self.scores.masked_fill(which, -torch.inf),
+            self.images.masked_fill(which, NONE),
+            self.positions.masked_fill(which[..., None], NONE),
         )
-    return (
-        scores.gather(1, order),
-        images.gather(1, order),
-        positions.gather(1, order[..., None].expand(-1, -1, 2)),
-    )
+
+    def ordered(self) -> _Slots:
+        """Score downwards, image upwards, position upwards; empty slots last.
+
+        Stable sorts by the least important key first, and by the most important one last.
+        """
+        y, x = self.positions.unbind(dim=2)
+        # an image can have a score of -inf too: it comes before the empty slots
+        images = self.images.masked_fill(self.images == NONE, torch.iinfo(torch.int64).max)
+        order = torch.arange(self.scores.shape[1]).expand_as(self.scores)
+        for key, descending in ((x, False), (y, False), (images, False), (self.scores, True)):
+            keys = key.gather(1, order)
+            order = order.gather(1, keys.sort(dim=1, stable=True, descending=descending).indices)
+        return _Slots(
+            self.scores.gather(1, order),
+            self.images.gather(1, order),
+            self.positions.gather(1, order[..., None].expand(-1, -1, 2)),
+        )

@@ -1,0 +1,28 @@
+"""Outputs of layers as activation maps, wherever they have their channels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from featviz.units import Layer
+
+
+def as_maps(layer: Layer, output: Tensor) -> Tensor:
+    """The output of a layer as (n, c, h, w): a view of it, on the same graph.
+
+    Args:
+        layer: says where channels and positions are.
+        output: what the layer returned. A fully connected layer's (n, c) becomes (n, c, 1, 1), and
+            quantised numbers become floating point.
+    """
+    if output.is_quantized:
+        output = output.dequantize()
+    if output.dim() == 2:
+        return output[:, :, None, None]
+    if layer.layout == "nhwc":
+        return output.permute(0, 3, 1, 2)
+    if layer.layout == "nlc":
+        output = output.transpose(1, 2)
+    if layer.layout in ("nlc", "ncl"):
+        return output.reshape(*output.shape[:2], *layer.map_size)  # a view: one axis is divided
+    return output

@@ -1,0 +1,114 @@
+// A unit's panel: its tiles large, its exemplars in their images, and how it responds over the data set.
+"use strict";
+featviz.panel = (() => {
+  const { $, make, number, counted, percent, dominant, load, paint, blockNames, crispClass } = featviz;
+
+  /** One network's side of a unit's panel. */
+  function panel(data, side, unit) {
+    const heading = data.sides.length > 1 ? [make("h3", { text: side.title })] : [];
+    if (unit.dead) return [...heading, make("p", { class: "notice", text: "This unit is dead: no image activates it, so there is nothing to project." })];
+    return [...heading, make("dl", { class: "stats" }, ...facts(unit)), blocks(data, side, unit),
+      make("h3", { text: "Where in the images" }), exemplars(data, side, unit),
+      make("h3", { text: "Strongest response in each image, over the data set" }), histogram(unit)];
+  }
+  function facts(unit) {
+    const values = [
+      ["strongest response", number(unit.max)],
+      ["mean over the images", number(unit.mean)],
+      ["active on", `${percent(unit.active)} of the images`],
+    ];
+    if (dominant(unit)) values.push(["most frequent class", `${unit.label} (${percent(unit.share)} of the strongest)`]);
+    return values.map(([name, value]) => make("div", {}, make("dt", { text: name + " " }), make("dd", { text: value })));
+  }
+
+  /** The tiles of a unit, large: its weights in a first layer, the projections, the patches. */
+  function blocks(data, side, unit) {
+    const figures = blockNames(data).map((name) => make("figure", {},
+      make("figcaption", { text: name === "patches" ? "image patches" : `${name} projections` }),
+      make("div", { class: "picture" + crispClass(data), role: "img", "aria-label": `${name} of unit ${unit.unit}` })));
+    const pictures = figures.map((figure) => $(".picture", figure));
+    load(side, unit.unit).then(
+      (source) => pictures.forEach((picture, i) => paint(picture, data, i, source)),
+      () => pictures.forEach((picture) => { picture.textContent = "missing"; }));
+    const weights = unit.weights ? [make("figure", { class: "weights" },
+      make("figcaption", { text: "its filter, the weights" }),
+      make("img", { class: "picture crisp", src: unit.weights, alt: `weights of unit ${unit.unit}` }))] : [];
+    return make("div", { class: "blocks" }, ...weights, ...figures.slice(1), figures[0]);
+  }
+
+  const COMPUTED = {
+    "full image": "projected from the full image",
+    fallback: "projected from the full image: the crop did not give the recorded response",
+  };
+  function exemplars(data, side, unit) {
+    const items = unit.exemplars.map((exemplar, rank) => {
+      const [key, label] = featviz.image.get(exemplar.image) || ["", null];
+      const computed = COMPUTED[exemplar.computed]; // a crop is the rule, and needs no words
+      return make("li", {}, boxed(data, side, exemplar, key),
+        make("div", { class: "score", text: `${rank + 1}.  ${number(exemplar.score)}` }),
+        label ? make("div", { text: label }) : null,
+        make("div", { class: "key", text: key, title: key }),
+        computed ? make("div", { class: "quiet", text: computed }) : null);
+    });
+    return make("ol", { class: "exemplars" }, ...items);
+  }
+  /** An image with the box of the receptive field on it. */
+  function boxed(data, side, exemplar, key) {
+    const [height, width] = data.input;
+    const [top, left, bottom, right] = exemplar.box;
+    const position = `top:${(100 * top) / height}%;left:${(100 * left) / width}%`;
+    const size = `height:${(100 * (bottom - top)) / height}%;width:${(100 * (right - left)) / width}%`;
+    const file = `${side.images}/${String(exemplar.image).padStart(6, "0")}.webp`;
+    return make("div", { class: "boxed" },
+      make("img", { src: file, alt: `image ${key}`, loading: "lazy" }),
+      make("div", { class: "box", style: `${position};${size}` }));
+  }
+
+  /** Bins of the record: not above 0; below 2**-16; then four to each doubling, the last without an end. */
+  const LAST = 129;
+  function edge(bin) {
+    if (bin < 1) return -Infinity;
+    if (bin < 2) return 0;
+    const quarter = (bin - 2) % 4;
+    return 2 ** (-16 + Math.floor((bin - 2) / 4)) * (1 + quarter / 4);
+  }
+  function range(bin) {
+    if (bin === 0) return "not above 0";
+    if (bin === LAST) return `${number(edge(bin))} and above`;
+    return `${number(edge(bin))} to ${number(edge(bin + 1))}`;
+  }
+
+  function histogram(unit) {
+    const [width, height, foot] = [Math.max(300, Math.min(640, innerWidth - 36)), 170, 34];
+    const counts = new Map(unit.histogram);
+    const above = [...counts.keys()].filter((bin) => bin > 0);
+    const [from, to] = [Math.min(...above), Math.max(...above)];
+    const bars = to - from + 1;
+    const gap = counts.has(0) ? 2 : 0;
+    const each = (width - 20) / (bars + gap);
+    const most = Math.max(...counts.values());
+    const svg = make("svg", { class: "histogram", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Histogram of unit ${unit.unit}: strongest response in each image` });
+    const bar = (bin, x) => {
+      const count = counts.get(bin) || 0;
+      const tall = ((height - foot - 16) * count) / most;
+      const title = make("title", { text: `${range(bin)}: ${counted(count, "image")}` });
+      svg.append(make("rect", { x, y: height - foot - tall, width: Math.max(1, each - 1), height: tall, class: bin ? "" : "none" }, title));
+    };
+    if (gap) {
+      bar(0, 10);
+      svg.append(make("text", { x: 10, y: height - foot + 15, text: "≤ 0" }));
+    }
+    for (let bin = from; bin <= to; bin++) bar(bin, 10 + (bin - from + gap) * each);
+    svg.append(make("line", { x1: 10, x2: width - 10, y1: height - foot + 0.5, y2: height - foot + 0.5 }));
+    const every = Math.max(1, Math.ceil((bars * 80) / width));
+    for (let bin = from; bin <= to + 1; bin += every) {
+      const x = 10 + (bin - from + gap) * each;
+      if (x < width - 30) svg.append(make("text", { x, y: height - foot + 15, text: number(edge(bin)) }));
+    }
+    svg.append(make("text", { x: 10, y: 12, text: counted(most, "image") }),
+      make("text", { x: width - 10, y: height - 3, "text-anchor": "end", text: "response (four bins to each doubling)" }));
+    return svg;
+  }
+
+  return panel;
+})();

@@ -1,0 +1,122 @@
+"""Activations that work in place on a view, made visible to backward rules.
+
+``relu_`` on a view of a tensor (the output of an instance norm, a slice, a permuted map) leaves one
+node on the autograd graph, ``CopySlices``, which hides what was done. Within `visible_in_place` such
+an activation runs as one that does not work in place, and its result is copied into the view: the
+same values, and the activation is a node of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode
+
+_ACTIVATIONS = (
+    "relu",
+    "relu6",
+    "hardtanh",
+    "threshold",
+    "leaky_relu",
+    "elu",
+    "celu",
+    "selu",
+    "silu",
+    "mish",
+    "hardswish",
+    "rrelu",
+    "clamp",
+    "clip",
+    "clamp_min",
+    "clamp_max",
+    "sigmoid",
+    "tanh",
+    "hardsigmoid",
+)
+_LINEAR = {"copy_", "__setitem__", "add_", "sub_", "mul_", "div_", "neg_", "zero_", "fill_"}
+"""What may be done in place to a view without hiding a rectifier."""
+
+
+class visible_in_place(TorchFunctionMode):  # a context, named as what it does
+    """Within the block no activation works in place on a view.
+
+    Attributes:
+        copies: the nodes of the graph that only copy, or add and multiply, into a view.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: set[Node] = set()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        target = args[0] if args else None
+        if not isinstance(target, Tensor) or not _works_in_place(func, args, kwargs):
+            return func(*args, **kwargs)
+        name = func.__name__
+        if name in _LINEAR:
+            result = func(*args, **kwargs)
+            if name != "__setitem__" or _is_basic(args[1]):  # a mask may be a rectifier's
+                self._note(target)
+            return result
+        twin = _out_of_place(name)
+        if twin is None or not target._is_view():
+            return func(*args, **kwargs)
+        kwargs.pop("inplace", None)
+        result = target.copy_(_called(twin, func, args, kwargs))
+        self._note(target)
+        return result
+
+    def _note(self, target: Tensor) -> None:
+        base = target._base if target._is_view() else target
+        node = None if base is None else base.grad_fn
+        if node is not None and node.name() == "CopySlices":
+            self.copies.add(node)
+
+
+def _is_basic(index: Any) -> bool:
+    """Whether an index is of numbers and slices alone."""
+    items = index if isinstance(index, tuple) else (index,)
+    return not any(isinstance(item, (Tensor, list)) for item in items)
+
+
+def _works_in_place(func: Callable[..., Any], args: Any, kwargs: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+        return True
+    return bool(name in _ACTIVATIONS and _bound(func, args, kwargs).get("inplace"))
+
+
+def _bound(func: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    """The arguments of a function by name; none where it does not say their names."""
+    try:
+        return dict(inspect.signature(func).bind(*args, **kwargs).arguments)
+    except (TypeError, ValueError):
+        return {}
+
+
+def _out_of_place(name: str) -> Callable[..., Any] | None:
+    """The activation of this name that gives a new tensor."""
+    bare = name.removesuffix("_")
+    if bare not in _ACTIVATIONS:
+        return None
+    twin: Callable[..., Any] | None = getattr(F, bare, None) or getattr(torch, bare, None)
+    return twin
+
+
+def _called(twin: Callable[..., Any], func: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
+    """The twin with the arguments that the function in place was given."""
+    if twin.__name__ == func.__name__:  # one function with an argument ``inplace``
+        arguments = _bound(func, args, kwargs)
+        arguments["inplace"] = False
+        result: Tensor = twin(**arguments)
+        return result
+    return twin(*args, **kwargs)  # type: ignore[no-any-return]

@@ -1,0 +1,49 @@
+"""What methods that run a model on tensors do with their arguments before they begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from featviz.fields.anatomy import anatomy, parameter_of
+from featviz.images.tensors import as_batch
+from featviz.units import Layer, LayersLike
+
+
+def batch_for(model: nn.Module, x: Tensor) -> Tensor:
+    """Images (c, h, w) or (n, c, h, w) as (n, c, h, w) for a model: on its device, of its type, and
+    a copy, so that a model that works in place leaves the caller's images as they are.
+
+    Raises:
+        UsageError: ``x`` is neither, or not floating point.
+    """
+    return as_batch(x).to(parameter_of(model)).clone()
+
+
+def shape_of(images: Tensor) -> tuple[int, int, int]:
+    """(c, h, w) of each of (n, c, h, w)."""
+    return images.shape[1], images.shape[2], images.shape[3]
+
+
+def layers_for(model: nn.Module, images: Tensor, layers: LayersLike) -> list[Layer]:
+    """The layers that are asked for, as they are for images of this size.
+
+    Raises:
+        LayerError: one is not there.
+    """
+    if not isinstance(layers, (str, Layer)):
+        layers = list(layers)  # it is read twice
+    net = anatomy(model, shape_of(images), only=layers)
+    return net.select(layers)
+
+
+def batches_of(images: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Images (n, c, h, w), so many at once."""
+    for start in range(0, len(images), batch_size):
+        yield images[start : start + batch_size]
+
+
+def has_classes(output: object) -> bool:
+    """Whether a model's output is (n, classes)."""
+    return isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1

@@ -1,0 +1,118 @@
+"""Whether a forward gives one image the same values every time, and in any batch: noticed once,
+before a data set is scanned, rather than as exemplars that cannot be found again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from featviz.errors import ImageError, ModelError
+from featviz.fields.anatomy import parameter_of
+from featviz.hooks import evaluating, read
+from featviz.images.collection import Images
+from featviz.units import Layer
+
+_TOGETHER = 2  # images in the batch that is compared with one image alone
+
+
+def check_steady(
+    model: nn.Module, data: Images, layers: Sequence[Layer], net: Sequence[Layer], batch_size: int
+) -> None:
+    """Make sure that scanning means something.
+
+    Args:
+        model: in whatever mode; it is looked at in eval mode.
+        data: its first images that can be read are used.
+        layers: those to be scanned.
+        net: all layers in the order of the forward pass, to say where a difference begins.
+        batch_size: of the scan; 1 allows a forward that depends on the batch.
+
+    Raises:
+        ImageError: the data set gives another image when it is read again.
+        ModelError: the same image gives other values when it is run again, or in a batch.
+    """
+    images = _first_images(data)
+    parameter = parameter_of(model)
+    x = data.preprocess.normalize(torch.stack(images)).to(parameter)
+    with evaluating(model), torch.no_grad():
+        start = _first_difference(model, x[:1], x[:1], layers, net)
+        if start is not None:
+            raise ModelError(
+                f"the forward pass is random: the same image, run twice, gives other values "
+                f"{_from(start)} (dropout or noise that eval mode does not turn off, "
+                "or state that is kept between calls)"
+            )
+        if batch_size == 1 or len(x) == 1:
+            return
+        start = _first_difference(model, x[:1], x, layers, net)
+        if start is not None:
+            raise ModelError(
+                "the forward pass depends on the batch: an image has other values among others than "
+                f"alone, {_from(start)} (statistics of the batch, say): scan with batch_size=1",
+                "batch_size",
+            )
+
+
+def _first_images(data: Images) -> list[Tensor]:
+    """The first images that can be read, of one shape, each read twice."""
+    images: list[Tensor] = []
+    for index in range(len(data)):
+        try:
+            image = data.fetch(index)
+            again = data.fetch(index)
+        except ImageError:
+            continue
+        if image.shape != again.shape or not torch.equal(image, again):
+            raise ImageError(
+                f"image {data.keys[index]!r} is another one when it is read twice: the data set is "
+                "random (crops, flips, noise); give it without augmentation"
+            )
+        if images and image.shape != images[0].shape:
+            break  # which the scan itself says
+        images.append(image)
+        if len(images) == _TOGETHER:
+            break
+    return images
+
+
+def _first_difference(
+    model: nn.Module,
+    alone: Tensor,
+    other: Tensor,
+    layers: Sequence[Layer],
+    net: Sequence[Layer],
+) -> Layer | None:
+    """The first layer that gives the first image other values in the second forward than in the
+    first; None if those that matter give the same."""
+    if not _differing(read(model, alone, layers), read(model, other, layers)):
+        return None
+    # found, so it may cost something to say where
+    names = _differing(read(model, alone, net), read(model, other, net))
+    changed = [layer for layer in net if layer.name in names]
+    return changed[0] if changed else layers[0]
+
+
+def _differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> set[str]:
+    return {name for name in first if _differs(first[name], second[name])}
+
+
+def _differs(first: Tensor, second: Tensor) -> bool:
+    """Whether the first row of two outputs differs by more than rounding; NaN is said elsewhere."""
+    if first.shape[1:] != second.shape[1:]:
+        return True
+    if not first.is_floating_point():
+        return False  # quantised and whole numbers round by steps
+    a, b = first[0].double(), second[0].double()
+    scale = max(float(a.abs().max()) if a.numel() else 0.0, torch.finfo(first.dtype).tiny)
+    tolerance = torch.finfo(first.dtype).eps ** 0.5
+    if (
+        first.is_cuda
+    ):  # where rounding is coarser (TF32), and not that of the same kernels in a batch
+        tolerance *= 8
+    return bool((a - b).abs().gt(tolerance * scale).any())
+
+
+def _from(layer: Layer) -> str:
+    return f"from layer {layer.name!r} ({layer.kind}) on"

@@ -1,0 +1,232 @@
+"""Projecting the exemplars that a scan has ranked, in tiles of one size beside their patches."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from featviz.errors import ImageError, UsageError
+from featviz.fields.anatomy import parameter_of
+from featviz.geometry import Box
+from featviz.images.collection import Images
+from featviz.images.sources import open_images
+from featviz.methods._backproject import MEMORY, FieldRefuted, Job, backproject
+from featviz.records.exemplars import Exemplars
+from featviz.records.scan import LayerScan
+from featviz.rules import check_rule
+from featviz.units import Unit
+
+
+@torch.inference_mode(False)
+def project_exemplars(
+    model: nn.Module,
+    images: Any,
+    layer_scan: LayerScan,
+    channels: Iterable[int] | None = None,
+    *,
+    rule: str = "deconvnet",
+    rules: Sequence[str] | None = None,
+    memory: int = MEMORY,
+    progress: bool = False,
+) -> Exemplars:
+    """Project every exemplar of a layer's units, beside the patches that caused them.
+
+    At the edges of an image the receptive field is clipped, in the patch and in the projection
+    alike, and both are laid in tiles of one size where the whole field would be. Where the field is
+    larger than the image, tiles have the size of the image.
+
+    Args:
+        model, images: those of the scan, which is checked.
+        layer_scan: one layer of a scan, ``result["conv3"]``.
+        channels: which units; None: all.
+        rule: as of `project`.
+        rules: several that share each forward pass, in the place of ``rule``.
+        memory: bytes that a batch may take; halved where the device has less.
+        progress: show a progress bar, in exemplars.
+
+    Returns:
+        The exemplars. Where a projection has signal outside the receptive field of the scan, the
+        field is refuted: tiles are full images, and ``exemplars.layer.field`` says so.
+
+    Raises:
+        LayerError, UnitError, RuleError: as of `project`.
+        ImageError: the images are not those of the scan.
+        RecordError: the model is not that of the scan.
+        UsageError: ``rules`` is empty, or a single name; or a full scan was given.
+
+    Source: Zeiler & Fergus, section 4.1 and figure 2.
+
+    Example:
+        >>> from featviz import load_model, open_images, project_exemplars, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> result = scan(model, images, "conv2", k=3)
+        >>> project_exemplars(model, images, result["conv2"], [5, 9])
+        <Exemplars of 2 units of conv2, k=3, 27x27: deconvnet>
+    """
+    chosen_rules = _chosen_rules(rule, rules)
+    if not isinstance(layer_scan, LayerScan):
+        raise UsageError(
+            f"layer_scan is {layer_scan!r}: give a layer of it, such as result['conv1']"
+        )
+    data = open_images(images)
+    listing = layer_scan.listing
+    if data.keys != listing.keys:
+        raise ImageError(
+            f"{len(data)} images are not the {len(listing)} of the scan: open the same"
+        )
+    layer = layer_scan.layer
+    chosen = list(range(layer.channels)) if channels is None else list(channels)
+    for channel in chosen:
+        Unit(layer.name, channel).check(layer)
+    try:
+        return _projected(model, data, layer_scan, chosen, chosen_rules, memory, progress)
+    except FieldRefuted as refuted:
+        widened = replace(layer_scan, layer=refuted.layer)
+        return _projected(model, data, widened, chosen, chosen_rules, memory, progress)
+
+
+def _projected(
+    model: nn.Module,
+    data: Images,
+    layer_scan: LayerScan,
+    channels: list[int],
+    rules: list[str],
+    memory: int,
+    progress: bool,
+) -> Exemplars:
+    """The exemplars of some units with their patches and projections."""
+    layer, listing = layer_scan.layer, layer_scan.listing
+    tiles = _Tiles(layer_scan, channels, rules)
+    parameter = parameter_of(model)
+
+    def read_image(index: int) -> Tensor:
+        pixels = _checked_image(data, index, listing.input_shape)
+        tiles.write_patches(index, pixels)
+        normal: Tensor = data.preprocess.normalize(pixels).to(parameter)
+        return normal
+
+    total = sum(map(len, tiles.jobs.values()))
+    with tqdm(
+        desc=f"project {layer}", total=total, unit="exemplar", disable=not progress, leave=False
+    ) as bar:
+        for done in backproject(model, layer, tiles.jobs, read_image, rules, memory):
+            tiles.write_signals(done.job.slot, done.signals)
+            tiles.full_image[done.job.slot] = done.full_image
+            tiles.fallback[done.job.slot] = done.fallback
+            bar.update()
+    return tiles.exemplars
+
+
+def _chosen_rules(rule: str, rules: Sequence[str] | None) -> list[str]:
+    if rules is None:
+        return [check_rule(rule)]
+    if isinstance(rules, str) or not rules:
+        raise UsageError(f"rules={rules!r}: give several names in a list, or one as rule")
+    return [check_rule(name) for name in dict.fromkeys(rules)]
+
+
+def _checked_image(data: Images, index: int, shape: tuple[int, int, int]) -> Tensor:
+    pixels: Tensor = data[index]
+    if tuple(pixels.shape) != tuple(shape):
+        raise ImageError(
+            f"image {data.keys[index]!r} is {tuple(pixels.shape)}, in the scan it was {tuple(shape)}"
+        )
+    return pixels
+
+
+class _Tiles:
+    """Exemplars whose pixels are still to be written, exemplar by exemplar.
+
+    A slot is the index of an exemplar in the (units, k) of them all, flattened.
+
+    Attributes:
+        exemplars: what comes of it.
+        jobs: what is to be projected, by image, in the order of the listing.
+    """
+
+    def __init__(self, layer_scan: LayerScan, channels: list[int], rules: list[str]) -> None:
+        self.layer = layer_scan.layer
+        self.listing = layer_scan.listing
+        self.exemplars = _empty(layer_scan, channels, rules)
+        self.jobs: dict[int, list[Job]] = defaultdict(list)
+        self._slots: dict[int, tuple[Box, Box]] = {}  # of each, its part of the tile, of the image
+        # views of the result, by slot
+        self.patches = self.exemplars.patches.flatten(0, 1)
+        self.full_image = self.exemplars.full_image.flatten()
+        self.fallback = self.exemplars.fallback.flatten()
+        self.signals = {r: s.flatten(0, 1) for r, s in self.exemplars.projections.items()}
+        self._lay_out(layer_scan.top.positions[torch.tensor(channels, dtype=torch.long)])
+        self.jobs = dict(sorted(self.jobs.items()))
+
+    def write_patches(self, image: int, pixels: Tensor) -> None:
+        """Cut every patch of an image (c, h, w) out of it."""
+        for job in self.jobs[image]:
+            tile, box = self._slots[job.slot]
+            self.patches[job.slot][tile.region] = pixels[box.region]
+
+    def write_signals(self, slot: int, signals: Mapping[str, Tensor]) -> None:
+        """Lay the signals of an exemplar, by rule, in its tiles."""
+        region = self._slots[slot][0].region
+        for rule, signal in signals.items():
+            self.signals[rule][slot][region] = signal.to("cpu", torch.float32)
+
+    def _lay_out(self, positions: Tensor) -> None:
+        """Find the box of each exemplar, in its image and in its tile."""
+        images = self.exemplars.images.tolist()
+        scores = self.exemplars.scores.tolist()
+        for row, channel in enumerate(self.exemplars.channels):
+            if self.exemplars.dead[row]:
+                continue
+            for rank, (y, x) in enumerate(positions[row].tolist()):
+                if images[row][rank] >= 0:
+                    slot = row * self.exemplars.k + rank
+                    job = Job(slot, channel, y, x, scores[row][rank])
+                    self.jobs[images[row][rank]].append(job)
+                    self._slots[slot] = self._boxes(y, x)
+        visible = self.exemplars.visible.flatten(0, 1)
+        boxes = self.exemplars.boxes.flatten(0, 1)
+        for slot, (tile, box) in self._slots.items():
+            visible[slot][tile.region] = True
+            boxes[slot] = torch.tensor(box)
+
+    def _boxes(self, y: int, x: int) -> tuple[Box, Box]:
+        """The receptive field of a position in its tile, and in the image."""
+        field = self.layer.field
+        unclipped = field.box(y, x, clip=False)
+        box = unclipped.clip(field.extent)
+        height, width = self.listing.input_shape[1:]
+        # where the field is larger than the image, a tile is the image
+        top = unclipped.top if field.size[0] <= height else 0
+        left = unclipped.left if field.size[1] <= width else 0
+        return box.shifted(-top, -left), box
+
+
+def _empty(layer_scan: LayerScan, channels: list[int], rules: list[str]) -> Exemplars:
+    """Exemplars with scores, and without pixels."""
+    layer, top, listing = layer_scan.layer, layer_scan.top, layer_scan.listing
+    rows = torch.tensor(channels, dtype=torch.long)
+    shape = len(channels), top.k
+    height = min(layer.field.size[0], listing.input_shape[1])
+    width = min(layer.field.size[1], listing.input_shape[2])
+    pixels = (*shape, listing.input_shape[0], height, width)
+    return Exemplars(
+        layer=layer,
+        channels=channels,
+        patches=torch.zeros(pixels),
+        projections={rule: torch.zeros(pixels) for rule in rules},
+        visible=torch.zeros(*shape, height, width, dtype=torch.bool),
+        boxes=torch.zeros(*shape, 4, dtype=torch.int64),
+        scores=top.scores[rows],
+        images=top.images[rows],
+        full_image=torch.zeros(shape, dtype=torch.bool),
+        fallback=torch.zeros(shape, dtype=torch.bool),
+        dead=layer_scan.statistics.dead[rows],
+    )

@@ -1,0 +1,547 @@
+"""Figures: each draws whatever it may be given, where it is told, and changes nothing."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from io import BytesIO
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from laws import generator, randn, same_bits
+from matplotlib import rcParams
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+from torch import Tensor
+
+import featviz
+from featviz import Box, Correspondence, Exemplars, OcclusionMaps, SweepResult, figures
+from featviz.errors import RuleError, UsageError
+from featviz.figures import LayerMaps, OccludedImage, Strided, SweptTransform, page
+from featviz.figures.blocks import tile_size, unit_block, unit_tiles
+from featviz.geometry import ReceptiveField
+from featviz.methods.connections import Connections
+from featviz.methods.evolve import Evolution, Track
+from featviz.records.scan import Listing
+from featviz.tiles import picture_tiles, sheet
+from featviz.units import Layer
+
+LONG = "features.denseblock1.denselayer12.conv2.with_a_name_that_does_not_end"
+CHANNELS = [1, 2, 3, 4, 13]
+WITHOUT_IMAGES = ("equivariance", "sharing", "settling")
+
+
+def rand(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=generator(seed))
+
+
+def layer(name: str = "conv1", channels: int = 8) -> Layer:
+    field = ReceptiveField((7, 5), (2, 2), (0, 0), Box(0, 0, 16, 20))
+    return Layer(
+        name, f"{name}@0", "Conv2d", (channels, 6, 7), field, (7, 5), (2, 2), 99, 999, True
+    )
+
+
+def exemplars(c: int = 3, k: int = 4, units: int = 3, name: str = "conv1") -> Exemplars:
+    """Some units, the second of them dead, with an empty slot at the end of the first."""
+    size = (7, 5)
+    dead = torch.zeros(units, dtype=torch.bool)
+    dead[1:2] = True
+    visible = torch.ones(units, k, *size, dtype=torch.bool)
+    visible[:1, -1, :3] = False
+    projections = {
+        "deconvnet": randn(units, k, c, *size),
+        "guided": randn(units, k, c, *size, seed=1),
+    }
+    return Exemplars(
+        layer=layer(name),
+        channels=list(range(2, 2 + units)),
+        patches=rand(units, k, c, *size),
+        projections=projections,
+        visible=visible,
+        boxes=torch.zeros(units, k, 4, dtype=torch.int64),
+        scores=rand(units, k),
+        images=torch.zeros(units, k, dtype=torch.int64),
+        full_image=torch.zeros(units, k, dtype=torch.bool),
+        fallback=torch.zeros(units, k, dtype=torch.bool),
+        dead=dead,
+    )
+
+
+def occluded(c: int = 3) -> OccludedImage:
+    corners = product((0, 4, 8), (0, 4, 8, 12))
+    boxes = [Box(y, x, y + 8, x + 8) for y, x in corners]
+    scores = {"response": rand(3, 4), "probability": rand(3, 4, seed=1)}
+    baseline = {"response": 1.0, "probability": 0.9}
+    classes = torch.arange(12).reshape(3, 4) % 11
+    windows = torch.tensor(boxes).reshape(3, 4, 4)
+    maps = OcclusionMaps(scores, baseline, classes, 0, windows, (16, 20))
+    signals = randn(4, c, 16, 20)
+    return OccludedImage(
+        rand(c, 16, 20), maps, "response", LONG, signals, LONG, "probability", LONG
+    )
+
+
+def swept(c: int = 3, classes: list[int] | None = None) -> SweptTransform:
+    distances = {"first": rand(2, 3), "top": rand(2, 3, seed=1)}
+    norms = {name: torch.ones(2) for name in distances}
+    result = SweepResult([-1.0, 0.0, 1.0], distances, norms, rand(2, 3, 5))
+    return SweptTransform("rotation", "degrees", result, rand(2, 2, c, 8, 8), [-1.0, 1.0], classes)
+
+
+def correspondence(n: int = 4) -> Correspondence:
+    square = rand(n, n)
+    distances = (square + square.T).fill_diagonal_(0)
+    parts = {"eye": distances, "random place": distances.square()}
+    return Correspondence({"conv5": dict(parts), LONG: dict(parts)})
+
+
+BOXES = {"eye": [Box(0, 0, 4, 4)] * 2, "random place": [Box(2, 2, 5, 6)] * 2}
+
+
+def evolution(c: int = 3, epochs: int = 3) -> Evolution:
+    tracks = {}
+    for name in ("conv1", LONG):
+        dead = torch.zeros(2, epochs, dtype=torch.bool)
+        dead[1, 0] = True
+        tracks[name] = Track(
+            layer=layer(name),
+            channels=[0, 5],
+            patches=rand(2, epochs, c, 7, 5),
+            projections=randn(2, epochs, c, 7, 5),
+            visible=torch.ones(2, epochs, 7, 5, dtype=torch.bool),
+            scores=rand(2, epochs),
+            images=torch.arange(2 * epochs).reshape(2, epochs) // 2,
+            dead=dead,
+            distance=torch.linspace(1, 0, epochs)[:, None].expand(epochs, 8),
+            same=torch.ones(epochs, 8, dtype=torch.bool),
+        )
+    listing = Listing(["a", "b"], [None, None], (c, 16, 20))
+    return Evolution(tracks, list(range(0, 2 * epochs, 2)), listing, "guided")
+
+
+def network(c: int = 3, **measures: float) -> dict[str, Any]:
+    return {
+        "network": f"7 x 7, stride 2, {LONG}",
+        "filters": randn(10, c, 7, 7),
+        "stride": 2,
+        "spectrum": torch.full((16,), 1 / 16),
+        "second": randn(4, c, 7, 5),
+        "visible": torch.ones(4, 7, 5, dtype=torch.bool),
+        **measures,
+    }
+
+
+def probed(name: str = "conv1") -> list[dict[str, Any]]:
+    accuracy = {"train accuracy": 0.9, "test accuracy": 0.5}
+    return [{"weights": w, "layer": name, **accuracy} for w in ("trained", "initial")]
+
+
+def ablated() -> list[dict[str, Any]]:
+    errors = {"train error": 0.1, "test error": 0.2}
+    return [{"network": name, "parameters": 12345, **errors} for name in ("as it is", LONG)]
+
+
+CONNECTIONS = {
+    "conv1": Connections("conv1", (3, 16, 20), (8, 6, 7), 10, 200, 30, 40, 250, 99),
+    LONG: Connections(LONG, (8, 6, 7), (8, 6, 7), 2_000, 3_000_000, 70, 80, 900, 99),
+}
+PANELS = {
+    "translation (pixels)": (
+        [0.0, 1.0, 2.0],
+        {"a": [0.0, 0.5, 1e-15], LONG: [0.0, 1.2, float("nan")]},
+    ),
+    "rotation (degrees)": ([0.0, 90.0, 180.0], {"a": [0.0, 0.5, 0.6]}),
+}
+STRIDES = {"a": "stride 2", LONG: "stride 4"}
+
+
+def strided(stride: int) -> Strided:
+    return Strided(stride, [layer(), layer(LONG)], 12_000_000 // stride, randn(8 // stride, 4))
+
+
+# Each figure with several panels, of images of c channels, as a function of c and fig
+SEVERAL: dict[str, Callable[..., Figure]] = {
+    "grid": lambda c, fig: figures.grid(exemplars(c), heading="net", fig=fig),
+    "grid, k=1": lambda c, fig: figures.grid(exemplars(c, k=1, name=LONG), fig=fig),
+    "overview": lambda c, fig: figures.overview([exemplars(c), exemplars(c, k=1)], fig=fig),
+    "top patches": lambda c, fig: figures.top_patches([exemplars(c, name=LONG)], fig=fig),
+    "activation maps": lambda c, fig: figures.activation_maps(
+        rand(c, 16, 20), [LayerMaps(layer(LONG), [4, 0], randn(2, 6, 7))], fig=fig
+    ),
+    "filters and maps": lambda c, fig: figures.filters_and_maps(
+        rand(c, 16, 20), randn(9, c, 3, 3), range(9), randn(9, 6, 7), fig=fig
+    ),
+    "map sizes": lambda c, fig: figures.map_sizes(
+        [rand(c, 8, 8), rand(c, 12, 10)], {LONG: [rand(4, 4), rand(6, 5)]}, note="one", fig=fig
+    ),
+    "occlusion": lambda c, fig: figures.occlusion(
+        [occluded(c), replace(occluded(c), probability=None)], classes=[LONG] * 11, fig=fig
+    ),
+    "invariance": lambda c, fig: figures.invariance(
+        [swept(c, [4, 0]), swept(c)], "first", "top", names=["a", LONG], fig=fig
+    ),
+    "equivariance": lambda c, fig: figures.equivariance(PANELS, STRIDES, fig=fig),
+    "correspondence": lambda c, fig: figures.correspondence(
+        correspondence(), rand(2, c, 8, 8), BOXES, chance="random place", fig=fig
+    ),
+    "sharing": lambda c, fig: figures.sharing(CONNECTIONS, fig=fig),
+    "strides": lambda c, fig: figures.strides(rand(c, 16, 20), [strided(1), strided(2)], fig=fig),
+    "first layer": lambda c, fig: figures.first_layer(
+        [network(c, **{"test error": 0.2}), network(c, **{"test error": float("nan")})], fig=fig
+    ),
+    "evolution": lambda c, fig: figures.evolution(evolution(c), fig=fig),
+    "settling": lambda c, fig: figures.settling(evolution(c), fig=fig),
+}
+# and each with a single panel, as a function of ax
+SINGLE: dict[str, Callable[..., Figure]] = {
+    "ablation": lambda ax: figures.ablation(ablated(), heading="net", ax=ax),
+    "layer probe": lambda ax: figures.layer_probe(probed(LONG), chance=0.1, ax=ax),
+}
+
+
+def pixels(figure: Figure) -> Tensor:
+    """A figure as it is drawn, (3, h, w) uint8."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi)
+    with Image.open(buffer) as image:
+        return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text) if text.get_visible()]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        (name, c)
+        for name, c in product(SEVERAL, (1, 2, 3, 4))
+        if c == 3 or name not in WITHOUT_IMAGES
+    ],
+)
+def test_a_page_holds_all_of_its_text(name: str, channels: int) -> None:
+    """No text is cut off at the edge of the page."""
+    figure = SEVERAL[name](channels, None)
+    assert isinstance(figure, figures.Page)
+    pixels(figure)
+    inside_page(figure)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_page_of_a_single_panel_holds_all_of_its_text(name: str) -> None:
+    figure = SINGLE[name](None)
+    assert isinstance(figure, figures.Page)
+    pixels(figure)
+    inside_page(figure)
+
+
+def inside_page(figure: Figure) -> None:
+    """Fails where something lies beyond the edge of the page."""
+    width, height = figure.get_size_inches()
+    box = figure.get_tightbbox()
+    assert min(box.x0, box.y0) >= 0, box
+    assert box.x1 <= width, (box, width)
+    assert box.y1 <= height, (box, height)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_panels_go_into_a_figure_of_the_callers(name: str) -> None:
+    """All of it stays in the part that is given, however large that is."""
+    both = Figure(figsize=(9, 5), dpi=80)
+    _, right = both.subfigures(1, 2, width_ratios=(1, 2))
+    assert SEVERAL[name](3, right) is both
+    shown = pixels(both)
+    assert bool((shown[:, :, : 9 * 80 // 3 - 2] == 255).all())
+    assert bool((shown[:, :, 9 * 80 // 3 :] != 255).any())
+    assert not both.axes or all(axes.figure is right for axes in right.axes)
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_single_panel_goes_on_axes_of_the_callers(name: str) -> None:
+    both = Figure()
+    first, second = both.subplots(1, 2)
+    assert SINGLE[name](second) is both
+    pixels(both)
+    assert not first.has_data()
+    assert second.has_data()
+    assert len(both.axes) == 2
+
+
+@dataclass
+class Inputs:
+    """What a figure takes, as a tree of tensors."""
+
+    tensors: list[Tensor]
+
+    @classmethod
+    def of(cls, *things: Any) -> Inputs:
+        tensors: list[Tensor] = []
+        collect(things, tensors)
+        return cls([tensor.clone() for tensor in tensors])
+
+
+def collect(thing: Any, tensors: list[Tensor]) -> None:
+    if isinstance(thing, Tensor):
+        tensors.append(thing)
+    elif is_dataclass(thing):
+        collect([getattr(thing, field.name) for field in fields(thing)], tensors)
+    elif isinstance(thing, dict):
+        collect(list(thing.values()), tensors)
+    elif isinstance(thing, (list, tuple)):
+        for element in thing:
+            collect(element, tensors)
+
+
+UNCHANGED: dict[str, tuple[Callable[..., Figure], tuple[Any, ...]]] = {
+    "grid": (figures.grid, (exemplars(4),)),
+    "overview": (figures.overview, ([exemplars(4)],)),
+    "top patches": (figures.top_patches, ([exemplars()],)),
+    "activation maps": (
+        figures.activation_maps,
+        (rand(3, 16, 20), [LayerMaps(layer(), [4, 0], randn(2, 6, 7))]),
+    ),
+    "filters and maps": (
+        figures.filters_and_maps,
+        (rand(1, 16, 20), randn(2, 1, 3, 3), [0, 1], randn(2, 6, 7)),
+    ),
+    "map sizes": (figures.map_sizes, ([rand(3, 8, 8)], {"conv1": [rand(4, 4)]})),
+    "occlusion": (figures.occlusion, ([occluded()],)),
+    "correspondence": (figures.correspondence, (correspondence(), rand(2, 3, 8, 8), BOXES)),
+    "strides": (figures.strides, (rand(3, 16, 20), [strided(1)])),
+    "first layer": (figures.first_layer, ([network()],)),
+    "evolution": (figures.evolution, (evolution(),)),
+    "settling": (figures.settling, (evolution(),)),
+}
+
+
+@pytest.mark.parametrize("name", UNCHANGED)
+def test_what_is_drawn_is_not_changed(name: str) -> None:
+    draw, given = UNCHANGED[name]
+    before = Inputs.of(*given).tensors
+    settings = dict(rcParams)
+    pixels(draw(*given))
+    after = Inputs.of(*given).tensors
+    assert before
+    assert all(same_bits(a, b) for a, b in zip(before, after, strict=True))
+    assert dict(rcParams) == settings
+
+
+def test_no_figure_is_drawn_with_pyplot() -> None:
+    for path in (Path(featviz.__file__).parent / "figures").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, "names", ())]
+            module = getattr(node, "module", None) or ""
+            assert "pyplot" not in f"{module} {names}", path.name
+
+
+@pytest.mark.parametrize("channels", [1, 3, 13])
+def test_a_pixel_of_a_tile_is_a_pixel_of_the_page(channels: int) -> None:
+    """The blocks of a grid lie on its page as `unit_block` makes them, and those of dead units are
+    blank."""
+    own = exemplars(channels)
+    shown = pixels(figures.grid(own, tile=21, heading="net"))
+    block = unit_block(own, 0, "deconvnet", 21)
+    assert len(positions_of(shown, block)) == 1
+    alone = exemplars(channels, units=1)
+    strip = unit_tiles(alone, 0, "deconvnet", 56)[:, 0]
+    assert len(positions_of(pixels(figures.overview([alone])), sheet(strip, columns=1, gap=2))) == 1
+
+
+def positions_of(picture: Tensor, detail: Tensor) -> list[list[int]]:
+    """Where a detail (3, h, w) lies in a picture."""
+    height, width = detail.shape[1:]
+    down, across = picture.shape[1] - height + 1, picture.shape[2] - width + 1
+    candidates = torch.ones(down, across, dtype=torch.bool)
+    steps = generator(0)
+    for _ in range(40):  # some pixels first: few positions are left to compare in full
+        y = int(torch.randint(height, (), generator=steps))
+        x = int(torch.randint(width, (), generator=steps))
+        pixel = detail[:, y, x, None, None]
+        candidates &= (picture[:, y : y + down, x : x + across] == pixel).all(dim=0)
+    positions = []
+    for y, x in candidates.nonzero().tolist():
+        if torch.equal(picture[:, y : y + height, x : x + width], detail):
+            positions.append([y, x])
+    return positions
+
+
+def test_other_channels_than_three_are_shown_as_their_mean_as_tiles_do() -> None:
+    for channels in CHANNELS:
+        image = rand(channels, 5, 4)
+        shown = torch.from_numpy(page.rgb(image)).permute(2, 0, 1)
+        visible = torch.ones(1, 5, 4, dtype=torch.bool)
+        tile = picture_tiles(image[None], visible, (5, 4))[0]
+        assert torch.equal((shown * 255).round().to(torch.uint8), tile)
+
+
+def test_tiles_keep_the_shape_of_the_receptive_field() -> None:
+    assert tile_size((3, 7, 5), 70) == (70, 50)
+    assert tile_size((1, 300), 50) == (1, 50)
+
+
+def test_dead_units_are_named_and_not_drawn() -> None:
+    own = exemplars()
+    assert any("dead" in text for text in texts(figures.grid(own)))
+    assert any("dead: 3" in text for text in texts(figures.overview([own])))
+    nothing = replace(own, dead=torch.ones(3, dtype=torch.bool))
+    assert any("no image activates" in text for text in texts(figures.overview([nothing])))
+    assert unit_block(own, 1, "deconvnet", 20).unique().tolist() == [244, 255]
+
+
+def test_the_rule_that_is_drawn_is_the_one_asked_for() -> None:
+    own = exemplars()
+    for draw in (figures.grid, lambda e, rule: figures.overview([e], rule=rule)):
+        assert any("guided" in text for text in texts(draw(own, rule="guided")))
+        with pytest.raises(RuleError, match="gradient"):
+            draw(own, rule="gradient")
+    first, second = (pixels(figures.grid(own, rule=rule)) for rule in own.rules)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.grid(exemplars(units=0)),
+        lambda: figures.overview([]),
+        lambda: figures.top_patches([]),
+        lambda: figures.activation_maps(rand(3, 8, 8), []),
+        lambda: figures.occlusion([]),
+        lambda: figures.invariance([], "a", "b", names=[]),
+        lambda: figures.equivariance({}, {}),
+        lambda: figures.sharing({}),
+        lambda: figures.strides(rand(3, 8, 8), []),
+        lambda: figures.ablation([]),
+        lambda: figures.layer_probe([], chance=0.1),
+        lambda: figures.first_layer([]),
+    ],
+)
+def test_nothing_to_draw_is_an_error_that_says_so(draw: Callable[[], Figure]) -> None:
+    with pytest.raises(UsageError, match=r"^0 "):
+        draw()
+
+
+def test_too_few_names_of_classes() -> None:
+    with pytest.raises(UsageError, match=r"class \d+ .* 2 names"):
+        figures.occlusion([occluded()], classes=["a", "b"])
+
+
+def test_names_stand_as_they_are_written() -> None:
+    """A dollar sign begins no formula, and the middle of a name that is too long is left out."""
+    figure = figures.grid(exemplars(name="a_$1$_b"), heading=r"$\wrong")
+    pixels(figure)
+    assert any(text.startswith(r"$\wrong: layer a_$1$_b") for text in texts(figure))
+    shorter = page.fitted(LONG, 120, 8)
+    assert page.text_width(shorter, 8) <= 120
+    assert shorter.startswith("features")
+    assert shorter.endswith("end")
+    assert page.fitted("short", 120, 8) == "short"
+
+
+@pytest.mark.parametrize("width", [60, 200, 1000])
+def test_wrapped_lines_hold_every_word(width: int) -> None:
+    text = "middle grey is zero, and the contrast the same within a unit"
+    lines = page.wrapped(text, width, 8)
+    assert " ".join(lines) == text
+    assert all(page.text_width(line, 8) <= width for line in lines)
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_saved_figures_are_whole_and_the_same_each_time(suffix: str, tmp_path: Path) -> None:
+    written = []
+    for name in ("first", "second"):
+        path = tmp_path / "new" / f"{name}.{suffix}"
+        assert figures.save(figures.grid(exemplars()), path) == path
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
+        f"first.{suffix}",
+        f"second.{suffix}",
+    ]
+
+
+def test_a_pdf_has_truetype_fonts_and_no_date(tmp_path: Path) -> None:
+    data = figures.save(figures.grid(exemplars()), tmp_path / "a.pdf").read_bytes()
+    assert b"/TrueType" in data or b"/CIDFontType2" in data
+    assert b"/Type3" not in data
+    assert b"CreationDate" not in data
+
+
+@pytest.mark.parametrize("name", ["a.svg", "a", "a.png.part"])
+def test_other_files_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=name):
+        figures.save(Figure(), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_notebook_shows_a_page_by_itself() -> None:
+    figure = figures.grid(exemplars())
+    assert isinstance(figure, figures.Page)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    size = [round(float(inches) * figure.dpi) for inches in figure.get_size_inches()]
+    assert list(pixels(figure).shape[1:]) == size[::-1]
+
+
+# linear RGB as red- and as green-blind eyes have it: Machado, Oliveira & Fernandes (2009), severity 1
+BLIND = {
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+
+
+def lab(color: str, eye: str | None) -> Tensor:
+    """A colour in CIELAB, where distances are as large as they look."""
+    values = torch.tensor(to_rgb(color), dtype=torch.float64)
+    linear = torch.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    if eye is not None:
+        linear = (torch.tensor(BLIND[eye], dtype=torch.float64) @ linear).clamp(0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    white = torch.tensor([0.9505, 1.0, 1.089], dtype=torch.float64)
+    ratio = torch.tensor(to_xyz, dtype=torch.float64) @ linear / white
+    f = torch.where(ratio > 0.008856, ratio.clamp(min=1e-9) ** (1 / 3), 7.787 * ratio + 16 / 116)
+    return torch.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("eye", [None, *BLIND])
+def test_colours_stay_apart_for_colour_blind_eyes(eye: str | None) -> None:
+    for i, first in enumerate(page.COLORS):
+        for second in page.COLORS[:i]:
+            assert float((lab(first, eye) - lab(second, eye)).norm()) > 10, (first, second)
+
+
+def test_a_curve_for_each_image_layer_and_checkpoint() -> None:
+    row = swept(3, [4, 0])
+    figure = figures.invariance([row], "first", "top", names=["a", "b"])
+    plots = [axes for axes in figure.axes if axes.lines]
+    assert len(plots) == 3
+    for plot, layer_name in zip(plots[:2], ("first", "top"), strict=True):
+        for line, curve in zip(plot.lines, row.result.distances[layer_name], strict=True):
+            assert list(line.get_ydata()) == pytest.approx(curve.tolist())
+    assert row.result.probabilities is not None
+    second = list(plots[2].lines[1].get_ydata())
+    assert second == pytest.approx(row.result.probabilities[1, :, 0].tolist())
+    figure = figures.settling(evolution())
+    assert [len(axes.lines) for axes in figure.axes] == [3, 2]
+
+
+def test_a_feature_that_jumps_is_marked() -> None:
+    result = evolution()
+    figure = figures.evolution(result)
+    marks = [len(axes.patches) for axes in figure.axes]
+    assert marks == [int(track.jumped.sum()) for track in result.values()]
+    assert texts(figure).count("dead") == 2

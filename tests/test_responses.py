@@ -1,0 +1,113 @@
+"""Responses against maps read one image at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from laws import generator, randint, same_bits, untouched
+from nets import Raises, Reused, integers, plain
+from oracles import output
+from torch import Tensor, nn
+
+from featviz import responses
+from featviz.errors import ImageError, LayerError, UsageError
+from featviz.images import Images, Preprocess, open_images
+
+X = randint(0, 4, 5, 3, 12, 12) / 4
+REDUCED: dict[Any, Any] = {
+    "max": lambda maps: maps.amax(dim=(2, 3)),
+    "mean": lambda maps: maps.mean(dim=(2, 3)),
+    "sum": lambda maps: maps.sum(dim=(2, 3)),
+    "l2": lambda maps: maps.square().sum(dim=(2, 3)).sqrt(),
+    "map": lambda maps: maps,
+}
+
+
+def maps_of(layer: str) -> Tensor:
+    return torch.stack([output(plain(), layer, image) for image in X])
+
+
+@pytest.mark.parametrize("batch_size", [2, 32])
+@pytest.mark.parametrize("reduce", REDUCED)
+def test_each_reduction(reduce: Any, batch_size: int) -> None:
+    model = plain().train()
+    with untouched(model):
+        values = responses(model, X, "conv", reduce=reduce, batch_size=batch_size)
+    assert set(values) == {"0", "3"}
+    for name, value in values.items():
+        assert same_bits(value, REDUCED[reduce](maps_of(name)))
+
+
+def test_a_function_of_ones_own() -> None:
+    values = responses(plain(), X, "3", reduce=lambda maps: maps[:, 2, 1], batch_size=2)
+    assert same_bits(values["3"], maps_of("3")[:, 2, 1])
+
+
+@pytest.mark.parametrize("reduce", ["max", "map"])
+def test_a_fully_connected_layer_stays_as_it_is(reduce: Any) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 4)).eval()
+    value = responses(model, X, "1", reduce=reduce)["1"]
+    torch.testing.assert_close(value, model(X).detach())
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'maxx'.*'max'"):
+        responses(plain(), X, reduce="maxx")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"\(\).*5 images.*'3'"):
+        responses(plain(), X, "3", reduce=lambda maps: maps.mean())
+    with pytest.raises(UsageError, match=r"\(8, 5\).*5 images"):
+        responses(plain(), X, "3", reduce=lambda maps: maps.amax(dim=(2, 3)).T)
+    with pytest.raises(UsageError, match="batch_size=0"):
+        responses(plain(), X, batch_size=0)
+    with pytest.raises(LayerError, match="'9'"):
+        responses(plain(), X, "9")
+
+
+def test_an_image_that_cannot_be_read_is_an_error() -> None:
+    def read(i: int) -> Tensor:
+        if i == 3:
+            raise OSError("broken")
+        return X[i]
+
+    with pytest.raises(ImageError, match=r"'d'.*broken"):
+        responses(plain(), Images(list("abcde"), read, Preprocess()))
+
+
+def network() -> nn.Module:
+    """Maps, a rectifier in place behind them, and a fully connected layer with another behind it."""
+    layers = [nn.Conv2d(3, 6, 3), nn.ReLU(inplace=True), nn.Conv2d(6, 4, 3, stride=2)]
+    head = [nn.Flatten(), nn.Linear(64, 5), nn.ReLU(inplace=True)]
+    return integers(nn.Sequential(*layers, *head)).double()
+
+
+def pictures(n: int = 5, side: int = 12) -> Tensor:
+    return torch.rand(n, 3, side, side, generator=generator(4))
+
+
+def test_images_are_brought_to_model_space() -> None:
+    model, pixels = network(), pictures()
+    recipe = Preprocess(size=(12, 12), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    result = responses(model, open_images(pixels, recipe), "0")["0"]
+    expected = output(model, "0", recipe.normalize(pixels[2]).double()).amax((1, 2))
+    torch.testing.assert_close(result[2], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_calls_of_one_module_are_kept_apart() -> None:
+    model, images = integers(Reused()), pictures()
+    result = responses(model, images, ["relu@1", "relu@0"], progress=True)
+    assert list(result) == ["relu@1", "relu@0"]
+    for name, values in result.items():
+        torch.testing.assert_close(values[1], output(model, name, images[1]).amax((1, 2)))
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 9])
+def test_the_model_is_left_as_it_was(after: int) -> None:
+    model = Raises(after).train()
+    with untouched(model):
+        if after == 9:
+            responses(model, pictures(), ["a", "b"], batch_size=2)
+        else:
+            with pytest.raises(Exception, match="in the middle"):
+                responses(model, pictures(), ["a", "b"], batch_size=2)
