@@ -1,4 +1,4 @@
-"""How the benchmarks time a piece of work."""
+"""How the benchmarks time a piece of work, and on what."""
 
 from __future__ import annotations
 
@@ -16,3 +16,10 @@ def timed(work: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:
     if device != "cpu":
         torch.cuda.synchronize()
     return time.perf_counter() - start, result
+
+
+def device_name(device: str) -> str:
+    """What a table says of the machine that it was made on."""
+    if device == "cpu":
+        return f"CPU, {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name(device)
