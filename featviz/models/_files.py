@@ -7,6 +7,7 @@ import importlib
 import pathlib
 import pickle
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,16 @@ def content_of(path: Path) -> Any:
     Raises:
         WeightsError: it is missing, damaged, something else, or holds code.
     """
+    if path.is_dir():
+        raise WeightsError(f"{str(path)!r} is a folder: give a weights file", "weights")
     if not path.is_file():
         raise WeightsError(f"no weights file {str(path)!r}", "weights")
     _check_head(path)
     try:
         if path.suffix == ".safetensors":
             return _safetensors(path)
-        with torch.serialization.safe_globals(_harmless()):
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other protocols: what cannot be read is an error
             return torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
@@ -87,8 +91,8 @@ def _harmless() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
         harmless.append((scalar, f"{module}.scalar"))
         harmless.append((array, f"{module}._reconstruct"))
     for module in ("pathlib", "pathlib._local"):  # _local in Python 3.13
-        for name in ("Path", "PosixPath", "WindowsPath"):
-            harmless.append((_path, f"{module}.{name}"))
+        names = [f"{module}.{name}" for name in ("Path", "PosixPath", "WindowsPath")]
+        harmless += [(_path, name) for name in names]
     harmless += [getattr(dtypes, name) for name in dtypes.__all__]
     return harmless
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,9 +100,9 @@ def _load(model: nn.Module, state: Mapping[str, Any], assign: bool) -> tuple[lis
 
 def _without(state: Mapping[str, Any], names: list[str]) -> Mapping[str, Any]:
     """The other entries; a copy that keeps what torch notes of versions."""
-    rest = copy.copy(state)
+    rest = cast(dict[str, Any], copy.copy(state))
     for name in names:
-        dict.pop(rest, name, None)  # type: ignore[arg-type]
+        rest.pop(name, None)
     return rest
 
 

@@ -30,7 +30,6 @@ _INITIALIZES = ("googlenet", "inception_v3")
 """Builders of torchvision's that take ``init_weights`` without showing it in their signature."""
 
 
-
 def build(spec: str, named: str | None = None, num_classes: int | None = None) -> nn.Module:
     """A model with its initial weights, or with its own weights of that name.
 
@@ -109,7 +108,9 @@ def _from_timm(name: str, named: str | None, options: dict[str, Any]) -> nn.Modu
         model = timm.create_model(name, pretrained=named is not None, **options)
     except Exception as error:
         if named is None:
-            raise ModelError(f"timm:{name} cannot be built: {first_line(error)}", "model") from error
+            raise ModelError(
+                f"timm:{name} cannot be built: {first_line(error)}", "model"
+            ) from error
         raise WeightsError(
             f"the weights {named!r} of timm:{name} cannot be fetched ({first_line(error)}): "
             "give a file",

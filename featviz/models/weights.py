@@ -152,8 +152,7 @@ def _candidates(every: list[_StateDict], own: Mapping[str, Any]) -> list[_StateD
     """Every state dict as it is, and below each prefix that leaves names of the model's own."""
     candidates = []
     for state in every:
-        for prefix in _prefixes(state.entries, own):
-            candidates.append(state.below(prefix))
+        candidates += [state.below(prefix) for prefix in _prefixes(state.entries, own)]
     return candidates
 
 
@@ -215,9 +214,7 @@ def _chosen(fits: list[tuple[_StateDict, Fit]], path: Path) -> Fit:
             if state.steps[-1:] == (usual,) and state.prefix in ("", "module.", "model."):
                 return fit
     keys = _listed([state for state, _ in exact])
-    raise WeightsError(
-        f"several weights in {str(path)!r} fit: choose by key one of {keys}", "key"
-    )
+    raise WeightsError(f"several weights in {str(path)!r} fit: choose by key one of {keys}", "key")
 
 
 def _nearness(candidate: tuple[_StateDict, Fit]) -> tuple[int, int]:
