@@ -33,8 +33,8 @@ def content_of(path: Path) -> Any:
         raise WeightsError(f"{str(path)!r} is a folder: give a weights file", "weights")
     if not path.is_file():
         raise WeightsError(f"no weights file {str(path)!r}", "weights")
-    _check_head(path)
     try:
+        _check_head(path)
         if path.suffix == ".safetensors":
             return _safetensors(path)
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():

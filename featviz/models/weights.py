@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ _USUAL = ("state_dict", "model_state_dict", "model")
 """Where training scripts put the state dict in their checkpoints."""
 _NAMED_AT_MOST = 5
 """Entries of a file that a message names."""
+_ASKED_AT_MOST = 16
+"""State dicts that the model is asked about: a checkpoint has many that are an optimizer's."""
 
 
 def load_weights(
@@ -63,7 +65,7 @@ def load_weights(
         raise WeightsError(
             f"the file {str(path)!r} holds no weights at {key!r}: it has {_listed(every)}", "key"
         )
-    fits = _fits(model, candidates)
+    fits = _fits(model, _likeliest(candidates, own))
     fit = _chosen(fits, path)
     if not fit.hits or fit.trouble or not (fit.is_exact or partial):
         raise _misfit(fit, path, every)
@@ -124,10 +126,10 @@ def _with_versions(
 
 def _state_dicts(content: Any) -> Iterator[_StateDict]:
     """Every mapping of names to values of which one at least is a tensor, however deep."""
-    waiting: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
     known: set[int] = set()
     while waiting:
-        steps, value = waiting.pop(0)
+        steps, value = waiting.popleft()
         if id(value) in known:
             continue
         known.add(id(value))
@@ -136,7 +138,9 @@ def _state_dicts(content: Any) -> Iterator[_StateDict]:
         elif isinstance(value, Mapping) and _is_state_dict(value):
             yield _StateDict(steps, value)
         if isinstance(value, Mapping):
-            waiting += [((*steps, str(name)), below) for name, below in value.items()]
+            for name, below in value.items():
+                if isinstance(below, (Mapping, list, tuple)):
+                    waiting.append(((*steps, str(name)), below))
 
 
 def _is_state_dict(value: Mapping[Any, Any]) -> bool:
@@ -154,6 +158,21 @@ def _candidates(every: list[_StateDict], own: Mapping[str, Any]) -> list[_StateD
     for state in every:
         candidates += [state.below(prefix) for prefix in _prefixes(state.entries, own)]
     return candidates
+
+
+def _likeliest(candidates: list[_StateDict], own: Mapping[str, Any]) -> list[_StateDict]:
+    """Those with the most names of the model's, or where none has any, the largest; in order."""
+
+    def likeness(state: _StateDict) -> tuple[int, int]:
+        return sum(name in own for name in state.entries), len(state.entries)
+
+    likeliest = sorted(candidates, key=likeness, reverse=True)[:_ASKED_AT_MOST]
+    most, _ = likeness(likeliest[0])
+    if most:
+        # a bare one may have names that the model converts: it stays beside those below a prefix
+        steps = {state.steps for state in likeliest if likeness(state)[0]}
+        likeliest = [state for state in likeliest if state.steps in steps]
+    return [state for state in candidates if state in likeliest]
 
 
 def _prefixes(names: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
