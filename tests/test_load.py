@@ -490,7 +490,7 @@ def test_a_refusal_names_what_the_file_holds(tmp_path: Path) -> None:
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(WeightsError, match="is a web page"):
         load_weights(classifier(), page)
-    with pytest.raises(WeightsError, match="pointer of git-lfs.*git lfs pull"):
+    with pytest.raises(WeightsError, match=r"pointer of git-lfs.*git lfs pull"):
         load_weights(classifier(), pointer)
     with pytest.raises(WeightsError, match="is a folder"):
         load_weights(classifier(), tmp_path)
