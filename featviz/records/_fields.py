@@ -5,6 +5,7 @@ Every function takes a field's name and its value, and raises a ValueError that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -32,6 +33,11 @@ class Entry:
             raise ValueError(f"{name} is missing")
         return check(name, self.value[key])
 
+    def check(self, checks: Mapping[str, Callable[[str, Any], Any]]) -> None:
+        """Take fields by name, each under its check."""
+        for key, check in checks.items():
+            self.take(key, check)
+
 
 def wrong(name: str, value: Any, allowed: str) -> ValueError:
     """The error about a field that is not what it has to be."""
@@ -56,6 +62,27 @@ def text(name: str, value: Any) -> str:
 def optional_text(name: str, value: Any) -> str | None:
     """Text or null."""
     return None if value is None else text(name, value)
+
+
+def matching(pattern: str) -> Callable[[str, Any], str]:
+    """A check for text that is of a pattern from its first character to its last."""
+
+    def check(name: str, value: Any) -> str:
+        if re.fullmatch(pattern, text(name, value)) is None:
+            raise wrong(name, value, f"of the pattern {pattern}")
+        return str(value)
+
+    return check
+
+
+def texts(name: str, value: Any) -> dict[str, str]:
+    """An object of texts."""
+    return {key: text(f"{name}.{key}", item) for key, item in entry(name, value).value.items()}
+
+
+def anything(name: str, value: Any) -> Any:
+    """Whatever it is."""
+    return value
 
 
 def flag(name: str, value: Any) -> bool:

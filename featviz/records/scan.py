@@ -458,9 +458,7 @@ def _unpacked(manifest: Entry, arrays: dict[str, Any]) -> Scan:
         _check_arrays(layer, own, k, done)
         statistics = Statistics.from_arrays(counts[i], own)
         layers[layer.name] = LayerScan(layer, TopK.from_arrays(own), statistics, listing)
-    sources = dict(manifest.take("sources", fields.entry).value)
-    for key, value in sources.items():
-        fields.text(f"sources.{key}", value)
+    sources = manifest.take("sources", fields.texts)
     if manifest.take("checksum", fields.text) != _checksum(manifest.value):
         raise ValueError("the manifest is not as it was written: its checksum is another")
     return Scan(layers, listing, identity, done, skipped, sources)
