@@ -86,12 +86,13 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> Path:
     pair = _opened(*folders)
     _check_alike(pair)
     names = _common_layers(pair)
+    about = _about(pair)
+    identity = {"compared": [gallery.record["identity"] for gallery in pair]}
     site.clear(target)
+    site.mark(target, site.new(identity, about, []))
     for gallery in pair:
         _copy(gallery, target)
-    about = _about(pair)
     layers = [_write_layer(target, about, i, name, pair) for i, name in enumerate(names)]
-    identity = {"compared": [gallery.record["identity"] for gallery in pair]}
     record = site.new(identity, about, layers)
     record["images"] = _images(pair)
     record["sides"] = [gallery.title for gallery in pair]

@@ -220,6 +220,11 @@ def begin(folder: Path) -> None:
         write_atomic(folder / "static" / name, source.read_bytes())
 
 
+def mark(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record, which says whose folder this is, also where no more comes of it."""
+    write_atomic(folder / RECORD, strict_json(record, indent=1))
+
+
 def finish(folder: Path, record: dict[str, Any]) -> Path:
     """Write the front page, the index that search reads, and the record, as far as the gallery is
     made.
@@ -227,8 +232,7 @@ def finish(folder: Path, record: dict[str, Any]) -> Path:
     Returns:
         The path of the front page.
     """
-    # the record comes first, as it says whose folder this is
-    write_atomic(folder / RECORD, strict_json(record, indent=1))
+    mark(folder, record)
     write_atomic(folder / "index.js", f"featviz.setNetwork({script(_index(record))});\n")
     front = _PAGES.get_template("front.html")
     text = front.render(record=record, about=record["about"], layers=record["layers"])

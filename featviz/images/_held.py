@@ -14,7 +14,8 @@ from torch import Tensor
 
 HELD_BYTES = 512 * 2**20
 """Bytes of decoded pixels that are kept."""
-_BLOCK = 8 * 2**20
+_BLOCKS = 64
+"""How many blocks make up all that is kept."""
 _ENTRY = 1024
 """Bytes that are counted for each image beside its pixels, for what Python keeps of it."""
 
@@ -67,7 +68,7 @@ class Held:
     def _room(self, size: int) -> Tensor | None:
         """So many free bytes in a row; None: there is no more room."""
         if self._used + size > len(self._block):
-            block = max(size, min(_BLOCK, self.limit - self._taken - _ENTRY))
+            block = max(size, self.limit // _BLOCKS)
             if self._taken + block + _ENTRY > self.limit:
                 return None
             self._block = torch.empty(block, dtype=torch.uint8)

@@ -229,6 +229,8 @@ class _Run:
 
         Until all of them are looked at the record on disk stays as it was, and they stay skipped.
         """
+        if not stale:
+            return state
         self.skipped = [skipped for skipped in state.skipped if skipped.index not in stale]
         done = state.done
         with evaluating(self.model), torch.no_grad():
