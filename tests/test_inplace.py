@@ -160,7 +160,7 @@ HIDDEN: dict[str, Function] = {
 
 @pytest.mark.parametrize("name", HIDDEN)
 def test_what_may_hide_a_rectifier_in_a_view_is_refused(name: str) -> None:
-    with pytest.raises(RuleError, match="has no meaning at (work in place|assignment)"):
+    with pytest.raises(RuleError, match=r"has no meaning at (work in place|assignment)"):
         signals(dropping(HIDDEN[name]), "deconvnet")
     assert signals(dropping(HIDDEN[name]), "gradient").any()
 
