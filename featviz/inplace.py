@@ -64,22 +64,32 @@ class visible_in_place(TorchFunctionMode):  # a context, named as what it does
         name = func.__name__
         if name in _LINEAR:
             result = func(*args, **kwargs)
-            if name != "__setitem__" or _is_basic(args[1]):  # a mask may be a rectifier's
+            if not _has_mask(name, args, kwargs):
                 self._note(target)
             return result
         twin = _out_of_place(name)
         if twin is None or not target._is_view():
             return func(*args, **kwargs)
         kwargs.pop("inplace", None)
-        result = target.copy_(_called(twin, func, args, kwargs))
+        # some keep what they are given for the backward pass, which the copy would write over
+        before = target.clone()
+        result = target.copy_(_called(twin, func, (before, *args[1:]), kwargs))
         self._note(target)
         return result
 
     def _note(self, target: Tensor) -> None:
         base = target._base if target._is_view() else target
         node = None if base is None else base.grad_fn
-        if node is not None and node.name() == "CopySlices":
+        if node is not None and node.name().endswith("CopySlices"):  # torch::autograd:: before it
             self.copies.add(node)
+
+
+def _has_mask(name: str, args: Any, kwargs: Any) -> bool:
+    """Whether work in place assigns to a mask, or multiplies by one: it may be a rectifier's."""
+    if name == "__setitem__":
+        return not _is_basic(args[1])
+    operands = (*args[1:], *kwargs.values())
+    return any(isinstance(x, Tensor) and x.dtype == torch.bool for x in operands)
 
 
 def _is_basic(index: Any) -> bool:

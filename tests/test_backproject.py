@@ -9,12 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from laws import randint, same_bits
+import torch.nn.functional as F
+from laws import randint, randn, same_bits
 from nets import OneSize, SizeDependent, integers, plain
 from oracles import projection
 from torch import Tensor, nn
 
-from featviz import Box, Exemplars, LayerScan, open_images, project_exemplars, scan
+from featviz import (
+    Box,
+    Exemplars,
+    LayerScan,
+    anatomy,
+    open_images,
+    project,
+    project_exemplars,
+    scan,
+)
 from featviz.fields.crop import crop_for
 from featviz.geometry import ReceptiveField
 
@@ -176,6 +186,115 @@ def test_a_field_that_promises_too_little_gives_itself_away() -> None:
     assert not result.layer.field.is_local
     assert torch.equal(result.full_image, projected(result))
     assert_right(model, layer_scan, result)
+
+
+# --- padding that depends on the size of the image
+
+
+class Same(nn.Module):
+    """A convolution with TensorFlow's padding, written out: as much as makes the output's size that
+    of the input divided by the stride, and the odd pixel at the far side."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride)
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = (self._missing(n) for n in x.shape[2:])
+        padded = F.pad(x, (z // 2, z - z // 2, y // 2, y - y // 2))
+        result: Tensor = self.conv(padded)
+        return result
+
+    def _missing(self, n: int) -> int:
+        return max((-(-n // self.stride) - 1) * self.stride + self.kernel - n, 0)
+
+
+def same_padded() -> nn.Module:
+    layers = [Same(3, 4, 3, 2), nn.ReLU(), Same(4, 5, 3, 2), nn.ReLU(), Same(5, 4, 3, 1)]
+    return integers(nn.Sequential(*layers))
+
+
+@pytest.mark.parametrize("size", [(40, 40), (41, 38), (43, 45)])
+def test_padding_that_depends_on_the_size_falls_in_crops_as_in_the_image(
+    size: tuple[int, int],
+) -> None:
+    """Law 3, and no full image is needed."""
+    data = open_images(randint(0, 4, 6, 3, *size) / 4)
+    layer_scan = scan(same_padded(), data, ["4.conv"], k=3)["4.conv"]
+    result = project_exemplars(same_padded(), data, layer_scan, rule="gradient")
+    assert result.fallbacks == 0
+    model = same_padded()
+    for row, rank in projected(result).nonzero().tolist():
+        y, x = layer_scan.top.positions[row, rank].tolist()
+        image = data[int(result.images[row, rank])]
+        expected = projection(model, image, "4.conv", row, (y, x), "gradient")
+        box = Box(*result.boxes[row, rank].tolist())
+        shown = result.projections["gradient"][row, rank][:, result.visible[row, rank]]
+        assert torch.equal(shown, expected[box.region].flatten(1))
+        assert torch.count_nonzero(shown) == torch.count_nonzero(expected)
+
+
+@pytest.mark.parametrize("image", range(24, 34))
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+def test_congruent_crops_have_the_images_size_modulo_the_stride(stride: int, image: int) -> None:
+    """And hold the field of their position, which keeps its place in the map."""
+    full = Box(0, 0, image, image)
+    field = ReceptiveField((7, 7), (stride, stride), (2, 2), full, "exact")
+    for position in range((image - 3) // stride):
+        crop = crop_for(field, position, 0, (image, image), congruent=True)
+        if crop is None:
+            continue
+        assert (image - crop.box.height) % stride == 0
+        assert crop.box.top % stride == 0
+        assert crop.box.top // stride + crop.position[0] == position
+        box = field.box(position, 0)
+        assert box.clip(crop.box) == box
+
+
+def test_a_published_network_with_such_padding() -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False).double().eval()
+    images = randn(2, 3, 96, 96, dtype=torch.float64).sigmoid()
+    net = anatomy(model, (3, 96, 96))
+    for name in ("conv_stem", "blocks.1.0", "blocks.2.1"):
+        layer_scan = scan(model, images, [name], k=1)[name]
+        assert project_exemplars(model, images, layer_scan, range(3)).fallbacks == 0
+        h, w = net[name].map_size
+        for y, x in ((0, 0), (h // 2, w // 2), (h - 1, w - 1)):
+            unit = net[name].unit(1, at=(y, x))
+            signal = project(model, images[0], unit, rule="gradient", net=net)[0]
+            expected = projection(model, images[0], name, 1, (y, x), "gradient")
+            scale = expected.abs().max().clamp(min=1e-300)
+            assert float((signal - expected).abs().max() / scale) <= 1e-10
+
+
+class OverBatch(nn.Module):
+    """Its activations are those of an image less the mean of its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        result: Tensor = self.b(x - x.mean((0, 2, 3), keepdim=True) / 4)
+        return result
+
+
+def test_an_image_whose_neighbors_matter_is_projected_alone() -> None:
+    model = integers(OverBatch())
+    layer_scan = scan(model, DATA, ["b"], k=3, batch_size=1)["b"]
+    result = project_exemplars(model, DATA, layer_scan, rule="gradient")
+    for row, rank in projected(result).nonzero().tolist():
+        y, x = layer_scan.top.positions[row, rank].tolist()
+        image = DATA[int(result.images[row, rank])]
+        expected = projection(model, image, "b", row, (y, x), "gradient")
+        box = Box(*result.boxes[row, rank].tolist())
+        shown = result.projections["gradient"][row, rank][:, result.visible[row, rank]]
+        torch.testing.assert_close(shown, expected[box.region].flatten(1))
 
 
 # --- memory that runs out

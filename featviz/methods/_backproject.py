@@ -259,14 +259,18 @@ class _Engine:
         """Sort a batch by whether its responses are those that were recorded."""
         tolerance = _tolerance(responses)
         projected: list[Projected] = []
-        failed = []
-        for i, work in enumerate(works):
-            differences = self._differences(work, responses[i])
-            if max(differences) > tolerance and not work.is_full_image:
-                failed.append(work)
-                continue
-            if max(differences) > tolerance and len(works) > 1:  # do its neighbors matter?
+        failed: list[_Work] = []
+        all_differences = [self._differences(work, responses[i]) for i, work in enumerate(works)]
+        is_other = [max(differences) > tolerance for differences in all_differences]
+        if len(works) > 1 and works[0].is_full_image and any(is_other):
+            # neighbors matter, also to those whose responses agree by chance
+            for work in works:
                 projected += self._batch([work])[0]
+            return projected, failed
+        for i, work in enumerate(works):
+            differences = all_differences[i]
+            if is_other[i] and not work.is_full_image:
+                failed.append(work)
                 continue
             for r, job in enumerate(work.jobs):
                 if differences[r] > _WRONG:
