@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
         raise UsageError("--weights: every variant is trained from initial weights; leave it out")
     args.weights = "initial"
     if args.input_size is None and args.images is None and args.model == "zfmini":
-        args.input_size = SYNTHETIC
+        args.input_size = (SYNTHETIC, SYNTHETIC)
     classes = classes_in(args)
     model = model_from(args, num_classes=classes)
     sets = sets_from(args, model, coarse=True)

@@ -66,7 +66,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Transform images by more and more, measure every layer's error, draw."""
     if args.images is None and args.input_size is None and args.model == "zfmini":
-        args.input_size = SYNTHETIC
+        args.input_size = (SYNTHETIC, SYNTHETIC)
     model = model_from(args).double()
     images = images_from(args, model, synthetic=40)
     x = choose.inputs(model, images, choose.some(images, args.show, args.seed))

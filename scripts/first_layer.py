@@ -98,7 +98,7 @@ def trained(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The four networks, from the same initial weights but for the first layer."""
     args.weights = "initial"
     if args.input_size is None and args.images is None and args.model == "zfmini":
-        args.input_size = SYNTHETIC
+        args.input_size = (SYNTHETIC, SYNTHETIC)
     classes = classes_in(args)
     sets = sets_from(args, model_from(args, num_classes=classes), test=300, coarse=True)
     networks = []

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from shared import images_from, normalisation, positive, recipe_from
+from shared import images_from, normalisation, positive, recipe_from, square_side
 from torch import nn
 from tqdm import tqdm
 
@@ -125,7 +125,7 @@ def _synthetic_sets(args: argparse.Namespace, model: nn.Module, test: int, coars
     recipe = recipe_from(args, model) or normalisation(args, model)
     size = 96
     if recipe.size is not None:
-        size = recipe.size[0]
+        size = square_side(recipe.size)
     if args.limit is not None:
         test = max(FEWEST, min(test, args.limit))
     training = SyntheticImages(args.limit or args.training_images, seed=0, size=size)

@@ -26,6 +26,7 @@ from featviz.cli.arguments import (
     numbers,
     positive,
     recipe_from,
+    square_side,
 )
 from featviz.files import check_writable, write_atomic
 
@@ -45,6 +46,7 @@ __all__ = [
     "positives",
     "recipe_from",
     "run",
+    "square_side",
     "write",
 ]
 

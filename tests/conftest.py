@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real images and weights: that which FEATVIZ_SHARED names, or ``shared`` beside
+    the repository."""
+    folder = Path(os.environ.get("FEATVIZ_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("no folder of real images and weights")
+    return folder
 
 
 @pytest.fixture

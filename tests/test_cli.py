@@ -678,3 +678,51 @@ def test_a_resumed_scan_is_strict_too(tmp_path: Path, capsys: pytest.CaptureFixt
     assert cli.main(small) == 0
     assert cli.main([*small, "--strict"]) == 1
     assert "b.png" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_key_chooses_the_weights_in_a_file(
+    fails: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = factory("cli_key", "nn.Sequential(nn.Conv2d(3, 2, 3))")
+    state = {"0.weight": torch.zeros(2, 3, 3, 3), "0.bias": torch.ones(2)}
+    torch.save({"ema": state, "last": {**state, "0.bias": torch.zeros(2)}}, "w.pt")
+    command = ["layers", "--input-size", "8x12", "--model", model, "--weights", "w.pt"]
+    assert fails(*command).endswith("choose by key one of 'ema', 'last' (--weights-key KEY)")
+    assert cli.main([*command, "--weights-key", "ema"]) == 0
+    assert rows(capsys.readouterr().out)["0"][2] == "6x10"
+    assert "goes with --weights FILE" in fails("layers", "--weights-key", "ema")
+
+
+def test_a_size_is_a_side_or_height_x_width(fails: Any) -> None:
+    for size in ("0", "8x", "8x9x10", "big", "-3"):
+        assert f"{size!r} is not a size" in fails("layers", f"--input-size={size}", code=2)
+    assert "give a square one" in fails(*SMALL, "--input-size", "96x80")
+
+
+def test_the_preprocessing_of_images_is_printed_in_one_line(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = factory("cli_recipe", "nn.Sequential(nn.Conv2d(3, 2, 3))")
+    command = [*SMALL, "--images", str(pictures), "--mean", "0.5", "--model", model]
+    assert cli.main([*command, "--input-size", "24x32"]) == 0
+    expected = (
+        f"preprocessing ({model} brings none of its own, with --input-size, --mean): bilinear, "
+        "short side to 32, centre 24x32, mean (0.5, 0.5, 0.5), std (1.0, 1.0, 1.0)"
+    )
+    assert expected in capsys.readouterr().err.splitlines()
+
+
+def test_timm_s_weights_files_are_used_with_timm_s_recipe(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("test_resnet").state_dict(), "w.pth")
+    command = [*SMALL, *FEW, "--images", str(pictures), "--layers", "conv1.0"]
+    assert cli.main([*command, "--model", "timm:test_resnet", "--weights", "w.pth"]) == 0
+    config = timm.create_model("test_resnet").pretrained_cfg
+    made = json.loads(Path("out", "scan.json").read_text())["identity"]["preprocess"]
+    assert made["mean"] == list(config["mean"])
+    assert made["size"] == list(config["input_size"][1:])
+    assert made["interpolation"] == config["interpolation"]
+    assert "preprocessing (that of timm:test_resnet): " in capsys.readouterr().err

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import builtins
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 import torchvision.models
+from laws import untouched
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
-from featviz import load_model
+from featviz import load_model, open_images
 from featviz.errors import ModelError, UsageError, WeightsError
 from featviz.models import load_weights, preprocessing
+from featviz.models.recipes import image_channels, model_recipe
 
 
 def classifier(outputs: int = 2) -> nn.Sequential:
@@ -51,6 +57,16 @@ WRAPPINGS = {
     "module.": lambda model: prefixed(model.state_dict(), "module."),
     "_orig_mod.": lambda model: prefixed(model.state_dict(), "_orig_mod."),
     "module._orig_mod.": lambda model: prefixed(model.state_dict(), "module._orig_mod."),
+    "model.": lambda model: {"state_dict": prefixed(model.state_dict(), "model."), "loops": {}},
+    "backbone.": lambda model: (
+        prefixed(model.state_dict(), "backbone.") | {"head.w": torch.ones(1)}
+    ),
+    "encoder": lambda model: {"state_dict": prefixed(model.state_dict(), "module.encoder_q.")},
+    "deep": lambda model: {"nets": [{"a": {"best": model.state_dict()}}], "ema": None},
+    "AveragedModel": lambda model: torch.optim.swa_utils.AveragedModel(model).state_dict(),
+    "old": lambda model: {
+        name: value for name, value in model.state_dict().items() if "num_batches" not in name
+    },
     "DataParallel": lambda model: {"state_dict": nn.DataParallel(model).state_dict()},
 }
 
@@ -67,7 +83,10 @@ def test_weights_files_as_people_have_them(wrapping: str, zipped: bool, tmp_path
         WRAPPINGS[wrapping](theirs), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped
     )
     assert load_weights(ours, tmp_path / "w.pth") == []
-    assert same(ours.state_dict(), theirs.state_dict())
+    state = theirs.state_dict()
+    if wrapping == "old":
+        state["1.num_batches_tracked"] = torch.tensor(0)
+    assert same(ours.state_dict(), state)
 
 
 def test_a_model_that_has_names_under_module_itself_keeps_them(tmp_path: Path) -> None:
@@ -338,3 +357,255 @@ def test_preprocessing_is_that_of_the_weights() -> None:
     zfmini = preprocessing("zfmini")
     assert zfmini is not None
     assert zfmini.size == (96, 96)
+
+
+def filled(value: float) -> dict[str, Tensor]:
+    """A state dict of `classifier` whose every entry is one number."""
+    return {name: torch.full_like(t, value) for name, t in classifier().state_dict().items()}
+
+
+def test_a_key_chooses_among_several_weights_and_they_are_listed(tmp_path: Path) -> None:
+    content = {"best": {"ema": filled(1)}, "last": prefixed(filled(2), "net."), "epoch": 3}
+    path = saved(tmp_path / "w.pt", content)
+    model = classifier()
+    with (
+        untouched(model),
+        pytest.raises(WeightsError, match=r"of 'last\.net', 'best\.ema'") as caught,
+    ):
+        load_weights(model, path)
+    assert caught.value.arguments == ("key",)
+    for key, value in (("ema", 1), ("best", 1), ("last", 2), ("last.net", 2)):
+        load_weights(model, path, key=key)
+        assert (model[0].weight == value).all()
+    with pytest.raises(WeightsError, match=r"no weights at 'gone': it has 'last', 'best\.ema'"):
+        load_weights(model, path, key="gone")
+
+
+def test_the_usual_key_is_taken_and_where_none_fits_all_are_listed(tmp_path: Path) -> None:
+    model = classifier()
+    path = saved(tmp_path / "w.pt", {"ema": filled(1), "state_dict": filled(2)})
+    load_weights(model, path)
+    assert (model[0].weight == 2).all()
+    other = {"ema": classifier(3).state_dict(), "state_dict": classifier(4).state_dict()}
+    with pytest.raises(WeightsError, match="has weights at 'ema', 'state_dict'") as caught:
+        load_weights(model, saved(tmp_path / "other.pt", other))
+    assert caught.value.arguments == ("weights", "partial", "key")
+
+
+def test_the_state_of_an_optimizer_is_not_asked_about(tmp_path: Path) -> None:
+    model = classifier()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    path = saved(tmp_path / "w.pt", {"a": optimizer.state_dict(), "z": filled(2)})
+    assert load_weights(model, path) == []
+    assert (model[0].weight == 2).all()
+
+
+class Extra(nn.Conv2d):
+    """Has state that is no tensor."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.version = state["version"]
+
+
+def lazy() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of some torch versions: lazy modules are new
+        return nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.LazyConv2d(2, 3))
+
+
+def made() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+
+
+def old_norm() -> nn.Module:
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return nn.utils.weight_norm(nn.Conv2d(3, 4, 3, bias=False))
+
+
+CONVERTED = {
+    "FrozenBatchNorm": (
+        lambda: nn.Sequential(nn.BatchNorm2d(3)),
+        lambda: nn.Sequential(FrozenBatchNorm2d(3)),
+    ),
+    "weight norm": (
+        old_norm,
+        lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3, bias=False)),
+    ),
+    "old weight norm": (old_norm, old_norm),
+    "extra state": (lambda: Extra(3, 4, 3), lambda: Extra(3, 4, 3)),
+    "lazy": (made, lazy),
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.model."])
+@pytest.mark.parametrize("name", CONVERTED)
+def test_what_the_model_s_own_load_state_dict_takes_is_taken(
+    name: str, prefix: str, tmp_path: Path
+) -> None:
+    theirs, ours = (make() for make in CONVERTED[name])
+    path = saved(tmp_path / "w.pt", prefixed(theirs.state_dict(), prefix))
+    assert load_weights(ours, path) == []
+    x = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+def test_a_model_of_meta_tensors_gets_those_of_the_file(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        model = classifier()
+    load_weights(model, saved(tmp_path / "w.pt", filled(2)))
+    assert (model[0].weight == 2).all()
+
+
+def test_a_model_that_cannot_be_copied_is_put_back(tmp_path: Path) -> None:
+    model = classifier()
+    model.generator = (i for i in range(3))  # cannot be copied
+    with untouched(model), pytest.raises(WeightsError):
+        load_weights(model, saved(tmp_path / "w.pt", {**filled(2), "5.bias": torch.ones(9)}))
+    load_weights(model, saved(tmp_path / "w.pt", filled(2)))
+    assert (model[0].weight == 2).all()
+
+
+def test_what_scripts_save_beside_the_weights_is_read(tmp_path: Path) -> None:
+    beside = [np.float64(0.9), np.arange(3), np.bool_(True), argparse.Namespace(lr=0.1), tmp_path]
+    path = saved(tmp_path / "w.pt", {"state_dict": filled(2), "beside": beside})
+    assert load_weights(classifier(), path) == []
+
+
+class Settings:
+    """Is not known to any reader."""
+
+
+def test_a_refusal_names_what_the_file_holds(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pt", {"state_dict": filled(2), "settings": Settings()})
+    with pytest.raises(WeightsError, match=r"refused: it holds '.*Settings', a pickle of code"):
+        load_weights(classifier(), path)
+    page, pointer = tmp_path / "page.pth", tmp_path / "pointer.safetensors"
+    page.write_text("\n<!DOCTYPE html><html>404</html>")
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(WeightsError, match="is a web page"):
+        load_weights(classifier(), page)
+    with pytest.raises(WeightsError, match=r"pointer of git-lfs.*git lfs pull"):
+        load_weights(classifier(), pointer)
+    with pytest.raises(WeightsError, match="is a folder"):
+        load_weights(classifier(), tmp_path)
+
+
+def test_safetensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file(filled(2), tmp_path / "w.safetensors")
+    model = classifier()
+    assert load_weights(model, tmp_path / "w.safetensors") == []
+    assert (model[0].weight == 2).all()
+    (tmp_path / "damaged.safetensors").write_bytes(b"hello")
+    with pytest.raises(WeightsError, match=r"damaged\.safetensors' is no weights file"):
+        load_weights(model, tmp_path / "damaged.safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(WeightsError, match="pip install safetensors"):
+        load_weights(model, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("sparse", Tensor.to_sparse),
+        ("complex", lambda value: value.to(torch.complex64)),
+        ("meta", lambda value: value.to("meta")),
+    ],
+)
+def test_tensors_of_other_kinds_are_refused_in_one_line(
+    kind: str, change: Any, tmp_path: Path
+) -> None:
+    state = {**filled(2), "0.weight": change(filled(2)["0.weight"])}
+    model = classifier()
+    path = saved(tmp_path / "w.pt", state)
+    for partial in (False, True):
+        with untouched(model), pytest.raises(WeightsError, match=f"'0.weight' is a {kind}"):
+            load_weights(model, path, partial=partial)
+
+
+def test_timm_s_models_come_with_the_recipe_of_their_weights() -> None:
+    timm = pytest.importorskip("timm")
+    recipe = preprocessing("timm:tf_efficientnet_lite0", "own.pth")
+    assert recipe is not None
+    assert (recipe.size, recipe.resize, recipe.interpolation) == ((224, 224), 256, "bicubic")
+    assert recipe.mean == recipe.std == (0.5, 0.5, 0.5)
+    assert preprocessing("timm:resnet18.tv_in1k") != preprocessing("timm:resnet18.a1_in1k")
+    assert preprocessing("timm:resnet18", "tv_in1k") == preprocessing("timm:resnet18.tv_in1k")
+    model = load_model("timm:resnet18.tv_in1k", "initial")
+    assert model_recipe(model) == preprocessing("timm:resnet18.tv_in1k")
+    assert timm.is_model("resnet18")
+    for ask in (load_model, preprocessing):
+        with pytest.raises(
+            WeightsError, match=r"timm:resnet18 has no weights 'b2': it has a1_in1k"
+        ):
+            ask("timm:resnet18.b2")
+    with pytest.raises(ModelError, match=r"timm has no model 'resnet19'; did you mean 'resnet1"):
+        load_model("timm:resnet19")
+
+
+class Focus(nn.Module):
+    """Takes 3 channels, and its first convolution 12."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 16, 3))
+        self.head = nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+class HeadFirst(nn.Module):
+    """Its last convolution is listed first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(16, 5, 1)
+        self.body = nn.Conv2d(3, 16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "channels"),
+    [
+        (Focus(), 3),
+        (HeadFirst(), 3),
+        (nn.Conv2d(1, 4, 3), 1),
+        (nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 2)), 1),
+        (nn.Conv2d(4, 4, 3), 4),
+        (nn.Linear(7, 2), 3),
+    ],
+)
+def test_the_channels_of_images_are_what_a_forward_takes(model: nn.Module, channels: int) -> None:
+    before = torch.random.get_rng_state()
+    with untouched(model):
+        assert image_channels(model) == channels
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_real_network_is_right_on_real_photographs_by_its_recipe(shared: Path) -> None:
+    pytest.importorskip("timm")
+    spec = "timm:tf_efficientnet_lite0"
+    weights = shared / "weights" / "tf_efficientnet_lite0_imagenet.pth"
+    folder = shared / "images" / "imagenet-sample-500"
+    names = shared / "images" / "imagenet-classes.txt"
+    if not (weights.is_file() and folder.is_dir() and names.is_file()):
+        pytest.skip("no weights or no photographs")
+    ids = [line.split("\t")[1] for line in names.read_text().splitlines()]
+    model = load_model(spec, weights)
+    images = open_images(folder, preprocessing(spec))
+    right = 0
+    for i, key in enumerate(images.keys):
+        with torch.no_grad():
+            scores = model(images.preprocess.normalize(images[i])[None])
+        right += key.startswith(ids[int(scores.argmax())])
+    assert len(images) == 500
+    assert right / len(images) == pytest.approx(0.87, abs=0.005)

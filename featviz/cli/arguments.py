@@ -17,8 +17,9 @@ from featviz.errors import FeatvizError, RuleError, UsageError
 from featviz.images import Images, Preprocess, common_size, open_images
 from featviz.methods._backproject import MEMORY
 from featviz.methods.scan import scan
-from featviz.models import LocallyConnected2d, load_model, load_weights, preprocessing
+from featviz.models import load_model, load_weights, preprocessing
 from featviz.models.load import is_file
+from featviz.models.recipes import image_channels, model_recipe
 from featviz.records.scan import Scan
 from featviz.rules import RULES, check_rule
 from featviz.units import Layer
@@ -37,6 +38,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="a file, the name of the model's own weights (DEFAULT), or 'initial' (default: bundled, else initial)",
     )
     group.add_argument(
+        "--weights-key",
+        metavar="KEY",
+        help="key of the weights in the file, such as ema (default: the one that fits)",
+    )
+    group.add_argument(
         "--partial",
         action="store_true",
         help="accept a weights file that covers only some of the model",
@@ -44,9 +50,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     group.add_argument(
         "--input-size",
-        type=positive,
+        type=height_width,
         metavar="PIXELS",
-        help="side of the model's square input",
+        help="size of the model's input: a side, such as 224, or HEIGHTxWIDTH",
     )
     group.add_argument(
         "--mean", type=floats, help="per channel, of images in [0, 1], such as 0.485,0.456,0.406"
@@ -128,6 +134,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def height_width(text: str) -> tuple[int, int]:
+    """(height, width), from 224 or 192x256."""
+    sides = [side.strip() for side in text.lower().split("x")]
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size such as 224 or 192x256 (height x width)"
+        )
+    return int(sides[0]), int(sides[-1])
+
+
 def rules(text: str) -> list[str]:
     """Names of rules with commas, each once."""
     names = dict.fromkeys(rule.strip() for rule in text.split(","))
@@ -172,7 +188,11 @@ def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> n
     device = args.device or default_device()
     if args.partial:
         return _partial_model(args, device, num_classes)
-    model = load_model(args.model, args.weights, device=device, num_classes=num_classes)
+    if args.weights_key is not None and not is_file(args.weights):
+        raise UsageError("--weights-key goes with --weights FILE")
+    model = load_model(
+        args.model, args.weights, device=device, num_classes=num_classes, key=args.weights_key
+    )
     if args.weights is None and args.model != "zfmini":
         print(
             f"{args.model} has its initial weights: nothing is learned yet (give --weights)",
@@ -191,7 +211,7 @@ def _partial_model(args: argparse.Namespace, device: str, num_classes: int | Non
     if not is_file(args.weights):
         raise UsageError("--partial goes with --weights FILE")
     model = load_model(args.model, "initial", device=device, num_classes=num_classes)
-    left = load_weights(model, args.weights, partial=True)
+    left = load_weights(model, args.weights, partial=True, key=args.weights_key)
     message = f"{args.weights}: {len(left)} entries left at their initial values"
     if left:
         message += f" ({first_few(left, 5)})"
@@ -204,51 +224,92 @@ def images_from(args: argparse.Namespace, model: nn.Module, *, synthetic: int = 
     recipe = recipe_from(args, model)
     complete_recipe = recipe or normalisation(args, model)
     if args.images is None:
-        if args.strict:
-            raise UsageError("--strict goes with --images")
-        size = 96
-        if recipe is not None and recipe.size is not None:
-            size = recipe.size[0]
-        drawn = SyntheticImages(args.limit or synthetic, seed=1, size=size)
-        return open_images(drawn, complete_recipe)
-    channels = _input_channels(model)
-    if channels not in (1, 3):
+        return _synthetic_images(args, recipe, complete_recipe, synthetic)
+    if complete_recipe.channels not in (1, 3):
         raise UsageError(
-            f"the model takes images of {channels} channels: image files have 1 or 3 "
-            "(from Python, scan takes any tensor)"
+            f"the model takes images of {complete_recipe.channels} channels: image files have 1 "
+            "or 3 (from Python, scan takes any tensor)"
         )
     images = open_images(args.images, complete_recipe)
     if args.limit is not None:
         images = images.spread(args.limit)
     if recipe is None:  # nobody gives a size: the images' own
         images = images.with_preprocess(replace(complete_recipe, size=common_size(images)))
+    _say_recipe(args, model, images.preprocess)
     return images
+
+
+def _synthetic_images(
+    args: argparse.Namespace, recipe: Preprocess | None, complete_recipe: Preprocess, n: int
+) -> Images:
+    """Drawn images, of the size that the recipe gives."""
+    if args.strict:
+        raise UsageError("--strict goes with --images")
+    size = (96, 96)
+    if recipe is not None and recipe.size is not None:
+        size = recipe.size
+    return open_images(
+        SyntheticImages(args.limit or n, seed=1, size=square_side(size)), complete_recipe
+    )
+
+
+def square_side(size: tuple[int, int]) -> int:
+    """The side of a square size, such as drawn images have.
+
+    Raises:
+        UsageError: it is not square.
+    """
+    height, width = size
+    if height != width:
+        raise UsageError(
+            f"the images are drawn square and the size is {height}x{width}: give a square one, "
+            "or images of your own",
+            "size",
+            "images",
+        )
+    return height
+
+
+def _say_recipe(args: argparse.Namespace, model: nn.Module, recipe: Preprocess) -> None:
+    """Print what the images go through, and where that is from."""
+    source = f"that of {args.model}"
+    if _own_recipe(args, model) is None:
+        source = f"{args.model} brings none of its own"
+    given = [flag for flag in ("input_size", "mean", "std") if getattr(args, flag) is not None]
+    if given:
+        source += ", with " + ", ".join("--" + flag.replace("_", "-") for flag in given)
+    scaling = f"{recipe.interpolation}, " if recipe.resize is not None else ""
+    print(f"preprocessing ({source}): {scaling}{recipe}", file=sys.stderr)
 
 
 def recipe_from(args: argparse.Namespace, model: nn.Module) -> Preprocess | None:
     """The weights' own preprocessing with what the arguments change; None if neither gives a
     size."""
-    recipe = preprocessing(args.model, args.weights)
+    recipe = _own_recipe(args, model)
     if recipe is None and args.input_size is None:
         return None
     recipe = normalisation(args, model, recipe)
     if args.input_size is None:
         return recipe
-    side = args.input_size
-    return replace(recipe, size=(side, side), resize=side)
+    return replace(recipe, size=args.input_size, resize=max(args.input_size))
+
+
+def _own_recipe(args: argparse.Namespace, model: nn.Module) -> Preprocess | None:
+    """Of the weights, or what the model brings."""
+    return preprocessing(args.model, args.weights) or model_recipe(model)
 
 
 def normalisation(
     args: argparse.Namespace, model: nn.Module, recipe: Preprocess | None = None
 ) -> Preprocess:
-    """A recipe with the mean and std of the arguments."""
-    channels = _input_channels(model)
+    """A recipe with the mean and std of the arguments; without a recipe, one of as many channels as
+    the model takes."""
     if recipe is None:
-        recipe = Preprocess(mean=(0.0,) * channels, std=(1.0,) * channels)
+        recipe = Preprocess.of_channels(image_channels(model, args.input_size))
     return replace(
         recipe,
-        mean=_per_channel(args.mean, channels) or recipe.mean,
-        std=_per_channel(args.std, channels) or recipe.std,
+        mean=_per_channel(args.mean, recipe.channels) or recipe.mean,
+        std=_per_channel(args.std, recipe.channels) or recipe.std,
     )
 
 
@@ -257,14 +318,6 @@ def _per_channel(values: tuple[float, ...] | None, channels: int) -> tuple[float
     if values is not None and len(values) == 1:
         return values * channels
     return values
-
-
-def _input_channels(model: nn.Module) -> int:
-    """Of the first convolution; 3 where there is none."""
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, LocallyConnected2d)):
-            return module.in_channels
-    return 3
 
 
 def scanned(
@@ -333,7 +386,12 @@ def _flags(error: Exception, args: argparse.Namespace) -> str:
 
 
 # what the commands call an argument that has another name in the library
-_OWN_NAMES = {"size": "input_size", "resize": "input_size", "rules": "rule"}
+_OWN_NAMES = {
+    "size": "input_size",
+    "resize": "input_size",
+    "rules": "rule",
+    "key": "weights_key",
+}
 # what follows a flag, where that helps
 _METAVARS = {
     "out": "DIR",
@@ -341,6 +399,7 @@ _METAVARS = {
     "weights": "FILE",
     "input_size": "PIXELS",
     "batch_size": "N",
+    "weights_key": "KEY",
 }
 
 

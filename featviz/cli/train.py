@@ -23,6 +23,7 @@ from featviz.cli.arguments import (
     positive,
     recipe_from,
     slug,
+    square_side,
 )
 from featviz.data import PAPER_EPOCHS, LabelledImages, SyntheticImages, split, train
 from featviz.data.training import Labelled
@@ -121,7 +122,7 @@ def _synthetic(args: argparse.Namespace) -> _Task:
     """Drawn images."""
     if args.test:
         raise UsageError("--test goes with --images")
-    size = args.input_size or _own_size(args.model)
+    size = square_side(args.input_size or _own_size(args.model))
     training = SyntheticImages(args.limit or 30000, seed=0, size=size)
     model = model_from(args, num_classes=len(training.classes))
     recipe = recipe_from(args, model) or normalisation(args, model)
@@ -131,12 +132,12 @@ def _synthetic(args: argparse.Namespace) -> _Task:
     return _Task(model, recipe, training, testing, workers)
 
 
-def _own_size(model: str) -> int:
-    """The side of the images that a model is made for, 96 where that is not known."""
+def _own_size(model: str) -> tuple[int, int]:
+    """(height, width) of the images that a model is made for, 96x96 where that is not known."""
     recipe = preprocessing(model)
     if recipe is None or recipe.size is None:
-        return 96
-    return recipe.size[0]
+        return 96, 96
+    return recipe.size
 
 
 def _labelled(args: argparse.Namespace) -> _Task:

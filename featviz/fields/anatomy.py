@@ -154,12 +154,23 @@ def anatomy(
     calls = agreed(traces)
     layers = _named(calls, input_shape)
     net = Anatomy(layers, input_shape, _idle(model, calls, traces[0].others))
-    asked = net.select("*" if only is None else only) if layers and only != [] else []
+    asked = _asked(net, only)
     image = _images(model, input_shape)[0]
     for layer, call in zip(list(net.values()), calls, strict=True):
         if layer in asked and call.kind == "unknown":
             layers[layer.name] = replace(layer, field=measured_field(model, image, layer))
     return Anatomy(layers, input_shape, net.idle)
+
+
+def _asked(net: Anatomy, only: LayersLike | None) -> list[Layer]:
+    """The layers whose fields are asked for."""
+    if only is None or not net:
+        return list(net.values())
+    if not isinstance(only, (str, Layer)):
+        only = list(only)
+        if not only:
+            return []
+    return net.select(only)
 
 
 def receptive_fields(

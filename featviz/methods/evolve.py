@@ -24,7 +24,7 @@ from featviz.images.sources import open_images
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.methods.responses import responses
 from featviz.methods.scan import scan
-from featviz.models.load import load_weights
+from featviz.models.weights import load_weights
 from featviz.records.exemplars import Exemplars
 from featviz.records.scan import LayerScan, Listing, Scan
 from featviz.rules import check_rule

@@ -1,13 +1,9 @@
 """The networks that come with featviz, and loading of other networks."""
 
-from featviz.models.load import (
-    MINI_PREPROCESS,
-    find_device,
-    load_model,
-    load_weights,
-    preprocessing,
-)
+from featviz.models.load import find_device, load_model
 from featviz.models.local import LocallyConnected2d
+from featviz.models.recipes import MINI_PREPROCESS, preprocessing
+from featviz.models.weights import load_weights
 from featviz.models.zeiler_fergus import renormalize_filters, zfmini, zfnet
 
 __all__ = [
