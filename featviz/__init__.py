@@ -1,4 +1,4 @@
-"""featviz: what a convolutional network has learned, made visible, after Zeiler & Fergus (arXiv 1311.2901)."""
+"""featviz: visualisation of convolutional networks, after Zeiler & Fergus (arXiv 1311.2901)."""
 
 from featviz import figures, gallery
 from featviz.errors import (

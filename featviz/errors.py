@@ -1,7 +1,7 @@
 """Every error that featviz raises on purpose.
 
     FeatvizError
-    ├── LayerError      a layer that is not there, or whose name is ambiguous (also a LookupError)
+    ├── LayerError      a layer that does not exist, or whose name is ambiguous (also a LookupError)
     ├── UnitError       a channel or a position outside its layer (also a LookupError)
     ├── RuleError       a backward rule that has no meaning on this network
     ├── ImageError      a folder or an image that cannot be used
@@ -12,9 +12,9 @@
     ├── NumberError     an activation that is not a number
     └── UsageError      any other value that is not allowed
 
-The first two are also LookupErrors, all others ValueErrors. Messages are one sentence or two: the
-value given, what is allowed, what to do. They name arguments of functions; the commands add their
-flags, which they know from ``FeatvizError.arguments``.
+The first two are also LookupErrors, all others ValueErrors. A message is one sentence or two: the
+value given, the allowed values, the remedy. Messages name arguments of functions; the commands add
+their flags, by ``FeatvizError.arguments``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FeatvizError(Exception):
 
 
 class LayerError(FeatvizError, LookupError):
-    """A layer that is not there, or whose name is ambiguous."""
+    """A layer that does not exist, or whose name is ambiguous."""
 
 
 class UnitError(FeatvizError, LookupError):

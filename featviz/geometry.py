@@ -1,4 +1,4 @@
-"""Boxes of pixels and receptive fields: whole numbers and fractions, no torch."""
+"""Boxes of pixels and receptive fields: integers and fractions, no torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Box(NamedTuple):
         return self.right - self.left
 
     def clip(self, other: Box) -> Box:
-        """What both boxes hold; empty (zero high or wide) if there is nothing."""
+        """The intersection with another box; a box of height or width 0 if they do not overlap."""
         return Box(
             min(max(self.top, other.top), other.bottom),
             min(max(self.left, other.left), other.right),
@@ -59,23 +59,23 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """The box of input pixels that each position of a layer can see, as (y, x) pairs in pixels.
+    """The box of input pixels that each position of a layer can depend on, as (y, x) pairs in pixels.
 
-    Position ``i`` along an axis sees pixels ``i * stride - padding`` to
+    The field of position ``i`` along an axis is the pixels ``i * stride - padding`` to
     ``i * stride - padding + size - 1``; those outside the image are padding. Behind a transposed
     convolution or an upsampling, stride and padding can be fractions of a pixel.
 
     Attributes:
         size, stride, padding: per axis (y, x).
-        extent: the pixels that any position can see: the image, less what strides leave over at its
+        extent: the union of the fields of all positions: the image, less what strides leave over at its
             edges.
         kind: its status. ``exact``: every pixel of the box inside the extent can matter and no
             other can, for every input. ``bound``: no pixel outside the box can matter.
-            ``measured``: read off the gradients of a model that cannot be followed, and checked at
+            ``measured``: read off gradients, where an operation cannot be traced, and checked at
             many positions and several inputs. The others have the full image as their box:
             ``global``: every position depends on all of it. ``data``: which pixels matter depends
-            on the image. ``unknown``: neither followed nor measured. ``refuted``: a projection had
-            signal outside the box that had been found.
+            on the image. ``unknown``: neither traced nor measured. ``refuted``: a projection had
+            signal outside the box computed before.
         resampled: some step below depends on the size of the full map or makes it larger (an
             upsampling, a transposed convolution, an adaptive pool), so that a crop of the image
             would give something else.
@@ -95,16 +95,16 @@ class ReceptiveField:
 
     @property
     def is_local(self) -> bool:
-        """Whether a position sees a box of its own; else its box is the full image."""
+        """Whether each position has a box of its own; otherwise its box is the full image."""
         return self.kind in ("exact", "bound", "measured")
 
     def as_full_image(self, kind: Kind, image: Box) -> ReceptiveField:
-        """The field of which only this status is known: its box is the image."""
+        """The same layer's field with this status: its box is the full image."""
         size = image.height, image.width
         return ReceptiveField(size, (0, 0), (0, 0), image, kind)
 
     def box(self, y: int, x: int, *, clip: bool = True) -> Box:
-        """The pixels that position (y, x) sees; with ``clip=False`` also those that are padding."""
+        """The receptive field of position (y, x); with ``clip=False``, pixels of the padding too."""
         if not self.is_local:
             return self.extent
         top, bottom = self._span(0, y)
@@ -113,9 +113,7 @@ class ReceptiveField:
         return box.clip(self.extent) if clip else box
 
     def _span(self, axis: int, position: int) -> tuple[int, int]:
-        """The whole pixels that a position sees along an axis: the first, and the one behind the
-        last.
-        """
+        """The field of a position along an axis: the first pixel, and the one after the last."""
         low = position * self.stride[axis] - self.padding[axis]
         return ceil(low), floor(low + self.size[axis])
 

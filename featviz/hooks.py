@@ -1,4 +1,4 @@
-"""Reading what layers return: forward hooks that protect what they read and leave no trace."""
+"""Reading the outputs of layers, with forward hooks that are removed afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, LocallyConnected2d)
 """What the pattern ``conv`` stands for."""
 
 Reduce = Callable[[str, Tensor], Any]
-"""Takes a layer's name and its output; what it returns is kept in the output's place."""
+"""Takes a layer's name and its output; its return value is kept instead of the output."""
 
 
 @contextmanager
@@ -43,21 +43,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def capture(
     model: nn.Module, layers: LayersLike, *, inputs: bool = False, reduce: Reduce | None = None
 ) -> Iterator[Mapping[str, Any]]:
-    """Read what layers return, in every forward within the block.
+    """Read the outputs of layers, in every forward pass within the block.
 
     Args:
         model: any module; it stays in the mode (train or eval) and on the device it is in.
         layers: a pattern (``conv``, ``layer3.*``), names, or `Layer` objects. One call of a module
             that is used several times is ``name@i``, from 0.
-        inputs: read what the layers are given instead of what they return; several arguments are
-            a tuple, those given by name last.
+        inputs: read the inputs of the layers instead of their outputs; several arguments are a
+            tuple, keyword arguments last.
         reduce: ``reduce(name, output)`` is kept instead of the output. It runs on the output's
             device as the layer fires, so that nothing large is held.
 
     Yields:
-        A mapping from each name to what the last forward gave: a tensor as the layer returned it,
-        most often (n, c, h, w), on the autograd graph where there is one, and safe from what the
-        next layer does in place.
+        A mapping from each name to the output in the last forward pass: a tensor, most often
+        (n, c, h, w), on the autograd graph where there is one, and unchanged where the next layer
+        works in place.
 
     Raises:
         LayerError: no such layer, a module used several times under its bare name, a layer that
@@ -87,7 +87,7 @@ def read(
     inputs: bool = False,
     reduce: Reduce | None = None,
 ) -> dict[str, Any]:
-    """Run one forward, as far as needed, and return what layers gave.
+    """Run one forward pass, as far as needed, and return the outputs of layers.
 
     Args:
         model: any module; it stays in its mode and on its device.

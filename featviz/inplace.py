@@ -2,8 +2,8 @@
 
 ``relu_`` on a view of a tensor (the output of an instance norm, a slice, a permuted map) leaves one
 node on the autograd graph, ``CopySlices``, which hides what was done. Within `visible_in_place` such
-an activation runs as one that does not work in place, and its result is copied into the view: the
-same values, and the activation is a node of its own.
+an activation runs out of place, and its result is copied into the view: the values are the same,
+and the activation is a node of its own.
 """
 
 from __future__ import annotations

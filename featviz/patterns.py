@@ -1,4 +1,4 @@
-"""The one way in which layers are asked for: patterns, names and `Layer` objects come to names."""
+"""Selection of layers: patterns, names and `Layer` objects to names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONV = "conv"
 
 
 def resolve(layers: LayersLike, known: Mapping[str, bool]) -> list[str]:
-    """The names that are asked for, each once: those of one pattern in the order of the network,
+    """The names that ``layers`` selects, each once: those of one pattern in the order of the network,
     those of a list in the order of the list.
 
     Args:

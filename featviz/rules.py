@@ -1,4 +1,4 @@
-"""Backward rules: what the signal does at a rectifier on its way back to the image.
+"""Backward rules: the backward pass of a rectifier, on the way from a unit to the image.
 
 With ``g`` the signal that arrives from above and ``f`` the activation at input ``x``:
 
@@ -12,8 +12,8 @@ hard-swish, Mish, softplus, leaky ReLU, PReLU, ELU, CELU and SELU. Everything el
 differentiable follows autograd under every rule: convolutions, sums, products, gates (sigmoid,
 tanh, softmax), normalisation; max-pooling sends the signal to the positions that won, and where
 windows overlap contributions add up; a clamp from above alone, or from below at a small positive
-number, is a guard and no rectifier. What may hide or be a rectifier without being one of these is
-refused by name. (A product with a mask of numbers, ``x * (x > 0).float()``, cannot be told from a
+number, is a guard and not a rectifier. An operation that may be or hide another rectifier is refused by
+name. (A product with a floating point mask, ``x * (x > 0).float()``, cannot be distinguished from a
 gate.)
 
 No model is changed: a rule is a set of hooks on the autograd graph of one forward pass, removed when
@@ -84,7 +84,7 @@ def _positive(signal: Tensor | None) -> Tensor | None:
 
 
 def _deconvnet(node: Node) -> Any:
-    """A hook behind the rectifier, which puts the positive signal in the place of f'(x) g."""
+    """A hook behind the rectifier, which replaces f'(x) g by the positive signal."""
 
     def positive(inputs: Signals, outputs: Signals) -> Signals:
         own, signal = inputs[0], outputs[0]
@@ -146,15 +146,13 @@ def backward_rule(
 
     Args:
         rule: ``gradient``, ``deconvnet`` or ``guided``.
-        outputs: the tensors whose graph is meant; what they were computed with is looked at, not
-            changed.
-        image: the tensor that the signal goes back to; what does not depend on it, such as work on
-            parameters alone, is left out. None: the whole graph is meant.
+        outputs: the tensors whose graph the rule acts on; the model is not changed.
+        image: the tensor that the signal goes back to; operations that do not depend on it, such as
+            those on parameters alone, are left out. None: the rule acts on the full graph.
         copies: nodes that only copy into a view, which `featviz.inplace.visible_in_place` lists.
 
     Yields:
-        How many rectifiers of each kind the graph has, ``{"ReLU": 7}``; empty under ``gradient``,
-        which needs no look.
+        How many rectifiers of each kind the graph has, ``{"ReLU": 7}``; empty under ``gradient``.
 
     Raises:
         RuleError: no rule of this name; the graph holds an activation for which the rule has no

@@ -1,4 +1,4 @@
-"""Layers and units: what scores an image. No torch."""
+"""Layers, and the units that score images. No torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Layer:
             done: a measure of memory.
         is_convolution: whether the pattern ``conv`` means this layer.
         layout: where its output has channels and positions.
-        refusal: why its channels cannot score images, in words; empty where they can.
+        refusal: the reason why its channels cannot score images; empty where they can.
 
     Example:
         >>> from featviz import anatomy, load_model
@@ -64,7 +64,7 @@ class Layer:
 
     @property
     def channels(self) -> int:
-        """How many units it has; 1 for an output that is one number."""
+        """The number of units; 1 for an output that is one number."""
         return self.shape[0] if self.shape else 1
 
     @property
@@ -125,7 +125,7 @@ class Unit:
             map's maximum. ``"map"``: all positions at once.
 
     Raises:
-        UnitError: a channel or a position below 0, or no whole number.
+        UnitError: a channel or a position below 0, or not an integer.
 
     Example:
         >>> from featviz import Unit

@@ -1,4 +1,4 @@
-"""Table 3 of the paper: layers removed or resized, the error that is left, and the parameters.
+"""Table 3 of the paper: error and parameters of networks with layers removed or resized.
 
     python scripts/ablation.py                                    # zfmini, synthetic images
     python scripts/ablation.py --model resnet18 --images photos/ --layers "layer*.1.*"
@@ -8,7 +8,7 @@ output has the shape of its input is left out, one at a time. Each network is tr
 8 shapes of the synthetic images at 48 pixels, or on --images.
 
 The default training, some minutes, fits the training images; it is one seed of a small set, so that
-a few percent between networks say little. At higher learning rates single networks do not learn at
+differences of a few percent are not significant. At higher learning rates single networks do not learn at
 all."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What convolution is, on any network: sparse interactions, shared parameters, strides, many
+"""Properties of convolution, on any network: sparse interactions, shared parameters, strides, many
 filters, inputs of any size.
 
     python scripts/convolution.py                                 # zfmini, synthetic images
@@ -6,8 +6,8 @@ filters, inputs of any size.
 
 Four figures: the connections and parameters of each layer, shared and not; the first layer moved by
 1, 2 and 4 pixels; its filters, each with the map it makes; and the network on one picture at several
-sizes. What does not go with a network, such as another size with fully connected layers, is left out
-and named."""
+sizes. A figure that a network does not allow, such as another size with fully connected layers, is left
+out and named."""
 
 from __future__ import annotations
 

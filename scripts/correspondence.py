@@ -1,5 +1,5 @@
-"""Correspondence (table 1 of the paper): does the network know that an eye is an eye, whosever it
-is?
+"""Correspondence (table 1 of the paper): does the network relate the same part, such as an eye, in
+several images?
 
     python scripts/correspondence.py                              # zfmini, synthetic faces
     python scripts/correspondence.py --model alexnet --weights DEFAULT --images faces/ --boxes boxes.json
@@ -9,7 +9,7 @@ more alike, from image to image, than those that a square of the same size at a 
 makes, the layer relates the parts to each other. Without --layers these are the last convolution and
 the last hidden layer, the paper's 5 and 7.
 
-boxes.json gives each part's box, in pixels of the images as the model sees them, ends not included:
+boxes.json gives each part's box, in pixels of the model's input, bottom and right not included:
 {"anna.jpg": {"left eye": [top, left, bottom, right], "nose": [...]}, "ben.jpg": {...}}
 """
 

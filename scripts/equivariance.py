@@ -4,9 +4,9 @@ turns and scales.
     python scripts/equivariance.py                                # zfmini, synthetic images
     python scripts/equivariance.py --model alexnet --weights DEFAULT --images photos/ --most 5
 
-Convolution moves along exactly with translations by its stride. Beside the layers stands one of the
-first one's shape whose weights are not shared, random ones of their own at every position: it moves
-along with nothing. Computed in 64 bits, so that zero can be told from rounding."""
+Convolution moves along exactly with translations by its stride. Beside the layers stands a locally
+connected layer of the shape of the first, with random weights of its own at every position: it is
+equivariant to nothing. Computed in 64 bits, so that zero can be distinguished from rounding."""
 
 from __future__ import annotations
 

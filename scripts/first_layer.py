@@ -8,9 +8,9 @@ Four networks that differ in these alone are trained alike, on the 8 shapes of t
 at 80 pixels, or on --images: the first convolution of --model is replaced. With --weights there is
 no training: that network's own first layer is measured.
 
-The default training is short, and one each: what strides do to aliasing is the same in every run,
-but which filters dominate, and how many units die, differs between runs that differ in rounding
-alone. To compare these, train longer, with several --seed."""
+The default training is short, one run for each network: the effect of strides on aliasing is the
+same in every run, but the filters that dominate and the number of dead units differ between runs
+that differ in rounding alone. To compare these, train longer, with several --seed."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ turned.
 
 A row for each transform: examples, the distance between the features of the original and the
 transformed image in the first and in the last of the layers, and the probability of the class.
-Without --layers these are the first convolution and the last hidden layer. What comes in from outside
-an image is gray."""
+Without --layers these are the first convolution and the last hidden layer. Pixels from outside
+an image are gray."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The gray square (figure 7 of the paper): what an image's strongest feature map, and the
-classifier, make of it when covered.
+"""Occlusion by a gray square (figure 7 of the paper): an image's strongest feature map and its
+classification while a window is covered.
 
     python scripts/occlusion.py                                   # zfmini, synthetic images
     python scripts/occlusion.py --model alexnet --weights DEFAULT --images photos/ --layers features.10 --show 3
@@ -40,7 +40,7 @@ def arguments() -> argparse.ArgumentParser:
     result.add_argument(
         "--only",
         metavar="KEYS",
-        help="these images, with commas between them, in place of some drawn at random",
+        help="these images, separated by commas, instead of random ones",
     )
     result.add_argument(
         "--window",

@@ -1,4 +1,4 @@
-"""What all scripts do alike: their arguments, how they end, and the files that they write."""
+"""The arguments, the exit and the output files that all scripts share."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def parser(
 
     Args:
         doc: the script's docstring, its page of help.
-        name: the script's; it writes to ``outputs/NAME`` unless told otherwise.
+        name: the script's; the default output folder is ``outputs/NAME``.
         layers: the pattern of layers without --layers; None: the script chooses.
         usual: what help says of that choice.
     """
@@ -72,10 +72,10 @@ def parser(
     result.add_argument(
         "--layers",
         default=layers,
-        help=f"'conv' (every convolution), names or globs, with commas (default: {usual})",
+        help=f"'conv' (every convolution), names or globs, separated by commas (default: {usual})",
     )
     result.add_argument(
-        "--seed", type=int, default=0, help="of whatever is drawn at random (default: 0)"
+        "--seed", type=int, default=0, help="seed of all random choices (default: 0)"
     )
     result.add_argument(
         "--out",
@@ -94,7 +94,7 @@ def add_fill(parser: argparse.ArgumentParser) -> None:
         "--fill",
         default="gray",
         choices=("gray", "mean", "blur"),
-        help="what covers (default: gray)",
+        help="values of the covered window (default: gray)",
     )
 
 

@@ -1,6 +1,4 @@
-"""Arguments that commands and scripts share, and what they come to: a model, and images as it takes
-them.
-"""
+"""Arguments that commands and scripts share, and the model, images and scan that they describe."""
 
 from __future__ import annotations
 
@@ -41,29 +39,29 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--weights",
-        help="a file, a name of the model's own (DEFAULT), or 'initial' (default: bundled, else initial)",
+        help="a file, the name of the model's own weights (DEFAULT), or 'initial' (default: bundled, else initial)",
     )
     group.add_argument(
         "--weights-key",
         metavar="KEY",
-        help="where in the file the weights are, such as ema (default: where they fit)",
+        help="key of the weights in the file, such as ema (default: the one that fits)",
     )
     group.add_argument(
         "--partial",
         action="store_true",
-        help="accept a weights file that covers a part of the model",
+        help="accept a weights file that covers only some of the model",
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     group.add_argument(
         "--input-size",
         type=height_width,
         metavar="PIXELS",
-        help="of the images that the model sees: a side, such as 224, or HEIGHTxWIDTH",
+        help="size of the model's input: a side, such as 224, or HEIGHTxWIDTH",
     )
     group.add_argument(
         "--mean", type=floats, help="per channel, of images in [0, 1], such as 0.485,0.456,0.406"
     )
-    group.add_argument("--std", type=floats, help="per channel")
+    group.add_argument("--std", type=floats, help="per channel, such as 0.229,0.224,0.225")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
@@ -96,7 +94,7 @@ def add_layers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers",
         default="conv",
-        help="'conv' (every convolution), names or globs, with commas (default: conv)",
+        help="'conv' (every convolution), names or globs, separated by commas (default: conv)",
     )
 
 
@@ -114,7 +112,7 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
         type=rules,
         default=["deconvnet"],
         metavar="RULE",
-        help=f"{', '.join(RULES)}, or several with commas (default: deconvnet)",
+        help=f"{', '.join(RULES)}, or several separated by commas (default: deconvnet)",
     )
 
 
@@ -124,7 +122,7 @@ def add_memory(parser: argparse.ArgumentParser) -> None:
         "--memory",
         type=amount,
         default=MEMORY,
-        help="that a batch of projections may take, such as 2G (default: 256M)",
+        help="memory for a batch of projections, such as 2G (default: 256M)",
     )
 
 
@@ -190,7 +188,7 @@ def floats(text: str) -> tuple[float, ...]:
 
 
 def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> nn.Module:
-    """The model that the arguments name; prints what a partial file left at its initial values."""
+    """The model that the arguments name; prints the entries that a partial file left initial."""
     device = args.device or default_device()
     if args.partial:
         return _partial_model(args, device, num_classes)

@@ -35,7 +35,7 @@ def register(commands: Any) -> None:
     add_layers(parser)
     add_rules(parser)
     add_k(parser)
-    parser.add_argument("--title", help="at the head of the pages (default: the model)")
+    parser.add_argument("--title", help="heading of the pages (default: the model)")
     parser.add_argument(
         "--compare",
         nargs=2,
@@ -65,7 +65,7 @@ def _make(args: argparse.Namespace, out: Path) -> None:
     """Make the gallery."""
     model = model_from(args)
     images = images_from(args, model)
-    # what else lies in the folder is found out before the scan, which can take long
+    # other files in the folder are an error before the scan, which can take long
     result = scanned(args, model, images, out / "scan", lambda layers: gallery.check_free(out))
     if not args.fresh and gallery.is_finished(result, out, args.rule, args.title):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")

@@ -68,20 +68,20 @@ def register(commands: Any) -> None:
         "--choose",
         choices=("strongest", "random"),
         default="strongest",
-        help="which N: the strongest, or random ones as in the paper",
+        help="the N units: the strongest, or random ones as in the paper (default: strongest)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random choice (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random choice (default: 0)"
+    )
     parser.add_argument(
         "--format",
         default="png",
         choices=("png", "pdf", "both"),
-        help="of the figures (default: png)",
+        help="format of the figures (default: png)",
     )
     add_memory(parser)
-    parser.add_argument(
-        "--fresh", action="store_true", help="scan again even where a record is there"
-    )
-    add_output(parser, "where figures and the scan's record go (default: outputs/MODEL)")
+    parser.add_argument("--fresh", action="store_true", help="scan again even if there is a record")
+    add_output(parser, "folder for figures and the scan's record (default: outputs/MODEL)")
     parser.set_defaults(
         run=run, goes_on="What was scanned is kept: the same command goes on from there."
     )

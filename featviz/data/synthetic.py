@@ -2,7 +2,7 @@
 its factors.
 
 The class of an image is the shape, the texture and the colour of its object together, so a network
-has to see all three. Position, size, angle, texture period, the second colour, the ground, clutter
+has to recognise all three. Position, size, angle, texture period, the second colour, the ground, clutter
 and noise are free.
 
 Every image is a function of ``(seed, index, size)`` alone, to the last bit, on every platform:
@@ -62,7 +62,7 @@ class Sample:
         mask: (size, size) bool, True on the object.
         parts: named boxes in pixels, of the parts that the object has (a face has ``left eye``,
             ``right eye``, ``nose``).
-        factors: what the image was drawn from: shape, texture, color, angle and texture_angle
+        factors: the variables that the image was drawn from: shape, texture, color, angle and texture_angle
             (turns, 0 to 1), period, radius, x, y (pixels).
     """
 

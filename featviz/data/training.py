@@ -1,4 +1,4 @@
-"""Training a network on labelled images, with a checkpoint at each epoch that is asked for."""
+"""Training a network on labelled images, with a checkpoint at each chosen epoch."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def train(
     seed: int = 0,
     progress: bool = False,
 ) -> list[Epoch]:
-    """Train ``model`` in place by stochastic gradient descent with momentum, one rise and fall of
-    the learning rate.
+    """Train ``model`` in place by stochastic gradient descent with momentum, with a learning rate that
+    rises and falls once.
 
     Args:
         model: any classifier of images; it is trained where it is, on CPU or GPU, and left in eval

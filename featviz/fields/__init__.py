@@ -1,1 +1,1 @@
-"""What a layer is, and what its positions see of the image."""
+"""Layers, and the receptive fields of their positions."""

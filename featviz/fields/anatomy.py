@@ -1,4 +1,4 @@
-"""A model's layers as a forward pass meets them: shape, receptive field, kernel, parameters.
+"""Anatomy, the layers of a model: shape, receptive field, kernel, parameters.
 
 The receptive field of an output position follows from the windows below it (Dumoulin & Visin,
 arXiv 1603.07285; Araujo et al., *Computing Receptive Fields of Convolutional Neural Networks*,
@@ -123,7 +123,7 @@ class Anatomy(Mapping[str, Layer]):
 def anatomy(
     model: nn.Module, input_shape: tuple[int, int, int], *, only: LayersLike | None = None
 ) -> Anatomy:
-    """Every layer that takes part in a forward pass and returns a tensor.
+    """The layers of a model: every module call of a forward pass that returns a tensor.
 
     Args:
         model: any module; it is run once on one image of zeros, in eval mode, without gradients.

@@ -116,7 +116,7 @@ def _broadcast(footprint: Footprint, tensor: Tensor, shape: tuple[int, ...]) -> 
 
 
 def union_of(footprints: Iterable[Footprint | None]) -> Footprint | None:
-    """What all of these see together; None if one of them sees all."""
+    """The union of footprints; None if one of them is the full image."""
     result: Footprint | None = None
     for footprint in footprints:
         if footprint is None:

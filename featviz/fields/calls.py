@@ -1,4 +1,4 @@
-"""Every call of every module in a forward pass, and what several passes show alike."""
+"""Calls of modules in a forward pass, and the agreement of several passes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Call:
     Attributes:
         name, module: which.
         shape: of the output, for a batch of one image.
-        footprint: what its positions see; None if it does not depend on the image.
-        kind: how well that is known; ``data`` where passes of different images disagree.
+        footprint: of the output; None if it does not depend on the image.
+        kind: the status of the footprint; ``data`` where passes of different images disagree.
         elements: how many elements had been computed when it was done.
         is_complex: whether the output is complex.
         varies: whether the output has another shape for another image.

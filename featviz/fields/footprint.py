@@ -1,5 +1,5 @@
-"""What the positions of a tensor can see of an image: the arithmetic that the tracer carries along a
-forward pass.
+"""Footprints, the receptive fields of all positions of a tensor: the arithmetic that the tracer
+carries along a forward pass.
 
 All numbers are fractions of pixels, so that nothing is rounded behind a transposed convolution or an
 upsampling.
@@ -19,10 +19,10 @@ KINDS: tuple[Kind, ...] = ("exact", "bound", "global", "unknown")
 
 
 class Window(NamedTuple):
-    """A sliding window along one axis: output j sees the input positions
+    """A sliding window along one axis: output j depends on the input positions
     ``j * stride - padding + dilation * t`` for t from 0 to ``kernel - 1``, as far as there are any.
 
-    A padding below zero cuts positions off.
+    A padding below zero removes positions.
     """
 
     kernel: int
@@ -42,12 +42,12 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis, y or x: position i sees the pixels from ``i * stride + low`` to
+    """One axis, y or x: the field of position i is the pixels from ``i * stride + low`` to
     ``i * stride + high``, both included, as far as they lie within ``reach``.
 
     Attributes:
         stride, low, high: in pixels.
-        reach: the first and the last pixel that any position sees.
+        reach: the first and the last pixel of all fields.
     """
 
     stride: Fraction
@@ -57,7 +57,7 @@ class Axis:
 
     @classmethod
     def of_image(cls, n: int) -> Axis:
-        """The image itself, n pixels long: pixel i sees pixel i."""
+        """The image itself, n pixels long: the field of pixel i is pixel i."""
         return cls(Fraction(1), Fraction(0), Fraction(0), (Fraction(0), Fraction(n - 1)))
 
     def slide(self, window: Window, n: int, m: int) -> Axis:
@@ -133,7 +133,7 @@ class Axis:
         return self.resample(ratio, -rounding, ratio + rounding - 1)
 
     def resample(self, ratio: Fraction, low: Fraction, high: Fraction) -> Axis:
-        """After a step whose output i sees input positions ``i * ratio + low`` to
+        """After a step whose output i depends on input positions ``i * ratio + low`` to
         ``i * ratio + high``.
         """
         return Axis(
@@ -144,7 +144,7 @@ class Axis:
         )
 
     def contains(self, other: Axis) -> bool:
-        """Whether each position sees all that it sees in the other."""
+        """Whether each position's field contains its field in the other."""
         within_box = self.low <= other.low and self.high >= other.high
         within_reach = self.reach[0] <= other.reach[0] and self.reach[1] >= other.reach[1]
         return within_box and within_reach
@@ -157,16 +157,16 @@ class Axis:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a tensor's positions see, and where in the tensor the axes y and x are.
+    """The receptive fields of a tensor's positions, and which axes of the tensor are y and x.
 
     Attributes:
         kind: how well this is known.
         axes: y and x.
         sizes: the number of positions along each.
         steps: the number of elements, in row-major order, from one position to the next along each.
-            Sizes and steps stay the same when a tensor is reshaped, and tell where y and x are.
-        resampled: some step on the way depends on the size of the whole map, or makes it larger: a
-            crop of the image would be cut into other windows.
+            Sizes and steps stay the same when a tensor is reshaped, and show which axes are y and x.
+        resampled: some step on the way depends on the size of the full map, or makes it larger: a
+            crop of the image would be divided into other windows.
         lost: where in the tensor the axes are is not known any more.
     """
 
@@ -222,7 +222,7 @@ class Footprint:
 
 
 def union(a: Footprint, b: Footprint) -> Footprint:
-    """What a sum of two tensors sees. It is exact where one contains the other."""
+    """The footprint of a sum of two tensors. It is exact where one contains the other."""
     resampled = a.resampled or b.resampled
     a, b = replace(a, resampled=resampled), replace(b, resampled=resampled)
     worst = a.worse(b.kind)

@@ -1,4 +1,4 @@
-"""Outputs of layers as activation maps, wherever they have their channels."""
+"""Outputs of layers of any layout as activation maps."""
 
 from __future__ import annotations
 

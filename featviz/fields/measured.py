@@ -2,7 +2,7 @@
 
 Supports at many positions, under several inputs, give size, stride and padding; supports under one
 more input must lie in the boxes that these predict. Where they do not, the field is not called
-measured, and its box is the full image: nothing is cut off.
+measured, and its box is the full image.
 """
 
 from __future__ import annotations
@@ -147,10 +147,10 @@ def _fit(spans: Mapping[int, tuple[int, int]], length: int) -> _Axis | None:
 
     Args:
         spans: by position, where its support begins and ends.
-        length: of the image. A support that touches its edge may be cut, and does not tell.
+        length: of the image. A support that touches its edge may be clipped, and is not used.
 
     Returns:
-        None where fewer than two supports tell, or the windows are as long as the image.
+        None where fewer than two supports are usable, or the windows are as long as the image.
     """
     free = {i: span for i, span in spans.items() if span[0] > 0 and span[1] < length}
     free = {i: span for i, span in free.items() if span[1] > span[0]}

@@ -1,8 +1,8 @@
-"""What an operation does to a footprint: one function for each kind of ATen operation, and the table
-that says which is whose.
+"""Footprints of operations: one function for each kind of ATen operation, and the table from
+operations to functions.
 
-A function returns the footprint of the output, or None where each of its positions can see all of
-the image.
+A function returns the footprint of the output, or None where each of its positions can depend on
+the full image.
 
 Where y and x are in a tensor is known by their sizes and by their steps in row-major order.
 Reshaping keeps both, so that channel shuffles, channels-last blocks and merged (y x) axes are

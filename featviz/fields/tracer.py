@@ -1,6 +1,6 @@
 """Receptive fields by following one forward pass, operation by operation.
 
-Every tensor of the pass carries its footprint: what its positions can see of the image. Operations
+Every tensor of the pass carries its footprint: the receptive fields of its positions. Operations
 arrive as ATen's, a small vocabulary into which modules, functional calls and scripted code all
 translate; one that is not known makes its result *unknown*, never wrong.
 """
@@ -21,7 +21,7 @@ from featviz.fields.operations import HANDLERS, ON_IMAGES, SHAPE_ONLY
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows what the tensors computed within its block see of ``image``, (1, c, h, w).
+    """Follows the footprints, in ``image`` (1, c, h, w), of the tensors computed within its block.
 
     Attributes:
         elements: how many elements have been computed so far, views not counted.
@@ -55,7 +55,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _footprint(self, operation: Operation) -> Footprint:
-        """What the output of an operation sees."""
+        """The footprint of the output of an operation."""
         worst = max((footprint.kind for footprint in operation.inputs), key=KINDS.index)
         handler = HANDLERS.get(operation.name)
         if handler is None:

@@ -1,4 +1,4 @@
-"""What windows do to a footprint: convolutions, pools, padding, and changes of size.
+"""Footprints of operations with windows: convolutions, pools, padding, and changes of size.
 
 The arithmetic of one axis is in `featviz.fields.footprint`; here an operation's arguments are read.
 """
@@ -34,7 +34,7 @@ def pool(op: Operation) -> Footprint | None:
 
 
 def im2col(op: Operation) -> Footprint | None:
-    """Windows cut out as columns: (n, c, h, w) to (n, c * kernel, positions), where the positions
+    """Windows as columns: (n, c, h, w) to (n, c * kernel, positions), where the positions
     are y and x in one dimension.
     """
     if not op.is_map:
@@ -50,7 +50,7 @@ def im2col(op: Operation) -> Footprint | None:
 
 
 def pad(op: Operation) -> Footprint | None:
-    """Padding with a constant; one below zero cuts off. Pads come in pairs, the last dimension's
+    """Padding with a constant; below zero it removes. Pads come in pairs, the last dimension's
     first.
     """
     pads = [*op.args[1], 0, 0, 0, 0]

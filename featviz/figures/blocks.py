@@ -19,7 +19,7 @@ _DEAD_GRAY = 244
 
 
 def strongest_responses(k: int) -> str:
-    """What the k tiles of a unit show."""
+    """The caption of the k tiles of a unit."""
     return "strongest response" if k == 1 else f"{k} strongest responses"
 
 

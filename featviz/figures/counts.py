@@ -1,4 +1,4 @@
-"""What convolution costs and saves: connections, parameters, strides, sizes."""
+"""Costs and savings of convolution: connections, parameters, strides, sizes."""
 
 from __future__ import annotations
 
@@ -61,11 +61,17 @@ def sharing(
     left, plot, gap = label_width + 14, 430, 26
     high = 62 * len(layers)
     notes = [
-        "Each layer between its own input and output (channels x height x width), if it were "
-        "connected otherwise; log scale."
+        "Each layer as convolution, as locally connected and as fully connected layer between the "
+        "same input and output (channels x height x width); log scale."
     ]
     width = left + 2 * plot + gap
-    area = new_page(width, 28 + high + 50, titled(heading, "what convolution saves"), notes, fig)
+    area = new_page(
+        width,
+        28 + high + 50,
+        titled(heading, "connections and parameters of convolution"),
+        notes,
+        fig,
+    )
     sparse = area.axes(left, 28, plot, high)
     connections = {
         "convolution, locally connected": [own.sparse for own in layers.values()],
@@ -198,7 +204,7 @@ def strides(
 
 
 def _operations(axes: Axes, variants: Sequence[Strided]) -> None:
-    """Multiplications of the whole network, a bar for each stride."""
+    """Multiplications of a forward pass, a bar for each stride."""
     operations = [variant.operations for variant in variants]
     rows = range(len(variants))
     axes.bar(rows, operations, color=shades(len(variants)), width=0.6)

@@ -184,10 +184,9 @@ def equivariance(
     layer.
 
     Args:
-        panels: by what is on the horizontal axis (such as ``translation (pixels)``): its values,
-            and by layer the errors there. Values that are nan, where there is nothing to compare,
-            are left out.
-        strides: by layer, what the legend says of it.
+        panels: by the label of the horizontal axis (such as ``translation (pixels)``): its values,
+            and by layer the errors there. Values that are nan are left out.
+        strides: by layer, its text in the legend.
         heading: comes first in the title.
         fig: a figure, or part of one, to draw into; None: a new one.
 
@@ -276,7 +275,7 @@ def correspondence(
     Args:
         result: from `featviz.correspondence`.
         images: (m, c, h, w) in [0, 1], some of them, as examples.
-        boxes: by part, where it is in each of these.
+        boxes: by part, its box in each of these.
         chance: the part that is at random positions, to which the others are compared.
         heading: comes first in the title.
         fig: a figure, or part of one, to draw into; None: a new one.
@@ -308,7 +307,7 @@ def correspondence(
     ]
     if chance is not None:
         notes.append(f"Dashed: the mean of {chance}.")
-    title = f"do parts correspond? What changes when the same part is covered in {n} images"
+    title = f"changes of features when the same part is covered in {n} images"
     area = new_page(width, tile + 30 + high + 36, titled(heading, title), notes, fig)
     for i, image in enumerate(images[: int(area.width / tile)]):
         axes = area.image(tile * i, 0, tile - 6, tile - 6, image)

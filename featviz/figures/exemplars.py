@@ -1,4 +1,4 @@
-"""Exemplars and their projections: the grid of a layer, and a whole network on one page."""
+"""Exemplars and their projections: the grid of a layer, and all layers on one page."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def overview(
     heading: str = "",
     fig: AnyFigure | None = None,
 ) -> Figure:
-    """A whole network on one page: a row for each layer, the strongest exemplar of some units,
+    """All layers on one page: a row for each layer, the strongest exemplar of some units,
     projection above patch.
 
     Args:
@@ -170,7 +170,7 @@ def _living(exemplars: Exemplars) -> list[int]:
 
 
 def _dead_units(exemplars: Exemplars) -> str:
-    """What is said of the units that are not drawn."""
+    """The note on the units that are not drawn."""
     dead = [str(exemplars.channels[row]) for row in exemplars.dead.nonzero().flatten().tolist()]
     if not dead:
         return ""

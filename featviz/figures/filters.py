@@ -1,5 +1,5 @@
-"""First-layer filters of several networks beside each other: the paper's figure 6, with what it
-shows measured.
+"""First-layer filters of several networks beside each other: the paper's figure 6, with
+measurements.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ MEASURES = {
 def first_layer(
     networks: Sequence[Mapping[str, Any]], *, heading: str = "", fig: AnyFigure | None = None
 ) -> Figure:
-    """Figure 6 of the paper: a column for each network, with its first-layer filters, what the
-    second layer sees, and the measures.
+    """Figure 6 of the paper: a column for each network, with its first-layer filters, projections
+    of its second layer, and the measures.
 
     Args:
         networks: for each ``network`` (its name), ``filters`` (n, c, k, k), ``stride``,
@@ -78,7 +78,7 @@ def first_layer(
     if not networks:
         raise UsageError("0 networks: give at least 1", "networks")
     width = max(932, len(networks) * _STEP - (_STEP - _SIDE))
-    title = titled(heading, "first-layer filters, and what becomes of them")
+    title = titled(heading, "first-layer filters and their measures")
     notes = [
         "Filters: all of a network on the same scale (grey = 0), so that a faint filter looks grey."
     ]

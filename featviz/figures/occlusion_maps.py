@@ -1,4 +1,4 @@
-"""The grey square: figure 7 of the paper."""
+"""Occlusion by a grey square: figure 7 of the paper."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _BELOW = 12
 _TITLES = (
     "image",
     "response of its strongest map",
-    "what that map sees",
+    "projections of that map",
     "probability of the class",
     "most probable class",
 )
@@ -83,11 +83,11 @@ def occlusion(
     heading: str = "",
     fig: AnyFigure | None = None,
 ) -> Figure:
-    """Figure 7 of the paper: what the network makes of an image while a grey square covers some of
-    it.
+    """Figure 7 of the paper: an image's strongest feature map and its classification while a grey
+    square covers a window of it.
 
     From left to right: the image with one square; the total response of its strongest feature map,
-    by where the square is; what that map sees (its projection in this image, framed, and in
+    by the position of the square; the projections of that map (in this image, framed, and in
     others); the probability of the class; the most probable class. Rows without classes end after
     the third.
 
@@ -117,21 +117,21 @@ def occlusion(
     with_classes = any(row.with_classes for row in rows)
     # where each panel begins: image, response, projections, probability, most probable class
     panels = [0.0, _SIDE + 22, 2 * _SIDE + 22 + _BAR]
-    what = "an image's strongest response"
+    scores = "an image's strongest response"
     if with_classes:
         panels += [panels[2] + _SIDE + 22, panels[2] + 2 * _SIDE + 22 + _BAR]
-        what += " and its class"
+        scores += " and its class"
     width = panels[-1] + _SIDE
     if with_classes:
         width += 12 + _LEGEND
     notes = [
-        "Maps: the score by where the centre of the square is. Frame: the square where the "
+        "Maps: the score by the position of the square's centre. Frame: the square where the "
         "score is lowest. Line on the colour "
         "bar: the score of the image without a square.",
-        "Projections: middle grey = 0; framed that of this image, then those of the images "
+        "Projections: middle grey = 0; framed: of this image; then: of the images "
         "that excite the map most.",
     ]
-    title = f"what becomes of {what} while a grey square covers some of the image"
+    title = f"{scores} while a grey square covers some of the image"
     height = 14 + len(rows) * (_ABOVE + _SIDE + _BELOW)
     area = new_page(width, height, titled(heading, title), notes, fig)
     for x, title in zip(panels, _TITLES, strict=False):
@@ -233,8 +233,8 @@ def _frame(axes: Axes, box: list[int]) -> None:
 
 
 def _projections(area: Area, x: float, y: float, projections: Tensor) -> None:
-    """This image's projection, framed, and up to three others, two by two, each cut to what it
-    sees."""
+    """This image's projection, framed, and up to three others, two by two, each cropped to its
+    signal."""
     tiles = [_cropped(projection) for projection in projections[:4]]
     across = 1 if len(tiles) == 1 else 2
     step = _SIDE / across

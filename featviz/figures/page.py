@@ -239,7 +239,7 @@ def new_page(
 
 
 def titled(heading: str, text: str) -> str:
-    """What a page shows, behind what the caller says first."""
+    """The title of a page, behind the caller's heading."""
     if heading:
         return f"{heading}: {text}"
     return text[:1].upper() + text[1:]
@@ -301,7 +301,7 @@ def field_of(layer: Layer) -> str:
     """A layer's receptive field in words."""
     size = " x ".join(map(str, layer.field.size)) + " px"
     words: Mapping[str, str] = {
-        "global": "the whole image",
+        "global": "the full image",
         "bound": f"at most {size}",
         "measured": f"{size} (measured)",
     }
@@ -309,7 +309,7 @@ def field_of(layer: Layer) -> str:
 
 
 def described(layer: Layer) -> str:
-    """What a layer is, in words."""
+    """A layer's kind, units and receptive field, in words."""
     units = f"{layer.channels} units"
     if layer.has_maps:
         height, width = layer.map_size

@@ -1,4 +1,4 @@
-"""Exemplars of all layers on one page, as the paper's figure 2 has them."""
+"""Exemplars of all layers on one page, in the layout of the paper's figure 2."""
 
 from __future__ import annotations
 

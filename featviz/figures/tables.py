@@ -67,7 +67,7 @@ def ablation(
     labels = [_label(row) for row in rows]
     left = 14 + max(text_width(line, 8, bold=True) for line in "\n".join(labels).split("\n"))
     high = 44 * len(rows) + 10
-    title = titled(heading, "what each layer is worth")
+    title = titled(heading, "error without each layer, and parameters")
     notes = [note] if note else []
     notes.append(
         "Dotted: the test error of the first row. Below each network the number of its parameters."

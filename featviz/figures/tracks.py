@@ -94,8 +94,8 @@ def evolution(
 
 
 def settling(result: Evolution, *, heading: str = "", fig: AnyFigure | None = None) -> Figure:
-    """How soon each layer is as it stays: its responses against the last ones, and the strongest
-    images that are already final.
+    """How soon each layer converges: the distance of its responses from the last ones, and the share
+    of strongest images that are already final.
 
     Args:
         result: from `featviz.evolve`.

@@ -1,4 +1,4 @@
-"""Records -> a static site: every unit of a network, to be looked at in any browser, from disk."""
+"""The gallery: records of a scan as a static site, which opens from disk in any browser."""
 
 from featviz.gallery._build import build, is_finished
 from featviz.gallery._compare import compare

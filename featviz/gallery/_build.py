@@ -1,6 +1,4 @@
-"""A scan and its model -> a static site: layer by layer, so that it can be stopped, browsed half
-made, and gone on with.
-"""
+"""Building a gallery layer by layer, so that it can be interrupted, browsed and continued."""
 
 from __future__ import annotations
 
@@ -58,7 +56,7 @@ def build(
         out: the gallery's folder.
         rules: one, or several shown side by side.
         title: at the head of the pages; None: the scan's model.
-        command: shown on the front page as what made it.
+        command: the command that made the gallery, shown on the front page.
         fresh: make everything again, also where ``out`` holds the gallery of something else.
         memory: bytes that a batch of projections may take.
         progress: show progress bars, in units a second.
@@ -194,7 +192,7 @@ def _check_same(earlier: Record, identity: Record, out: Path) -> None:
 
 
 def _about(result: Scan, rules: list[str], title: str, command: str) -> Record:
-    """What the pages say of the gallery as a whole."""
+    """The information on the gallery that all pages share."""
     listing = result.listing
     fingerprints = {}
     for key in ("model", "images"):

@@ -1,4 +1,4 @@
-"""Two galleries of the same images, the same layers and units facing each other."""
+"""Comparing two galleries of the same images, layer by layer and unit by unit."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ Pair = tuple[_Gallery, _Gallery]
 
 
 def compare(first: str | Path, second: str | Path, out: str | Path) -> Path:
-    """Write a gallery in which each unit of ``first`` faces that of ``second``: two checkpoints, or
-    trained against random.
+    """Write a gallery that shows each unit of ``first`` beside that of ``second``: two checkpoints,
+    or trained against random weights.
 
     The new gallery holds copies of all that it shows, so it can be moved without the two.
 
@@ -190,7 +190,7 @@ def _is_own(path: Path) -> bool:
 
 
 def _about(pair: Pair) -> Record:
-    """What the pages say of the comparison as a whole."""
+    """The information on the comparison that all pages share."""
     return {
         **pair[0].record["about"],
         "title": " | ".join(gallery.title for gallery in pair),

@@ -1,4 +1,4 @@
-"""The figures that a page gives of a layer and its units, as plain numbers and text for JSON."""
+"""Numbers of a layer and its units, as plain numbers and text for JSON."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _how_plain(unit: dict[str, Any]) -> tuple[float, float, int]:
 
 
 def rounded(number: float) -> float:
-    """Four significant digits: what a reader sees, and no more bytes."""
+    """Four significant digits, as pages show them."""
     return float(f"{number:.4g}")
 
 

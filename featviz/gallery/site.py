@@ -168,8 +168,8 @@ def new(
 
 
 def fallbacks(folder: str | Path) -> dict[str, tuple[int, int]]:
-    """How many exemplars of a gallery took the full image because their crop did not do, and how
-    many there are: by layer, those layers alone that have some.
+    """By layer, how many exemplars were projected from the full image because their crop did not give
+    the recorded response, and how many there are; only layers with such exemplars.
 
     Raises:
         RecordError: the gallery's record is damaged, or of another version of featviz.
@@ -193,7 +193,7 @@ def check_free(out: str | Path) -> None:
     """Make sure that a gallery may be written to a folder.
 
     Raises:
-        UsageError: there are files of the names that a gallery needs, and they are of no gallery.
+        UsageError: the folder holds files of the names that a gallery needs, of something else.
 
     Example:
         >>> import tempfile

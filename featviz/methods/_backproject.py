@@ -4,8 +4,8 @@ A position depends on its receptive field alone, so only a crop of the image aro
 Positions that share a crop share its forward pass, crops of one size share a batch, and one forward
 pass serves all rules. The response on a crop must be the one that was recorded on the full image;
 where it is not, crops are tried on which padding falls as in the full image, and then the full image
-itself, and the result says so. A full image is the proof of the receptive field, too: where signal
-lies outside it, the field is refuted.
+itself, and the result says so. A full image also tests the receptive field: where signal lies
+outside it, the field is refuted.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Projected(NamedTuple):
 
 
 class FieldRefuted(Exception):
-    """A projection has signal outside the receptive field that its layer was said to have."""
+    """A projection has signal outside the receptive field of its layer."""
 
     def __init__(self, layer: Layer, image: Box) -> None:
         super().__init__(f"layer {layer.name!r} sees more than {layer.field}")

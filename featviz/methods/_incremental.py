@@ -4,11 +4,11 @@
 changes those positions of a layer whose receptive fields it meets, and no other. The layer's map of
 the uncovered image is computed once and kept (materialized). For a window, the model is run on a
 crop that holds the fields of the positions it changes; when it comes to the layer, what the layer
-made of the crop is pasted into the materialized map, and from there on all is as if the full image
-had been run.
+made of the crop is pasted into the materialized map, and the later layers run as for the full
+image.
 
-This is right for a layer on which alone all later ones depend. Whether a layer is one, a trial
-shows: a few windows, both ways."""
+This is exact for a layer on which alone all later layers depend. A trial with a few windows decides
+whether a layer is such a layer: both ways must give the same."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class IncrementalForward:
 
     @contextmanager
     def pasted(self, patches: Sequence[Patch]) -> Iterator[None]:
-        """Within the block the model takes the crops of these patches, of one size, in the place of
+        """Within the block the model takes the crops of these patches, of one size, instead of
         full images."""
 
         def paste(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

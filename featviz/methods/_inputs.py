@@ -1,4 +1,4 @@
-"""What methods that run a model on tensors do with their arguments before they begin."""
+"""Checks and conversions of the arguments of methods that run a model on tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read off a model's forward passes: scores of images, and the most probable class."""
+"""Scores of images, and the most probable class, read off forward passes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def name_of(score: Score) -> str:
 
 @dataclass(frozen=True)
 class Readings:
-    """What was read off n images, on the CPU.
+    """The scores of n images, on the CPU.
 
     Attributes:
         scores: by name, (n,).

@@ -1,5 +1,5 @@
-"""Whether a forward gives one image the same values every time, and in any batch: noticed once,
-before a data set is scanned, rather than as exemplars that cannot be found again."""
+"""The check that a forward pass gives an image the same values every time and in any batch, before a
+data set is scanned: exemplars of another forward pass could not be reproduced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOGETHER = 2  # images in the batch that is compared with one image alone
 def check_steady(
     model: nn.Module, data: Images, layers: Sequence[Layer], net: Sequence[Layer], batch_size: int
 ) -> None:
-    """Make sure that scanning means something.
+    """Refuse data sets and forward passes that are random or depend on the batch.
 
     Args:
         model: in whatever mode; it is looked at in eval mode.

@@ -1,5 +1,5 @@
-"""What convolution saves: the connections and parameters of a layer as it is, unshared, and fully
-connected.
+"""Connections and parameters of a convolution, beside those of a locally connected and of a fully
+connected layer.
 
 Goodfellow, Bengio & Courville, *Deep Learning*, section 9.2: sparse interactions and parameter
 sharing."""
@@ -22,8 +22,8 @@ from featviz.models.local import LocallyConnected2d
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Connections:
-    """One convolution layer on images of one size, and the layers between the same input and output
-    that it is not.
+    """One convolution layer on images of one size, beside a locally connected and a fully connected
+    layer between the same input and output.
 
     Attributes:
         layer: its name.
@@ -34,8 +34,7 @@ class Connections:
         convolution, local, full: parameters of the convolution (one kernel a channel, for all
             positions), of the locally connected layer (the same connections, one number for each)
             and of the fully connected one; with biases where the layer has them.
-        operations: multiplications of a forward pass of the convolution as it is computed, those by
-            padding included.
+        operations: multiplications of a forward pass of the convolution, those by padding included.
 
     Example:
         >>> from featviz import connections, load_model

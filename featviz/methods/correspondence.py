@@ -113,9 +113,9 @@ def correspondence(
         x: (n, c, h, w), two or more images in model space.
         layers: a pattern, names, or layers.
         boxes: by part, where it is in each image, in pixels of these images.
-        fill: what covers: ``gray``, ``mean``, ``blur``, or a value in model space;
-            `featviz.methods.fill.filled` says what each is.
-        preprocess: how the images came to model space, which says what is gray there; None: 0 is.
+        fill: the values of the covered box: ``gray``, ``mean``, ``blur``, or a value in model space;
+            see `featviz.methods.fill.filled`.
+        preprocess: the preprocessing of the images, which defines gray; None: gray is 0.
         batch_size: images in a forward pass.
         progress: show a progress bar.
 
@@ -175,7 +175,7 @@ def read_boxes(path: str | Path) -> dict[str, dict[str, Box]]:
     """Boxes from a JSON file ``{"image key": {"part": [top, left, bottom, right], ...}, ...}``: by
     image, then by part.
 
-    Boxes are in pixels of the image as the model sees it, ends not included.
+    Boxes are in pixels of the model's input; bottom and right are not included.
 
     Raises:
         UsageError: no such file, no JSON, or another structure than this.

@@ -30,9 +30,9 @@ def equivariance(
     features.
 
     The error is |f(g(x)) - g(f(x))| / |g(f(x))| over all images and over the positions whose
-    receptive fields, in both, see pixels of the image alone: neither padding nor what the transform
-    brought in. A translation by d pixels moves the maps of a layer of stride s by d / s positions;
-    where that is no whole number, and when maps are turned or scaled, they are interpolated
+    receptive fields, in both, hold pixels of the image alone: neither padding nor pixels that the
+    transform brought in. A translation by d pixels moves the maps of a layer of stride s by d / s positions;
+    where that is not an integer, and when maps are turned or scaled, they are interpolated
     bilinearly. Convolution is equivariant to translations by its stride: there the error is 0, up
     to rounding.
 
@@ -44,11 +44,11 @@ def equivariance(
         batch_size: images in a forward pass.
 
     Returns:
-        By layer; nan where no position sees pixels of the image alone: give larger images, or a
-        smaller transform.
+        By layer; nan where no receptive field holds pixels of the image alone: give larger images,
+        or a smaller transform.
 
     Raises:
-        LayerError: a layer that is not there, or whose positions all see the full image.
+        LayerError: a layer that is not there, or whose positions all depend on the full image.
         UsageError: ``x`` is not images, or no image in a batch.
 
     Source: Goodfellow, Bengio & Courville, *Deep Learning*, section 9.2.

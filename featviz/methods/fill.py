@@ -1,4 +1,4 @@
-"""What lies under the gray square: values that take the place of a box of an image."""
+"""Fills: the values that replace a covered box of an image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Fill = str | float | Tensor
 def filled(
     x: Tensor, fill: Fill, window: tuple[int, int], preprocess: Preprocess | None = None
 ) -> Tensor:
-    """Images that show nothing but the fill, of which any box can be laid over the images themselves.
+    """Images made of the fill alone, from which any box can be copied over the images.
 
     Args:
         x: images (..., c, h, w) in model space.
@@ -31,7 +31,7 @@ def filled(
             deviation is a quarter of the window's side. A number, or a tensor that broadcasts to
             the image: this, in model space.
         window: (height, width) in pixels of the boxes that are going to be covered.
-        preprocess: how the images came to model space.
+        preprocess: the preprocessing of the images.
 
     Returns:
         Of the shape, type and device of ``x``; it may share memory with the fill, so it is to be

@@ -1,5 +1,5 @@
-"""The gray square of Zeiler & Fergus: what becomes of a score while a window of the image is
-covered, for every window."""
+"""Occlusion, the gray square of Zeiler & Fergus: a score while a window of the image is covered, for
+every window."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class OcclusionMaps:
         boxes: (rows, cols, 4) int64: top, left, bottom, right of each window in pixels. Those at
             the far edges may be cut short.
         size: (height, width) of the image in pixels.
-        incremental: whether the first layers were computed only where a window changes them, rather
-            than the full image for every window, which takes longer.
-        layer: the last of the layers that were; None where none was.
+        incremental: whether the incremental forward was used, which computes the first layers only
+            where a window changes them.
+        layer: the last of these layers; None without the incremental forward.
 
     Example:
         >>> import torch
@@ -147,12 +147,12 @@ def occlude(
             layer for a class's logit; a sum of units (``u - 0.5 * v``); a function of the model's
             output that gives (n,) numbers; or several of these by names of one's choice.
         window, stride: in pixels, one number or (y, x).
-        fill: what covers: ``gray``, ``mean``, ``blur``, or a value in model space;
-            `featviz.methods.fill.filled` says what each is.
-        preprocess: how the image came to model space, which says what is gray there; None: 0 is.
+        fill: the values of the covered window: ``gray``, ``mean``, ``blur``, or a value in model
+            space; see `featviz.methods.fill.filled`.
+        preprocess: the preprocessing of the image, which defines gray; None: gray is 0.
         batch_size: windows in a forward pass; None: up to 64, as suits the device.
-        incremental: compute the first layers only where a window changes them, if a trial shows
-            that this gives the same; the record says whether that was so.
+        incremental: use the incremental forward, which computes the first layers only where a window
+            changes them, if a trial gives the same scores; the record says whether it was used.
         progress: show a progress bar.
 
     Raises:

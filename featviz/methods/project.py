@@ -45,9 +45,8 @@ def project(
         units: of any layers, fully connected ones (class logits) too. One without ``at`` means the
             maximum of its map, one with ``at="map"`` all of it. A sum of units (``u + 0.5 * v``)
             is projected in one backward pass.
-        rule: ``deconvnet`` (the paper's), ``guided`` or ``gradient``; `featviz.rules` says what
-            each does.
-        start: what the backward signal starts as, at the unit's positions: ``one``, or its
+        rule: ``deconvnet`` (the paper's), ``guided`` or ``gradient``; see `featviz.rules`.
+        start: the initial backward signal, at the unit's positions: ``one``, or its
             ``activation`` there (as in the paper, which leaves the activations themselves and sets
             all others to zero).
         net: `anatomy` of this model for images of this size, for callers who project often; None:
@@ -151,7 +150,7 @@ class _Projection:
     result: Tensor
 
     def is_local(self, target: _Target) -> bool:
-        """Whether one position is asked for, of a layer whose positions see less than the image."""
+        """Whether the unit is one position of a layer whose receptive field is smaller than the image."""
         if not isinstance(target.score, Unit) or target.score.at == "map":
             return False
         layer = self.layers[target.score.layer]
@@ -193,7 +192,7 @@ class _Projection:
             self.result[done.job.slot][done.box.region] = signal.to(self.result)
 
     def from_full_images(self, targets: Sequence[_Target]) -> None:
-        """Project whatever sees the full image: one forward pass an image for all its targets and
+        """Project all units whose receptive field is the full image: one forward pass an image for all its targets and
         their layers."""
         for image, own in _by_image(targets).items():
             layers = [self.layers[name] for name in _names(own)]

@@ -38,7 +38,7 @@ def project_exemplars(
     """Project every exemplar of a layer's units, beside the patches that caused them.
 
     At the edges of an image the receptive field is clipped, in the patch and in the projection
-    alike, and both are laid in tiles of one size where the whole field would be. Where the field is
+    alike, and both are placed in tiles of one size, at the offset of the unclipped field. Where the field is
     larger than the image, tiles have the size of the image.
 
     Args:
@@ -46,7 +46,7 @@ def project_exemplars(
         layer_scan: one layer of a scan, ``result["conv3"]``.
         channels: which units; None: all.
         rule: as of `project`.
-        rules: several that share each forward pass, in the place of ``rule``.
+        rules: several, which share each forward pass, instead of ``rule``.
         memory: bytes that a batch may take; halved where the device has less.
         progress: show a progress bar, in exemplars.
 
@@ -168,7 +168,7 @@ class _Tiles:
         self.jobs = dict(sorted(self.jobs.items()))
 
     def write_patches(self, image: int, pixels: Tensor) -> None:
-        """Cut every patch of an image (c, h, w) out of it."""
+        """Copy every patch of an image (c, h, w) into its tile."""
         for job in self.jobs[image]:
             tile, box = self._slots[job.slot]
             self.patches[job.slot][tile.region] = pixels[box.region]

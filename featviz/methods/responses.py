@@ -1,4 +1,4 @@
-"""Every image's response of every unit, as tensors."""
+"""The response of every unit to every image, as tensors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def responses(
         model: any module; used on its device and in eval mode, and left as it was.
         images: ``Images``, or anything that `open_images` takes.
         layers: a pattern, names, or layers.
-        reduce: what becomes of the maps (n, c, h, w) of a batch: their ``max``, ``mean``, ``sum``
+        reduce: the reduction of the maps (n, c, h, w) of a batch: their ``max``, ``mean``, ``sum``
             or ``l2`` norm over positions, (n, c); the ``map`` itself; or a function of the maps
             that gives n rows. A fully connected layer's (n, c) stays as it is under a name, and is
             (n, c, 1, 1) for a function.

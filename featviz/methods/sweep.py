@@ -1,4 +1,4 @@
-"""How far features move while an image is transformed: invariance."""
+"""Invariance: the distance of features while an image is transformed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from featviz.units import Layer, LayersLike
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SweepResult:
-    """What v values of a transform do to n images.
+    """The features of n images under v values of a transform.
 
     Attributes:
         values: of the transform, in order.
@@ -78,8 +78,8 @@ def sweep(
     batch_size: int = 32,
     progress: bool = False,
 ) -> SweepResult:
-    """Transform images by each of several values, and see how far their features and the model's
-    answer move.
+    """Transform images by each of several values, and measure how far their features and the class
+    probabilities move.
 
     Args:
         model: any module; used on its device and in eval mode, and left as it was.

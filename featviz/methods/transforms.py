@@ -1,4 +1,4 @@
-"""What can be done to images and, in step, to activation maps: shift, turn, scale."""
+"""Transforms of images, and of activation maps accordingly: shift, rotation, scale."""
 
 from __future__ import annotations
 

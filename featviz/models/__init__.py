@@ -1,4 +1,4 @@
-"""Networks that come with featviz, and how any network is loaded."""
+"""The networks that come with featviz, and loading of other networks."""
 
 from featviz.models.load import find_device, load_model
 from featviz.models.local import LocallyConnected2d

@@ -53,12 +53,12 @@ def zfmini(
     """ZFNet's layers at a quarter of a million parameters, for (n, 3, 96, 96) to (n, 3, 128, 128)
     images.
 
-    The second convolution has stride 1, so that the fifth sees 83 pixels of the image rather than
-    all of it, and contrast is not normalised.
+    The second convolution has stride 1, so that the receptive field of the fifth is 83 pixels and
+    not the full image, and contrast is not normalised.
 
     Args:
         num_classes: number of outputs, the logits of ``fc8``; 96 for the synthetic images that the
-            bundled weights know.
+            bundled weights were trained on.
         widths: channels of the five convolutions, ``hidden``: units of ``fc6`` and ``fc7``; 0
             leaves a layer out, with its rectifier and not with its pool (the paper's table 3).
 
