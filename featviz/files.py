@@ -1,15 +1,31 @@
-"""Files that are never half written, and folders that can be written to."""
+"""Files that are never half written, and folders that can be written to, by one at a time."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from featviz.errors import UsageError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".featviz-lock"
+"""The file that a process holds while it works in a folder."""
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.featviz-part|\.featviz-probe-(\d+)")
+_OWN_FOLDERS = ("scan", "images", "static", "layers/*", "[ab]/layers/*")
+"""Where temporary files can lie below a folder."""
+_claimed: set[Path] = set()
+
 
 def write_atomic(path: Path, data: str | bytes) -> Path:
-    """Write a file under a temporary name and move it into place when it is complete.
+    """Write a file under a temporary name and move it into place when it is complete, on the disk
+    and not only on its way there.
 
     Args:
         path: the file; its folder is made where it is missing.
@@ -19,14 +35,28 @@ def write_atomic(path: Path, data: str | bytes) -> Path:
         ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.featviz-part")
     try:
-        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        with temporary.open("wb") as file:
+            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)  # a full disk leaves nothing behind
         raise
+    _sync_folder(path.parent)
     return path
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's list of names to the disk, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def check_writable(folder: Path) -> None:
@@ -45,3 +75,80 @@ def check_writable(folder: Path) -> None:
         raise UsageError(
             f"the folder {str(folder)!r} cannot be written: {reason}", "out"
         ) from error
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """A block in which no other process claims the folder, which is made where it is missing.
+
+    What processes that died have left half written is removed. A claim ends with the block, and
+    with the process, however it ends. Within a claim of this process another one is no hindrance.
+
+    Raises:
+        UsageError: the folder cannot be written, or another process has claimed it.
+    """
+    check_writable(folder)
+    own = folder.resolve()
+    if fcntl is None or own in _claimed:
+        yield
+        return
+    handle = _locked(folder)
+    _claimed.add(own)
+    try:
+        _remove_left_over(folder)
+        yield
+    finally:
+        _claimed.discard(own)
+        # while it is held: whoever waits for the name makes a new file, and sees that it has
+        (folder / LOCK).unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(folder: Path) -> int:
+    """A handle of the folder's lock file, which this process now holds."""
+    path = folder / LOCK
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise UsageError(
+                f"another process works in the folder {str(folder)!r}: "
+                "wait until it is done, or choose another folder",
+                "out",
+            ) from None
+        except OSError:  # a file system that knows no locks
+            return handle
+        if _is_file_at(handle, path):
+            return handle
+        os.close(handle)  # it was removed by its last holder
+
+
+def _is_file_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Remove temporary files of processes that are no more."""
+    folders = [folder]
+    for pattern in _OWN_FOLDERS:
+        folders += folder.glob(pattern)
+    for own in folders:
+        for path in own.glob(".*"):
+            name = _TEMPORARY.fullmatch(path.name)
+            if name is not None and not _is_alive(int(name[1] or name[2])):
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

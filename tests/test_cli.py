@@ -10,6 +10,9 @@ import io
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +177,51 @@ def test_an_interrupted_scan_is_kept_and_the_same_command_goes_on_to_the_same_re
         Path("out/scan.json").read_bytes() == Path("at-once/scan.json").read_bytes()
     )  # it names the arrays by their hash
     assert drawn("out") == drawn("at-once")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_to_end_interrupt_as_ctrl_c_does(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = signal.Signals[name]
+    batches = Images.batches
+
+    def signalled(self: Images, *arguments: Any, **options: Any) -> Iterator[Any]:
+        for n, batch in enumerate(batches(self, *arguments, **options)):
+            if n == 2:
+                signal.raise_signal(number)
+            yield batch
+
+    earlier = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(Images, "batches", signalled)
+        assert cli.main([*SMALL, *FEW, "--layers", "conv1"]) == 128 + number
+    assert "stopped. What was scanned is kept" in capsys.readouterr().err
+    assert signal.getsignal(number) == earlier
+    assert Scan.load("out").done == 8
+    assert sorted(path.suffix for path in Path("out").iterdir()) == [".json", ".npz"]
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        args = argparse.Namespace(debug=False, goes_on="")
+        assert cli.arguments.exit_code(lambda _: signal.raise_signal(signal.SIGHUP), args) == 0
+    finally:
+        signal.signal(signal.SIGHUP, earlier)
+
+
+def test_a_second_command_in_one_folder_is_refused(fails: Any) -> None:
+    hold = "import sys, pathlib, featviz.files as f\n"
+    hold += "with f.claimed(pathlib.Path('out')): print(1, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        message = fails(*SMALL, "--layers", "conv1")
+        assert "another process works in the folder 'out'" in message
+        assert "--out DIR" in message
+        process.kill()
 
 
 def test_an_interruption_before_the_first_batch_leaves_no_record(scanned: Scanned) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from featviz.errors import UsageError
-from featviz.files import check_writable, write_atomic
+from featviz.files import LOCK, check_writable, claimed, write_atomic
 
 
 def test_text_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:
@@ -24,11 +26,10 @@ def test_what_fails_leaves_the_earlier_file_and_nothing_else(
 ) -> None:
     path = write_atomic(tmp_path / "file", "earlier")
 
-    def full(self: Path, data: bytes) -> int:
-        self.touch()
+    def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_atomic(path, "later")
     assert path.read_text() == "earlier"
@@ -46,3 +47,41 @@ def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="file/folder") as error:
         check_writable(tmp_path / "file" / "folder")
     assert error.value.arguments == ("out",)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from featviz.files import claimed
+with claimed(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_claim_holds_for_one_process_and_ends_with_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match="another process works in the folder") as error:
+            claimed(tmp_path).__enter__()
+        assert error.value.arguments == ("out",)
+        process.kill()
+    assert (tmp_path / LOCK).exists()  # nobody could remove it
+    with claimed(tmp_path), claimed(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        dead = process.pid
+    left = [f".scan.json.{dead}.featviz-part", f"layers/000/.1.js.{dead}.featviz-part"]
+    others = [".scan.json.1.featviz-part", f".x.{dead}.part", f"own/.a.{dead}.featviz-part"]
+    for name in [*left, *others]:
+        write_atomic(tmp_path / name, "")
+    with claimed(tmp_path):
+        pass
+    assert not [name for name in left if (tmp_path / name).exists()]
+    assert all((tmp_path / name).exists() for name in others)

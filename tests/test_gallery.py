@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
@@ -478,6 +478,97 @@ def test_the_gallery_of_an_earlier_version_is_refused_and_made_again_afresh(
     assert error.value.arguments == (), "comparing afresh would not help"
     gallery.build(result, model, images, tmp_path / "out", rules=RULES, fresh=True)
     assert json.loads(path.read_bytes())["schema"] == site.SCHEMA
+
+
+def wrong_records(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Records with one thing wrong."""
+    for key in ("identity", "about", "layers"):
+        yield {name: value for name, value in record.items() if name != key}
+    for key, value in (("about", {}), ("layers", 3), ("images", [[0, 1, 2]]), ("sides", ["a"])):
+        yield record | {key: value}
+    first, *others = record["layers"]
+    for key in first:
+        yield record | {"layers": [first | {key: None}, *others]}
+    for change in (
+        {"folder": "../../stolen"},
+        {"page": "/tmp/layer-000.html"},
+        {"channels": 0},
+        {"strip": [10**6]},
+        {"index": [[0, 1, []]]},
+        {"name": others[0]["name"]},
+    ):
+        yield record | {"layers": [first | change, *others]}
+    for key in record["about"]:
+        yield record | {"about": record["about"] | {key: None}}
+
+
+def test_each_field_of_a_record_is_checked(made: Made, built: Path, tmp_path: Path) -> None:
+    model, images, result = made
+    out = tmp_path / "out"
+    shutil.copytree(built, out)
+    record = json.loads((out / "gallery.json").read_bytes())
+    for wrong in wrong_records(record):
+        (out / "gallery.json").write_text(json.dumps(wrong))
+        with pytest.raises(RecordError, match="is damaged") as error:
+            gallery.build(result, model, images, out, rules=RULES)
+        assert "\n" not in str(error.value)
+        with pytest.raises(RecordError, match="is damaged"):
+            gallery.compare(out, built, tmp_path / "both")
+
+
+@pytest.mark.parametrize("name", ["units.json", "data.json", "0.js"])
+def test_a_comparison_refuses_what_is_damaged(name: str, built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built, tmp_path / "out")
+    path = tmp_path / "out" / "layers/000" / name
+    for wrong in ("", "[]", "3", '{"rules": []}'):
+        path.write_text(wrong)
+        with pytest.raises(RecordError, match="is damaged"):
+            gallery.compare(tmp_path / "out", built, tmp_path / "both")
+
+
+def test_a_comparison_follows_no_links(built: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    foreign = tmp_path / "foreign"
+    shutil.copytree(built, foreign)
+    (foreign / "images/secret.webp").symlink_to(secret)
+    (foreign / "layers/linked").symlink_to(tmp_path)
+    gallery.compare(foreign, built, tmp_path / "both")
+    assert b"secret" not in files(tmp_path / "both").values()
+    assert not any(path.is_symlink() for path in (tmp_path / "both").rglob("*"))
+    (foreign / "layers/000/units.json").unlink()
+    (foreign / "layers/000/units.json").symlink_to(built / "layers/000/units.json")
+    with pytest.raises(RecordError, match="is damaged"):
+        gallery.compare(foreign, built, tmp_path / "both")
+
+
+def test_an_infinite_response_is_shown_as_any_other(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 1))
+    pictures = torch.ones(4, 3, 8, 8) * torch.tensor([1.0, 0.5, 0.25, 0.75]).view(4, 1, 1, 1)
+    with torch.no_grad():
+        for name, weight in (("0", 1e19), ("2", 1e19)):
+            model.get_submodule(name).weight.fill_(weight)  # type: ignore[operator, union-attr]
+            model.get_submodule(name).bias.zero_()  # type: ignore[operator, union-attr]
+    images = open_images(pictures)
+    result = featviz.scan(model, images, ["2"], k=2)
+    assert result["2"].top.scores.isinf().all()
+    gallery.build(result, model, images, tmp_path)
+    units = data_of(tmp_path / "layer-000.html")["sides"][0]["units"]
+    assert units[0]["max"] == float("inf")
+    assert units[0]["exemplars"][0]["score"] == float("inf")
+
+    def refused(token: str) -> None:
+        raise AssertionError(token)
+
+    for path in [*tmp_path.rglob("*.json")]:
+        json.loads(path.read_bytes(), parse_constant=refused)
+    json.loads(Pages(tmp_path / "layer-000.html").data, parse_constant=refused)
+
+
+def test_strict_json_leaves_texts_as_they_are() -> None:
+    value = {'Infinity "NaN': [float("inf"), -float("inf"), float("nan"), 1.5, "-Infinity\\"]}
+    text_written = site.strict_json(value)
+    assert text_written == '{"Infinity \\"NaN": [1e999, -1e999, null, 1.5, "-Infinity\\\\"]}'
 
 
 def test_rules_are_one_or_more_that_there_are(made: Made, tmp_path: Path) -> None:

@@ -4,8 +4,12 @@ used.
 
 from __future__ import annotations
 
+import itertools
 import os
+import pickle
 import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +19,16 @@ import pytest
 import torch
 import torchvision.models
 from PIL import Image
+from samples import same_scan
 from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
-from featviz import Images, Preprocess, Scan, open_images, scan
+from featviz import Images, Preprocess, Scan, open_images, project_exemplars, scan
 from featviz.data import SyntheticImages
-from featviz.errors import ImageError, UsageError
+from featviz.errors import ImageError, RecordError, UsageError
 from featviz.images import common_size
+from featviz.images._held import Held
 from featviz.models import preprocessing
 
 SUFFIXES = (".png", ".png", ".jpg", ".jpg")
@@ -374,6 +380,113 @@ def test_an_image_is_decoded_once(pictures: Path) -> None:
     first = images[0]
     (pictures / KEYS[0]).unlink()
     assert torch.equal(images[0], first)
+
+
+def stop_after(images: Images, n: int) -> Images:
+    """The same images; whoever reads the n-th is interrupted."""
+    batches = images.batches
+
+    def stopped(*arguments: Any, **options: Any) -> Iterator[Any]:
+        yield from itertools.islice(batches(*arguments, **options), n)
+        raise KeyboardInterrupt
+
+    images.batches = stopped  # type: ignore[method-assign]
+    return images
+
+
+def replace_picture(path: Path) -> None:
+    """Another picture under the name of this one."""
+    save(path, Image.new("RGB", pixels(path).shape[:0:-1], "red"))
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
+
+
+def test_a_picture_replaced_under_its_name_is_noticed(pictures: Path, tmp_path: Path) -> None:
+    images, out = open_images(pictures), tmp_path / "out"
+    earlier, first = images.fingerprint(), images[0]
+    result = scan(nets.plain(), images, ["0"], k=3, out=out)
+    replace_picture(pictures / KEYS[0])
+    assert images.fingerprint() != earlier
+    assert not torch.equal(images[0], first), "what is kept is of the old one"
+    with pytest.raises(RecordError, match=r"1 of its images have changed since.*00\.png") as error:
+        scan(nets.plain(), open_images(pictures), ["0"], k=3, out=out, resume=True)
+    assert error.value.arguments == ("out", "fresh")
+    with pytest.raises(ImageError, match=r"00\.png' has changed since the scan"):
+        project_exemplars(nets.plain(), images, result["0"], rule="gradient")
+    for others in (images[1:], images.spread(3), images.with_preprocess(Preprocess())):
+        assert others.stamps()[0].count(" ") == 1
+
+
+def test_an_interrupted_scan_does_not_mix_old_and_new(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    stopped = stop_after(open_images(pictures), 2)
+    with pytest.raises(KeyboardInterrupt):
+        scan(nets.plain(), stopped, ["0"], k=3, batch_size=3, out=out)
+    assert Scan.load(out).done == 6
+    replace_picture(pictures / KEYS[8])  # not looked at yet
+    images = open_images(pictures)
+    resumed = scan(nets.plain(), images, ["0"], k=3, batch_size=3, out=out, resume=True)
+    assert same_scan(resumed, scan(nets.plain(), images, ["0"], k=3, batch_size=3))
+    assert same_scan(Scan.load(out), resumed)
+
+
+def test_a_skipped_file_that_was_mended_is_tried_again(pictures: Path, tmp_path: Path) -> None:
+    out, bad = tmp_path / "out", pictures / KEYS[1]
+    good = bad.read_bytes()
+    for wrong in (b"broken", b"broken in another way"):
+        bad.write_bytes(wrong)
+        result = scan(nets.plain(), open_images(pictures), ["0"], k=3, out=out, resume=True)
+        assert [skipped.index for skipped in result.skipped] == [1]
+    bad.write_bytes(good)
+    images = open_images(pictures)
+    mended = scan(nets.plain(), images, ["0"], k=3, out=out, resume=True)
+    anew = scan(nets.plain(), images, ["0"], k=3)
+    assert mended.skipped == []
+    assert mended.identity == anew.identity
+    assert torch.equal(mended["0"].top.images, anew["0"].top.images)
+    assert mended["0"].statistics.count == 12
+
+
+def test_a_tar_that_was_packed_again_is_noticed(pictures: Path, tmp_path: Path) -> None:
+    path = packed(pictures, tmp_path / "all.tar", "w")
+    earlier = open_images(path).fingerprint()
+    assert open_images(path).fingerprint() == earlier
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 1))
+    assert open_images(path).fingerprint() != earlier
+
+
+# --- what is kept of them
+
+
+def test_what_is_kept_stays_within_its_limit_under_threads() -> None:
+    held = Held(limit=2**20)
+    picture = torch.arange(3 * 50 * 50).remainder(251).to(torch.uint8).view(3, 50, 50)
+
+    def keep(start: int) -> None:
+        for index in range(start, 400, 4):
+            held.keep(index, "", picture)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(keep, range(4)))
+    assert held.bytes <= held.limit
+    kept = [index for index in range(400) if held.get(index, "") is not None]
+    assert len(kept) == len(held)
+    assert 0.8 * held.limit < len(held) * (picture.numel() + 1024)
+    for index in kept:
+        pixels_kept = held.get(index, "")
+        assert pixels_kept is not None
+        assert torch.equal(pixels_kept, picture)
+
+
+def test_a_view_keeps_nothing_of_what_it_was_cut_from() -> None:
+    held = Held(limit=10_000)
+    large = torch.zeros(3, 500, 500, dtype=torch.uint8)
+    held.keep(0, "", large[:, :20, :20])
+    kept = held.get(0, "")
+    assert kept is not None
+    assert kept.untyped_storage().nbytes() <= 10_000
+    held.keep(1, "", large)
+    assert held.get(1, "") is None, "there is no room for it"
+    assert len(pickle.loads(pickle.dumps(held))) == 0
 
 
 def test_any_key_has_a_fingerprint() -> None:

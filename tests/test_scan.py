@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,36 @@ def test_the_last_batch_may_be_broken_as_a_piece() -> None:
     result = scanned(with_broken(20, 21, 22), batch_size=4)
     assert result.complete
     assert len(result.skipped) == 3
+
+
+def test_an_interruption_behind_a_batch_that_ends_in_a_broken_image(tmp_path: Path) -> None:
+    """The batches that follow are those of a scan that was not interrupted."""
+    images = with_broken(3, 7, 8, 9, 10, 11)
+    looked_at: list[list[int]] = []
+    batches = images.batches
+
+    def watched(indices: Any, *rest: Any, **options: Any) -> Iterator[Any]:
+        looked_at.append(list(indices))
+        yield from itertools.islice(batches(indices, *rest, **options), 2)
+        raise KeyboardInterrupt
+
+    images.batches = watched  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        scanned(images, batch_size=4, out=tmp_path)
+    early = Scan.load(tmp_path)
+    assert early.done == 8
+    assert [skipped.index for skipped in early.skipped] == [3, 7]
+    images.batches = batches  # type: ignore[method-assign]
+    resumed = scanned(images, batch_size=4, out=tmp_path, resume=True)
+    assert same_scan(resumed, scanned(images, batch_size=4))
+
+
+def test_keys_that_are_there_twice_are_skipped_twice(tmp_path: Path) -> None:
+    data = with_broken(1, 3)
+    data.keys = ["same"] * 23
+    first = scanned(data, batch_size=2, out=tmp_path)
+    assert [skipped.index for skipped in first.skipped] == [1, 3]
+    assert same_scan(scanned(data, out=tmp_path, resume=True), first)
 
 
 def test_strict_raises_on_the_first_also_when_it_was_skipped_before(tmp_path: Path) -> None:
@@ -289,3 +321,13 @@ def test_images_of_any_number_of_channels() -> None:
         top = scan(model, data, "0", k=4)["0"].top
         peaks = model(x).detach().amax(dim=(2, 3))
         assert same_bits(top.scores, peaks.T.sort(descending=True).values)
+
+
+# --- infinity
+
+
+def test_an_infinite_response_is_the_strongest() -> None:
+    maps = torch.tensor([1.0, torch.inf, 3.0, -torch.inf]).view(4, 1, 1, 1)
+    top = TopK.empty(1, 3).update(maps, [0, 1, 2, 3])
+    assert top.images.tolist() == [[1, 2, 0]]
+    assert top.scores[0, 0] == torch.inf

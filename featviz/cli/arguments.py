@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -349,17 +353,26 @@ def scanned(
     )
 
 
+class _Signalled(KeyboardInterrupt):
+    """The process is asked to end: all that Ctrl-C does follows."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def exit_code(
     work: Callable[[argparse.Namespace], None], args: argparse.Namespace, prefix: str = ""
 ) -> int:
-    """Do the work: 0 when it is done, 1 after an error that was explained, 130 when it was
-    interrupted.
+    """Do the work: 0 when it is done, 1 after an error that was explained, 128 and the signal's
+    number when it was interrupted: 130 by Ctrl-C.
     """
     try:
-        work(args)
+        with _signals_as_interrupts():
+            work(args)
         return 0
-    except KeyboardInterrupt:
-        code = 130
+    except KeyboardInterrupt as interrupt:
+        code = 128 + getattr(interrupt, "number", signal.SIGINT)
         message = f"\n{prefix}stopped. {args.goes_on}"
     except (FeatvizError, OSError, torch.OutOfMemoryError) as error:
         if args.debug:
@@ -367,8 +380,32 @@ def exit_code(
         code = 1
         message = f"{prefix}error: {error}{_flags(error, args)}"
     # here the traceback is gone, and with it the progress bars that it kept open
-    print(message, file=sys.stderr)
+    with suppress(OSError):  # the terminal may be gone, too
+        print(message, file=sys.stderr)
     return code
+
+
+@contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """A block in which SIGTERM and SIGHUP interrupt as Ctrl-C does; afterwards they do what they did
+    before."""
+    earlier: dict[int, Any] = {}
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise _Signalled(number)
+
+    try:
+        # Python calls handlers in the main thread, and lets no other set them
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGTERM", "SIGHUP"):
+                number = getattr(signal, name, None)  # Windows has no SIGHUP
+                # what is ignored is left so: nohup means it
+                if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                    earlier[number] = signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _flags(error: Exception, args: argparse.Namespace) -> str:

@@ -22,7 +22,7 @@ from featviz.cli.arguments import (
     scanned,
     slug,
 )
-from featviz.files import check_writable
+from featviz.files import claimed
 
 
 def register(commands: Any) -> None:
@@ -57,7 +57,12 @@ def run(args: argparse.Namespace) -> None:
         _compare(args)
         return
     out = args.out or Path("outputs") / f"{slug(args.model)}-gallery"
-    check_writable(out)
+    with claimed(out):
+        _make(args, out)
+
+
+def _make(args: argparse.Namespace, out: Path) -> None:
+    """Make the gallery."""
     model = model_from(args)
     images = images_from(args, model)
     # other files in the folder are an error before the scan, which can take long
@@ -86,6 +91,6 @@ def run(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
     names = [slug(folder.resolve().name) for folder in args.compare]
     out = args.out or Path("outputs") / "-".join(["compare", *names])
-    check_writable(out)
     first, second = args.compare
-    print(gallery.compare(first, second, out))
+    with claimed(out):
+        print(gallery.compare(first, second, out))

@@ -32,7 +32,7 @@ from featviz.cli.arguments import (
     slug,
 )
 from featviz.errors import UsageError
-from featviz.files import check_writable, write_atomic
+from featviz.files import claimed, write_atomic
 from featviz.images import Images
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.exemplars import Exemplars
@@ -92,7 +92,12 @@ def run(args: argparse.Namespace) -> None:
     if args.choose == "random" and args.max_channels is None:
         raise UsageError("--choose random goes with --max-channels N")
     out = args.out or Path("outputs") / slug(args.model)
-    check_writable(out)
+    with claimed(out):
+        _draw(args, out)
+
+
+def _draw(args: argparse.Namespace, out: Path) -> None:
+    """Draw the figures to a folder."""
     model = model_from(args)
     images = images_from(args, model)
     result = scanned(

@@ -28,7 +28,7 @@ from featviz.cli.arguments import (
 from featviz.data import PAPER_EPOCHS, LabelledImages, SyntheticImages, split, train
 from featviz.data.training import Labelled
 from featviz.errors import ImageError, UsageError
-from featviz.files import check_writable
+from featviz.files import claimed
 from featviz.images import Preprocess, open_images
 from featviz.models import preprocessing
 
@@ -76,7 +76,12 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, and print the checkpoints."""
     out = args.out or Path("outputs") / f"train-{slug(args.model)}"
-    check_writable(out)
+    with claimed(out):
+        _train(args, out)
+
+
+def _train(args: argparse.Namespace, out: Path) -> None:
+    """Train, with checkpoints in a folder."""
     args.weights = args.weights or "initial"  # not the trained ones of the bundled network
     task = _synthetic(args) if args.images is None else _labelled(args)
     history = train(

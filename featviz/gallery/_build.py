@@ -363,7 +363,7 @@ class _Work:
             "images": "images",
             "units": units.numbers,
         }
-        write_atomic(units.folder / "units.json", json.dumps(units.numbers))
+        write_atomic(units.folder / "units.json", site.strict_json(units.numbers))
         write_atomic(units.folder / "data.json", json.dumps(data))
         site.layer_page(self.out, about, entry, {**data, "sides": [side]})
 

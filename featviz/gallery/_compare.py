@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featviz.errors import RecordError, UsageError
+from torch import Tensor
+
+from featviz.errors import RecordError, UsageError, first_line
 from featviz.files import write_atomic
 from featviz.gallery import site, sprites
+from featviz.records import _fields as fields
 
 Record = dict[str, Any]
 _SAME = ("images", "preprocess", "k", "rules", "tiles")  # of both identities
@@ -81,12 +86,13 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> Path:
     pair = _opened(*folders)
     _check_alike(pair)
     names = _common_layers(pair)
+    about = _about(pair)
+    identity = {"compared": [gallery.record["identity"] for gallery in pair]}
     site.clear(target)
+    site.mark(target, site.new(identity, about, []))
     for gallery in pair:
         _copy(gallery, target)
-    about = _about(pair)
     layers = [_write_layer(target, about, i, name, pair) for i, name in enumerate(names)]
-    identity = {"compared": [gallery.record["identity"] for gallery in pair]}
     record = site.new(identity, about, layers)
     record["images"] = _images(pair)
     record["sides"] = [gallery.title for gallery in pair]
@@ -160,10 +166,27 @@ def _named(pair: Pair) -> str:
 
 def _copy(gallery: _Gallery, out: Path) -> None:
     """Copy the sprites of a gallery to a folder of its own, and its images to the common one."""
-    shutil.copytree(gallery.folder / "layers", out / gallery.letter / "layers")
-    images = gallery.folder / "images"
-    if images.is_dir():  # where all units are dead there are none
-        shutil.copytree(images, out / "images", dirs_exist_ok=True)
+    _copy_files(gallery.folder / "layers", out / gallery.letter / "layers")
+    _copy_files(
+        gallery.folder / "images", out / "images"
+    )  # where all units are dead there are none
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """Copy a folder of a gallery. Links in it are left out: a gallery has none of its own, and they
+    could lead to any file of the reader's."""
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, ignore=_not_copied, dirs_exist_ok=True)
+
+
+def _not_copied(folder: str, names: list[str]) -> list[str]:
+    """Links, pipes and devices."""
+    return [name for name in names if not _is_own(Path(folder, name))]
+
+
+def _is_own(path: Path) -> bool:
+    mode = path.lstat().st_mode
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def _about(pair: Pair) -> Record:
@@ -201,12 +224,12 @@ def _write_layer(out: Path, about: Record, i: int, name: str, pair: Pair) -> Rec
     entry = dict(pair[0].layers[name])
     entry["page"] = site.page_name(i)
     entry["strips"] = []
-    data = json.loads((pair[0].folder / entry["folder"] / "data.json").read_bytes())
+    data = _read(pair[0], out, entry, "data.json", _data)
     sides = []
     for gallery in pair:
         own = gallery.layers[name]
         folder = f"{gallery.letter}/{own['folder']}"
-        units = json.loads((gallery.folder / own["folder"] / "units.json").read_bytes())
+        units = _read(gallery, out, own, "units.json", fields.list_of(_unit, own["channels"]))
         side = {"title": gallery.title, "folder": folder, "images": "images", "units": units}
         sides.append(side)
         # the units that stand out in the first network are shown of both
@@ -218,17 +241,71 @@ def _write_layer(out: Path, about: Record, i: int, name: str, pair: Pair) -> Rec
     return entry
 
 
+def _read(
+    gallery: _Gallery,
+    out: Path,
+    layer: Record,
+    name: str,
+    check: Callable[[str, Any], Any],
+) -> Any:
+    """What a file of a layer says, read from its copy, which is no link.
+
+    Raises:
+        RecordError: it is damaged, or missing.
+    """
+    try:
+        value = json.loads((out / gallery.letter / layer["folder"] / name).read_bytes())
+        check(name, value)
+    except (ValueError, OSError, RecursionError) as error:
+        raise RecordError(
+            f"the gallery in {str(gallery.folder)!r} is damaged "
+            f"(layer {layer['name']!r}: {first_line(error)}): make it again"
+        ) from error
+    return value
+
+
+def _data(name: str, value: Any) -> None:
+    """Of what the tiles of a layer are."""
+    data = fields.entry(name, value)
+    tile = fields.list_of(fields.integer(1, 2**12), 2)
+    size = fields.list_of(fields.integer(1), 2)
+    data.check({"tile": tile, "k": fields.integer(1, 2**16), "input": size})
+    data.take("rules", fields.list_of(fields.text))
+
+
+def _unit(name: str, value: Any) -> None:
+    """What pages say of a unit."""
+    unit = fields.entry(name, value)
+    unit.check({"unit": fields.integer(), "dead": fields.flag})
+    unit.take("label", fields.optional_text)
+    unit.take("exemplars", fields.list_of(fields.entry))
+
+
+def _picture(path: Path, tile: tuple[int, int], blocks: int, side: int) -> Tensor:
+    """The strongest exemplar of a unit, from its sprite.
+
+    Raises:
+        RecordError: that is damaged, or missing.
+    """
+    try:
+        return sprites.from_sprite(path.read_text(), tile, blocks, side)
+    except (ValueError, LookupError, OSError, SyntaxError, RuntimeError) as error:
+        raise RecordError(
+            f"the sprite {path.name} of a gallery is damaged ({first_line(error)}): make it again"
+        ) from error
+
+
 def _write_strip(folder: Path, channels: list[int], units: list[Record], data: Record) -> None:
     """Write the pictures of these units for the front page, read back from their sprites."""
     side = sprites.STRIP_SIDE
     height, width = data["tile"]
     blocks = 1 + len(data["rules"])
-    columns = []
+    columns: list[Tensor] = []
     for channel in channels:
         if units[channel]["dead"]:
             columns.append(sprites.blank(side))
         else:
-            script = (folder / f"{channel}.js").read_text()
-            columns.append(sprites.from_sprite(script, (height, width), blocks, side))
+            path = folder / f"{channel}.js"
+            columns.append(_picture(path, (height, width), blocks, side))
     if columns:
         write_atomic(folder / "strip.webp", sprites.strip(columns))

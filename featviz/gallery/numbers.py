@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from math import inf, isnan
 from typing import Any
 
 from featviz.geometry import Number
@@ -147,6 +148,8 @@ def standing_out(units: list[dict[str, Any]], n: int) -> list[int]:
 def _how_plain(unit: dict[str, Any]) -> tuple[float, float, int]:
     """The order of ``standing_out``: what stands out most comes first."""
     contrast = unit["max"] / max(unit["mean"], 1e-12)
+    if isnan(contrast):  # infinity over infinity
+        contrast = inf
     return -unit["share"], -contrast, unit["unit"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from importlib import resources
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
 
-from featviz.errors import RecordError, UsageError
+from featviz.errors import RecordError, UsageError, first_line
 from featviz.files import write_atomic
+from featviz.records import _fields as fields
 
 SCHEMA = 2
 RECORD = "gallery.json"
@@ -52,13 +54,14 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_bytes())
-        schema = record["schema"]
+        record = fields.Entry(json.loads(path.read_bytes()))
+        schema = record.take("schema", fields.integer())
         if schema == SCHEMA:
-            _ = record["identity"], record["about"], record["layers"]
-    except (ValueError, LookupError, TypeError, OSError) as error:
+            _check_record(record)
+    except (ValueError, OSError, RecursionError) as error:
         raise RecordError(
-            f"the gallery in {str(folder)!r} is damaged ({error}): make it again", "fresh"
+            f"the gallery in {str(folder)!r} is damaged ({first_line(error)}): make it again",
+            "fresh",
         ) from error
     if schema != SCHEMA:
         raise RecordError(
@@ -66,7 +69,95 @@ def read(folder: Path) -> dict[str, Any] | None:
             f"(schema {schema}, this one reads {SCHEMA}): make it again",
             "fresh",
         )
-    return dict(record)
+    return dict(record.value)
+
+
+_INTEGER = fields.integer()
+_INTEGERS = fields.list_of(_INTEGER)
+_TEXTS = fields.list_of(fields.text)
+_ABOUT = {
+    "title": fields.text,
+    "images": _INTEGER,
+    "skipped": _INTEGER,
+    "input": fields.list_of(_INTEGER, 3),
+    "k": _INTEGER,
+    "rules": _TEXTS,
+    "sources": fields.texts,
+    "fingerprints": fields.texts,
+    "labelled": fields.flag,
+    "date": fields.text,
+    "command": fields.text,
+}
+_LAYER = {
+    "name": fields.text,
+    "kind": fields.text,
+    "channels": fields.integer(1),
+    "map": fields.text,
+    "field": fields.text,
+    "stride": fields.text,
+    "parameters": _INTEGER,
+    "dead": _INTEGER,
+    "page": fields.matching(r"layer-\d{3,}\.html"),
+    "folder": fields.matching(r"layers/\d{3,}"),
+    "done": fields.flag,
+}
+_MADE = {"strip": _INTEGERS, "index": fields.list_of(fields.list_of(fields.anything, 3))}
+_COUNTS = {"dead": _INTEGER, "fallbacks": _INTEGER, "exemplars": _INTEGER}
+_SIDE = {"folder": fields.matching(r"[ab]/layers/\d{3,}"), "strip": _INTEGERS, "title": fields.text}
+
+
+def _check_record(record: fields.Entry) -> None:
+    """Make sure that all is there that pages are made of, and of the right type; and that no name of
+    a file leads out of the folder.
+
+    Raises:
+        ValueError: it is not.
+    """
+    record.take("identity", fields.entry)
+    record.take("about", fields.entry).check(_ABOUT)
+    if "images" in record.value:
+        for image in record.take("images", fields.list_of(fields.list_of(fields.anything, 3))):
+            _INTEGER("images", image[0])
+            fields.text("images", image[1])
+            fields.optional_text("images", image[2])
+    if "sides" in record.value:
+        record.take("sides", fields.list_of(fields.text, 2))
+    names = set()
+    for layer in record.take("layers", fields.list_of(fields.entry)):
+        _check_layer(layer)
+        names.add(layer.value["name"])
+    if len(names) != len(record.value["layers"]):
+        raise ValueError("layers are not each there once")
+
+
+def _check_layer(layer: fields.Entry) -> None:
+    layer.check(_LAYER)
+    if not layer.value["done"]:
+        return
+    layer.check(_MADE | _COUNTS)
+    channel = fields.integer(0, layer.value["channels"] - 1)
+    layer.take("strip", fields.list_of(channel))
+    for number, label, images in layer.value["index"]:
+        channel(f"{layer.name}.index", number)
+        fields.optional_text(f"{layer.name}.index", label)
+        _INTEGERS(f"{layer.name}.index", images)
+    if "strips" in layer.value:
+        for side in layer.take("strips", fields.list_of(fields.entry, 2)):
+            side.check(_SIDE | _COUNTS)
+
+
+def strict_json(value: Any, **options: Any) -> str:
+    """JSON as its standard has it, which knows no infinity and no NaN: they are written as a number
+    that is too large, which every reader takes for infinity, and as null."""
+    text = json.dumps(value, **options)
+    if "Infinity" not in text and "NaN" not in text:
+        return text
+    return _TOKEN.sub(lambda token: _STRICT.get(token[0], token[0]), text)
+
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN')  # texts are passed over
+_STRICT = {"Infinity": "1e999", "-Infinity": "-1e999", "NaN": "null"}
+_PAGES.policies["json.dumps_function"] = strict_json
 
 
 def new(
@@ -141,6 +232,11 @@ def begin(folder: Path) -> None:
         write_atomic(folder / "static" / name, source.read_bytes())
 
 
+def mark(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record, which says whose folder this is, also where no more comes of it."""
+    write_atomic(folder / RECORD, strict_json(record, indent=1))
+
+
 def finish(folder: Path, record: dict[str, Any]) -> Path:
     """Write the front page, the index that search reads, and the record, as far as the gallery is
     made.
@@ -148,8 +244,7 @@ def finish(folder: Path, record: dict[str, Any]) -> Path:
     Returns:
         The path of the front page.
     """
-    # the record comes first, as it says whose folder this is
-    write_atomic(folder / RECORD, json.dumps(record, indent=1))
+    mark(folder, record)
     write_atomic(folder / "index.js", f"featviz.setNetwork({script(_index(record))});\n")
     front = _PAGES.get_template("front.html")
     text = front.render(record=record, about=record["about"], layers=record["layers"])
@@ -166,7 +261,7 @@ def layer_page(
 
 def script(value: Any) -> str:
     """JSON that may stand in a script of a page: nothing in it can end the script."""
-    return str(htmlsafe_json_dumps(value))
+    return str(htmlsafe_json_dumps(value, dumps=strict_json))
 
 
 def _index(record: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,16 @@ def why_left_out(name: str) -> str | None:
     return f"files {suffix}" if suffix else "files without a suffix"
 
 
+def stamp_of(path: Path) -> str:
+    """Size and time of change of a file, which tell whether it is still the same; empty if it is
+    gone."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def images_below(folder: Path) -> tuple[list[Path], Counter[str]]:
     """The images below a folder in order, and how many files were left out, by the reason.
 

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from featviz.errors import ImageError
-from featviz.images._folders import is_hidden, why_left_out
+from featviz.images._folders import is_hidden, stamp_of, why_left_out
 
 _GZIP = b"\x1f\x8b"
 
@@ -44,6 +44,7 @@ class TarImages:
     """
 
     def __init__(self, path: Path) -> None:
+        self._stamp = stamp_of(path)
         self._lock = Lock()  # one position in the file, and two threads that read
         self._stream: Any = None
         try:
@@ -62,6 +63,11 @@ class TarImages:
             self._stream.seek(member.offset)
             data = self._stream.read(member.size)
         return Image.open(BytesIO(data))
+
+    def stamp(self, index: int) -> str:
+        """The tar file's own: what is read is what it held when it was opened."""
+        member = self.members[index]
+        return f"{member.offset} {member.size} in {self._stamp}"
 
     def close(self) -> None:
         """Give the file back; it cannot be read from any more."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,11 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from featviz.errors import ImageError, SizeError, UsageError
+from featviz.images._held import Held
 from featviz.images._items import Read, image_of, in_unit_range, read_pixels, size_of, unreadable
 from featviz.images.preprocess import Preprocess
-
-HELD_BYTES = 512 * 2**20
-"""Bytes of decoded pixels that are kept."""
 
 Outcome = Tensor | ImageError
 """An item, or why it cannot be read."""
@@ -83,8 +82,8 @@ class Images(Sequence[Tensor]):
         self.workers = workers
         self.left_out = dict(left_out or {})
         self._read = read
-        self._held: dict[int, Tensor] = {}
-        self._room = HELD_BYTES
+        self._stamp = getattr(read, "stamp", _no_stamp)
+        self._held = Held()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -106,9 +105,10 @@ class Images(Sequence[Tensor]):
             index = range(len(self))[index]
         except IndexError:
             raise IndexError(f"image {index} of {len(self)}") from None
-        if index in self._held:
-            return in_unit_range(self._held[index])
-        return self.fetch(index)
+        pixels = self._held.get(index, self._stamp(index))
+        if pixels is None:
+            return self.fetch(index)
+        return in_unit_range(pixels)
 
     def fetch(self, index: int) -> Tensor:
         """An item as its source gives it, also where it is kept: (c, h, w) in [0, 1].
@@ -116,15 +116,14 @@ class Images(Sequence[Tensor]):
         Raises:
             ImageError: it cannot be read.
         """
+        stamp = self._stamp(index)  # before it is read: what changes meanwhile is read again
         pixels = read_pixels(self._read, index, self.keys[index], self.preprocess)
-        return self._taken(index, pixels)
+        return self._taken(index, stamp, pixels)
 
-    def _taken(self, index: int, pixels: Tensor) -> Tensor:
+    def _taken(self, index: int, stamp: str, pixels: Tensor) -> Tensor:
         """An item from its pixels; those in 8 bits are kept while there is room."""
-        new = index not in self._held
-        if new and pixels.dtype == torch.uint8 and pixels.numel() <= self._room:
-            self._held[index] = pixels
-            self._room -= pixels.numel()
+        if pixels.dtype == torch.uint8:
+            self._held.keep(index, stamp, pixels)
         return in_unit_range(pixels)
 
     def source_size(self, index: int) -> tuple[int, int]:
@@ -176,9 +175,34 @@ class Images(Sequence[Tensor]):
             left_out=self.left_out,
         )
 
-    def fingerprint(self) -> str:
-        """A hash of the listing: which keys, in which order."""
+    def stamps(self) -> list[str]:
+        """Size and time of change of each image's file as they are now; empty text where images are
+        no files."""
+        return [self._stamp(index) for index in range(len(self))]
+
+    def check_unchanged(self, index: int, stamp: str) -> None:
+        """Make sure that an image's file, if it is there, is the one that had this stamp.
+
+        Raises:
+            ImageError: it is another. Of images without a stamp nothing is known.
+        """
+        now = self._stamp(index)
+        if stamp and now and now != stamp:
+            raise ImageError(
+                f"image {self.keys[index]!r} has changed since the scan: scan again", "fresh"
+            )
+
+    def fingerprint(self, stamps: Sequence[str] | None = None) -> str:
+        """A hash of the listing: which keys in which order, and the stamps of their files.
+
+        Args:
+            stamps: as ``stamps`` gave them; None: those of now.
+        """
+        if stamps is None:
+            stamps = self.stamps()
         listing = "\n".join(self.keys)
+        if any(stamps):
+            listing = "\n".join([listing, *stamps])
         try:
             data = listing.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:  # half a surrogate pair that stands for no byte
@@ -260,13 +284,14 @@ class Images(Sequence[Tensor]):
             collate_fn=_as_they_are,
             generator=torch.Generator(),
         )
+        stamps = {index: self._stamp(index) for index in chain.from_iterable(chunks)}
         for chunk, attempts in zip(chunks, loader, strict=True):
             outcomes: list[Outcome] = []
             for index, attempt in zip(chunk, attempts, strict=True):
                 if isinstance(attempt, UsageError):
                     raise attempt
                 if isinstance(attempt, Tensor):
-                    attempt = self._taken(index, attempt)
+                    attempt = self._taken(index, stamps[index], attempt)
                 outcomes.append(attempt)
             yield chunk, outcomes
 
@@ -299,6 +324,10 @@ class _Chosen:
     def __call__(self, index: int) -> Any:
         return self.read(self.indices[index])
 
+    def stamp(self, index: int) -> str:
+        stamp: str = getattr(self.read, "stamp", _no_stamp)(self.indices[index])
+        return stamp
+
 
 @dataclass(frozen=True)
 class _Attempts(Dataset[Any]):
@@ -313,6 +342,11 @@ class _Attempts(Dataset[Any]):
             return read_pixels(self.read, index, self.keys[index], self.preprocess)
         except (ImageError, UsageError) as error:
             return error
+
+
+def _no_stamp(index: int) -> str:
+    """Of an image that is no file."""
+    return ""
 
 
 def _as_they_are(items: list[Any]) -> list[Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from featviz.errors import ImageError, SizeError, UsageError
-from featviz.images._folders import images_below, suffixes
+from featviz.images._folders import images_below, stamp_of, suffixes
 from featviz.images._items import channels_of, image_of, in_unit_range
 from featviz.images._tars import TarImages
 from featviz.images.collection import Images, hxw
@@ -189,6 +189,9 @@ class _Files:
         if path.exists() and not path.is_file():
             raise OSError("it is not a file")  # a pipe would be waited for
         return Image.open(path)
+
+    def stamp(self, index: int) -> str:
+        return stamp_of(self.files[index])
 
 
 def _from_tar(path: Path, preprocess: Preprocess, workers: int) -> Images:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from math import inf, isnan
+from math import inf, isfinite, isnan
 from typing import NamedTuple
 
 import torch
@@ -138,11 +138,13 @@ def backproject(
 
 
 def _typical_score(jobs: Mapping[int, list[Job]]) -> float:
-    """The mean magnitude of all scores, against which the difference of a small one is measured."""
+    """The mean magnitude of all scores that are finite, against which the difference of a small one
+    is measured."""
     total, count = 0.0, 0
     for own in jobs.values():
-        total += sum(abs(job.score) for job in own)
-        count += len(own)
+        finite = [abs(job.score) for job in own if isfinite(job.score)]
+        total += sum(finite)
+        count += len(finite)
     return total / max(1, count)
 
 
@@ -280,6 +282,8 @@ class _Engine:
         for job, response in zip(work.jobs, responses.tolist(), strict=True):
             scale = max(abs(job.score), self.typical, tiny)
             difference = abs(response - job.score) / scale
+            if response == job.score:  # infinities too, whose difference is none
+                difference = 0.0
             # NaN compares as smaller than any tolerance, and would pass for the recorded response
             differences.append(inf if isnan(difference) else difference)
         return differences

@@ -108,6 +108,7 @@ def _projected(
     parameter = parameter_of(model)
 
     def read_image(index: int) -> Tensor:
+        data.check_unchanged(index, listing.stamps[index])
         pixels = _checked_image(data, index, listing.input_shape)
         tiles.write_patches(index, pixels)
         normal: Tensor = data.preprocess.normalize(pixels).to(parameter)

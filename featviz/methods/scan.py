@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from featviz.errors import ImageError, LayerError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
-from featviz.files import check_writable
+from featviz.files import claimed
 from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
@@ -68,7 +68,7 @@ def scan(
             rounding in the network.
         out: folder where the record is written, at the end, every minute, and when interrupted.
         resume: go on from the record in ``out``, if there is one, made from the same model, images,
-            layers and k.
+            layers and k. Images that were skipped are tried again where their files have changed.
         strict: raise on the first image that cannot be read, instead of skipping and counting it.
         sources: free text about model and data, kept in the record.
         check: called with the layers once they are known and before any image is looked at; it may
@@ -84,7 +84,8 @@ def scan(
             when it is read again.
         RecordError: ``out`` holds the record of something else.
         NumberError: an activation that is not a number; the message names layer and image.
-        UsageError: ``batch_size`` or ``k`` below 1, or ``resume`` without ``out``.
+        UsageError: ``batch_size`` or ``k`` below 1, ``resume`` without ``out``, or another process
+            scans to ``out``.
 
     Source: Zeiler & Fergus, section 4.1 and figure 2.
 
@@ -108,21 +109,35 @@ def scan(
     chosen = [layer_scan.layer for layer_scan in state.values()]
     if check is not None:
         check(chosen)
-    if resume and out is not None and (Path(out) / MANIFEST).exists():
-        state = _resumed(Path(out), state, strict)
-    if out is not None:
-        check_writable(Path(out))
-    if state.done == len(data) and state.done:
-        return state
-    check_steady(model, data, chosen, list(net.values()), batch_size)
-    state = _Run(model, data, batch_size, out, strict).all_of(state, progress)
+    run = _Run(model, data, batch_size, out, strict)
+    if out is None:
+        return _finished(run, state, net, resume, progress)
+    with claimed(Path(out)):
+        return _finished(run, state, net, resume, progress)
+
+
+def _finished(run: _Run, begun: Scan, net: Anatomy, resume: bool, progress: bool) -> Scan:
+    """The scan of all images, gone on with from the record on disk if it is to be resumed."""
+    state = begun
+    stale: list[int] = []
+    if resume and run.out is not None and (run.out / MANIFEST).exists():
+        state = Scan.load(run.out)
+        state.check_resumes(begun)
+        stale = state.stale(begun)
+        run.check_strict(state, stale)
+        if state.complete and not stale:
+            return state.renewed(begun)
+    chosen = [layer_scan.layer for layer_scan in state.values()]
+    check_steady(run.model, run.data, chosen, list(net.values()), run.batch_size)
+    state = run.all_of(run.again(state, stale).renewed(begun), progress)
     if not any(layer_scan.statistics.count for layer_scan in state.values()):
         first = state.skipped[0]
         raise ImageError(
-            f"none of the {len(data)} images can be read; the first: {first.key!r}, {first.reason}"
+            f"none of the {len(run.data)} images can be read; "
+            f"the first: {first.key!r}, {first.reason}"
         )
-    if out is not None:
-        state.save(out)
+    if run.out is not None:
+        state.save(run.out)
     return state
 
 
@@ -135,14 +150,15 @@ def _begin(
         layers = list(layers)
     net = anatomy(model, input_shape, only=layers)
     chosen = _with_units(net, layers)
+    stamps = data.stamps()
     identity = {
         "model": weights_fingerprint(model),
-        "images": data.fingerprint(),
+        "images": data.fingerprint(stamps),
         "preprocess": _plain(asdict(data.preprocess)),
         "layers": [layer.name for layer in chosen],
         "k": k,
     }
-    listing = Listing(data.keys, data.labels, input_shape)
+    listing = Listing(data.keys, data.labels, input_shape, stamps)
     begun = {}
     for layer in chosen:
         top = TopK.empty(layer.channels, k)
@@ -182,15 +198,6 @@ def _input_shape(data: Images) -> tuple[int, int, int]:
     raise ImageError(f"none of the {len(data)} images can be read; the first: {first_error}")
 
 
-def _resumed(out: Path, begun: Scan, strict: bool) -> Scan:
-    """The record on disk, if it is of the same things as the scan that was begun."""
-    earlier = Scan.load(out)
-    earlier.check_resumes(begun)
-    if strict and earlier.skipped:
-        raise ImageError(earlier.skipped[0].reason)
-    return earlier
-
-
 class _Run:
     """One pass over images, from where a scan stands."""
 
@@ -205,18 +212,41 @@ class _Run:
         self.model = model
         self.data = data
         self.batch_size = batch_size
-        self.out = out
+        self.out = None if out is None else Path(out)
         self.strict = strict
         self.parameter = parameter_of(model)
         self.skipped: list[Skipped] = []
         self.saved = time.monotonic()
 
+    def check_strict(self, state: Scan, stale: list[int]) -> None:
+        """Make sure that a strict scan goes on from no record with an image that cannot be read."""
+        for skipped in state.skipped:
+            if self.strict and skipped.index not in stale:
+                raise ImageError(skipped.reason)
+
+    def again(self, state: Scan, stale: list[int]) -> Scan:
+        """The scan with those images that were skipped and have changed since.
+
+        Until all of them are looked at the record on disk stays as it was, and they stay skipped.
+        """
+        if not stale:
+            return state
+        self.skipped = [skipped for skipped in state.skipped if skipped.index not in stale]
+        done = state.done
+        with evaluating(self.model), torch.no_grad():
+            for images, batch in self._batches(stale):
+                state = self._advanced(state, images, batch, done)
+        self.skipped.sort(key=lambda skipped: skipped.index)
+        return replace(state, skipped=list(self.skipped))
+
+    def _batches(self, indices: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
+        return self.data.batches(indices, self.batch_size, on_error=self._skip)
+
     def all_of(self, state: Scan, progress: bool) -> Scan:
         """The scan of all images; what is done is saved when it is interrupted."""
-        looked_at = set(self.data.keys[: state.done])
-        self.skipped = [skipped for skipped in state.skipped if skipped.key in looked_at]
-        indices = range(state.done, len(self.data))
-        batches = self.data.batches(indices, self.batch_size, on_error=self._skip)
+        self.skipped = list(state.skipped)
+        begin = state.done
+        batches = self._batches(range(begin, len(self.data)))
         bar = tqdm(
             desc="scan",
             total=len(self.data),
@@ -227,7 +257,11 @@ class _Run:
         try:
             with bar, evaluating(self.model), torch.no_grad():
                 for images, batch in batches:
-                    state = self._advanced(state, images, batch)
+                    number = (images[-1] - begin) // self.batch_size + 1
+                    # those at the end of the batch that cannot be read are done too, or the next
+                    # batches would be others after an interruption
+                    done = min(begin + number * self.batch_size, len(self.data))
+                    state = self._advanced(state, images, batch, done)
                     bar.update(state.done - bar.n)
                     self._save_sometimes(state)
                 bar.update(len(self.data) - bar.n)
@@ -242,15 +276,15 @@ class _Run:
     def _skip(self, index: int, error: ImageError) -> None:
         if self.strict:
             raise error
-        self.skipped.append(Skipped(self.data.keys[index], str(error)))
+        self.skipped.append(Skipped(self.data.keys[index], str(error), index))
 
     def _save_sometimes(self, state: Scan) -> None:
         if self.out is not None and time.monotonic() - self.saved > SAVE_EVERY:
             state.save(self.out)
             self.saved = time.monotonic()
 
-    def _advanced(self, state: Scan, images: list[int], batch: Tensor) -> Scan:
-        """The scan after one more batch."""
+    def _advanced(self, state: Scan, images: list[int], batch: Tensor, done: int) -> Scan:
+        """The scan after one more batch, with which ``done`` images are looked at."""
         top: dict[str, TopK] = {}
         statistics: dict[str, Statistics] = {}
 
@@ -264,7 +298,7 @@ class _Run:
         x = self.data.preprocess.normalize(batch).to(self.parameter)
         layers = [layer_scan.layer for layer_scan in state.values()]
         read(self.model, x, layers, reduce=reduce)
-        return state.with_progress(top, statistics, images[-1] + 1, list(self.skipped))
+        return state.with_progress(top, statistics, done, list(self.skipped))
 
     def _check_numbers(self, name: str, peaks: Tensor, images: list[int]) -> None:
         wrong = peaks.isnan().any(dim=1)

@@ -15,36 +15,39 @@ from fractions import Fraction
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featviz.errors import FeatvizError, LayerError, RecordError, did_you_mean
+from featviz.errors import FeatvizError, LayerError, RecordError, did_you_mean, first_line
 from featviz.files import write_atomic
-from featviz.geometry import Box, Number, ReceptiveField
+from featviz.geometry import Box, Kind, Number, ReceptiveField
+from featviz.records import _fields as fields
+from featviz.records._fields import Entry
 from featviz.records.statistics import Statistics
-from featviz.records.topk import TopK
-from featviz.units import Layer
+from featviz.records.topk import NONE, TopK
+from featviz.units import Layer, Layout
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "scan.json"
 _ARRAYS_NAME = re.compile(r"scan-[0-9a-f]{16}\.npz")
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be read, and why.
+    """An image that could not be read, and why; ``index`` is that in the listing.
 
     Example:
         >>> from featviz import Skipped
-        >>> Skipped("cats/1.png", "cannot identify image file").key
+        >>> Skipped("cats/1.png", "cannot identify image file", index=0).key
         'cats/1.png'
     """
 
     key: str
     reason: str
+    index: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,6 +57,7 @@ class Listing:
     Attributes:
         keys, labels: of the images that the indices of a record mean.
         input_shape: (c, h, w) of the images as the model saw them.
+        stamps: size and time of change of each file; empty text where images are no files.
 
     Example:
         >>> from featviz import Listing
@@ -64,6 +68,11 @@ class Listing:
     keys: list[str]
     labels: list[str | None]
     input_shape: tuple[int, int, int]
+    stamps: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.stamps:
+            object.__setattr__(self, "stamps", [""] * len(self.keys))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -256,7 +265,9 @@ class Scan(Mapping[str, LayerScan]):
         earlier = self.identity | {"input_shape": self.listing.input_shape}
         differences = []
         for key, value in (begun.identity | {"input_shape": begun.listing.input_shape}).items():
-            if earlier.get(key) != value:
+            if key == "images" and self.listing.keys == begun.listing.keys:
+                differences += self._changes(begun)
+            elif earlier.get(key) != value:
                 differences.append(f"{key} was {_short(earlier.get(key))}, is {_short(value)}")
         if differences:
             raise RecordError(
@@ -265,6 +276,30 @@ class Scan(Mapping[str, LayerScan]):
                 "out",
                 "fresh",
             )
+
+    def _changes(self, begun: Scan) -> list[str]:
+        """In words, how many of the images that this scan has looked at are others by now."""
+        skipped = {entry.index for entry in self.skipped}
+        changed = [i for i in self._changed(begun) if i < self.done and i not in skipped]
+        if not changed:
+            return []
+        first = self.listing.keys[changed[0]]
+        return [f"{len(changed)} of its images have changed since, the first {first!r}"]
+
+    def _changed(self, begun: Scan) -> list[int]:
+        stamps = zip(self.listing.stamps, begun.listing.stamps, strict=True)
+        return [i for i, (earlier, now) in enumerate(stamps) if earlier != now]
+
+    def stale(self, begun: Scan) -> list[int]:
+        """The images that could not be read when this scan looked at them and have changed since."""
+        changed = set(self._changed(begun))
+        return [skipped.index for skipped in self.skipped if skipped.index in changed]
+
+    def renewed(self, begun: Scan) -> Scan:
+        """This record with the files as a scan that is about to begin has them."""
+        listing = replace(self.listing, stamps=begun.listing.stamps)
+        layers = {name: replace(scan, listing=listing) for name, scan in self.items()}
+        return replace(self, layers=layers, listing=listing, identity=begun.identity)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``scan.json`` and its arrays to ``folder``; what was there before stays intact until
@@ -275,7 +310,7 @@ class Scan(Mapping[str, LayerScan]):
         """
         folder = Path(folder)
         data = _packed(self)
-        arrays = f"scan-{hashlib.sha256(data).hexdigest()[:16]}.npz"
+        arrays = _arrays_name(data)
         write_atomic(folder / arrays, data)
         write_atomic(folder / MANIFEST, json.dumps(_manifest(self, arrays), indent=1))
         for old in folder.glob("scan-*.npz"):
@@ -292,20 +327,16 @@ class Scan(Mapping[str, LayerScan]):
         """
         path = Path(folder) / MANIFEST
         try:
-            manifest = json.loads(path.read_bytes())
+            manifest = fields.Entry(json.loads(path.read_bytes()))
             _check_schema(path, manifest)
-            stored = path.parent / manifest["arrays"]
-            # numpy leaves a file open that is no archive: it is opened, and closed, here
-            with stored.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = dict(archive)
-            return _unpacked(manifest, arrays)
+            return _unpacked(manifest, _stored_arrays(path.parent, manifest))
         except FeatvizError:
             raise
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise RecordError(f"no scan in {str(folder)!r}: {missing} is missing") from None
         except _DAMAGED as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = first_line(error)
             raise RecordError(
                 f"the scan in {str(folder)!r} is damaged ({reason}): scan again", "fresh"
             ) from error
@@ -316,8 +347,11 @@ _DAMAGED = (
     LookupError,
     TypeError,
     AttributeError,
+    ArithmeticError,
     OSError,
     EOFError,
+    MemoryError,
+    RuntimeError,  # nested too deep, or encrypted
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -349,7 +383,7 @@ def _packed(scan: Scan) -> bytes:
 
 
 def _manifest(scan: Scan, arrays: str) -> dict[str, Any]:
-    return {
+    manifest = {
         "schema": SCHEMA,
         "arrays": arrays,
         "done": scan.done,
@@ -362,55 +396,134 @@ def _manifest(scan: Scan, arrays: str) -> dict[str, Any]:
         "layers": [_layer_to_json(layer_scan.layer) for layer_scan in scan.values()],
         "keys": scan.listing.keys,
         "labels": scan.listing.labels,
+        "stamps": scan.listing.stamps if any(scan.listing.stamps) else [],
     }
+    return manifest | {"checksum": _checksum(manifest)}
 
 
-def _check_schema(path: Path, manifest: dict[str, Any]) -> None:
-    if manifest["schema"] != SCHEMA:
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    """A hash of a manifest but for the checksum itself."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return _hash(json.dumps(rest, sort_keys=True).encode())
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _check_schema(path: Path, manifest: Entry) -> None:
+    schema = manifest.value["schema"]
+    if schema != SCHEMA or isinstance(schema, bool):
         raise RecordError(
-            f"{str(path)!r} has schema {manifest['schema']}, this version reads {SCHEMA}: scan again",
+            f"{str(path)!r} has schema {_short(schema)}, this version reads {SCHEMA}: scan again",
             "fresh",
         )
 
 
-def _unpacked(manifest: dict[str, Any], arrays: dict[str, Any]) -> Scan:
-    """The scan that a manifest and its arrays describe."""
-    listing = Listing(manifest["keys"], manifest["labels"], tuple(manifest["input_shape"]))
+def _stored_arrays(folder: Path, manifest: Entry) -> dict[str, Any]:
+    """The arrays that a manifest speaks of, if they are those that were written."""
+    name = manifest.take("arrays", fields.text)
+    if _ARRAYS_NAME.fullmatch(name) is None:
+        raise fields.wrong("arrays", name, "the name of a file such as scan-0123456789abcdef.npz")
+    data = (folder / name).read_bytes()
+    if name != _arrays_name(data):
+        raise ValueError(f"{name} is not as it was written: its hash is another")
+    with np.load(BytesIO(data), allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _arrays_name(data: bytes) -> str:
+    return f"scan-{_hash(data)}.npz"
+
+
+def _unpacked(manifest: Entry, arrays: dict[str, Any]) -> Scan:
+    """The scan that a manifest and its arrays describe, each field checked."""
+    listing = _listing_from(manifest)
+    done = manifest.take("done", fields.integer(0, len(listing)))
+    skipped = [_skipped_from(e, listing) for e in manifest.take("skipped", _entries)]
+    indices = [entry.index for entry in skipped]
+    if indices != sorted(set(indices)) or (indices and indices[-1] >= done):
+        raise ValueError(f"skipped names images that are not among the first {done}, each once")
+    chosen = [_layer_from(entry) for entry in manifest.take("layers", _entries)]
+    names = [layer.name for layer in chosen]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"layers are {', '.join(names) or 'none'}: each has to be there once")
+    k, identity = _identity_from(manifest, names)
+    counts = manifest.take("counts", fields.list_of(fields.integer(0, len(listing)), len(chosen)))
+    if set(counts) != {done - len(skipped)}:
+        raise ValueError(f"counts are {counts}, of {done} images less {len(skipped)} skipped")
     layers = {}
-    for i, entry in enumerate(manifest["layers"]):
-        prefix = f"{i}."
-        own = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-        layer = _layer_from_json(entry)
-        statistics = Statistics.from_arrays(manifest["counts"][i], own)
+    for i, layer in enumerate(chosen):
+        own = _own_arrays(arrays, i)
+        _check_arrays(layer, own, k, done)
+        statistics = Statistics.from_arrays(counts[i], own)
         layers[layer.name] = LayerScan(layer, TopK.from_arrays(own), statistics, listing)
-    scan = Scan(
-        layers,
-        listing,
-        manifest["identity"],
-        manifest["done"],
-        [Skipped(**entry) for entry in manifest["skipped"]],
-        manifest["sources"],
-    )
-    _check_consistent(scan)
-    return scan
+    sources = manifest.take("sources", fields.texts)
+    if manifest.take("checksum", fields.text) != _checksum(manifest.value):
+        raise ValueError("the manifest is not as it was written: its checksum is another")
+    return Scan(layers, listing, identity, done, skipped, sources)
 
 
-def _check_consistent(scan: Scan) -> None:
-    """Make sure that the manifest and the arrays speak of the same layers and images.
+def _listing_from(manifest: Entry) -> Listing:
+    keys = manifest.take("keys", fields.list_of(fields.text))
+    labels = manifest.take("labels", fields.list_of(fields.optional_text, len(keys)))
+    stamps = manifest.take("stamps", fields.list_of(fields.text, 0, len(keys)))
+    c, h, w = manifest.take("input_shape", fields.list_of(fields.integer(1), 3))
+    return Listing(keys, labels, (c, h, w), stamps)
+
+
+def _skipped_from(entry: Entry, listing: Listing) -> Skipped:
+    key = entry.take("key", fields.text)
+    reason = entry.take("reason", fields.text)
+    index = entry.take("index", fields.integer(0, len(listing) - 1))
+    if listing.keys[index] != key:
+        raise ValueError(f"{entry.name} is of image {index}, which is {listing.keys[index]!r}")
+    return Skipped(key, reason, index)
+
+
+def _identity_from(manifest: Entry, names: list[str]) -> tuple[int, dict[str, Any]]:
+    """k, and the fingerprints that go with these layers."""
+    identity = manifest.take("identity", fields.entry)
+    identity.take("model", fields.text)
+    identity.take("images", fields.text)
+    identity.take("preprocess", fields.entry)
+    if identity.take("layers", fields.list_of(fields.text)) != names:
+        raise ValueError("identity.layers are not the layers")
+    return identity.take("k", fields.integer(1)), dict(identity.value)
+
+
+def _own_arrays(arrays: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """The arrays of layer i."""
+    prefix = f"{i}."
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def _check_arrays(layer: Layer, arrays: Mapping[str, Any], k: int, done: int) -> None:
+    """Make sure that arrays have the shapes and types of a layer's, and indices within its bounds.
 
     Raises:
         ValueError: they do not, as after an edit or a mixture of two records.
     """
-    n = len(scan.listing)
-    if not scan.layers or not 0 <= scan.done <= n or len(scan.listing.labels) != n:
-        raise ValueError(f"{len(scan)} layers, {scan.done} of {n} images")
-    for layer_scan in scan.values():
-        layer, top, statistics = layer_scan.layer, layer_scan.top, layer_scan.statistics
-        rows = {len(top.scores), *(len(array) for array in statistics.arrays().values())}
-        if rows != {layer.channels} or top.k != scan.k:
-            raise ValueError(f"layer {layer.name!r} has {layer.channels} units, its arrays {rows}")
-        if top.images.numel() and int(top.images.max()) >= n:
-            raise ValueError(f"layer {layer.name!r} has exemplars beyond the {n} images")
+    empty = TopK.empty(layer.channels, k).arrays() | Statistics.empty(layer.channels).arrays()
+    for name, expected in empty.items():
+        if name not in arrays:
+            raise ValueError(f"layer {layer.name!r} has no array {name!r}")
+        array = arrays[name]
+        if (array.shape, array.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(
+                f"layer {layer.name!r} has {name} of {array.dtype} {array.shape}, "
+                f"and not of {expected.dtype} {expected.shape}"
+            )
+    images, positions = arrays["images"], arrays["positions"]
+    filled = images != NONE
+    if ((images < NONE) | (images >= done)).any():
+        raise ValueError(f"layer {layer.name!r} has exemplars that are not of the {done} images")
+    if (positions[~filled] != NONE).any() or (positions[filled] < 0).any():
+        raise ValueError(f"layer {layer.name!r} has positions that are none")
+    if (positions[filled] >= layer.map_size).any():
+        raise ValueError(f"layer {layer.name!r} has positions outside its map {layer.map_size}")
+    if np.isnan(arrays["scores"]).any() or (arrays["active"] < 0).any():
+        raise ValueError(f"layer {layer.name!r} has scores or counts that are none")
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -436,30 +549,44 @@ def _layer_to_json(layer: Layer) -> dict[str, Any]:
     return entry
 
 
-def _layer_from_json(entry: Mapping[str, Any]) -> Layer:
-    entry_field = entry["field"]
-    receptive_field = ReceptiveField(
-        size=tuple(entry_field["size"]),
-        stride=_fractions(entry_field["stride"]),
-        padding=_fractions(entry_field["padding"]),
-        extent=Box(*entry_field["extent"]),
-        kind=entry_field["kind"],
-        resampled=entry_field["resampled"],
+def _layer_from(entry: Entry) -> Layer:
+    size = fields.integer()
+    pair = fields.optional(fields.list_of(size, 2))
+    name = entry.take("name", fields.text)
+    layer = Layer(
+        name=name,
+        call=entry.take("call", fields.text),
+        kind=entry.take("kind", fields.text),
+        shape=tuple(entry.take("shape", fields.list_of(fields.integer(1), 0, 1, 3))),
+        field=_receptive_field_from(entry.take("field", fields.entry)),
+        kernel=_pair(entry.take("kernel", pair)),
+        stride=_pair(entry.take("stride", pair)),
+        parameters=entry.take("parameters", size),
+        elements=entry.take("elements", size),
+        is_convolution=entry.take("is_convolution", fields.flag),
+        layout=entry.take("layout", fields.any_of(get_args(Layout))),
+        refusal=entry.take("refusal", fields.text),
     )
-    return Layer(
-        name=entry["name"],
-        call=entry["call"],
-        kind=entry["kind"],
-        shape=tuple(entry["shape"]),
-        field=receptive_field,
-        kernel=_pair(entry["kernel"]),
-        stride=_pair(entry["stride"]),
-        parameters=entry["parameters"],
-        elements=entry["elements"],
-        is_convolution=entry["is_convolution"],
-        layout=entry["layout"],
-        refusal=entry["refusal"],
+    if not layer.has_units:
+        raise ValueError(f"{entry.name} has no units: its shape is {layer.shape}")
+    return layer
+
+
+def _receptive_field_from(entry: Entry) -> ReceptiveField:
+    any_number = fields.integer(-(2**62))
+    top, left, bottom, right = entry.take("extent", fields.list_of(any_number, 4))
+    height, width = entry.take("size", fields.list_of(fields.integer(), 2))
+    return ReceptiveField(
+        size=(height, width),
+        stride=_fractions(entry.take("stride", fields.list_of(fields.text, 2))),
+        padding=_fractions(entry.take("padding", fields.list_of(fields.text, 2))),
+        extent=Box(top, left, bottom, right),
+        kind=entry.take("kind", fields.any_of(get_args(Kind))),
+        resampled=entry.take("resampled", fields.flag),
     )
+
+
+_entries = fields.list_of(fields.entry)
 
 
 def _fractions(texts: list[str]) -> tuple[Number, Number]:
@@ -471,5 +598,5 @@ def _plain(number: Fraction) -> Number:
     return number.numerator if number.denominator == 1 else number
 
 
-def _pair(value: Any) -> tuple[int, int] | None:
+def _pair(value: list[int] | None) -> tuple[int, int] | None:
     return None if value is None else (value[0], value[1])

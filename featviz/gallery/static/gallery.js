@@ -20,7 +20,7 @@ const featviz = (() => {
     node.append(...children.filter((child) => child !== null));
     return node;
   }
-  const number = (value) => Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
+  const number = (value) => value === null ? "not a number" : Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
   /** The class that dominates a unit's exemplars, where at least two of them share it. */
   const dominant = (unit) => (unit.label && unit.share * unit.exemplars.length > 1.5 ? unit.label : "");
   const percent = (share) => (share > 0 && share < 0.01 ? "below 1%" : Math.round(100 * share) + "%");
