@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from featviz import LayerScan, Preprocess, Scan, Statistics, open_images
 from featviz.errors import LayerError, RecordError
-from featviz.records.scan import weights_fingerprint
+from featviz.records.fingerprint import weights_fingerprint
 from featviz.records.statistics import BINS, bin_edges
 
 COUNTED = ("total", "maximum", "active", "histogram")

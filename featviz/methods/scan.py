@@ -21,13 +21,13 @@ from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._steady import check_steady
 from featviz.patterns import items_of
+from featviz.records.fingerprint import weights_fingerprint
 from featviz.records.scan import (
     MANIFEST,
     LayerScan,
     Listing,
     Scan,
     Skipped,
-    weights_fingerprint,
 )
 from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK

@@ -3,36 +3,37 @@ moved into place when it is complete."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
 from html import escape
-from io import BytesIO
 from pathlib import Path
-from typing import Any, get_args
-
-import numpy as np
-import torch
-from torch import Tensor, nn
+from typing import Any
 
 from featviz.errors import FeatvizError, LayerError, RecordError, did_you_mean, first_line
 from featviz.files import write_atomic
-from featviz.geometry import Box, Kind, Number, ReceptiveField
 from featviz.records import _fields as fields
+from featviz.records._arrays import (
+    ARRAYS_NAME,
+    arrays_name,
+    check_arrays,
+    hash_of,
+    own_arrays,
+    packed,
+    stored_arrays,
+)
 from featviz.records._fields import Entry
+from featviz.records._layers import layer_from, layer_to_json
 from featviz.records.statistics import Statistics
-from featviz.records.topk import NONE, TopK
-from featviz.units import Layer, Layout
+from featviz.records.topk import TopK
+from featviz.units import Layer
 
 SCHEMA = 3
 MANIFEST = "scan.json"
-_ARRAYS_NAME = re.compile(r"scan-[0-9a-f]{16}\.npz")
+_entries = fields.list_of(fields.entry)
 
 
 @dataclass(frozen=True)
@@ -309,12 +310,12 @@ class Scan(Mapping[str, LayerScan]):
             The path of ``scan.json``.
         """
         folder = Path(folder)
-        data = _packed(self)
-        arrays = _arrays_name(data)
+        data = packed((scan.top, scan.statistics) for scan in self.values())
+        arrays = arrays_name(data)
         write_atomic(folder / arrays, data)
         write_atomic(folder / MANIFEST, json.dumps(_manifest(self, arrays), indent=1))
         for old in folder.glob("scan-*.npz"):
-            if old.name != arrays and _ARRAYS_NAME.fullmatch(old.name):
+            if old.name != arrays and ARRAYS_NAME.fullmatch(old.name):
                 old.unlink()
         return folder / MANIFEST
 
@@ -329,7 +330,7 @@ class Scan(Mapping[str, LayerScan]):
         try:
             manifest = fields.Entry(json.loads(path.read_bytes()))
             _check_schema(path, manifest)
-            return _unpacked(manifest, _stored_arrays(path.parent, manifest))
+            return _unpacked(manifest, stored_arrays(path.parent, manifest))
         except FeatvizError:
             raise
         except FileNotFoundError as error:
@@ -371,17 +372,6 @@ def _html_row(layer_scan: LayerScan) -> str:
     return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
 
 
-def _packed(scan: Scan) -> bytes:
-    """All arrays of a scan as one ``.npz`` file; a layer's names begin with its number."""
-    arrays: dict[str, Any] = {}
-    for i, layer_scan in enumerate(scan.values()):
-        own = layer_scan.top.arrays() | layer_scan.statistics.arrays()
-        arrays |= {f"{i}.{name}": value for name, value in own.items()}
-    buffer = BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
 def _manifest(scan: Scan, arrays: str) -> dict[str, Any]:
     manifest = {
         "schema": SCHEMA,
@@ -393,7 +383,7 @@ def _manifest(scan: Scan, arrays: str) -> dict[str, Any]:
         "input_shape": scan.listing.input_shape,
         "skipped": [asdict(skipped) for skipped in scan.skipped],
         "counts": [layer_scan.statistics.count for layer_scan in scan.values()],
-        "layers": [_layer_to_json(layer_scan.layer) for layer_scan in scan.values()],
+        "layers": [layer_to_json(layer_scan.layer) for layer_scan in scan.values()],
         "keys": scan.listing.keys,
         "labels": scan.listing.labels,
         "stamps": scan.listing.stamps if any(scan.listing.stamps) else [],
@@ -404,11 +394,7 @@ def _manifest(scan: Scan, arrays: str) -> dict[str, Any]:
 def _checksum(manifest: Mapping[str, Any]) -> str:
     """A hash of a manifest but for the checksum itself."""
     rest = {key: value for key, value in manifest.items() if key != "checksum"}
-    return _hash(json.dumps(rest, sort_keys=True).encode())
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+    return hash_of(json.dumps(rest, sort_keys=True).encode())
 
 
 def _check_schema(path: Path, manifest: Entry) -> None:
@@ -420,22 +406,6 @@ def _check_schema(path: Path, manifest: Entry) -> None:
         )
 
 
-def _stored_arrays(folder: Path, manifest: Entry) -> dict[str, Any]:
-    """The arrays that a manifest speaks of, if they are those that were written."""
-    name = manifest.take("arrays", fields.text)
-    if _ARRAYS_NAME.fullmatch(name) is None:
-        raise fields.wrong("arrays", name, "the name of a file such as scan-0123456789abcdef.npz")
-    data = (folder / name).read_bytes()
-    if name != _arrays_name(data):
-        raise ValueError(f"{name} is not as it was written: its hash is another")
-    with np.load(BytesIO(data), allow_pickle=False) as archive:
-        return dict(archive)
-
-
-def _arrays_name(data: bytes) -> str:
-    return f"scan-{_hash(data)}.npz"
-
-
 def _unpacked(manifest: Entry, arrays: dict[str, Any]) -> Scan:
     """The scan that a manifest and its arrays describe, each field checked."""
     listing = _listing_from(manifest)
@@ -444,7 +414,7 @@ def _unpacked(manifest: Entry, arrays: dict[str, Any]) -> Scan:
     indices = [entry.index for entry in skipped]
     if indices != sorted(set(indices)) or (indices and indices[-1] >= done):
         raise ValueError(f"skipped names images that are not among the first {done}, each once")
-    chosen = [_layer_from(entry) for entry in manifest.take("layers", _entries)]
+    chosen = [layer_from(entry) for entry in manifest.take("layers", _entries)]
     names = [layer.name for layer in chosen]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"layers are {', '.join(names) or 'none'}: each has to be there once")
@@ -454,8 +424,8 @@ def _unpacked(manifest: Entry, arrays: dict[str, Any]) -> Scan:
         raise ValueError(f"counts are {counts}, of {done} images less {len(skipped)} skipped")
     layers = {}
     for i, layer in enumerate(chosen):
-        own = _own_arrays(arrays, i)
-        _check_arrays(layer, own, k, done)
+        own = own_arrays(arrays, i)
+        check_arrays(layer, own, k, done)
         statistics = Statistics.from_arrays(counts[i], own)
         layers[layer.name] = LayerScan(layer, TopK.from_arrays(own), statistics, listing)
     sources = manifest.take("sources", fields.texts)
@@ -492,111 +462,6 @@ def _identity_from(manifest: Entry, names: list[str]) -> tuple[int, dict[str, An
     return identity.take("k", fields.integer(1)), dict(identity.value)
 
 
-def _own_arrays(arrays: Mapping[str, Any], i: int) -> dict[str, Any]:
-    """The arrays of layer i."""
-    prefix = f"{i}."
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-
-def _check_arrays(layer: Layer, arrays: Mapping[str, Any], k: int, done: int) -> None:
-    """Make sure that arrays have the shapes and types of a layer's, and indices within its bounds.
-
-    Raises:
-        ValueError: they do not, as after an edit or a mixture of two records.
-    """
-    empty = TopK.empty(layer.channels, k).arrays() | Statistics.empty(layer.channels).arrays()
-    for name, expected in empty.items():
-        if name not in arrays:
-            raise ValueError(f"layer {layer.name!r} has no array {name!r}")
-        array = arrays[name]
-        if (array.shape, array.dtype) != (expected.shape, expected.dtype):
-            raise ValueError(
-                f"layer {layer.name!r} has {name} of {array.dtype} {array.shape}, "
-                f"and not of {expected.dtype} {expected.shape}"
-            )
-    images, positions = arrays["images"], arrays["positions"]
-    filled = images != NONE
-    if ((images < NONE) | (images >= done)).any():
-        raise ValueError(f"layer {layer.name!r} has exemplars that are not of the {done} images")
-    if (positions[~filled] != NONE).any() or (positions[filled] < 0).any():
-        raise ValueError(f"layer {layer.name!r} has positions that are none")
-    if (positions[filled] >= layer.map_size).any():
-        raise ValueError(f"layer {layer.name!r} has positions outside its map {layer.map_size}")
-    if np.isnan(arrays["scores"]).any() or (arrays["active"] < 0).any():
-        raise ValueError(f"layer {layer.name!r} has scores or counts that are none")
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of a model's parameters and buffers, names and bits."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, Tensor):
-            digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-            flat = value.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _layer_to_json(layer: Layer) -> dict[str, Any]:
-    entry = asdict(layer)
-    for key in ("stride", "padding"):  # whole numbers and fractions, as text
-        entry["field"][key] = [str(number) for number in entry["field"][key]]
-    return entry
-
-
-def _layer_from(entry: Entry) -> Layer:
-    size = fields.integer()
-    pair = fields.optional(fields.list_of(size, 2))
-    name = entry.take("name", fields.text)
-    layer = Layer(
-        name=name,
-        call=entry.take("call", fields.text),
-        kind=entry.take("kind", fields.text),
-        shape=tuple(entry.take("shape", fields.list_of(fields.integer(1), 0, 1, 3))),
-        field=_receptive_field_from(entry.take("field", fields.entry)),
-        kernel=_pair(entry.take("kernel", pair)),
-        stride=_pair(entry.take("stride", pair)),
-        parameters=entry.take("parameters", size),
-        elements=entry.take("elements", size),
-        is_convolution=entry.take("is_convolution", fields.flag),
-        layout=entry.take("layout", fields.any_of(get_args(Layout))),
-        refusal=entry.take("refusal", fields.text),
-    )
-    if not layer.has_units:
-        raise ValueError(f"{entry.name} has no units: its shape is {layer.shape}")
-    return layer
-
-
-def _receptive_field_from(entry: Entry) -> ReceptiveField:
-    any_number = fields.integer(-(2**62))
-    top, left, bottom, right = entry.take("extent", fields.list_of(any_number, 4))
-    height, width = entry.take("size", fields.list_of(fields.integer(), 2))
-    return ReceptiveField(
-        size=(height, width),
-        stride=_fractions(entry.take("stride", fields.list_of(fields.text, 2))),
-        padding=_fractions(entry.take("padding", fields.list_of(fields.text, 2))),
-        extent=Box(top, left, bottom, right),
-        kind=entry.take("kind", fields.any_of(get_args(Kind))),
-        resampled=entry.take("resampled", fields.flag),
-    )
-
-
-_entries = fields.list_of(fields.entry)
-
-
-def _fractions(texts: list[str]) -> tuple[Number, Number]:
-    y, x = (Fraction(text) for text in texts)
-    return _plain(y), _plain(x)
-
-
-def _plain(number: Fraction) -> Number:
-    return number.numerator if number.denominator == 1 else number
-
-
-def _pair(value: list[int] | None) -> tuple[int, int] | None:
-    return None if value is None else (value[0], value[1])

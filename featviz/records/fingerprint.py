@@ -1,0 +1,19 @@
+"""A hash by which a record knows the weights that it was made with."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """A hash of a model's parameters and buffers, names and bits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+            flat = value.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
