@@ -89,7 +89,7 @@ def movable(layers: list[Layer], given: str) -> list[Layer]:
     Raises:
         LayerError: there are none.
     """
-    chosen = [layer for layer in layers if layer.has_maps and layer.field.kind != "global"]
+    chosen = [layer for layer in layers if layer.has_maps and layer.field.is_local]
     if not chosen:
         raise LayerError(f"layers {given!r}: each of them sees the full image at every position")
     return chosen

@@ -302,6 +302,9 @@ def field_of(layer: Layer) -> str:
     size = " x ".join(map(str, layer.field.size)) + " px"
     words: Mapping[str, str] = {
         "global": "the full image",
+        "data": "the full image (which pixels matter depends on it)",
+        "unknown": "the full image (the field is not known)",
+        "refuted": "the full image (a smaller field was refuted)",
         "bound": f"at most {size}",
         "measured": f"{size} (measured)",
     }

@@ -27,10 +27,18 @@ def layer_numbers(layer_scan: LayerScan) -> dict[str, Any]:
     }
 
 
+_FULL_IMAGE = {
+    "global": "full image",
+    "data": "full image (which pixels matter depends on it)",
+    "unknown": "full image (not known)",
+    "refuted": "full image (a smaller one was refuted)",
+}
+
+
 def _field_numbers(layer: Layer) -> dict[str, str]:
     """Size and stride of the receptive field in words."""
-    if layer.field.kind == "global":
-        return {"field": "full image", "stride": ""}
+    if not layer.field.is_local:
+        return {"field": _FULL_IMAGE[layer.field.kind], "stride": ""}
     return {
         "field": f"{_times(layer.field.size)} px",
         "stride": f"{_times(layer.field.stride)} px",

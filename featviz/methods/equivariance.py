@@ -79,7 +79,7 @@ class _Error:
     """The error of one layer, summed up batch after batch."""
 
     def __init__(self, layer: Layer, transform: Affine, images: Tensor) -> None:
-        if not layer.has_maps or layer.field.kind == "global":
+        if not layer.has_maps or not layer.field.is_local:
             raise LayerError(
                 f"layer {layer.name!r} sees the full image at every position: "
                 "only maps can move with the image"
