@@ -19,7 +19,6 @@ from featviz.cli.arguments import (
     add_memory,
     add_model_arguments,
     add_rules,
-    exit_code,
     images_from,
     model_from,
     normalisation,
@@ -28,6 +27,7 @@ from featviz.cli.arguments import (
     recipe_from,
     square_side,
 )
+from featviz.cli.endings import exit_code
 from featviz.files import check_writable, write_atomic
 
 # the commands' own arguments, which the scripts take from here

@@ -206,7 +206,7 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         args = argparse.Namespace(debug=False, goes_on="")
-        assert cli.arguments.exit_code(lambda _: signal.raise_signal(signal.SIGHUP), args) == 0
+        assert cli.endings.exit_code(lambda _: signal.raise_signal(signal.SIGHUP), args) == 0
     finally:
         signal.signal(signal.SIGHUP, earlier)
 
@@ -279,7 +279,7 @@ def test_flags_that_a_command_has_not_are_not_named() -> None:
     def shown(args: argparse.Namespace, *arguments: str) -> str:
         message = io.StringIO()
         with contextlib.redirect_stderr(message):
-            assert cli.arguments.exit_code(refused(*arguments), args) == 1
+            assert cli.endings.exit_code(refused(*arguments), args) == 1
         return message.getvalue().strip()
 
     has_both = argparse.Namespace(debug=False, out=None, input_size=None)

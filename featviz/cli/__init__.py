@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from featviz import __version__
 from featviz.cli import gallery, grid, layers, train
-from featviz.cli.arguments import exit_code
+from featviz.cli.endings import exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
