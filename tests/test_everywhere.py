@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +13,7 @@ from laws import randint, randn, same_bits
 from nets import integers, plain
 from oracles import output, peak, projection
 from torch import Tensor, nn
+from torchvision_models import build
 
 from featviz import Unit, backward_rule, load_model, project, project_exemplars, scan
 from featviz.errors import FeatvizError, ModelError, RuleError
@@ -36,18 +35,6 @@ CASES = {  # one for each kind of structure: the layer and the size of image tha
     "vit_b_32": ("heads", 224),
     "inception_v3": ("Mixed_6a", 96),
 }
-
-
-def build(name: str) -> nn.Module:
-    """The model as the benchmark builds it."""
-    path = Path(__file__).parents[1] / "benchmarks" / "torchvision_models.py"
-    spec = importlib.util.spec_from_file_location("torchvision_models_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model: nn.Module = module.build(name)
-    return model
 
 
 def assert_right(model: nn.Module, x: Tensor, layer: str, channel: int, rule: str) -> None:
