@@ -12,6 +12,11 @@ Kind = Literal["exact", "bound", "measured", "global", "data", "unknown", "refut
 Number = int | Fraction
 
 
+def as_number(fraction: Fraction) -> Number:
+    """A fraction as a whole number where it is one."""
+    return fraction.numerator if fraction.denominator == 1 else fraction
+
+
 class Box(NamedTuple):
     """Rows ``top`` to ``bottom`` and columns ``left`` to ``right`` of an image, in pixels, the last
     of either not included.

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from fractions import Fraction
 from math import ceil
 from typing import Any
 
@@ -25,7 +24,7 @@ from featviz.errors import (
 )
 from featviz.fields.calls import Call, agreed, trace
 from featviz.fields.measured import measured_field
-from featviz.geometry import Box, Kind, Number, ReceptiveField
+from featviz.geometry import Box, Kind, ReceptiveField, as_number
 from featviz.hooks import CONVOLUTIONS
 from featviz.patterns import items_of, resolve
 from featviz.units import Layer, LayersLike, Layout, Unit
@@ -315,13 +314,9 @@ def _field(call: Call, input_shape: tuple[int, int, int]) -> ReceptiveField:
     extent = Box(ceil(y.reach[0]), ceil(x.reach[0]), int(y.reach[1]) + 1, int(x.reach[1]) + 1)
     return ReceptiveField(
         size=(ceil(y.high - y.low) + 1, ceil(x.high - x.low) + 1),
-        stride=(_plain(y.stride), _plain(x.stride)),
-        padding=(_plain(-y.low), _plain(-x.low)),
+        stride=(as_number(y.stride), as_number(x.stride)),
+        padding=(as_number(-y.low), as_number(-x.low)),
         extent=extent.clip(image),
         kind="exact" if footprint.kind == "exact" else "bound",
         resampled=footprint.resampled,
     )
-
-
-def _plain(number: Fraction) -> Number:
-    return number.numerator if number.denominator == 1 else number

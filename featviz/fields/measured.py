@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from featviz.errors import FeatvizError
 from featviz.fields.maps import as_maps
-from featviz.geometry import Box, Number, ReceptiveField
+from featviz.geometry import Box, Number, ReceptiveField, as_number
 from featviz.hooks import evaluating, read
 from featviz.units import Layer
 
@@ -170,11 +170,7 @@ def _windows(spans: Mapping[int, tuple[int, int]], stride: Fraction) -> _Axis:
     """The smallest windows of this stride that hold all supports."""
     padding = max(i * stride - start for i, (start, _) in spans.items())
     size = max(ceil(stop - (i * stride - padding)) for i, (_, stop) in spans.items())
-    return _Axis(size, _plain(stride), _plain(padding))
-
-
-def _plain(number: Fraction) -> Number:
-    return number.numerator if number.denominator == 1 else number
+    return _Axis(size, as_number(stride), as_number(padding))
 
 
 def _contains(field: ReceptiveField, supports: _Supports) -> bool:

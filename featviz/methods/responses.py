@@ -73,7 +73,7 @@ def responses(
         raise UsageError(f"batch_size={batch_size}: give 1 or more", "batch_size")
     data = open_images(images)
     c, h, w = data[0].shape
-    chosen = anatomy(model, (c, h, w), only="*").select(layers)
+    chosen = anatomy(model, (c, h, w), only=[]).select(layers)  # no field is looked at
     for layer in chosen:
         layer.check_units()
     batches: dict[str, list[Tensor]] = {layer.name: [] for layer in chosen}

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from fractions import Fraction
 from typing import Any, get_args
 
-from featviz.geometry import Box, Kind, Number, ReceptiveField
+from featviz.geometry import Box, Kind, Number, ReceptiveField, as_number
 from featviz.records import _fields as fields
 from featviz.records._fields import Entry
 from featviz.units import Layer, Layout
@@ -58,11 +58,7 @@ def _receptive_field_from(entry: Entry) -> ReceptiveField:
 
 def _fractions(texts: list[str]) -> tuple[Number, Number]:
     y, x = (Fraction(text) for text in texts)
-    return _plain(y), _plain(x)
-
-
-def _plain(number: Fraction) -> Number:
-    return number.numerator if number.denominator == 1 else number
+    return as_number(y), as_number(x)
 
 
 def _pair(value: list[int] | None) -> tuple[int, int] | None:
