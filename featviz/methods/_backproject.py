@@ -11,9 +11,10 @@ outside it, the field is refuted.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, repeat
 from math import inf, isfinite, isnan
 from typing import NamedTuple
 
@@ -28,7 +29,8 @@ from featviz.geometry import Box
 from featviz.hooks import evaluating, read
 from featviz.inplace import visible_in_place
 from featviz.methods._conv_at import Positions, conv_at, is_plain
-from featviz.rules import backward_rule
+from featviz.methods._noise import NONE, Noise
+from featviz.rules import RULES, backward_rule
 from featviz.units import Layer, LayersLike
 
 MEMORY = 2**28
@@ -87,9 +89,11 @@ class _Work:
     the crop.
 
     Attributes:
+        key: of the image.
         extent: how the crop was chosen, one of `_EXTENTS`.
     """
 
+    key: int
     image: Tensor
     box: Box
     jobs: tuple[Job, ...]
@@ -113,6 +117,7 @@ def backproject(
     read_image: Callable[[int], Tensor],
     rules: Sequence[str],
     memory: int = MEMORY,
+    noise: Noise = NONE,
 ) -> Iterator[Projected]:
     """Project every job, image by image, in whatever order fills batches best.
 
@@ -124,15 +129,16 @@ def backproject(
         rules: backward rules, all served by one forward pass.
         memory: bytes that a batch may take, as far as they can be foreseen. Where the device has
             less, batches are halved.
+        noise: over which signals are averaged; responses are those of the image itself.
 
     Raises:
         RecordError: the full image does not give the recorded response.
         FieldRefuted: the layer's receptive field does not hold a signal; it carries the layer with
             the full image as its field, with which to begin again.
     """
-    engine = _Engine(model, layer, rules, memory, _typical_score(jobs))
+    engine = _Engine(model, layer, rules, memory, noise, _typical_score(jobs))
     for key, own in jobs.items():
-        for work in engine.crops(read_image(key), own):
+        for work in engine.crops(key, read_image(key), own):
             yield from engine.add(work)
     yield from engine.finish()
 
@@ -152,17 +158,24 @@ class _Engine:
     """Collects work into batches and runs them."""
 
     def __init__(
-        self, model: nn.Module, layer: Layer, rules: Sequence[str], memory: int, typical: float
+        self,
+        model: nn.Module,
+        layer: Layer,
+        rules: Sequence[str],
+        memory: int,
+        noise: Noise,
+        typical: float,
     ) -> None:
         self.model = model
         self.layer = layer
         self.rules = rules
         self.memory = memory
+        self.noise = noise
         self.typical = typical
         self.waiting: dict[tuple[int, int, int], list[_Work]] = defaultdict(list)
         self.extent = _EXTENTS[0]
 
-    def crops(self, image: Tensor, jobs: Sequence[Job]) -> list[_Work]:
+    def crops(self, key: int, image: Tensor, jobs: Sequence[Job]) -> list[_Work]:
         """The crops of one image that serve these jobs; one for those that share it."""
         size = image.shape[1], image.shape[2]
         groups: dict[Box, list[tuple[Job, Crop]]] = defaultdict(list)
@@ -174,7 +187,7 @@ class _Engine:
             own = tuple(job for job, _ in group)
             positions = tuple(crop.position for _, crop in group)
             extent = "full" if (box.height, box.width) == size else self.extent
-            works.append(_Work(image, box, own, positions, extent))
+            works.append(_Work(key, image, box, own, positions, extent))
         return works
 
     def _crop(self, job: Job, size: tuple[int, int]) -> Crop | None:
@@ -204,7 +217,8 @@ class _Engine:
         """How many such crops fit into memory, as far as the layer's count of elements tells."""
         pixels = work.image.shape[1] * work.image.shape[2]
         share = work.box.height * work.box.width / pixels
-        size = self.layer.elements * share * work.image.element_size() * _BACKWARD
+        elements = self.layer.elements * share * self.noise.rows
+        size = elements * work.image.element_size() * _BACKWARD
         return max(1, int(self.memory / max(size, 1)))
 
     def _run(self, works: list[_Work]) -> list[Projected]:
@@ -213,10 +227,10 @@ class _Engine:
         for work in failed:
             following = _EXTENTS.index(work.extent) + 1
             self.extent = _EXTENTS[max(following, _EXTENTS.index(self.extent))]
-            retries = self.crops(work.image, work.jobs)
+            retries = self.crops(work.key, work.image, work.jobs)
             if any(retry.box == work.box for retry in retries):  # which would fail again
                 self.extent = "full"
-                retries = self.crops(work.image, work.jobs)
+                retries = self.crops(work.key, work.image, work.jobs)
             for retry in retries:
                 self.waiting[retry.kind].append(retry)
         return projected
@@ -224,7 +238,7 @@ class _Engine:
     def _batch(self, works: list[_Work]) -> tuple[list[Projected], list[_Work]]:
         """The results of work of one kind, and the work whose crops do not do."""
         try:
-            signals, responses = _backward(self.model, self.layer, works, self.rules)
+            signals, responses = _backward(self.model, self.layer, works, self.rules, self.noise)
         except FeatvizError:
             raise
         except _REFUSALS as error:
@@ -323,20 +337,22 @@ def _tolerance(responses: Tensor) -> float:
 
 
 def _backward(
-    model: nn.Module, layer: Layer, works: list[_Work], rules: Sequence[str]
+    model: nn.Module, layer: Layer, works: list[_Work], rules: Sequence[str], noise: Noise
 ) -> tuple[dict[str, list[Tensor]], Tensor]:
     """One forward pass for n crops of r jobs each, and r backward passes a rule.
 
     Returns:
         By rule r signals (n, c, h, w); and the responses (n, r).
     """
-    crops = torch.stack([work.image[work.box.region] for work in works])
-    positions = _positions(works, crops.device)
-    passed, responses = _forward(model, layer, crops, positions)
+    copies = [noise.copies(work.image, work.key)[work.box.region] for work in works]
+    crops = torch.cat(copies)
+    positions = _positions(works, noise.rows, crops.device)
+    passed, responses = _forward(model, layer, crops, positions, rules)
     output = passed.values[layer.name]
     if not output.requires_grad:
         raise _no_gradient(layer)
     starts = responses.new_tensor([[job.start for job in work.jobs] for work in works])
+    starts = starts.repeat_interleave(noise.rows, dim=0)
     signals: dict[str, list[Tensor]] = {}
     for rule in rules:
         with backward_rule(rule, output, passed.x, copies=passed.copies):
@@ -347,8 +363,14 @@ def _backward(
                 )
                 if signal is None:  # the graph holds the parameters alone
                     raise _no_gradient(layer)
-                signals[rule].append(signal)
-    return signals, responses.detach()
+                signals[rule].append(noise.mean(picture_of(rule, signal, passed.x)))
+    return signals, responses.detach()[:: noise.rows]
+
+
+def picture_of(rule: str, signal: Tensor, x: Tensor) -> Tensor:
+    """What a rule shows of the signal that arrived at the image: the signal, or what each pixel
+    contributes."""
+    return signal * x.detach() if RULES[rule].is_relevance else signal
 
 
 def _no_gradient(layer: Layer) -> LayerError:
@@ -358,10 +380,11 @@ def _no_gradient(layer: Layer) -> LayerError:
     )
 
 
-def _positions(works: list[_Work], device: torch.device) -> Positions:
+def _positions(works: list[_Work], rows: int, device: torch.device) -> Positions:
+    """The positions of all jobs, as often as each work has rows."""
     channels = []
     positions = []
-    for work in works:
+    for work in chain.from_iterable(repeat(work, rows) for work in works):
         channels.append([job.channel for job in work.jobs])
         positions.append(work.positions)
     y, x = torch.tensor(positions, device=device).unbind(dim=2)  # (n, r) each
@@ -369,17 +392,19 @@ def _positions(works: list[_Work], device: torch.device) -> Positions:
 
 
 def _forward(
-    model: nn.Module, layer: Layer, crops: Tensor, positions: Positions
+    model: nn.Module, layer: Layer, crops: Tensor, positions: Positions, rules: Sequence[str]
 ) -> tuple[Forward, Tensor]:
     """A pass to the layer, and the responses (n, r).
 
-    Of a plain convolution only the windows at the positions are computed, from its input.
+    Of a plain convolution only the windows at the positions are computed, from its input, unless a rule has to
+    meet the convolution itself.
     """
     module = _module_of(model, layer)
-    if is_plain(module) and not isinstance(model, nn.DataParallel):  # which splits the batch
+    is_split = isinstance(model, nn.DataParallel)  # the batch
+    if is_plain(module) and not is_split and not any_relevance(rules):
         passed = forward(model, layer, crops, inputs=True)
         return passed, conv_at(module, passed.values[layer.name], positions)
-    passed = forward(model, layer, crops)
+    passed = forward(model, layer, crops, parameters=any_relevance(rules))
     return passed, positions.of(as_maps(layer, passed.values[layer.name]))
 
 
@@ -407,9 +432,17 @@ class Forward(NamedTuple):
 
 
 def forward(
-    model: nn.Module, layers: LayersLike, images: Tensor, *, inputs: bool = False
+    model: nn.Module,
+    layers: LayersLike,
+    images: Tensor,
+    *,
+    inputs: bool = False,
+    parameters: bool = False,
 ) -> Forward:
     """A forward pass with gradients, to the deepest of these layers.
+
+    Args:
+        parameters: whether the graph holds all parameters, frozen ones too, as relevance needs them.
 
     Raises:
         ModelError: the weights allow no gradients.
@@ -419,7 +452,29 @@ def forward(
             "the model was made or loaded under torch.inference_mode(), whose tensors allow no "
             "gradients: make it outside of that block"
         )
-    with evaluating(model), torch.enable_grad(), visible_in_place() as in_place:
+    frozen = _frozen(model) if parameters else []
+    with evaluating(model), thawed(frozen), torch.enable_grad(), visible_in_place() as in_place:
         x = images.detach().requires_grad_()
         # a model may work in place on its input
         return Forward(x, read(model, x.clone(), layers, inputs=inputs), in_place.copies)
+
+
+def any_relevance(rules: Iterable[str]) -> bool:
+    return any(RULES[rule].is_relevance for rule in rules)
+
+
+def _frozen(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that ask for no gradient and can have one."""
+    return [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+
+
+@contextmanager
+def thawed(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within the block, parameters ask for gradients; afterwards they do not."""
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)

@@ -17,7 +17,16 @@ from featviz.fields.crop import crop_for
 from featviz.fields.maps import as_maps
 from featviz.hooks import evaluating, read
 from featviz.images.tensors import as_batch
-from featviz.methods._backproject import MEMORY, FieldRefuted, Job, backproject, forward
+from featviz.methods._backproject import (
+    MEMORY,
+    FieldRefuted,
+    Job,
+    any_relevance,
+    backproject,
+    forward,
+    picture_of,
+)
+from featviz.methods._noise import Noise, noise_of
 from featviz.rules import backward_rule, check_rule
 from featviz.units import Layer, Score, Unit, UnitSum, terms_of
 
@@ -33,51 +42,65 @@ def project(
     *,
     rule: str = "deconvnet",
     start: Start = "one",
+    smooth: int = 0,
+    seed: int = 0,
     net: Anatomy | None = None,
     memory: int = MEMORY,
 ) -> Tensor:
     """Project units back to the pixels that they respond to.
 
-    Args:
-        model: any module; used on its device and in eval mode, and left as it was.
-        x: one image for all units, (c, h, w) or (1, c, h, w), or one image per unit,
-            (n, c, h, w). In model space (normalized).
-        units: of any layers, fully connected ones (class logits) too. One without ``at`` means the
-            maximum of its map, one with ``at="map"`` all of it. A sum of units (``u + 0.5 * v``)
-            is projected in one backward pass.
-        rule: ``deconvnet`` (the paper's), ``guided`` or ``gradient``; see `featviz.rules`.
-        start: the initial backward signal, at the unit's positions: ``one``, or its
-            ``activation`` there (as in the paper, which leaves the activations themselves and sets
-            all others to zero).
-        net: `anatomy` of this model for images of this size, for callers who project often; None:
-            it is made, which takes a forward pass.
-        memory: bytes that a batch may take; halved where the device has less.
+        Args:
+            model: any module; used on its device and in eval mode, and left as it was.
+            x: one image for all units, (c, h, w) or (1, c, h, w), or one image per unit,
+                (n, c, h, w). In model space (normalized).
+            units: of any layers, fully connected ones (class logits) too. One without ``at`` means the
+                maximum of its map, one with ``at="map"`` all of it. A sum of units (``u + 0.5 * v``)
+                is projected in one backward pass.
+            rule: ``deconvnet`` (the paper's), ``guided``, ``gradient`` or ``lrp``; see `featviz.rules`.
+            start: the initial backward signal, at the unit's positions: ``one``, or its
+                ``activation`` there (as in the paper, which leaves the activations themselves and sets
+    all others to zero). ``lrp`` takes ``one`` alone: its relevance is the activation already.
+            smooth: noisy copies of each image over which the projection is averaged (Smilkov et al.,
+                arXiv 1706.03825): Gaussian noise, its deviation 15% of the image's range; 0: the image
+                itself.
+            seed: of the noise.
+            net: `anatomy` of this model for images of this size, for callers who project often; None:
+                it is made, which takes a forward pass.
+            memory: bytes that a batch may take; halved where the device has less.
 
-    Returns:
-        (n, c, h, w) on the device and of the type of ``x``: the signal in model space, zero
-        outside the receptive field.
+        Returns:
+            (n, c, h, w) on the device and of the type of ``x``: the signal in model space, zero
+            outside the receptive field. Under ``lrp`` what each value of the image contributes to the
+            activation, of either sign; the sum is the activation, but for what biases contribute.
 
-    Raises:
-        LayerError, UnitError: a unit that is not there.
-        RuleError: the rule has no meaning on this network.
-        UsageError: the number of images is neither 1 nor that of the units, ``x`` is not floating
-            point, no such start, something among the units is none, or ``net`` is for another size.
+        Raises:
+            LayerError, UnitError: a unit that is not there.
+            RuleError: the rule has no meaning on this network.
+            UsageError: the number of images is neither 1 nor that of the units, ``x`` is not floating
+            point, no such start or none under this rule, ``smooth`` is no number of samples,
+            something among the units is none, or ``net`` is for another size.
         NumberError: an activation is not a number.
 
-    Source: Zeiler & Fergus, section 2.1.
+        Source: Zeiler & Fergus, section 2.1.
 
-    Example:
-        >>> import torch
-        >>> from featviz import Unit, load_model, project
-        >>> image = torch.randn(3, 96, 96)
-        >>> units = [Unit("conv3", 7), Unit("conv2", 0, at=(4, 4)), Unit("fc8", 3) - Unit("fc8", 4)]
-        >>> project(load_model("zfmini"), image, units).shape
-        torch.Size([3, 3, 96, 96])
+        Example:
+            >>> import torch
+            >>> from featviz import Unit, load_model, project
+            >>> image = torch.randn(3, 96, 96)
+            >>> units = [Unit("conv3", 7), Unit("conv2", 0, at=(4, 4)), Unit("fc8", 3) - Unit("fc8", 4)]
+            >>> project(load_model("zfmini"), image, units).shape
+            torch.Size([3, 3, 96, 96])
     """
     check_rule(rule)
     if start not in STARTS:
         allowed = " or ".join(map(repr, STARTS))
         raise UsageError(f"start={start!r}: the backward signal starts as {allowed}")
+    if any_relevance([rule]) and start != "one":
+        raise UsageError(
+            f"start={start!r} under rule {rule!r}: relevance is the activation already; "
+            "leave start='one'"
+        )
+    noise = noise_of(smooth, seed)
     scores = [units] if isinstance(units, (Unit, UnitSum)) else list(units)
     for score in scores:
         _check_score(score)
@@ -99,7 +122,8 @@ def project(
         for _, unit in target.terms:
             unit.check(layers[unit.layer])
     result = torch.zeros(len(targets), *images.shape[1:], dtype=x.dtype, device=x.device)
-    work = _Projection(model, images.to(parameter_of(model)).clone(), layers, rule, start, result)
+    own = images.to(parameter_of(model)).clone()
+    work = _Projection(model, own, layers, rule, start, noise, result)
     local = [target for target in targets if work.is_local(target)]
     work.from_crops(local, memory)
     work.from_full_images([target for target in targets if not work.is_local(target)])
@@ -147,6 +171,7 @@ class _Projection:
     layers: Mapping[str, Layer]
     rule: str
     start: Start
+    noise: Noise
     result: Tensor
 
     def is_local(self, target: _Target) -> bool:
@@ -186,7 +211,9 @@ class _Projection:
 
     def _backproject(self, layer: Layer, jobs: Mapping[int, list[Job]], memory: int) -> None:
         read_image = self.images.__getitem__
-        for done in backproject(self.model, layer, jobs, read_image, [self.rule], memory):
+        for done in backproject(
+            self.model, layer, jobs, read_image, [self.rule], memory, self.noise
+        ):
             factor = 1.0 if self.start == "one" else abs(done.job.score)
             signal = done.signals[self.rule] * factor
             self.result[done.job.slot][done.box.region] = signal.to(self.result)
@@ -196,7 +223,8 @@ class _Projection:
         their layers."""
         for image, own in _by_image(targets).items():
             layers = [self.layers[name] for name in _names(own)]
-            passed = forward(self.model, layers, self.images[image : image + 1])
+            copies = self.noise.copies(self.images[image], image)
+            passed = forward(self.model, layers, copies, parameters=any_relevance([self.rule]))
             # keyed by the names in the units, which may be those of calls
             outputs = {name: passed.values[self.layers[name].name] for name in _names(own)}
             for name, output in outputs.items():
@@ -205,10 +233,11 @@ class _Projection:
             with backward_rule(self.rule, tensors, passed.x, copies=passed.copies):
                 for target in own:
                     signal = self._backward(target, outputs, passed.x)
-                    self.result[target.slot] = signal[0].to(self.result)
+                    picture = self.noise.mean(picture_of(self.rule, signal, passed.x))
+                    self.result[target.slot] = picture[0].to(self.result)
 
     def _backward(self, target: _Target, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """The signal of a target at the image, (1, c, h, w)."""
+        """The signal of a target at the image and its noisy copies, (rows, c, h, w)."""
         starts = _starts(target, self.layers, outputs, self.start)
         used = [outputs[name] for name in starts]
         signal = None
@@ -255,16 +284,16 @@ def _position(unit: Unit, plane: Tensor) -> tuple[int, int, float]:
 def _starts(
     target: _Target, layers: Mapping[str, Layer], outputs: Mapping[str, Tensor], start: Start
 ) -> dict[str, Tensor]:
-    """The backward signal at each layer where it starts."""
+    """The backward signal at each layer where it starts: in every row where the first has the unit."""
     signals = {unit.layer: torch.zeros_like(outputs[unit.layer]) for _, unit in target.terms}
     for weight, unit in target.terms:
         layer = layers[unit.layer]
         plane = as_maps(layer, outputs[unit.layer].detach())[0, unit.channel]
-        signal = as_maps(layer, signals[unit.layer])[0, unit.channel]  # a view, written to
+        signal = as_maps(layer, signals[unit.layer])[:, unit.channel]  # a view, written to
         value = plane if start == "activation" else torch.ones_like(plane)
         if unit.at == "map":
             signal += weight * value
         else:
             y, x, _ = _position(unit, plane)
-            signal[y, x] += weight * value[y, x]
+            signal[:, y, x] += weight * value[y, x]
     return signals

@@ -17,6 +17,7 @@ from featviz.geometry import Box
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._backproject import MEMORY, FieldRefuted, Job, backproject
+from featviz.methods._noise import Noise, noise_of
 from featviz.records.exemplars import Exemplars
 from featviz.records.scan import LayerScan
 from featviz.rules import check_rule
@@ -32,6 +33,8 @@ def project_exemplars(
     *,
     rule: str = "deconvnet",
     rules: Sequence[str] | None = None,
+    smooth: int = 0,
+    seed: int = 0,
     memory: int = MEMORY,
     progress: bool = False,
 ) -> Exemplars:
@@ -47,6 +50,7 @@ def project_exemplars(
         channels: which units; None: all.
         rule: as of `project`.
         rules: several, which share each forward pass, instead of ``rule``.
+        smooth, seed: as of `project`.
         memory: bytes that a batch may take; halved where the device has less.
         progress: show a progress bar, in exemplars.
 
@@ -72,6 +76,7 @@ def project_exemplars(
         <Exemplars of 2 units of conv2, k=3, 27x27: deconvnet>
     """
     chosen_rules = _chosen_rules(rule, rules)
+    noise = noise_of(smooth, seed)
     if not isinstance(layer_scan, LayerScan):
         raise UsageError(
             f"layer_scan is {layer_scan!r}: give a layer of it, such as result['conv1']"
@@ -87,10 +92,10 @@ def project_exemplars(
     for channel in chosen:
         Unit(layer.name, channel).check(layer)
     try:
-        return _projected(model, data, layer_scan, chosen, chosen_rules, memory, progress)
+        return _projected(model, data, layer_scan, chosen, chosen_rules, memory, noise, progress)
     except FieldRefuted as refuted:
         widened = replace(layer_scan, layer=refuted.layer)
-        return _projected(model, data, widened, chosen, chosen_rules, memory, progress)
+        return _projected(model, data, widened, chosen, chosen_rules, memory, noise, progress)
 
 
 def _projected(
@@ -100,6 +105,7 @@ def _projected(
     channels: list[int],
     rules: list[str],
     memory: int,
+    noise: Noise,
     progress: bool,
 ) -> Exemplars:
     """The exemplars of some units with their patches and projections."""
@@ -118,7 +124,7 @@ def _projected(
     with tqdm(
         desc=f"project {layer}", total=total, unit="exemplar", disable=not progress, leave=False
     ) as bar:
-        for done in backproject(model, layer, tiles.jobs, read_image, rules, memory):
+        for done in backproject(model, layer, tiles.jobs, read_image, rules, memory, noise):
             tiles.write_signals(done.job.slot, done.signals)
             tiles.full_image[done.job.slot] = done.full_image
             tiles.fallback[done.job.slot] = done.fallback

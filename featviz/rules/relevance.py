@@ -1,0 +1,234 @@
+"""The rule ``lrp``: layer-wise relevance propagation (Bach et al. 2015) on the autograd graph.
+
+Relevance is the activation of a unit, handed down from operation to operation until it is at the
+pixels, and conserved on the way but for what biases take. It travels as a signal g, where the
+relevance of a value y is y g; so the signal that arrives at the image, times the image, is the
+relevance of its pixels.
+
+What each operation does with the signal:
+
+    convolution, linear layer   LRP-gamma (`featviz.rules.gamma`), with batch norm merged where it
+                                follows directly
+    sums, concatenation, views, pooling, resizing, products with constants, selection (where, max)
+                                its gradient: for each, relevance in proportion to the contributions
+    ReLU, leaky ReLU, PReLU     its gradient, which hands relevance on unchanged
+    ReLU6, hard-swish, SiLU, GELU, Mish, ELU, CELU, SELU, tanh
+                                f(x) / x instead of f'(x), which hands relevance on unchanged
+    gates and divisors          held constant: relevance goes to what they scale, as signal-take-all
+                                (Arras et al. 2017) does
+    layer, group and instance norm
+                                standard deviations are held constant (Ali et al. 2022)
+
+All else is refused by name, attention and softmax among it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from featviz.rules.gamma import Gamma, Signals
+from featviz.rules.graph import Graph, name_of
+from featviz.rules.layers import NORM, WEIGHTS, merged_norm, output_of, weights_of
+from featviz.rules.quotients import known_input, quotient
+from featviz.rules.rectifiers import LINEAR, PARALLEL, kind_of
+
+_OWN_GRADIENT = {
+    "Relu", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Threshold", "Where", "Maximum",
+    "Minimum", "Fmax", "Fmin", "MaskedFill", "Abs", "Max", "Min", "Amax", "Amin",
+}  # fmt: skip
+"""Besides what is linear: relevance is handed on, in proportion, by the gradient alone."""
+_ALSO_LINEAR = {"NativeChannelShuffle", "PixelShuffle", "PixelUnshuffle", "Col2Im", "Mul", "Div"}
+_STANDARDISED = {"NativeLayerNorm", "NativeGroupNorm"}
+_GATES = {"Sigmoid", "Hardsigmoid", "Softmax", "Tanh"}
+_VIEW = re.compile(
+    r"\w*View|Expand|Unsqueeze|Squeeze|Permute|Transpose|Reshape\w*|Clone|Select|Slice|Split\w*"
+)
+
+
+def relevance(graph: Graph, restore: ExitStack) -> Counter[str]:
+    """Set the hooks of ``lrp`` on a graph; ``restore`` removes them.
+
+    Returns:
+        How many rectifiers and layers with weights there are, by kind.
+
+    Raises:
+        RuleError: an operation that has no relevance by a stated definition, weights that cannot be
+            read off the graph, or no image.
+    """
+    if graph.image is None:
+        raise graph.refusal(
+            "a graph without an image (image=None): give the tensor it goes back to"
+        )
+    held = _held(graph)
+    carrying = _carrying(graph, held)
+    counts: Counter[str] = Counter()
+    for node in carrying:
+        kind = _set_hooks(graph, node, held, restore)
+        if kind is not None:
+            counts[kind] += 1
+    return counts
+
+
+def _set_hooks(graph: Graph, node: Node, held: dict[Node, int], restore: ExitStack) -> str | None:
+    """Set the hooks of a node; what kind of rectifier or layer it is, if any."""
+    name = name_of(node)
+    if node in held:
+        restore.callback(_hold(node, held[node]).remove)
+        return None
+    if WEIGHTS.fullmatch(name):
+        _set_gamma(graph, node, restore)
+        return "convolution" if name == "Convolution" else "linear"
+    factor = quotient(graph, node)
+    if factor is not None:
+        restore.callback(_replace_derivative(node, factor).remove)
+    elif name in _STANDARDISED or (NORM.fullmatch(name) and node._saved_training):  # type: ignore[attr-defined]
+        restore.callback(_standardise(node, name).remove)
+    elif not _is_proportional(graph, node, name):
+        raise graph.refusal(_reason(node, name))
+    return kind_of(node)
+
+
+def _is_proportional(graph: Graph, node: Node, name: str) -> bool:
+    """Whether the gradient of an operation alone hands relevance on."""
+    return bool(
+        node in graph.copies
+        or name in _OWN_GRADIENT
+        or name in _ALSO_LINEAR
+        or name in PARALLEL
+        or LINEAR.match(name)
+    )
+
+
+def _reason(node: Node, name: str) -> str:
+    if isinstance(node, torch.autograd.function.BackwardCFunction):
+        return f"{name!r}, an autograd function of the model's own"
+    if "Attention" in name:
+        return "attention, which has no relevance here"
+    return f"{name!r}, which has no relevance by a stated definition"
+
+
+def _set_gamma(graph: Graph, node: Node, restore: ExitStack) -> None:
+    """Scale the signal before a layer with weights, or the batch norm behind it, and add to its
+    gradient."""
+    norm = merged_norm(graph, node)
+    weights, operand = weights_of(graph, node, norm)
+    top = norm or node
+    y = known_input(graph, top)
+    if y is None and norm is not None:
+        y = output_of(graph, norm)
+    gamma = Gamma(weights, y)
+
+    def add(inputs: Signals, outputs: Signals) -> Signals | None:
+        own = inputs[operand]
+        if own is None:
+            return None
+        return *inputs[:operand], gamma.add(own), *inputs[operand + 1 :]
+
+    restore.callback(top.register_prehook(gamma.scale).remove)
+    restore.callback(node.register_hook(add).remove)
+
+
+def _replace_derivative(node: Node, factor: Tensor) -> Any:
+    """A hook behind an activation: f(x) / x instead of f'(x)."""
+
+    def replaced(inputs: Signals, outputs: Signals) -> Signals | None:
+        if inputs[0] is None or outputs[0] is None:
+            return None
+        return outputs[0] * factor, *inputs[1:]
+
+    return node.register_hook(replaced)
+
+
+def _standardise(node: Any, name: str) -> Any:
+    """A hook behind a norm with statistics of its own: its gradient with the deviation held constant."""
+    scale, inverse = node._saved_weight, node._saved_result2
+
+    def linear(inputs: Signals, outputs: Signals) -> Signals | None:
+        own, signal = inputs[0], outputs[0]
+        if own is None or signal is None:
+            return None
+        if name == "NativeLayerNorm":
+            axes = tuple(range(-len(node._saved_normalized_shape), 0))
+            return _centred(signal, scale, axes) * inverse, *inputs[1:]
+        by_channel = None if scale is None else scale.view(-1, *[1] * (signal.dim() - 2))
+        if name == "NativeGroupNorm":
+            shape = signal.shape
+            scaled = signal if by_channel is None else signal * by_channel
+            groups = scaled.reshape(*inverse.shape, -1)
+            return (_centred(groups, None, (-1,)) * inverse[..., None]).view(shape), *inputs[1:]
+        axes = (0, *range(2, signal.dim()))
+        by_statistics = inverse.view(-1, *[1] * (signal.dim() - 2))
+        return _centred(signal, by_channel, axes) * by_statistics, *inputs[1:]
+
+    return node.register_hook(linear)
+
+
+def _centred(signal: Tensor, scale: Tensor | None, axes: tuple[int, ...]) -> Tensor:
+    scaled = signal if scale is None else signal * scale
+    return scaled - scaled.mean(dim=axes, keepdim=True)
+
+
+# --- gates and divisors
+
+
+def _held(graph: Graph) -> dict[Node, int]:
+    """The products and quotients of two maps, each with the operand that is held constant."""
+    held = {}
+    for node in graph.nodes:
+        name = name_of(node)
+        if name == "Div" and 1 in graph.operands(node):
+            held[node] = 1
+        elif name == "Mul" and len(graph.operands(node)) == 2:
+            gates = [
+                i for i, (factor, _) in enumerate(node.next_functions) if _is_gate(graph, factor)
+            ]
+            held[node] = gates[0] if len(gates) == 1 else -1
+    return held
+
+
+def _is_gate(graph: Graph, node: Node | None) -> bool:
+    """Whether a factor is bounded: a sigmoid or the like, seen through views and constant factors."""
+    is_scaled = False
+    while node is not None:
+        name = name_of(node)
+        if name in _GATES:
+            return True
+        if name == "Hardtanh":  # relu6(x + 3) / 6
+            return is_scaled
+        if name in ("Mul", "Div") and len(graph.operands(node)) == 1:
+            is_scaled = True
+        elif not _VIEW.fullmatch(name):
+            return False
+        node = node.next_functions[0][0]
+    return False
+
+
+def _hold(node: Node, operand: int) -> Any:
+    """A hook that gives one operand no signal."""
+
+    def hold(inputs: Signals, outputs: Signals) -> Signals:
+        return *inputs[:operand], None, *inputs[operand + 1 :]
+
+    return node.register_hook(hold)
+
+
+def _carrying(graph: Graph, held: dict[Node, int]) -> list[Node]:
+    """The nodes of a graph that a signal reaches, where gates and divisors are given none."""
+    reached: dict[Node, None] = {}
+    stack = [node for node in graph.starts if node in graph.among]
+    while stack:
+        node = stack.pop()
+        if node in reached:
+            continue
+        reached[node] = None
+        if held.get(node) == -1:
+            raise graph.refusal("a product of two maps that both depend on the image")
+        stack += [below for i, below in graph.below(node) if held.get(node) != i]
+    return list(reached)
