@@ -171,6 +171,8 @@ class _Reader:
         calls: by module, how often it has been called in the present forward.
         is_over: whether the last forward has ended.
         wanted: the targets in one list.
+        wanted: the targets in one list.
+        wanted: the targets in one list.
     """
 
     targets: dict[str, list[_Target]]

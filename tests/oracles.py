@@ -300,3 +300,53 @@ def connected(module: nn.Module, shape: tuple[int, int, int]) -> tuple[int, int]
         (gradient,) = torch.autograd.grad(value, x, retain_graph=True)
         pairs += int((gradient != 0).sum())
     return pairs, flat.numel() * x.numel()
+
+
+def relevance(layers: list[nn.Module], image: Tensor, unit: int, gamma: float) -> Tensor:
+    """LRP-gamma through a chain of layers, each as a matrix, one weight at a time; of one image
+    (c, h, w), from one element of the last output (its index when flattened)."""
+    values = [image]
+    for layer in layers:
+        values.append(layer(values[-1][None])[0].detach())
+    arriving = torch.zeros(values[-1].numel(), dtype=image.dtype)
+    arriving[unit] = values[-1].flatten()[unit]
+    for layer, x in zip(reversed(layers), reversed(values[:-1]), strict=True):
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            arriving = _relevance_below(layer, x, arriving, gamma)
+        elif isinstance(layer, nn.MaxPool2d):
+            arriving = _of_winners(layer, x, arriving)
+    return arriving.reshape(image.shape)
+
+
+def _relevance_below(layer: nn.Module, x: Tensor, arriving: Tensor, gamma: float) -> Tensor:
+    shape = x.shape
+
+    def flat(values: Tensor) -> Tensor:
+        return layer(values.reshape(shape)[None])[0].flatten()
+
+    bias = flat(torch.zeros(x.numel(), dtype=x.dtype)).detach()
+    matrix = torch.autograd.functional.jacobian(flat, x.flatten())
+    below = torch.zeros(x.numel(), dtype=x.dtype)
+    for k, row in enumerate(matrix):
+        shares = row * x.flatten()
+        y = float(shares.sum() + bias[k])
+        for share_of in (shares, bias[k : k + 1]):
+            toward = share_of * y > 0
+            share_of[toward] *= 1 + gamma
+        total = float(shares.sum() + bias[k])
+        if total != 0:
+            below += shares / total * arriving[k]
+    return below
+
+
+def _of_winners(layer: nn.MaxPool2d, x: Tensor, arriving: Tensor) -> Tensor:
+    _, winners = nn.functional.max_pool2d(
+        x[None], layer.kernel_size, layer.stride, return_indices=True
+    )
+    below = torch.zeros_like(x)
+    sums = below.flatten(1)
+    for channel, (indices, signal) in enumerate(
+        zip(winners[0].flatten(1), arriving.reshape(len(x), -1), strict=True)
+    ):
+        sums[channel].index_add_(0, indices, signal)
+    return below.flatten()

@@ -54,6 +54,13 @@ def register(commands: Any) -> None:
     add_image_arguments(parser)
     add_layers(parser)
     add_rules(parser)
+    parser.add_argument(
+        "--smooth",
+        type=int,
+        default=0,
+        metavar="N",
+        help="average each projection over N noisy copies of its image (default: 0, the image itself)",
+    )
     add_k(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
@@ -71,7 +78,7 @@ def register(commands: Any) -> None:
         help="the N units: the strongest, or random ones as in the paper (default: strongest)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the random choice (default: 0)"
+        "--seed", type=int, default=0, help="seed of the random choice and of noise (default: 0)"
     )
     parser.add_argument(
         "--format",
@@ -155,6 +162,8 @@ def _draw_layer(
             layer_scan,
             page,
             rules=args.rule,
+            smooth=args.smooth,
+            seed=args.seed,
             memory=args.memory,
             progress=True,
         )

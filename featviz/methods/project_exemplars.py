@@ -110,7 +110,7 @@ def _projected(
 ) -> Exemplars:
     """The exemplars of some units with their patches and projections."""
     layer, listing = layer_scan.layer, layer_scan.listing
-    tiles = _Tiles(layer_scan, channels, rules)
+    tiles = _Tiles(layer_scan, channels, rules, noise)
     parameter = parameter_of(model)
 
     def read_image(index: int) -> Tensor:
@@ -159,10 +159,12 @@ class _Tiles:
         jobs: what is to be projected, by image, in the order of the listing.
     """
 
-    def __init__(self, layer_scan: LayerScan, channels: list[int], rules: list[str]) -> None:
+    def __init__(
+        self, layer_scan: LayerScan, channels: list[int], rules: list[str], noise: Noise
+    ) -> None:
         self.layer = layer_scan.layer
         self.listing = layer_scan.listing
-        self.exemplars = _empty(layer_scan, channels, rules)
+        self.exemplars = _empty(layer_scan, channels, rules, noise)
         self.jobs: dict[int, list[Job]] = defaultdict(list)
         self._slots: dict[int, tuple[Box, Box]] = {}  # of each, its part of the tile, of the image
         # views of the result, by slot
@@ -216,7 +218,7 @@ class _Tiles:
         return box.shifted(-top, -left), box
 
 
-def _empty(layer_scan: LayerScan, channels: list[int], rules: list[str]) -> Exemplars:
+def _empty(layer_scan: LayerScan, channels: list[int], rules: list[str], noise: Noise) -> Exemplars:
     """Exemplars with scores, and without pixels."""
     layer, top, listing = layer_scan.layer, layer_scan.top, layer_scan.listing
     rows = torch.tensor(channels, dtype=torch.long)
@@ -236,4 +238,5 @@ def _empty(layer_scan: LayerScan, channels: list[int], rules: list[str]) -> Exem
         full_image=torch.zeros(shape, dtype=torch.bool),
         fallback=torch.zeros(shape, dtype=torch.bool),
         dead=layer_scan.statistics.dead[rows],
+        smooth=noise.samples,
     )

@@ -41,6 +41,7 @@ class Exemplars:
         fallback: (c, k) bool, where a crop would have been enough by the receptive field, but did
             not give the recorded response, or the model does not take it.
         dead: (c,) bool, units that no image activates; they are not projected.
+        smooth: noisy copies of each image over which projections are averaged; 0: the image itself.
 
     Example:
         >>> from featviz import load_model, open_images, project_exemplars, scan
@@ -64,6 +65,7 @@ class Exemplars:
     full_image: Tensor
     fallback: Tensor
     dead: Tensor
+    smooth: int = 0
 
     def __repr__(self) -> str:
         rules = ", ".join(self.projections)
@@ -151,7 +153,7 @@ class Exemplars:
         Raises:
             UsageError: there are none, or they differ in layer, k or rules.
         """
-        kinds = {(str(group.layer), group.k, *group.rules) for group in groups}
+        kinds = {(str(group.layer), group.k, group.smooth, *group.rules) for group in groups}
         if len(kinds) != 1:
             raise UsageError(f"{list(groups)}: give groups of one layer, with one k and one rules")
         tensors: dict[str, Any] = {}

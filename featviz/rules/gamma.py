@@ -1,20 +1,24 @@
 """LRP-gamma of one layer with weights, as a correction of its gradient.
 
 With inputs x, weights w, bias b and outputs y = sum(x w) + b, LRP-gamma (Montavon et al. 2019,
-section 10.2.3; for inputs and outputs of both signs as in zennit) hands the relevance R of an output to
+section 10.2.3; for inputs and outputs of both signs as in zennit) counts the contributions in the
+direction of the output 1 + gamma times, and hands the relevance R of a positive output to
 
-    R_j = x_j (w_j + gamma u_j) R / (y + gamma c)
+    R_j = (x_j w_j + gamma max(x_j w_j, 0)) R / (y + gamma (sum(max(x w, 0)) + max(b, 0)))
 
-where u_j and c are what works in the direction of y: for y > 0, u_j is the positive part of w_j
-where x_j > 0 and the negative part where x_j < 0, and c is the sum of all positive x_j w_j, and of b
-if it is positive; for y < 0 the same with the signs turned.
+and that of a negative output in the same way with min for max. Since max(a, 0) = (a + |a|) / 2 and
+min(a, 0) = (a - |a|) / 2, both are
 
-Relevance travels here as R = y g, the value times a signal g, so that sums, concatenations, pooling and
-rectifiers need nothing but their gradient. Then a layer does two things: it scales what arrives,
+    R_j = ((1 + gamma / 2) x_j w_j + gamma / 2 sign(y) |x_j w_j|) R / y * ratio
+    ratio = |y| / ((1 + gamma / 2) |y| + gamma / 2 (sum(|x w|) + |b|))
 
-    s = g y / (y + gamma c),    a ratio of 0 to 1, so that nothing is divided by a small number
+with a ratio of 0 to 1, so that nothing is divided by a small number. Relevance travels as R = y g, the
+value times a signal g, so that sums, concatenations, pooling and rectifiers need nothing but their
+gradient. Then a layer scales what arrives, s = g ratio, and its input is given
 
-and adds gamma times the backward pass of s through u to its gradient of s.
+    (1 + gamma / 2) T(s, w) + gamma / 2 sign(x) T(sign(y) s, |w|)
+
+where T is the gradient of the layer with regard to its input.
 """
 
 from __future__ import annotations
@@ -48,6 +52,12 @@ class Weights(ABC):
     @abstractmethod
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """The operation of this kind on other inputs and weights, without a bias."""
+
+    @property
+    def y(self) -> Tensor:
+        """The output, computed once more."""
+        y = self.forward(self.x, self.w)
+        return y if self.b is None else y + self.b
 
     @abstractmethod
     def backward(self, signal: Tensor, w: Tensor) -> Tensor:
@@ -96,74 +106,45 @@ class Gamma:
 
     Args:
         weights: of the layer.
-        y: its output, or what has the same positive part and no negative one, if nothing but a
-            rectifier takes it; None: it is computed.
+        y: its output, or what has the same positive part and no negative one, if a rectifier alone
+            takes it.
     """
 
-    def __init__(self, weights: Weights, y: Tensor | None) -> None:
+    def __init__(self, weights: Weights, y: Tensor) -> None:
         self.weights = weights
-        self.both_signs = bool((weights.x < 0).any())
-        positive = _added(self._signed(weights, 1), weights.b, 1)
-        negative = None
-        if y is None:
-            negative = _added(self._signed(weights, -1), weights.b, -1)
-            y = positive + negative
-        self.is_negative: Tensor | None = y < 0
-        if not bool(self.is_negative.any()):
-            self.is_negative = None
-            toward = positive
-        else:
-            toward = torch.where(
-                self.is_negative, y - positive if negative is None else negative, positive
-            )
-        # where y is 0 there is no relevance
-        self.ratio = torch.where(y == 0, 0, y / (y + GAMMA * toward))
+        self.sign_of_x = _sign(weights.x)
+        self.sign_of_y = _sign(y)
+        size = y if self.sign_of_y is None else y.abs()
+        inputs = weights.x if self.sign_of_x is None else weights.x.abs()
+        self.sizes = weights.w.abs()
+        total = weights.forward(inputs, self.sizes)
+        if weights.b is not None:
+            total += weights.b.abs()
+        tiny = torch.finfo(y.dtype).tiny  # where all is 0 there is no relevance
+        below = total.mul_(GAMMA / 2).add_(size, alpha=1 + GAMMA / 2).add_(tiny)
+        self.ratio = size / below
         self.signal: Tensor | None = None
-
-    def _signed(self, weights: Weights, sign: int) -> Tensor:
-        """The sum of all contributions of a sign."""
-        total = weights.forward(weights.x.clamp(min=0), _only(weights.w, sign))
-        if self.both_signs:
-            total = total + weights.forward(weights.x.clamp(max=0), _only(weights.w, -sign))
-        return total
 
     def scale(self, signals: Signals) -> Signals:
         """Before the layer, or before the batch norm behind it: g to s."""
-        if signals[0] is None:
-            self.signal = None
-            return signals
-        self.signal = signals[0] * self.ratio
+        self.signal = None
+        if signals[0] is not None:
+            self.signal = signals[0] * self.ratio
         return self.signal, *signals[1:]
 
-    def add(self, own: Tensor) -> Tensor:
-        """Behind the layer: the gradient of s, and what gamma adds."""
+    def correct(self, own: Tensor) -> Tensor:
+        """Behind the layer: what its input is given, from its gradient T(s, w)."""
         signal = self.signal
+        assert signal is not None
         self.signal = None
-        if signal is None:
-            return own
-        by_sign = {1: signal}
-        if self.is_negative is not None:
-            by_sign = {1: signal.masked_fill(self.is_negative, 0)}
-            by_sign[-1] = signal - by_sign[1]
-        added = self._toward(by_sign, 1)
-        if self.both_signs:
-            added = torch.where(self.weights.x < 0, self._toward(by_sign, -1), added)
-        return own + GAMMA * added
-
-    def _toward(self, by_sign: dict[int, Tensor], sign: int) -> Tensor:
-        """The signals of positive and negative outputs, carried back to inputs of a sign."""
-        total: Tensor | None = None
-        for sign_of_y, signal in by_sign.items():
-            part = self.weights.backward(signal, _only(self.weights.w, sign * sign_of_y))
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+        if self.sign_of_y is not None:
+            signal = signal * self.sign_of_y
+        toward = self.weights.backward(signal, self.sizes)
+        if self.sign_of_x is not None:
+            toward *= self.sign_of_x
+        return toward.mul_(GAMMA / 2).add_(own, alpha=1 + GAMMA / 2)
 
 
-def _only(values: Tensor, sign: int) -> Tensor:
-    """The values of one sign, and 0 for the others."""
-    return values.clamp(min=0) if sign > 0 else values.clamp(max=0)
-
-
-def _added(values: Tensor, bias: Tensor | None, sign: int) -> Tensor:
-    return values if bias is None else values + _only(bias, sign)
+def _sign(values: Tensor) -> Tensor | None:
+    """The signs of values; None: none is negative."""
+    return values.sign() if bool(values.amin() < 0) else None

@@ -17,7 +17,7 @@ class Graph:
     """The nodes that hand a signal from some tensors to the image.
 
     Attributes:
-        rule: the rule that acts on it, by its name, for messages.
+        rule: the rule that acts on it, by its name; ``knows``: what it can meet, for messages.
         image: the tensor that the signal goes back to; None: the graph reaches to every leaf.
         starts: the nodes of the tensors.
         nodes: the nodes, from the tensors down.
@@ -39,6 +39,7 @@ class Graph:
         if image is not None:
             nodes = _between(nodes, image)
         self.rule = rule
+        self.knows = "ReLU and its relatives"
         self.image = image
         self.nodes = nodes
         self.among = set(nodes)
@@ -60,8 +61,8 @@ class Graph:
 
     def refusal(self, reason: str) -> RuleError:
         return RuleError(
-            f"rule {self.rule!r} has no meaning at {reason} (see featviz.rules); "
-            "rule 'gradient' works on any network",
+            f"rule {self.rule!r} has no meaning at {reason}: it knows {self.knows} "
+            "(see featviz.rules); rule 'gradient' works on any network",
             "rule",
         )
 

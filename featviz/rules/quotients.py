@@ -35,6 +35,8 @@ def quotient(graph: Graph, node: Any) -> Tensor | None:
         if not low <= 0 <= high:
             raise graph.refusal(f"a clamp to {low} and {high}, between which 0 is not")
         x = _input(node)
+        if low == 0:  # and no signal comes back where x is negative
+            return x.clamp(low, high) / x.clamp(min=torch.finfo(x.dtype).tiny)
         return _divided(x.clamp(low, high), x, 1.0)
     if name == "Hardswish":
         return (_input(node) + 3).clamp(0, 6) / 6
@@ -83,13 +85,13 @@ def bounds(graph: Graph, node: Node) -> tuple[float, float]:
     Raises:
         RuleError: a bound is a tensor.
     """
-    found = []
+    values = []
     for attribute, default in zip(_BOUNDS[name_of(node)], (-math.inf, math.inf), strict=True):
         value = getattr(node, attribute, None) if attribute else None
         if isinstance(value, Tensor):
             raise graph.refusal("a clamp with tensor bounds")
-        found.append(default if value is None else float(value))
-    return found[0], found[1]
+        values.append(default if value is None else float(value))
+    return values[0], values[1]
 
 
 def known_input(graph: Graph, node: Node) -> Tensor | None:

@@ -62,6 +62,7 @@ def relevance(graph: Graph, restore: ExitStack) -> Counter[str]:
         RuleError: an operation that has no relevance by a stated definition, weights that cannot be
             read off the graph, or no image.
     """
+    graph.knows = "what hands relevance on"
     if graph.image is None:
         raise graph.refusal(
             "a graph without an image (image=None): give the tensor it goes back to"
@@ -121,18 +122,18 @@ def _set_gamma(graph: Graph, node: Node, restore: ExitStack) -> None:
     weights, operand = weights_of(graph, node, norm)
     top = norm or node
     y = known_input(graph, top)
-    if y is None and norm is not None:
-        y = output_of(graph, norm)
+    if y is None:
+        y = weights.y if norm is None else output_of(graph, norm)
     gamma = Gamma(weights, y)
 
-    def add(inputs: Signals, outputs: Signals) -> Signals | None:
+    def correct(inputs: Signals, outputs: Signals) -> Signals | None:
         own = inputs[operand]
         if own is None:
             return None
-        return *inputs[:operand], gamma.add(own), *inputs[operand + 1 :]
+        return *inputs[:operand], gamma.correct(own), *inputs[operand + 1 :]
 
     restore.callback(top.register_prehook(gamma.scale).remove)
-    restore.callback(node.register_hook(add).remove)
+    restore.callback(node.register_hook(correct).remove)
 
 
 def _replace_derivative(node: Node, factor: Tensor) -> Any:
