@@ -173,6 +173,7 @@ class _Reader:
         wanted: the targets in one list.
         wanted: the targets in one list.
         wanted: the targets in one list.
+        wanted: the targets in one list.
     """
 
     targets: dict[str, list[_Target]]

@@ -113,15 +113,17 @@ def _draw(args: argparse.Namespace, out: Path) -> None:
     written = [out / MANIFEST]
     rows = []
     fallbacks = {}
+    remarks: list[str] = []
     for i, (name, layer_scan) in enumerate(result.items()):
         stem = f"{i:02d}-{slug(name)}"
         drawn = _draw_layer(args, model, images, layer_scan, out, stem)
         written += drawn.written
+        remarks += [f"{name}: {text}" for text in drawn.remarks]
         rows.append(Exemplars.joined(drawn.strongest))
         fallbacks[name] = drawn.fallbacks, drawn.exemplars
     written += _draw_overview(args, rows, out)
     report(result)
-    print("\n".join(map(str, written)))
+    print("\n".join([*map(str, written), *remarks]))
     report_fallbacks(fallbacks)
 
 
@@ -132,12 +134,14 @@ class _Drawn:
     Attributes:
         written: the files.
         strongest: for the overview, the strongest exemplar of some units, page by page.
+        remarks: what a reader has to know of the first page under a rule, if anything.
         fallbacks: how many exemplars took the full image because their crop did not do.
         exemplars: how many there are.
     """
 
     written: list[Path] = field(default_factory=list)
     strongest: list[Exemplars] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     fallbacks: int = 0
     exemplars: int = 0
 
@@ -163,6 +167,7 @@ def _draw_layer(
             page,
             rules=args.rule,
             smooth=args.smooth,
+            alternatives=number == 1,
             seed=args.seed,
             memory=args.memory,
             progress=True,
@@ -171,6 +176,8 @@ def _draw_layer(
         for rule in args.rule:
             figure = figures.grid(exemplars, rule=rule, heading=args.model)
             drawn.written += _saved(figure, args, out, f"{stem}{_suffix(rule, args)}{of_pages}")
+            if number == 1 and exemplars.remark(rule):
+                drawn.remarks.append(exemplars.remark(rule))
         drawn.strongest.append(exemplars.strongest([c for c in in_overview if c in page]))
         drawn.fallbacks += exemplars.fallbacks
         drawn.exemplars += _count(exemplars)

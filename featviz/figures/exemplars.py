@@ -78,6 +78,7 @@ def grid(
         f"Above each unit its number. Left: {rule} projections of its "
         f"{strongest_responses(exemplars.k)} (middle grey = 0; black and white: the 99.5th "
         "percentile of the unit's magnitudes). Right: the image patches that caused them.",
+        *_remarks(exemplars, rule),
     ]
     area = new_page(*blocks_size(blocks, columns), title, notes, fig)
     draw_blocks(area, 0, 0, exemplars, blocks, columns)
@@ -144,6 +145,17 @@ def overview(
             area.text(0, top + _ABOVE, "no image activates any of these units", color=QUIET)
         top += height
     return area.finish()
+
+
+def _remarks(exemplars: Exemplars, rule: str) -> list[str]:
+    """What a reader has to know of these projections, a line for each."""
+    remarks = []
+    if exemplars.smooth:
+        remarks.append(
+            f"Each projection is the mean over {exemplars.smooth} noisy copies of its image."
+        )
+    remark = exemplars.remark(rule)
+    return [*remarks, remark] if remark else remarks
 
 
 def _strip(exemplars: Exemplars, rule: str, tile: int) -> Tensor:

@@ -17,8 +17,10 @@ from featviz.geometry import Box
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._backproject import MEMORY, FieldRefuted, Job, backproject
+from featviz.methods._likeness import Sample
 from featviz.methods._noise import Noise, noise_of
 from featviz.records.exemplars import Exemplars
+from featviz.records.likeness import HIGH
 from featviz.records.scan import LayerScan
 from featviz.rules import check_rule
 from featviz.units import Unit
@@ -35,6 +37,7 @@ def project_exemplars(
     rules: Sequence[str] | None = None,
     smooth: int = 0,
     seed: int = 0,
+    alternatives: bool = False,
     memory: int = MEMORY,
     progress: bool = False,
 ) -> Exemplars:
@@ -51,6 +54,8 @@ def project_exemplars(
         rule: as of `project`.
         rules: several, which share each forward pass, instead of ``rule``.
         smooth, seed: as of `project`.
+        alternatives: where the pictures of a rule do not tell units, or images, apart, measure all
+            other rules on the same sample, for ``exemplars.likeness``.
         memory: bytes that a batch may take; halved where the device has less.
         progress: show a progress bar, in exemplars.
 
@@ -92,10 +97,14 @@ def project_exemplars(
     for channel in chosen:
         Unit(layer.name, channel).check(layer)
     try:
-        return _projected(model, data, layer_scan, chosen, chosen_rules, memory, noise, progress)
+        return _projected(
+            model, data, layer_scan, chosen, chosen_rules, memory, noise, alternatives, progress
+        )
     except FieldRefuted as refuted:
         widened = replace(layer_scan, layer=refuted.layer)
-        return _projected(model, data, widened, chosen, chosen_rules, memory, noise, progress)
+        return _projected(
+            model, data, widened, chosen, chosen_rules, memory, noise, alternatives, progress
+        )
 
 
 def _projected(
@@ -106,6 +115,7 @@ def _projected(
     rules: list[str],
     memory: int,
     noise: Noise,
+    alternatives: bool,
     progress: bool,
 ) -> Exemplars:
     """The exemplars of some units with their patches and projections."""
@@ -129,7 +139,11 @@ def _projected(
             tiles.full_image[done.job.slot] = done.full_image
             tiles.fallback[done.job.slot] = done.fallback
             bar.update()
-    return tiles.exemplars
+    sample = Sample(model, layer, tiles.jobs, read_image, memory, noise)
+    likeness = sample.likeness(tiles.signals_of(sample.slots), rules)
+    if alternatives and any(likeness[rule].worst > HIGH for rule in rules):
+        likeness |= sample.alternatives(rules)
+    return replace(tiles.exemplars, likeness=likeness)
 
 
 def _chosen_rules(rule: str, rules: Sequence[str] | None) -> list[str]:
@@ -186,6 +200,14 @@ class _Tiles:
         region = self._slots[slot][0].region
         for rule, signal in signals.items():
             self.signals[rule][slot][region] = signal.to("cpu", torch.float32)
+
+    def signals_of(self, slots: Iterable[int]) -> dict[int, dict[str, Tensor]]:
+        """By slot and rule, the signals in the receptive field."""
+        signals = {}
+        for slot in slots:
+            region = self._slots[slot][0].region
+            signals[slot] = {rule: tiles[slot][region] for rule, tiles in self.signals.items()}
+        return signals
 
     def _lay_out(self, positions: Tensor) -> None:
         """Find the box of each exemplar, in its image and in its tile."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from io import BytesIO
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from featviz.errors import RuleError, UnitError, UsageError
+from featviz.records.likeness import Likeness, remark
 from featviz.tiles import picture_tiles, sheet, signal_tiles
 from featviz.units import Layer
 
@@ -42,6 +43,8 @@ class Exemplars:
             not give the recorded response, or the model does not take it.
         dead: (c,) bool, units that no image activates; they are not projected.
         smooth: noisy copies of each image over which projections are averaged; 0: the image itself.
+        likeness: by rule, whether projections tell units and images apart, measured on a sample
+            of the units; of other rules too, where they were tried.
 
     Example:
         >>> from featviz import load_model, open_images, project_exemplars, scan
@@ -66,6 +69,7 @@ class Exemplars:
     fallback: Tensor
     dead: Tensor
     smooth: int = 0
+    likeness: dict[str, Likeness] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         rules = ", ".join(self.projections)
@@ -108,6 +112,13 @@ class Exemplars:
     def fallbacks(self) -> int:
         """How many exemplars took the full image where a crop should have been enough."""
         return int(self.fallback.sum())
+
+    def remark(self, rule: str | None = None) -> str:
+        """What a reader has to know of these pictures under a rule (None: the first): that they
+        hardly tell units, or images, apart, with the numbers. Empty where they do, or where it
+        cannot be measured.
+        """
+        return remark(self.rule(rule), self.likeness)
 
     def rule(self, name: str | None = None) -> str:
         """A rule of these projections; None: the first.
@@ -163,9 +174,18 @@ class Exemplars:
         for rule in groups[0].rules:
             projections[rule] = torch.cat([group.projections[rule] for group in groups])
         channels = []
+        likeness: dict[str, Likeness] = {}
         for group in groups:
             channels += group.channels
-        return replace(groups[0], channels=channels, projections=projections, **tensors)
+            for rule, own in group.likeness.items():
+                likeness[rule] = likeness.get(rule, Likeness()) + own
+        return replace(
+            groups[0],
+            channels=channels,
+            projections=projections,
+            likeness=likeness,
+            **tensors,
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each exemplar, for a table: layer, unit, rank, score, image, its box, and how it
