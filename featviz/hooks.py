@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
-from featviz.errors import LayerError, did_you_mean
+from featviz.errors import LayerError, ModelError, UsageError, did_you_mean
 from featviz.models.local import LocallyConnected2d
 from featviz.patterns import items_of, resolve, split_call
 from featviz.units import Layer, LayersLike
@@ -25,6 +25,56 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, LocallyConnected2d)
 
 Reduce = Callable[[str, Tensor], Any]
 """Takes a layer's name and its output; its return value is kept instead of the output."""
+
+Forward = Callable[[nn.Module, Tensor], Any]
+"""Calls a model on a batch of images (n, c, h, w) in model space, and returns its output."""
+
+
+def call_model(model: nn.Module, images: Any, forward: Forward | None = None) -> Any:
+    """One forward pass: every call of a model goes by here.
+
+    Args:
+        model: any module.
+        images: (n, c, h, w) in model space.
+        forward: how the model is called; None: ``model(images)``.
+
+    Raises:
+        UsageError: ``forward`` cannot be called.
+    """
+    if forward is None:
+        return model(images)
+    if not callable(forward):
+        raise UsageError(
+            f"forward={forward!r} cannot be called: give a function forward(model, images), or None"
+        )
+    return forward(model, images)
+
+
+def check_module(model: object) -> None:
+    """Make sure that a model is a module whose layers can take hooks.
+
+    Raises:
+        ModelError: it is none, or an exported program.
+    """
+    modules = model.modules() if isinstance(model, nn.Module) else [model]
+    if any(_is_exported(module) for module in modules):
+        raise ModelError(
+            "the model is an exported program, which calls no modules and so has no layers: use the "
+            "model before torch.export.export, or torch.export.unflatten(program)"
+        )
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
+
+
+def _is_exported(model: object) -> bool:
+    """Whether this is an exported program, or what its ``module()`` gives: a graph whose modules
+    hold weights and are not called."""
+    if isinstance(model, torch.export.ExportedProgram):
+        return True
+    if not isinstance(model, torch.fx.GraphModule):
+        return False
+    operators = [node.target for node in model.graph.nodes if node.op == "call_function"]
+    return any(isinstance(operator, torch._ops.OpOverload) for operator in operators)
 
 
 @contextmanager
@@ -75,7 +125,7 @@ def capture(
         torch.Size([1, 48, 21, 21])
     """
     reader = _Reader(_targets(model, layers), reduce, inputs)
-    with _hooked(model, reader):
+    with _hooked(model, reader), _one_by_one(model, reader):
         yield reader.values
 
 
@@ -86,6 +136,7 @@ def read(
     *,
     inputs: bool = False,
     reduce: Reduce | None = None,
+    forward: Forward | None = None,
 ) -> dict[str, Any]:
     """Run one forward pass, as far as needed, and return the outputs of layers.
 
@@ -95,12 +146,16 @@ def read(
         layers, inputs, reduce: as of `capture`. The forward ends when every layer is read, if all are
             `Layer` objects or ``name@i``; a bare name is only known to be called once when the
             forward has gone to its end.
+        forward: ``forward(model, images)`` calls the model on a batch of images, for one that takes
+            several inputs, a dictionary or keyword arguments; None: ``model(images)``. Calls of a
+            layer are counted from its beginning to its end.
 
     Returns:
         By name, as `capture` yields it.
 
     Raises:
         LayerError: as of `capture`.
+        UsageError: ``forward`` cannot be called.
 
     Example:
         >>> import torch
@@ -111,8 +166,26 @@ def read(
     reader = _Reader(_targets(model, layers), reduce, inputs)
     reader.stops = all(target.call is not None for target in reader.wanted)
     with _hooked(model, reader), suppress(_Stop):
-        model(x)
+        call_model(model, x, forward)
+        reader.end()
     return dict(reader.values)
+
+
+def read_with_output(
+    model: nn.Module,
+    x: Tensor,
+    layers: LayersLike,
+    *,
+    reduce: Reduce | None = None,
+    forward: Forward | None = None,
+) -> tuple[dict[str, Any], Any]:
+    """Run one forward pass to its end: the outputs of layers as `read` gives them, and the
+    model's."""
+    reader = _Reader(_targets(model, layers), reduce, inputs=False)
+    with _hooked(model, reader):
+        output = call_model(model, x, forward)
+        reader.end()
+    return dict(reader.values), output
 
 
 class _Stop(BaseException):
@@ -132,6 +205,7 @@ class _Target:
 
 def _targets(model: nn.Module, layers: LayersLike) -> dict[str, list[_Target]]:
     """The layers that are asked for, by module."""
+    check_module(model)
     modules = {path: module for path, module in model.named_modules() if path}
     known = {path: isinstance(module, CONVOLUTIONS) for path, module in modules.items()}
     calls: dict[str, int | None] = {}
@@ -272,6 +346,13 @@ def _hooked(model: nn.Module, reader: _Reader) -> Iterator[None]:
         restore.enter_context(eagerly(model))
         for path, targets in reader.targets.items():
             restore.callback(_on_call(path, targets[0].module, reader).remove)
+        yield
+
+
+@contextmanager
+def _one_by_one(model: nn.Module, reader: _Reader) -> Iterator[None]:
+    """Within the block every call of the model is a forward of its own."""
+    with ExitStack() as restore:
         restore.callback(_on_begin(model, reader).remove)
         restore.callback(_on_end(model, reader).remove)
         yield

@@ -14,7 +14,7 @@ from featviz.errors import FeatvizError, ModelError, first_line
 from featviz.fields.footprint import Footprint
 from featviz.fields.tracer import Tracer
 from featviz.geometry import Kind
-from featviz.hooks import eagerly, evaluating
+from featviz.hooks import Forward, call_model, eagerly, evaluating
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Trace:
     others: dict[str, str] = field(default_factory=dict)
 
 
-def trace(model: nn.Module, image: Tensor) -> Trace:
+def trace(model: nn.Module, image: Tensor, forward: Forward | None = None) -> Trace:
     """Follow one forward pass of one image, (1, c, h, w).
 
     Raises:
@@ -81,7 +81,7 @@ def trace(model: nn.Module, image: Tensor) -> Trace:
         restore.enter_context(eagerly(model))
         restore.enter_context(tracer)
         try:
-            model(image)
+            call_model(model, image, forward)
         except FeatvizError:
             raise
         except Exception as error:  # whatever a model of somebody's own raises

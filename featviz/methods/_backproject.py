@@ -25,7 +25,7 @@ from featviz.errors import FeatvizError, LayerError, ModelError, RecordError, di
 from featviz.fields.crop import Crop, crop_for
 from featviz.fields.maps import as_maps
 from featviz.geometry import Box
-from featviz.hooks import evaluating, read
+from featviz.hooks import Forward, evaluating, read
 from featviz.inplace import visible_in_place
 from featviz.methods._conv_at import Positions, conv_at, is_plain
 from featviz.rules import backward_rule
@@ -113,6 +113,7 @@ def backproject(
     read_image: Callable[[int], Tensor],
     rules: Sequence[str],
     memory: int = MEMORY,
+    forward: Forward | None = None,
 ) -> Iterator[Projected]:
     """Project every job, image by image, in whatever order fills batches best.
 
@@ -124,13 +125,14 @@ def backproject(
         rules: backward rules, all served by one forward pass.
         memory: bytes that a batch may take, as far as they can be foreseen. Where the device has
             less, batches are halved.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
 
     Raises:
         RecordError: the full image does not give the recorded response.
         FieldRefuted: the layer's receptive field does not hold a signal; it carries the layer with
             the full image as its field, with which to begin again.
     """
-    engine = _Engine(model, layer, rules, memory, _typical_score(jobs))
+    engine = _Engine(model, layer, rules, memory, _typical_score(jobs), forward)
     for key, own in jobs.items():
         for work in engine.crops(read_image(key), own):
             yield from engine.add(work)
@@ -152,13 +154,20 @@ class _Engine:
     """Collects work into batches and runs them."""
 
     def __init__(
-        self, model: nn.Module, layer: Layer, rules: Sequence[str], memory: int, typical: float
+        self,
+        model: nn.Module,
+        layer: Layer,
+        rules: Sequence[str],
+        memory: int,
+        typical: float,
+        forward: Forward | None,
     ) -> None:
         self.model = model
         self.layer = layer
         self.rules = rules
         self.memory = memory
         self.typical = typical
+        self.forward = forward
         self.waiting: dict[tuple[int, int, int], list[_Work]] = defaultdict(list)
         self.extent = _EXTENTS[0]
 
@@ -224,7 +233,7 @@ class _Engine:
     def _batch(self, works: list[_Work]) -> tuple[list[Projected], list[_Work]]:
         """The results of work of one kind, and the work whose crops do not do."""
         try:
-            signals, responses = _backward(self.model, self.layer, works, self.rules)
+            signals, responses = _backward(self.model, self.layer, works, self.rules, self.forward)
         except FeatvizError:
             raise
         except _REFUSALS as error:
@@ -323,7 +332,11 @@ def _tolerance(responses: Tensor) -> float:
 
 
 def _backward(
-    model: nn.Module, layer: Layer, works: list[_Work], rules: Sequence[str]
+    model: nn.Module,
+    layer: Layer,
+    works: list[_Work],
+    rules: Sequence[str],
+    forward: Forward | None,
 ) -> tuple[dict[str, list[Tensor]], Tensor]:
     """One forward pass for n crops of r jobs each, and r backward passes a rule.
 
@@ -332,7 +345,7 @@ def _backward(
     """
     crops = torch.stack([work.image[work.box.region] for work in works])
     positions = _positions(works, crops.device)
-    passed, responses = _forward(model, layer, crops, positions)
+    passed, responses = _responses(model, layer, crops, positions, forward)
     output = passed.values[layer.name]
     if not output.requires_grad:
         raise _no_gradient(layer)
@@ -368,18 +381,22 @@ def _positions(works: list[_Work], device: torch.device) -> Positions:
     return Positions(torch.tensor(channels, device=device), y, x)
 
 
-def _forward(
-    model: nn.Module, layer: Layer, crops: Tensor, positions: Positions
-) -> tuple[Forward, Tensor]:
+def _responses(
+    model: nn.Module,
+    layer: Layer,
+    crops: Tensor,
+    positions: Positions,
+    forward: Forward | None,
+) -> tuple[Passed, Tensor]:
     """A pass to the layer, and the responses (n, r).
 
     Of a plain convolution only the windows at the positions are computed, from its input.
     """
     module = _module_of(model, layer)
     if is_plain(module) and not isinstance(model, nn.DataParallel):  # which splits the batch
-        passed = forward(model, layer, crops, inputs=True)
+        passed = forward_pass(model, layer, crops, inputs=True, forward=forward)
         return passed, conv_at(module, passed.values[layer.name], positions)
-    passed = forward(model, layer, crops)
+    passed = forward_pass(model, layer, crops, forward=forward)
     return passed, positions.of(as_maps(layer, passed.values[layer.name]))
 
 
@@ -392,7 +409,7 @@ def _module_of(model: nn.Module, layer: Layer) -> nn.Module:
         raise LayerError(f"no layer {path!r} in this model{nearest}") from None
 
 
-class Forward(NamedTuple):
+class Passed(NamedTuple):
     """A forward pass with gradients.
 
     Attributes:
@@ -406,9 +423,14 @@ class Forward(NamedTuple):
     copies: set[Node]
 
 
-def forward(
-    model: nn.Module, layers: LayersLike, images: Tensor, *, inputs: bool = False
-) -> Forward:
+def forward_pass(
+    model: nn.Module,
+    layers: LayersLike,
+    images: Tensor,
+    *,
+    inputs: bool = False,
+    forward: Forward | None = None,
+) -> Passed:
     """A forward pass with gradients, to the deepest of these layers.
 
     Raises:
@@ -422,4 +444,5 @@ def forward(
     with evaluating(model), torch.enable_grad(), visible_in_place() as in_place:
         x = images.detach().requires_grad_()
         # a model may work in place on its input
-        return Forward(x, read(model, x.clone(), layers, inputs=inputs), in_place.copies)
+        values = read(model, x.clone(), layers, inputs=inputs, forward=forward)
+        return Passed(x, values, in_place.copies)

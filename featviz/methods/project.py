@@ -15,9 +15,9 @@ from featviz.errors import LayerError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.crop import crop_for
 from featviz.fields.maps import as_maps
-from featviz.hooks import evaluating, read
+from featviz.hooks import Forward, evaluating, read
 from featviz.images.tensors import as_batch
-from featviz.methods._backproject import MEMORY, FieldRefuted, Job, backproject, forward
+from featviz.methods._backproject import MEMORY, FieldRefuted, Job, backproject, forward_pass
 from featviz.rules import backward_rule, check_rule
 from featviz.units import Layer, Score, Unit, UnitSum, terms_of
 
@@ -34,6 +34,7 @@ def project(
     rule: str = "deconvnet",
     start: Start = "one",
     net: Anatomy | None = None,
+    forward: Forward | None = None,
     memory: int = MEMORY,
 ) -> Tensor:
     """Project units back to the pixels that they respond to.
@@ -51,6 +52,7 @@ def project(
             all others to zero).
         net: `anatomy` of this model for images of this size, for callers who project often; None:
             it is made, which takes a forward pass.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
         memory: bytes that a batch may take; halved where the device has less.
 
     Returns:
@@ -88,7 +90,7 @@ def project(
         )
     targets = [_Target(i, i if len(images) > 1 else 0, score) for i, score in enumerate(scores)]
     if net is None:
-        net = anatomy(model, _shape(images), only=_names(targets))
+        net = anatomy(model, _shape(images), only=_names(targets), forward=forward)
     elif net.input_shape != _shape(images):
         raise UsageError(
             f"net is the anatomy for images {net.input_shape}, x is {_shape(images)}: "
@@ -99,7 +101,8 @@ def project(
         for _, unit in target.terms:
             unit.check(layers[unit.layer])
     result = torch.zeros(len(targets), *images.shape[1:], dtype=x.dtype, device=x.device)
-    work = _Projection(model, images.to(parameter_of(model)).clone(), layers, rule, start, result)
+    own = images.to(parameter_of(model)).clone()
+    work = _Projection(model, own, layers, rule, start, result, forward)
     local = [target for target in targets if work.is_local(target)]
     work.from_crops(local, memory)
     work.from_full_images([target for target in targets if not work.is_local(target)])
@@ -148,6 +151,7 @@ class _Projection:
     rule: str
     start: Start
     result: Tensor
+    forward: Forward | None
 
     def is_local(self, target: _Target) -> bool:
         """Whether the unit is one position of a layer whose receptive field is smaller than the image."""
@@ -165,7 +169,8 @@ class _Projection:
         for image, own in _by_image(targets).items():
             layers = [self.layers[name] for name in _names(own)]
             with evaluating(self.model), torch.no_grad():
-                maps = read(self.model, self.images[image : image + 1], layers)
+                batch = self.images[image : image + 1]
+                maps = read(self.model, batch, layers, forward=self.forward)
             for target in own:
                 ((_, unit),) = target.terms
                 layer = self.layers[unit.layer]
@@ -186,7 +191,8 @@ class _Projection:
 
     def _backproject(self, layer: Layer, jobs: Mapping[int, list[Job]], memory: int) -> None:
         read_image = self.images.__getitem__
-        for done in backproject(self.model, layer, jobs, read_image, [self.rule], memory):
+        rules = [self.rule]
+        for done in backproject(self.model, layer, jobs, read_image, rules, memory, self.forward):
             factor = 1.0 if self.start == "one" else abs(done.job.score)
             signal = done.signals[self.rule] * factor
             self.result[done.job.slot][done.box.region] = signal.to(self.result)
@@ -196,7 +202,8 @@ class _Projection:
         their layers."""
         for image, own in _by_image(targets).items():
             layers = [self.layers[name] for name in _names(own)]
-            passed = forward(self.model, layers, self.images[image : image + 1])
+            x = self.images[image : image + 1]
+            passed = forward_pass(self.model, layers, x, forward=self.forward)
             # keyed by the names in the units, which may be those of calls
             outputs = {name: passed.values[self.layers[name].name] for name in _names(own)}
             for name, output in outputs.items():

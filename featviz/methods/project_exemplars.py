@@ -14,6 +14,7 @@ from tqdm import tqdm
 from featviz.errors import ImageError, UsageError
 from featviz.fields.anatomy import parameter_of
 from featviz.geometry import Box
+from featviz.hooks import Forward
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._backproject import MEMORY, FieldRefuted, Job, backproject
@@ -32,6 +33,7 @@ def project_exemplars(
     *,
     rule: str = "deconvnet",
     rules: Sequence[str] | None = None,
+    forward: Forward | None = None,
     memory: int = MEMORY,
     progress: bool = False,
 ) -> Exemplars:
@@ -47,6 +49,7 @@ def project_exemplars(
         channels: which units; None: all.
         rule: as of `project`.
         rules: several, which share each forward pass, instead of ``rule``.
+        forward: that of the scan, as of `read`; None: ``model(images)``.
         memory: bytes that a batch may take; halved where the device has less.
         progress: show a progress bar, in exemplars.
 
@@ -87,10 +90,10 @@ def project_exemplars(
     for channel in chosen:
         Unit(layer.name, channel).check(layer)
     try:
-        return _projected(model, data, layer_scan, chosen, chosen_rules, memory, progress)
+        return _projected(model, data, layer_scan, chosen, chosen_rules, memory, progress, forward)
     except FieldRefuted as refuted:
         widened = replace(layer_scan, layer=refuted.layer)
-        return _projected(model, data, widened, chosen, chosen_rules, memory, progress)
+        return _projected(model, data, widened, chosen, chosen_rules, memory, progress, forward)
 
 
 def _projected(
@@ -101,6 +104,7 @@ def _projected(
     rules: list[str],
     memory: int,
     progress: bool,
+    forward: Forward | None,
 ) -> Exemplars:
     """The exemplars of some units with their patches and projections."""
     layer, listing = layer_scan.layer, layer_scan.listing
@@ -118,7 +122,7 @@ def _projected(
     with tqdm(
         desc=f"project {layer}", total=total, unit="exemplar", disable=not progress, leave=False
     ) as bar:
-        for done in backproject(model, layer, tiles.jobs, read_image, rules, memory):
+        for done in backproject(model, layer, tiles.jobs, read_image, rules, memory, forward):
             tiles.write_signals(done.job.slot, done.signals)
             tiles.full_image[done.job.slot] = done.full_image
             tiles.fallback[done.job.slot] = done.fallback
