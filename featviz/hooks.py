@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
-from featviz.errors import LayerError, ModelError, UsageError, did_you_mean
+from featviz.errors import LayerError, did_you_mean
+from featviz.forward import Forward, call_model, check_module
 from featviz.models.local import LocallyConnected2d
 from featviz.patterns import items_of, resolve, split_call
 from featviz.units import Layer, LayersLike
@@ -25,56 +26,6 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, LocallyConnected2d)
 
 Reduce = Callable[[str, Tensor], Any]
 """Takes a layer's name and its output; its return value is kept instead of the output."""
-
-Forward = Callable[[nn.Module, Tensor], Any]
-"""Calls a model on a batch of images (n, c, h, w) in model space, and returns its output."""
-
-
-def call_model(model: nn.Module, images: Any, forward: Forward | None = None) -> Any:
-    """One forward pass: every call of a model goes by here.
-
-    Args:
-        model: any module.
-        images: (n, c, h, w) in model space.
-        forward: how the model is called; None: ``model(images)``.
-
-    Raises:
-        UsageError: ``forward`` cannot be called.
-    """
-    if forward is None:
-        return model(images)
-    if not callable(forward):
-        raise UsageError(
-            f"forward={forward!r} cannot be called: give a function forward(model, images), or None"
-        )
-    return forward(model, images)
-
-
-def check_module(model: object) -> None:
-    """Make sure that a model is a module whose layers can take hooks.
-
-    Raises:
-        ModelError: it is none, or an exported program.
-    """
-    modules = model.modules() if isinstance(model, nn.Module) else [model]
-    if any(_is_exported(module) for module in modules):
-        raise ModelError(
-            "the model is an exported program, which calls no modules and so has no layers: use the "
-            "model before torch.export.export, or torch.export.unflatten(program)"
-        )
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
-
-
-def _is_exported(model: object) -> bool:
-    """Whether this is an exported program, or what its ``module()`` gives: a graph whose modules
-    hold weights and are not called."""
-    if isinstance(model, torch.export.ExportedProgram):
-        return True
-    if not isinstance(model, torch.fx.GraphModule):
-        return False
-    operators = [node.target for node in model.graph.nodes if node.op == "call_function"]
-    return any(isinstance(operator, torch._ops.OpOverload) for operator in operators)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 
 from featviz.data import SyntheticImages
 from featviz.errors import ModelError, RuleError, UsageError
-from featviz.hooks import Forward
+from featviz.forward import Forward
 from featviz.images import Images, Preprocess, common_size, open_images
 from featviz.methods._backproject import MEMORY
 from featviz.methods.scan import scan

@@ -33,7 +33,7 @@ from featviz.cli.arguments import (
 )
 from featviz.errors import UsageError
 from featviz.files import claimed, write_atomic
-from featviz.hooks import Forward
+from featviz.forward import Forward
 from featviz.images import Images
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.exemplars import Exemplars

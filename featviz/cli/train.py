@@ -29,7 +29,7 @@ from featviz.data import PAPER_EPOCHS, LabelledImages, SyntheticImages, split, t
 from featviz.data.training import Labelled
 from featviz.errors import ImageError, UsageError
 from featviz.files import claimed
-from featviz.hooks import Forward
+from featviz.forward import Forward
 from featviz.images import Preprocess, open_images
 from featviz.models import preprocessing
 

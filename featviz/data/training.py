@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from featviz.errors import UsageError
 from featviz.files import write_atomic
-from featviz.hooks import Forward, call_model
+from featviz.forward import Forward, call_model
 from featviz.models.zeiler_fergus import renormalize_filters
 
 PAPER_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)

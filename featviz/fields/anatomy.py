@@ -24,8 +24,9 @@ from featviz.errors import (
 )
 from featviz.fields.calls import Call, agreed, trace
 from featviz.fields.measured import measured_field
+from featviz.forward import Forward, check_module
 from featviz.geometry import Box, Kind, ReceptiveField, as_number
-from featviz.hooks import CONVOLUTIONS, Forward, check_module
+from featviz.hooks import CONVOLUTIONS
 from featviz.patterns import items_of, resolve
 from featviz.units import Layer, LayersLike, Layout, Unit
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from featviz.errors import FeatvizError, ModelError, first_line
 from featviz.fields.footprint import Footprint
 from featviz.fields.tracer import Tracer
+from featviz.forward import Forward, call_model
 from featviz.geometry import Kind
-from featviz.hooks import Forward, call_model, eagerly, evaluating
+from featviz.hooks import eagerly, evaluating
 
 
 @dataclass(frozen=True)

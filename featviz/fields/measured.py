@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from featviz.errors import FeatvizError
 from featviz.fields.maps import as_maps
+from featviz.forward import Forward
 from featviz.geometry import Box, Number, ReceptiveField, as_number
-from featviz.hooks import Forward, evaluating, read
+from featviz.hooks import evaluating, read
 from featviz.units import Layer
 
 TRIALS = 3

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from featviz.errors import RecordError, UsageError
 from featviz.files import write_atomic
+from featviz.forward import Forward, check_module
 from featviz.gallery import site, sprites
 from featviz.gallery.numbers import front_units, layer_numbers, optional_text, text, unit_numbers
-from featviz.hooks import Forward, check_module
 from featviz.images import Images, open_images
 from featviz.methods._backproject import MEMORY
 from featviz.methods.project_exemplars import project_exemplars

@@ -24,8 +24,9 @@ from torch.autograd.graph import Node
 from featviz.errors import FeatvizError, LayerError, ModelError, RecordError, did_you_mean
 from featviz.fields.crop import Crop, crop_for
 from featviz.fields.maps import as_maps
+from featviz.forward import Forward
 from featviz.geometry import Box
-from featviz.hooks import Forward, evaluating, read
+from featviz.hooks import evaluating, read
 from featviz.inplace import visible_in_place
 from featviz.methods._conv_at import Positions, conv_at, is_plain
 from featviz.rules import backward_rule

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from featviz.fields.crop import crop_for
+from featviz.forward import Forward, call_model
 from featviz.geometry import Box, ReceptiveField
-from featviz.hooks import Forward, call_model, read
+from featviz.hooks import read
 from featviz.units import Layer
 
 TRIALS = 6  # layers that are tried before full images are run

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from featviz.errors import ModelError
 from featviz.fields.anatomy import anatomy, parameter_of
-from featviz.hooks import Forward
+from featviz.forward import Forward
 from featviz.images.tensors import as_batch
 from featviz.units import Layer, LayersLike
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from featviz.errors import UsageError
 from featviz.fields.anatomy import Anatomy, anatomy
-from featviz.hooks import Forward, call_model, read_with_output
+from featviz.forward import Forward, call_model
+from featviz.hooks import read_with_output
 from featviz.methods._inputs import has_classes, shape_of
 from featviz.units import Layer, Unit, UnitSum, terms_of
 

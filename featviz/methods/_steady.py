@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from featviz.errors import ImageError, ModelError
 from featviz.fields.anatomy import parameter_of
-from featviz.hooks import Forward, evaluating, read
+from featviz.forward import Forward
+from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
 from featviz.methods._inputs import check_rows
 from featviz.units import Layer

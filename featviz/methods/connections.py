@@ -16,7 +16,8 @@ from torch import nn
 
 from featviz.errors import FeatvizError, LayerError, ModelError, first_line
 from featviz.fields.anatomy import parameter_of
-from featviz.hooks import CONVOLUTIONS, Forward, call_model, evaluating
+from featviz.forward import Forward, call_model
+from featviz.hooks import CONVOLUTIONS, evaluating
 from featviz.models.local import LocallyConnected2d
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz.errors import UsageError
+from featviz.forward import Forward
 from featviz.geometry import Box
-from featviz.hooks import Forward, evaluating, read
+from featviz.hooks import evaluating, read
 from featviz.images.preprocess import Preprocess
 from featviz.methods._inputs import batch_for, check_rows, layers_for
 from featviz.methods.fill import Fill, check_boxes, filled

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import LayerError, UsageError
+from featviz.forward import Forward
 from featviz.geometry import Box, ReceptiveField
-from featviz.hooks import Forward, evaluating, read
+from featviz.hooks import evaluating, read
 from featviz.methods._inputs import batch_for, batches_of, check_rows, layers_for
 from featviz.methods.transforms import Affine, Rotate, Scale, Translate, transformed
 from featviz.units import Layer, LayersLike

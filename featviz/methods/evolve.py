@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz.errors import LayerError, UsageError, WeightsError, did_you_mean
-from featviz.hooks import Forward, check_module
+from featviz.forward import Forward, check_module
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 

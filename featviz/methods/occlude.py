@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz.errors import UsageError
+from featviz.forward import Forward
 from featviz.geometry import Box
-from featviz.hooks import Forward, evaluating
+from featviz.hooks import evaluating
 from featviz.images.preprocess import Preprocess
 from featviz.methods._incremental import (
     IncrementalForward,

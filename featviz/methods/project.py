@@ -15,7 +15,8 @@ from featviz.errors import LayerError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.crop import crop_for
 from featviz.fields.maps import as_maps
-from featviz.hooks import Forward, evaluating, read
+from featviz.forward import Forward
+from featviz.hooks import evaluating, read
 from featviz.images.tensors import as_batch
 from featviz.methods._backproject import MEMORY, FieldRefuted, Job, backproject, forward_pass
 from featviz.rules import backward_rule, check_rule

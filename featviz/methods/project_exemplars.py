@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from featviz.errors import ImageError, UsageError
 from featviz.fields.anatomy import parameter_of
+from featviz.forward import Forward
 from featviz.geometry import Box
-from featviz.hooks import Forward
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._backproject import MEMORY, FieldRefuted, Job, backproject

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from featviz.errors import UsageError, did_you_mean
 from featviz.fields.anatomy import anatomy, parameter_of
 from featviz.fields.maps import as_maps
-from featviz.hooks import Forward, evaluating, read
+from featviz.forward import Forward
+from featviz.hooks import evaluating, read
 from featviz.images.sources import open_images
 from featviz.methods._inputs import check_rows
 from featviz.units import LayersLike

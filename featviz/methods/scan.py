@@ -16,7 +16,8 @@ from featviz.errors import ImageError, LayerError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.files import claimed
-from featviz.hooks import Forward, evaluating, read
+from featviz.forward import Forward
+from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._inputs import check_rows

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz.errors import UsageError
-from featviz.hooks import Forward, evaluating, read_with_output
+from featviz.forward import Forward
+from featviz.hooks import evaluating, read_with_output
 from featviz.methods._inputs import (
     batch_for,
     batches_of,

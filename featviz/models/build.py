@@ -16,7 +16,7 @@ import torchvision.models
 from torch import nn
 
 from featviz.errors import ModelError, WeightsError, did_you_mean, first_line
-from featviz.hooks import Forward
+from featviz.forward import Forward
 from featviz.models.recipes import TIMM, the_timm, timm_recipe, torchvision_names
 from featviz.models.zeiler_fergus import zfmini, zfnet
 

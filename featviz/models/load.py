@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from featviz.errors import ModelError, UsageError, first_line
-from featviz.hooks import Forward
+from featviz.forward import Forward
 from featviz.models.build import build
 from featviz.models.weights import load_weights
 

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 
 from featviz.errors import ModelError, WeightsError
-from featviz.hooks import Forward, call_model
+from featviz.forward import Forward, call_model
 from featviz.images.preprocess import INTERPOLATIONS, Preprocess
 from featviz.models.local import LocallyConnected2d
 
