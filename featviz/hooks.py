@@ -76,7 +76,7 @@ def capture(
         torch.Size([1, 48, 21, 21])
     """
     reader = _Reader(_targets(model, layers), reduce, inputs)
-    with _hooked(model, reader), _one_by_one(model, reader):
+    with _hooked(model, reader), _call_by_call(model, reader):
         yield reader.values
 
 
@@ -301,7 +301,7 @@ def _hooked(model: nn.Module, reader: _Reader) -> Iterator[None]:
 
 
 @contextmanager
-def _one_by_one(model: nn.Module, reader: _Reader) -> Iterator[None]:
+def _call_by_call(model: nn.Module, reader: _Reader) -> Iterator[None]:
     """Within the block every call of the model is a forward of its own."""
     with ExitStack() as restore:
         restore.callback(_on_begin(model, reader).remove)
