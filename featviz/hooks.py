@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from featviz.errors import LayerError, did_you_mean
+from featviz.forward import Forward, call_model, check_module
 from featviz.models.local import LocallyConnected2d
 from featviz.patterns import items_of, resolve, split_call
 from featviz.units import Layer, LayersLike
@@ -75,7 +76,7 @@ def capture(
         torch.Size([1, 48, 21, 21])
     """
     reader = _Reader(_targets(model, layers), reduce, inputs)
-    with _hooked(model, reader):
+    with _hooked(model, reader), _call_by_call(model, reader):
         yield reader.values
 
 
@@ -86,6 +87,7 @@ def read(
     *,
     inputs: bool = False,
     reduce: Reduce | None = None,
+    forward: Forward | None = None,
 ) -> dict[str, Any]:
     """Run one forward pass, as far as needed, and return the outputs of layers.
 
@@ -95,12 +97,16 @@ def read(
         layers, inputs, reduce: as of `capture`. The forward ends when every layer is read, if all are
             `Layer` objects or ``name@i``; a bare name is only known to be called once when the
             forward has gone to its end.
+        forward: ``forward(model, images)`` calls the model on a batch of images, for one that takes
+            several inputs, a dictionary or keyword arguments; None: ``model(images)``. Calls of a
+            layer are counted from its beginning to its end.
 
     Returns:
         By name, as `capture` yields it.
 
     Raises:
         LayerError: as of `capture`.
+        UsageError: ``forward`` cannot be called.
 
     Example:
         >>> import torch
@@ -111,8 +117,26 @@ def read(
     reader = _Reader(_targets(model, layers), reduce, inputs)
     reader.stops = all(target.call is not None for target in reader.wanted)
     with _hooked(model, reader), suppress(_Stop):
-        model(x)
+        call_model(model, x, forward)
+        reader.end()
     return dict(reader.values)
+
+
+def read_with_output(
+    model: nn.Module,
+    x: Tensor,
+    layers: LayersLike,
+    *,
+    reduce: Reduce | None = None,
+    forward: Forward | None = None,
+) -> tuple[dict[str, Any], Any]:
+    """Run one forward pass to its end: the outputs of layers as `read` gives them, and the
+    model's."""
+    reader = _Reader(_targets(model, layers), reduce, inputs=False)
+    with _hooked(model, reader):
+        output = call_model(model, x, forward)
+        reader.end()
+    return dict(reader.values), output
 
 
 class _Stop(BaseException):
@@ -132,6 +156,7 @@ class _Target:
 
 def _targets(model: nn.Module, layers: LayersLike) -> dict[str, list[_Target]]:
     """The layers that are asked for, by module."""
+    check_module(model)
     modules = {path: module for path, module in model.named_modules() if path}
     known = {path: isinstance(module, CONVOLUTIONS) for path, module in modules.items()}
     calls: dict[str, int | None] = {}
@@ -275,6 +300,13 @@ def _hooked(model: nn.Module, reader: _Reader) -> Iterator[None]:
         restore.enter_context(eagerly(model))
         for path, targets in reader.targets.items():
             restore.callback(_on_call(path, targets[0].module, reader).remove)
+        yield
+
+
+@contextmanager
+def _call_by_call(model: nn.Module, reader: _Reader) -> Iterator[None]:
+    """Within the block every call of the model is a forward of its own."""
+    with ExitStack() as restore:
         restore.callback(_on_begin(model, reader).remove)
         restore.callback(_on_end(model, reader).remove)
         yield

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
+from featviz.errors import ModelError
+
 _ACTIVATIONS = (
     "relu",
     "relu6",
@@ -61,6 +63,16 @@ class visible_in_place(TorchFunctionMode):  # a context, named as what it does
         target = args[0] if args else None
         if not isinstance(target, Tensor) or not _works_in_place(func, args, kwargs):
             return func(*args, **kwargs)
+        try:
+            return self._in_place(func, target, args, kwargs)
+        except RuntimeError as error:
+            if "returns multiple views" not in str(error):
+                raise
+            raise _of_several_views(func, target) from error
+
+    def _in_place(
+        self, func: Callable[..., Any], target: Tensor, args: Any, kwargs: dict[str, Any]
+    ) -> Any:
         name = func.__name__
         if name in _LINEAR:
             result = func(*args, **kwargs)
@@ -82,6 +94,16 @@ class visible_in_place(TorchFunctionMode):  # a context, named as what it does
         node = None if base is None else base.grad_fn
         if node is not None and node.name().endswith("CopySlices"):  # torch::autograd:: before it
             self.copies.add(node)
+
+
+def _of_several_views(func: Callable[..., Any], target: Tensor) -> ModelError:
+    """Work in place on an output of ``chunk`` or ``split``, which autograd refuses in training too."""
+    source = target.grad_fn.name().rpartition("::")[2] if target.grad_fn is not None else "split"
+    return ModelError(
+        f"{func.__name__!r} works in place on a view that {source.removesuffix('Backward0').lower()} "
+        f"gave, of shape {tuple(target.shape)}: autograd refuses this for all outputs of chunk, split "
+        "and unbind, in training too; let the model work out of place there, or on a clone()"
+    )
 
 
 def _has_mask(name: str, args: Any, kwargs: Any) -> bool:

@@ -638,7 +638,7 @@ def test_an_output_that_cannot_be_written_is_found_out_before_any_work(
     def early(*args: Any, **options: Any) -> Any:
         raise AssertionError("a model was made first")
 
-    monkeypatch.setattr(cli.arguments, "load_model", early)
+    monkeypatch.setattr(cli.arguments, "load_with_forward", early)
     Path("file").touch()
     for command in (SMALL[:-2], ("train", "--limit", "8")):
         for out in ("file", "file/below"):

@@ -22,7 +22,7 @@ ROOT = HOME.parent
 FLOORS = (
     {"errors"},
     {"geometry"},
-    {"units", "files", "inplace"},
+    {"units", "files", "forward", "inplace"},
     {"patterns", "images", "rules", "tiles", "models.local", "models.zeiler_fergus"},
     {"hooks"},
     {"fields"},

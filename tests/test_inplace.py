@@ -12,7 +12,7 @@ from laws import randn, same_bits, untouched
 from nets import integers
 from torch import Tensor, nn
 
-from featviz import RuleError, Unit, project
+from featviz import ModelError, RuleError, Unit, project
 
 RULES = ("gradient", "deconvnet", "guided")
 Function = Callable[[Tensor], Any]
@@ -177,3 +177,22 @@ def test_gradient_is_autograd() -> None:
     signal = project(model, x, unit, rule="gradient")
     torch.testing.assert_close(signal, expected, rtol=1e-12, atol=1e-12)
     assert same_bits(signal, project(model, x, Unit("b", 1), rule="gradient"))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    ("work", "name"),
+    [
+        (lambda x: torch.cat([y.relu_() for y in x.chunk(2, 1)], 1), "'relu_'"),
+        (lambda x: torch.cat([F.relu(y, inplace=True) for y in x.split(4, 1)], 1), "'relu'"),
+        (lambda x: torch.stack([y.mul_(2) for y in x.unbind(0)]), "'mul_'"),
+    ],
+)
+def test_work_in_place_on_one_of_several_views_is_an_error_of_one_line(
+    work: Function, name: str, rule: str
+) -> None:
+    """Which autograd refuses, in training too."""
+    with pytest.raises(ModelError, match=r"works in place on a view .* clone\(\)") as error:
+        signals(work, rule)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)

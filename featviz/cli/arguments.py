@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from featviz.data import SyntheticImages
-from featviz.errors import RuleError, UsageError
+from featviz.errors import ModelError, RuleError, UsageError
+from featviz.forward import Forward
 from featviz.images import Images, Preprocess, common_size, open_images
 from featviz.methods._backproject import MEMORY
 from featviz.methods.scan import scan
-from featviz.models import load_model, load_weights, preprocessing
+from featviz.models import load_weights, load_with_forward, preprocessing
 from featviz.models.load import is_file
 from featviz.models.recipes import image_channels, model_recipe
 from featviz.records.scan import Scan
@@ -31,7 +32,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         default="zfmini",
-        help="zfmini (bundled), zfnet, a torchvision name, timm:NAME, or package.module:factory",
+        help="zfmini (bundled), zfnet, a torchvision name, timm:NAME, or package.module:factory; a factory "
+        "may return (model, forward), a model and a function forward(model, images) that calls it",
     )
     group.add_argument(
         "--weights",
@@ -184,13 +186,32 @@ def floats(text: str) -> tuple[float, ...]:
 
 
 def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> nn.Module:
-    """The model that the arguments name; prints the entries that a partial file left initial."""
+    """The model that the arguments name, called as ``model(images)``.
+
+    Raises:
+        ModelError: it has a forward of its own.
+    """
+    model, forward = network_from(args, num_classes=num_classes)
+    if forward is not None:
+        raise ModelError(
+            f"{args.model!r} gives a model and its forward, which only calls of model(images) "
+            "cannot use: give a factory of a model that is called so",
+            "model",
+        )
+    return model
+
+
+def network_from(
+    args: argparse.Namespace, *, num_classes: int | None = None
+) -> tuple[nn.Module, Forward | None]:
+    """The model that the arguments name, and how it is called; prints the entries that a partial
+    file left initial."""
     device = args.device or default_device()
     if args.partial:
         return _partial_model(args, device, num_classes)
     if args.weights_key is not None and not is_file(args.weights):
         raise UsageError("--weights-key goes with --weights FILE")
-    model = load_model(
+    model, forward = load_with_forward(
         args.model, args.weights, device=device, num_classes=num_classes, key=args.weights_key
     )
     if args.weights is None and args.model != "zfmini":
@@ -198,7 +219,7 @@ def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> n
             f"{args.model} has its initial weights: nothing is learned yet (give --weights)",
             file=sys.stderr,
         )
-    return model
+    return model, forward
 
 
 def default_device() -> str:
@@ -206,23 +227,33 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _partial_model(args: argparse.Namespace, device: str, num_classes: int | None) -> nn.Module:
+def _partial_model(
+    args: argparse.Namespace, device: str, num_classes: int | None
+) -> tuple[nn.Module, Forward | None]:
     """The model with its initial weights, then with those that the file has."""
     if not is_file(args.weights):
         raise UsageError("--partial goes with --weights FILE")
-    model = load_model(args.model, "initial", device=device, num_classes=num_classes)
+    model, forward = load_with_forward(
+        args.model, "initial", device=device, num_classes=num_classes
+    )
     left = load_weights(model, args.weights, partial=True, key=args.weights_key)
     message = f"{args.weights}: {len(left)} entries left at their initial values"
     if left:
         message += f" ({first_few(left, 5)})"
     print(message)
-    return model
+    return model, forward
 
 
-def images_from(args: argparse.Namespace, model: nn.Module, *, synthetic: int = 2000) -> Images:
+def images_from(
+    args: argparse.Namespace,
+    model: nn.Module,
+    *,
+    forward: Forward | None = None,
+    synthetic: int = 2000,
+) -> Images:
     """The images that the arguments name, prepared as the model takes them."""
-    recipe = recipe_from(args, model)
-    complete_recipe = recipe or normalisation(args, model)
+    recipe = recipe_from(args, model, forward=forward)
+    complete_recipe = recipe or normalisation(args, model, forward=forward)
     if args.images is None:
         return _synthetic_images(args, recipe, complete_recipe, synthetic)
     if complete_recipe.channels not in (1, 3):
@@ -282,13 +313,15 @@ def _say_recipe(args: argparse.Namespace, model: nn.Module, recipe: Preprocess) 
     print(f"preprocessing ({source}): {scaling}{recipe}", file=sys.stderr)
 
 
-def recipe_from(args: argparse.Namespace, model: nn.Module) -> Preprocess | None:
+def recipe_from(
+    args: argparse.Namespace, model: nn.Module, *, forward: Forward | None = None
+) -> Preprocess | None:
     """The weights' own preprocessing with what the arguments change; None if neither gives a
     size."""
     recipe = _own_recipe(args, model)
     if recipe is None and args.input_size is None:
         return None
-    recipe = normalisation(args, model, recipe)
+    recipe = normalisation(args, model, recipe, forward=forward)
     if args.input_size is None:
         return recipe
     return replace(recipe, size=args.input_size, resize=max(args.input_size))
@@ -300,12 +333,16 @@ def _own_recipe(args: argparse.Namespace, model: nn.Module) -> Preprocess | None
 
 
 def normalisation(
-    args: argparse.Namespace, model: nn.Module, recipe: Preprocess | None = None
+    args: argparse.Namespace,
+    model: nn.Module,
+    recipe: Preprocess | None = None,
+    *,
+    forward: Forward | None = None,
 ) -> Preprocess:
     """A recipe with the mean and std of the arguments; without a recipe, one of as many channels as
     the model takes."""
     if recipe is None:
-        recipe = Preprocess.of_channels(image_channels(model, args.input_size))
+        recipe = Preprocess.of_channels(image_channels(model, args.input_size, forward))
     return replace(
         recipe,
         mean=_per_channel(args.mean, recipe.channels) or recipe.mean,
@@ -326,6 +363,8 @@ def scanned(
     images: Images,
     out: Path,
     check: Callable[[list[Layer]], None],
+    *,
+    forward: Forward | None = None,
 ) -> Scan:
     """The scan that the arguments ask for, gone on with where ``out`` has the beginning of it;
     ``check`` is called with its layers before any image is looked at."""
@@ -339,6 +378,7 @@ def scanned(
         images,
         args.layers,
         k=args.k,
+        forward=forward,
         batch_size=args.batch_size,
         out=out,
         resume=not args.fresh,

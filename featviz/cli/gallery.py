@@ -16,7 +16,7 @@ from featviz.cli.arguments import (
     add_output,
     add_rules,
     images_from,
-    model_from,
+    network_from,
     report,
     report_fallbacks,
     scanned,
@@ -63,10 +63,17 @@ def run(args: argparse.Namespace) -> None:
 
 def _make(args: argparse.Namespace, out: Path) -> None:
     """Make the gallery."""
-    model = model_from(args)
-    images = images_from(args, model)
+    model, forward = network_from(args)
+    images = images_from(args, model, forward=forward)
     # other files in the folder are an error before the scan, which can take long
-    result = scanned(args, model, images, out / "scan", lambda layers: gallery.check_free(out))
+    result = scanned(
+        args,
+        model,
+        images,
+        out / "scan",
+        lambda layers: gallery.check_free(out),
+        forward=forward,
+    )
     if not args.fresh and gallery.is_finished(result, out, args.rule, args.title):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
         report_fallbacks(gallery.fallbacks(out))
@@ -81,6 +88,7 @@ def _make(args: argparse.Namespace, out: Path) -> None:
         title=args.title,
         command=args.command,
         fresh=args.fresh,
+        forward=forward,
         memory=args.memory,
         progress=True,
     )

@@ -23,7 +23,7 @@ from featviz.cli.arguments import (
     add_output,
     add_rules,
     images_from,
-    model_from,
+    network_from,
     numbers,
     positive,
     report,
@@ -33,6 +33,7 @@ from featviz.cli.arguments import (
 )
 from featviz.errors import UsageError
 from featviz.files import claimed, write_atomic
+from featviz.forward import Forward
 from featviz.images import Images
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.exemplars import Exemplars
@@ -105,10 +106,15 @@ def run(args: argparse.Namespace) -> None:
 
 def _draw(args: argparse.Namespace, out: Path) -> None:
     """Draw the figures to a folder."""
-    model = model_from(args)
-    images = images_from(args, model)
+    model, forward = network_from(args)
+    images = images_from(args, model, forward=forward)
     result = scanned(
-        args, model, images, out, lambda layers: _check_channels(layers, args.channels)
+        args,
+        model,
+        images,
+        out,
+        lambda layers: _check_channels(layers, args.channels),
+        forward=forward,
     )
     written = [out / MANIFEST]
     rows = []
@@ -116,7 +122,7 @@ def _draw(args: argparse.Namespace, out: Path) -> None:
     remarks: list[str] = []
     for i, (name, layer_scan) in enumerate(result.items()):
         stem = f"{i:02d}-{slug(name)}"
-        drawn = _draw_layer(args, model, images, layer_scan, out, stem)
+        drawn = _draw_layer(args, model, images, layer_scan, out, stem, forward)
         written += drawn.written
         remarks += [f"{name}: {text}" for text in drawn.remarks]
         rows.append(Exemplars.joined(drawn.strongest))
@@ -153,6 +159,7 @@ def _draw_layer(
     layer_scan: LayerScan,
     out: Path,
     stem: str,
+    forward: Forward | None,
 ) -> _Drawn:
     """Project the units of a layer and draw them, a page at a time."""
     channels = _channels(layer_scan, args)
@@ -169,6 +176,7 @@ def _draw_layer(
             smooth=args.smooth,
             alternatives=number == 1,
             seed=args.seed,
+            forward=forward,
             memory=args.memory,
             progress=True,
         )

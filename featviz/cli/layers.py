@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from featviz.cli.arguments import add_model_arguments, model_from, recipe_from
+from featviz.cli.arguments import add_model_arguments, network_from, recipe_from
 from featviz.errors import UsageError
 from featviz.fields.anatomy import anatomy
 from featviz.units import Layer
@@ -36,12 +36,12 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table of layers."""
-    model = model_from(args)
-    recipe = recipe_from(args, model)
+    model, forward = network_from(args)
+    recipe = recipe_from(args, model, forward=forward)
     if recipe is None or recipe.size is None:
         raise UsageError(f"{args.model} comes with no input size: give --input-size")
     height, width = recipe.size
-    net = anatomy(model, (recipe.channels, height, width))
+    net = anatomy(model, (recipe.channels, height, width), forward=forward)
     _print_table([HEADS, *map(_row, net.values())])
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(

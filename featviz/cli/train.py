@@ -17,7 +17,7 @@ from featviz.cli.arguments import (
     add_model_arguments,
     add_output,
     images_from,
-    model_from,
+    network_from,
     normalisation,
     numbers,
     positive,
@@ -29,6 +29,7 @@ from featviz.data import PAPER_EPOCHS, LabelledImages, SyntheticImages, split, t
 from featviz.data.training import Labelled
 from featviz.errors import ImageError, UsageError
 from featviz.files import claimed
+from featviz.forward import Forward
 from featviz.images import Preprocess, open_images
 from featviz.models import preprocessing
 
@@ -88,6 +89,7 @@ def _train(args: argparse.Namespace, out: Path) -> None:
         task.model,
         task.training,
         test=task.testing,
+        forward=task.forward,
         epochs=args.epochs,
         checkpoints=args.checkpoints,
         out=out,
@@ -110,13 +112,14 @@ class _Task:
     """What is trained, on what.
 
     Attributes:
-        model: with as many outputs as there are classes.
+        model: with as many outputs as there are classes; ``forward``: how it is called.
         recipe: what the images go through.
         training, testing: items are (image, class index).
         workers: processes that make images.
     """
 
     model: nn.Module
+    forward: Forward | None
     recipe: Preprocess
     training: Labelled
     testing: Labelled | None
@@ -129,12 +132,14 @@ def _synthetic(args: argparse.Namespace) -> _Task:
         raise UsageError("--test goes with --images")
     size = square_side(args.input_size or _own_size(args.model))
     training = SyntheticImages(args.limit or 30000, seed=0, size=size)
-    model = model_from(args, num_classes=len(training.classes))
-    recipe = recipe_from(args, model) or normalisation(args, model)
+    model, forward = network_from(args, num_classes=len(training.classes))
+    recipe = recipe_from(args, model, forward=forward) or normalisation(
+        args, model, forward=forward
+    )
     testing = SyntheticImages(1000, seed=1, size=size)
     # drawing takes longer than training, so other processes do it
     workers = min(8, (os.cpu_count() or 1) - 1)
-    return _Task(model, recipe, training, testing, workers)
+    return _Task(model, forward, recipe, training, testing, workers)
 
 
 def _own_size(model: str) -> tuple[int, int]:
@@ -148,19 +153,19 @@ def _own_size(model: str) -> tuple[int, int]:
 def _labelled(args: argparse.Namespace) -> _Task:
     """Images from a folder for each class."""
     classes = LabelledImages(open_images(args.images)).classes
-    model = model_from(args, num_classes=len(classes))
-    images = images_from(args, model)
+    model, forward = network_from(args, num_classes=len(classes))
+    images = images_from(args, model, forward=forward)
     recipe = images.preprocess
     data = _readable(LabelledImages(images, classes), args.strict)
     # what is read from files is held in memory by this process, so others would read it again
     workers = 0
     if args.test:
         test_images = LabelledImages(open_images(args.test, recipe), classes)
-        return _Task(model, recipe, data, _readable(test_images, args.strict), workers)
+        return _Task(model, forward, recipe, data, _readable(test_images, args.strict), workers)
     if len(data) == 1:  # nothing is left to measure accuracy on
-        return _Task(model, recipe, data, None, workers)
+        return _Task(model, forward, recipe, data, None, workers)
     training, testing = split(len(data), 0.1, args.seed)
-    return _Task(model, recipe, Subset(data, training), Subset(data, testing), workers)
+    return _Task(model, forward, recipe, Subset(data, training), Subset(data, testing), workers)
 
 
 def _readable(data: LabelledImages, strict: bool) -> Subset[tuple[Tensor, int]]:

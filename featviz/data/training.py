@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from featviz.errors import UsageError
 from featviz.files import write_atomic
+from featviz.forward import Forward, call_model
 from featviz.models.zeiler_fergus import renormalize_filters
 
 PAPER_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)
@@ -55,6 +56,7 @@ def train(
     weight_decay: float = 2e-3,
     radius: float | None = 0.1,
     preprocess: ToModel | None = None,
+    forward: Forward | None = None,
     workers: int = 0,
     seed: int = 0,
     progress: bool = False,
@@ -76,6 +78,7 @@ def train(
         radius: after each step filters with a larger root mean square are scaled to it (the paper's
             section 3); None: never.
         preprocess: applied to each batch, from [0, 1] to what the model takes.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
         workers: processes that make images.
         seed: of the order of the images and of dropout. The initial weights are the caller's.
         progress: show a progress bar for each epoch, and a line when it is done.
@@ -110,7 +113,8 @@ def train(
         generator=torch.Generator().manual_seed(seed),
         persistent_workers=workers > 0,
     )
-    descent = _Descent(model, to_model, learning_rate, weight_decay, radius, epochs * len(batches))
+    steps = epochs * len(batches)
+    descent = _Descent(model, to_model, learning_rate, weight_decay, radius, steps, forward)
     if folder is not None and 0 in saved:
         save_checkpoint(model, folder, 0, None)
     history = []
@@ -121,7 +125,7 @@ def train(
         loss = descent.epoch(bar)
         reached = None
         if test is not None:
-            reached = accuracy(model, test, preprocess=to_model)
+            reached = accuracy(model, test, preprocess=to_model, forward=forward)
         path = None
         if folder is not None and number in saved:
             path = save_checkpoint(model, folder, number, reached)
@@ -177,10 +181,12 @@ class _Descent:
         weight_decay: float,
         radius: float | None,
         steps: int,
+        forward: Forward | None,
     ) -> None:
         self.model = model
         self.to_model = to_model
         self.radius = radius
+        self.forward = forward
         self.device = next(model.parameters()).device
         self.optimiser = torch.optim.SGD(
             model.parameters(),
@@ -202,7 +208,8 @@ class _Descent:
 
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One batch; returns its loss."""
-        logits = self.model(self.to_model(images.to(self.device)))
+        x = self.to_model(images.to(self.device))
+        logits = call_model(self.model, x, self.forward)
         _check_logits(logits, int(labels.max()))
         loss = F.cross_entropy(logits, labels.to(self.device))
         self.optimiser.zero_grad(set_to_none=True)
@@ -230,6 +237,7 @@ def accuracy(
     *,
     batch_size: int = 256,
     preprocess: ToModel | None = None,
+    forward: Forward | None = None,
 ) -> float:
     """The share of ``data`` whose label is the class of the largest logit, 0 to 1.
 
@@ -238,6 +246,7 @@ def accuracy(
         data: items are (image, label), as of `train`.
         batch_size: images in a forward pass.
         preprocess: applied to each batch, from [0, 1] to what the model takes.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
 
     Example:
         >>> from featviz import load_model
@@ -252,7 +261,8 @@ def accuracy(
     right = 0
     total = 0
     for images, labels in DataLoader(data, batch_size):
-        classes = model(to_model(images.to(device))).argmax(1)
+        logits = call_model(model, to_model(images.to(device)), forward)
+        classes = logits.argmax(1)
         right += int((classes == labels.to(device)).sum())
         total += len(labels)
     return right / total

@@ -24,6 +24,7 @@ from featviz.errors import (
 )
 from featviz.fields.calls import Call, agreed, trace
 from featviz.fields.measured import measured_field
+from featviz.forward import Forward, check_module
 from featviz.geometry import Box, Kind, ReceptiveField, as_number
 from featviz.hooks import CONVOLUTIONS
 from featviz.patterns import items_of, resolve
@@ -120,7 +121,11 @@ class Anatomy(Mapping[str, Layer]):
 
 @torch.inference_mode(False)  # under which fields cannot be measured
 def anatomy(
-    model: nn.Module, input_shape: tuple[int, int, int], *, only: LayersLike | None = None
+    model: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    only: LayersLike | None = None,
+    forward: Forward | None = None,
 ) -> Anatomy:
     """The layers of a model: every module call of a forward pass that returns a tensor.
 
@@ -130,6 +135,7 @@ def anatomy(
         only: a pattern, names, or layers. An operation that cannot be followed makes the field of
             what comes after it be measured, which takes some backward passes a layer: it is done
             for these alone (the others are called global). None: for all; an empty list: for none.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
 
     Raises:
         ModelError: the model does not take such an image.
@@ -145,11 +151,12 @@ def anatomy(
     """
     if len(input_shape) != 3:
         raise UsageError(f"input_shape={input_shape}: give (channels, height, width)")
+    check_module(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
             "the model is scripted, which takes no hooks: use the model before it was scripted"
         )
-    traces = [trace(model, image) for image in _images(model, input_shape)]
+    traces = [trace(model, image, forward) for image in _images(model, input_shape)]
     calls = agreed(traces)
     layers = _named(calls, input_shape)
     net = Anatomy(layers, input_shape, _idle(model, calls, traces[0].others))
@@ -157,7 +164,8 @@ def anatomy(
     image = _images(model, input_shape)[0]
     for layer, call in zip(list(net.values()), calls, strict=True):
         if layer in asked and call.kind == "unknown":
-            layers[layer.name] = replace(layer, field=measured_field(model, image, layer))
+            field = measured_field(model, image, layer, forward)
+            layers[layer.name] = replace(layer, field=field)
     return Anatomy(layers, input_shape, net.idle)
 
 
@@ -173,7 +181,7 @@ def _asked(net: Anatomy, only: LayersLike | None) -> list[Layer]:
 
 
 def receptive_fields(
-    model: nn.Module, input_shape: tuple[int, int, int]
+    model: nn.Module, input_shape: tuple[int, int, int], *, forward: Forward | None = None
 ) -> dict[str, ReceptiveField]:
     """The receptive field of every layer; see `anatomy`.
 
@@ -183,7 +191,8 @@ def receptive_fields(
         >>> field.size, field.stride, field.padding, field.kind
         ((27, 27), (4, 4), (5, 5), 'exact')
     """
-    return {name: layer.field for name, layer in anatomy(model, input_shape).items()}
+    net = anatomy(model, input_shape, forward=forward)
+    return {name: layer.field for name, layer in net.items()}
 
 
 def _named(calls: list[Call], input_shape: tuple[int, int, int]) -> dict[str, Layer]:
@@ -279,6 +288,7 @@ def _idle(model: nn.Module, calls: list[Call], others: Mapping[str, str]) -> dic
 
 def parameter_of(model: nn.Module) -> Tensor:
     """A tensor of the device and type that a model's inputs have: ``x.to(parameter_of(model))``."""
+    check_module(model)
     for parameter in model.parameters():
         if parameter.is_floating_point():
             return parameter

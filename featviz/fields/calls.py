@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from featviz.errors import FeatvizError, ModelError, first_line
 from featviz.fields.footprint import Footprint
 from featviz.fields.tracer import Tracer
+from featviz.forward import Forward, call_model
 from featviz.geometry import Kind
 from featviz.hooks import eagerly, evaluating
 
@@ -54,7 +55,7 @@ class Trace:
     others: dict[str, str] = field(default_factory=dict)
 
 
-def trace(model: nn.Module, image: Tensor) -> Trace:
+def trace(model: nn.Module, image: Tensor, forward: Forward | None = None) -> Trace:
     """Follow one forward pass of one image, (1, c, h, w).
 
     Raises:
@@ -81,7 +82,7 @@ def trace(model: nn.Module, image: Tensor) -> Trace:
         restore.enter_context(eagerly(model))
         restore.enter_context(tracer)
         try:
-            model(image)
+            call_model(model, image, forward)
         except FeatvizError:
             raise
         except Exception as error:  # whatever a model of somebody's own raises

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from featviz.errors import FeatvizError
 from featviz.fields.maps import as_maps
+from featviz.forward import Forward
 from featviz.geometry import Box, Number, ReceptiveField, as_number
 from featviz.hooks import evaluating, read
 from featviz.units import Layer
@@ -30,13 +31,16 @@ _REFUSALS = (FeatvizError, RuntimeError, ValueError, IndexError, TypeError, Asse
 _Supports = Mapping[tuple[int, int], Box]  # by position (y, x)
 
 
-def measured_field(model: nn.Module, image: Tensor, layer: Layer) -> ReceptiveField:
+def measured_field(
+    model: nn.Module, image: Tensor, layer: Layer, forward: Forward | None = None
+) -> ReceptiveField:
     """The field that the gradients of random images show.
 
     Args:
         model: any module.
         image: (1, c, h, w), of which shape, type and device are used.
         layer: of this model.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
 
     Returns:
         A *measured* field; *data* where supports depend on the input; *unknown* where the layer has
@@ -45,7 +49,7 @@ def measured_field(model: nn.Module, image: Tensor, layer: Layer) -> ReceptiveFi
     full = Box(0, 0, image.shape[2], image.shape[3])
     unknown = _full_image(full, "unknown")
     try:
-        trials = _trials(model, image, layer) if layer.has_maps else []
+        trials = _trials(model, image, layer, forward) if layer.has_maps else []
     except _REFUSALS:
         return unknown
     if not trials:
@@ -75,14 +79,17 @@ def _full_image(full: Box, kind: str) -> ReceptiveField:
     return ReceptiveField(size, (0, 0), (0, 0), full, "data" if kind == "data" else "unknown")
 
 
-def _trials(model: nn.Module, image: Tensor, layer: Layer) -> list[_Supports]:
+def _trials(
+    model: nn.Module, image: Tensor, layer: Layer, forward: Forward | None
+) -> list[_Supports]:
     """The supports under each input; empty where nothing can be carried back."""
     generator = torch.Generator().manual_seed(0)  # the same images every time, so the same answer
     trials: list[_Supports] = []
     with evaluating(model), torch.enable_grad():
         for _ in range(TRIALS):
             x = torch.randn(image.shape, generator=generator).to(image).requires_grad_()
-            maps = as_maps(layer, read(model, x.clone(), layer)[layer.name])
+            output = read(model, x.clone(), layer, forward=forward)[layer.name]
+            maps = as_maps(layer, output)
             if not maps.requires_grad:  # whole numbers, or a forward without gradients
                 return []
             supports = {}

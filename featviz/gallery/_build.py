@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from featviz.errors import RecordError, UsageError
 from featviz.files import write_atomic
+from featviz.forward import Forward, check_module
 from featviz.gallery import site, sprites
 from featviz.gallery.numbers import front_units, layer_numbers, optional_text, text, unit_numbers
 from featviz.images import Images, open_images
@@ -42,6 +43,7 @@ def build(
     title: str | None = None,
     command: str = "",
     fresh: bool = False,
+    forward: Forward | None = None,
     memory: int = MEMORY,
     progress: bool = False,
 ) -> Path:
@@ -58,6 +60,7 @@ def build(
         title: at the head of the pages; None: the scan's model.
         command: the command that made the gallery, shown on the front page.
         fresh: make everything again, also where ``out`` holds the gallery of something else.
+        forward: that of the scan, as of `read`; None: ``model(images)``.
         memory: bytes that a batch of projections may take.
         progress: show progress bars, in units a second.
 
@@ -83,6 +86,7 @@ def build(
         >>> gallery.build(result, model, images, tempfile.mkdtemp()).name
         'index.html'
     """
+    check_module(model)
     chosen_rules = _checked_rules(rules)
     folder = Path(out)
     data = open_images(images)
@@ -92,7 +96,7 @@ def build(
             "finish it first, with resume=True"
         )
     record = _begun(result, folder, chosen_rules, title, command, fresh)
-    work = _Work(result, model, data, folder, chosen_rules, memory, progress)
+    work = _Work(result, model, data, folder, chosen_rules, memory, progress, forward)
     for entry, layer_scan in zip(record["layers"], result.values(), strict=True):
         if not entry["done"]:
             work.make_layer(layer_scan, entry, record)
@@ -267,6 +271,7 @@ class _Work:
     rules: list[str]
     memory: int
     progress: bool
+    forward: Forward | None
 
     def make_layer(self, layer_scan: LayerScan, entry: Record, record: Record) -> None:
         """Write all files of a layer, and note it in ``entry``, its part of the record.
@@ -334,6 +339,7 @@ class _Work:
                 channels,
                 rules=self.rules,
                 memory=self.memory,
+                forward=self.forward,
             )
 
     def _field_size(self, layer: Layer) -> tuple[int, int]:

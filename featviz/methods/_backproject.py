@@ -11,8 +11,7 @@ outside it, the field is refuted.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from math import inf, isfinite, isnan
@@ -20,18 +19,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
 
-from featviz.errors import FeatvizError, LayerError, ModelError, RecordError, did_you_mean
+from featviz.errors import FeatvizError, LayerError, RecordError, did_you_mean
 from featviz.fields.crop import Crop, crop_for
 from featviz.fields.maps import as_maps
+from featviz.forward import Forward
 from featviz.geometry import Box
-from featviz.hooks import evaluating, read
-from featviz.inplace import visible_in_place
 from featviz.methods._conv_at import Positions, conv_at, is_plain
+from featviz.methods._forward_pass import Passed, forward_pass
 from featviz.methods._noise import NONE, Noise
-from featviz.rules import RULES, backward_rule
-from featviz.units import Layer, LayersLike
+from featviz.rules import any_relevance, backward_rule, picture_of
+from featviz.units import Layer
 
 MEMORY = 2**28
 """Bytes that a batch may take; more was slower on CPUs, whose caches it outgrows."""
@@ -43,6 +41,24 @@ _MOST_WAITING = 1024  # crops that wait for others of their size, so that memory
 _WRONG = 0.05  # relative difference from the record that no rounding explains
 _REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError)
 """What a model raises that does not take a crop: a fixed size is asserted, or a view does not fit."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How projections are made.
+
+    Attributes:
+        rules: backward rules, all served by one forward pass.
+        memory: bytes that a batch may take, as far as they can be foreseen. Where the device has
+            less, batches are halved.
+        noise: over which signals are averaged; responses are those of the image itself.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
+    """
+
+    rules: Sequence[str]
+    memory: int = MEMORY
+    noise: Noise = NONE
+    forward: Forward | None = None
 
 
 class Job(NamedTuple):
@@ -115,9 +131,7 @@ def backproject(
     layer: Layer,
     jobs: Mapping[int, list[Job]],
     read_image: Callable[[int], Tensor],
-    rules: Sequence[str],
-    memory: int = MEMORY,
-    noise: Noise = NONE,
+    settings: Settings,
 ) -> Iterator[Projected]:
     """Project every job, image by image, in whatever order fills batches best.
 
@@ -126,17 +140,14 @@ def backproject(
         jobs: those of each image.
         read_image: gives an image (c, h, w) in model space, by its key in ``jobs``; called once
             for each.
-        rules: backward rules, all served by one forward pass.
-        memory: bytes that a batch may take, as far as they can be foreseen. Where the device has
-            less, batches are halved.
-        noise: over which signals are averaged; responses are those of the image itself.
+        settings: rules, memory and the like.
 
     Raises:
         RecordError: the full image does not give the recorded response.
         FieldRefuted: the layer's receptive field does not hold a signal; it carries the layer with
             the full image as its field, with which to begin again.
     """
-    engine = _Engine(model, layer, rules, memory, noise, _typical_score(jobs))
+    engine = _Engine(model, layer, settings, _typical_score(jobs))
     for key, own in jobs.items():
         for work in engine.crops(key, read_image(key), own):
             yield from engine.add(work)
@@ -161,16 +172,12 @@ class _Engine:
         self,
         model: nn.Module,
         layer: Layer,
-        rules: Sequence[str],
-        memory: int,
-        noise: Noise,
+        settings: Settings,
         typical: float,
     ) -> None:
         self.model = model
         self.layer = layer
-        self.rules = rules
-        self.memory = memory
-        self.noise = noise
+        self.settings = settings
         self.typical = typical
         self.waiting: dict[tuple[int, int, int], list[_Work]] = defaultdict(list)
         self.extent = _EXTENTS[0]
@@ -217,9 +224,9 @@ class _Engine:
         """How many such crops fit into memory, as far as the layer's count of elements tells."""
         pixels = work.image.shape[1] * work.image.shape[2]
         share = work.box.height * work.box.width / pixels
-        elements = self.layer.elements * share * self.noise.rows
+        elements = self.layer.elements * share * self.settings.noise.rows
         size = elements * work.image.element_size() * _BACKWARD
-        return max(1, int(self.memory / max(size, 1)))
+        return max(1, int(self.settings.memory / max(size, 1)))
 
     def _run(self, works: list[_Work]) -> list[Projected]:
         """Run a batch; what a crop does not reproduce waits again, as more of the image."""
@@ -238,7 +245,7 @@ class _Engine:
     def _batch(self, works: list[_Work]) -> tuple[list[Projected], list[_Work]]:
         """The results of work of one kind, and the work whose crops do not do."""
         try:
-            signals, responses = _backward(self.model, self.layer, works, self.rules, self.noise)
+            signals, responses = _backward(self.model, self.layer, works, self.settings)
         except FeatvizError:
             raise
         except _REFUSALS as error:
@@ -289,7 +296,7 @@ class _Engine:
             for r, job in enumerate(work.jobs):
                 if differences[r] > _WRONG:
                     raise self._other_network(job, float(responses[i, r]))
-                own = {rule: signals[rule][r][i] for rule in self.rules}
+                own = {rule: signals[rule][r][i] for rule in self.settings.rules}
                 projected.append(self._projected(work, job, own))
         return projected, failed
 
@@ -337,24 +344,25 @@ def _tolerance(responses: Tensor) -> float:
 
 
 def _backward(
-    model: nn.Module, layer: Layer, works: list[_Work], rules: Sequence[str], noise: Noise
+    model: nn.Module, layer: Layer, works: list[_Work], settings: Settings
 ) -> tuple[dict[str, list[Tensor]], Tensor]:
     """One forward pass for n crops of r jobs each, and r backward passes a rule.
 
     Returns:
         By rule r signals (n, c, h, w); and the responses (n, r).
     """
+    noise = settings.noise
     copies = [noise.copies(work.image, work.key)[work.box.region] for work in works]
     crops = torch.cat(copies)
     positions = _positions(works, noise.rows, crops.device)
-    passed, responses = _forward(model, layer, crops, positions, rules)
+    passed, responses = _responses(model, layer, crops, positions, settings)
     output = passed.values[layer.name]
     if not output.requires_grad:
         raise _no_gradient(layer)
     starts = responses.new_tensor([[job.start for job in work.jobs] for work in works])
     starts = starts.repeat_interleave(noise.rows, dim=0)
     signals: dict[str, list[Tensor]] = {}
-    for rule in rules:
+    for rule in settings.rules:
         with backward_rule(rule, output, passed.x, copies=passed.copies):
             signals[rule] = []
             for column, start in zip(responses.unbind(dim=1), starts.unbind(dim=1), strict=True):
@@ -365,12 +373,6 @@ def _backward(
                     raise _no_gradient(layer)
                 signals[rule].append(noise.mean(picture_of(rule, signal, passed.x)))
     return signals, responses.detach()[:: noise.rows]
-
-
-def picture_of(rule: str, signal: Tensor, x: Tensor) -> Tensor:
-    """What a rule shows of the signal that arrived at the image: the signal, or what each pixel
-    contributes."""
-    return signal * x.detach() if RULES[rule].is_relevance else signal
 
 
 def _no_gradient(layer: Layer) -> LayerError:
@@ -391,20 +393,22 @@ def _positions(works: list[_Work], rows: int, device: torch.device) -> Positions
     return Positions(torch.tensor(channels, device=device), y, x)
 
 
-def _forward(
-    model: nn.Module, layer: Layer, crops: Tensor, positions: Positions, rules: Sequence[str]
-) -> tuple[Forward, Tensor]:
+def _responses(
+    model: nn.Module, layer: Layer, crops: Tensor, positions: Positions, settings: Settings
+) -> tuple[Passed, Tensor]:
     """A pass to the layer, and the responses (n, r).
 
     Of a plain convolution only the windows at the positions are computed, from its input, unless a rule has to
     meet the convolution itself.
     """
     module = _module_of(model, layer)
+    forward = settings.forward
+    is_relevance = any_relevance(settings.rules)
     is_split = isinstance(model, nn.DataParallel)  # the batch
-    if is_plain(module) and not is_split and not any_relevance(rules):
-        passed = forward(model, layer, crops, inputs=True)
+    if is_plain(module) and not is_split and not is_relevance:
+        passed = forward_pass(model, layer, crops, inputs=True, forward=forward)
         return passed, conv_at(module, passed.values[layer.name], positions)
-    passed = forward(model, layer, crops, parameters=any_relevance(rules))
+    passed = forward_pass(model, layer, crops, parameters=is_relevance, forward=forward)
     return passed, positions.of(as_maps(layer, passed.values[layer.name]))
 
 
@@ -415,66 +419,3 @@ def _module_of(model: nn.Module, layer: Layer) -> nn.Module:
     except AttributeError:
         nearest = did_you_mean(path, (name for name, _ in model.named_modules()))
         raise LayerError(f"no layer {path!r} in this model{nearest}") from None
-
-
-class Forward(NamedTuple):
-    """A forward pass with gradients.
-
-    Attributes:
-        x: the leaf, (n, c, h, w).
-        values: by layer, what it returned, or was given.
-        copies: nodes of the graph that only copy into a view.
-    """
-
-    x: Tensor
-    values: dict[str, Tensor]
-    copies: set[Node]
-
-
-def forward(
-    model: nn.Module,
-    layers: LayersLike,
-    images: Tensor,
-    *,
-    inputs: bool = False,
-    parameters: bool = False,
-) -> Forward:
-    """A forward pass with gradients, to the deepest of these layers.
-
-    Args:
-        parameters: whether the graph holds all parameters, frozen ones too, as relevance needs them.
-
-    Raises:
-        ModelError: the weights allow no gradients.
-    """
-    if any(tensor.is_inference() for tensor in chain(model.parameters(), model.buffers())):
-        raise ModelError(
-            "the model was made or loaded under torch.inference_mode(), whose tensors allow no "
-            "gradients: make it outside of that block"
-        )
-    frozen = _frozen(model) if parameters else []
-    with evaluating(model), thawed(frozen), torch.enable_grad(), visible_in_place() as in_place:
-        x = images.detach().requires_grad_()
-        # a model may work in place on its input
-        return Forward(x, read(model, x.clone(), layers, inputs=inputs), in_place.copies)
-
-
-def any_relevance(rules: Iterable[str]) -> bool:
-    return any(RULES[rule].is_relevance for rule in rules)
-
-
-def _frozen(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that ask for no gradient and can have one."""
-    return [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
-
-
-@contextmanager
-def thawed(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Within the block, parameters ask for gradients; afterwards they do not."""
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(False)

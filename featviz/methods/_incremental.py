@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.fields.crop import crop_for
+from featviz.forward import Forward, call_model
 from featviz.geometry import Box, ReceptiveField
 from featviz.hooks import read
 from featviz.units import Layer
@@ -145,6 +146,7 @@ def find_incremental(
     image: Tensor,
     cover: Tensor,
     windows: Sequence[Box],
+    forward: Forward | None = None,
 ) -> IncrementalForward | None:
     """The layer that saves most, of those with which a trial gives what full images give; None if
     there is none.
@@ -155,10 +157,11 @@ def find_incremental(
             the first of them.
         image: (c, h, w) in model space; ``cover``: (c, h, w), what windows show.
         windows: those to be covered.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
     """
     trial = [windows[0], windows[len(windows) // 2], windows[-1]]
     batch = covered(image, cover, trial)
-    expected = model(batch.clone())  # a model may work in place
+    expected = call_model(model, batch.clone(), forward)  # a model may work in place
     if not isinstance(expected, Tensor) or not expected.is_floating_point():
         return None
     modules = dict(model.named_modules())
@@ -170,9 +173,10 @@ def find_incremental(
         # What goes around the layer meets maps of another size than it was made for. Sizes that do
         # not fit are a RuntimeError in torch; the others are what checks in models raise.
         try:
-            materialized = read(model, image[None].clone(), layer)[layer.name][0]
+            values = read(model, image[None].clone(), layer, forward=forward)
+            materialized = values[layer.name][0]
             incremental = IncrementalForward(module, layer, materialized, size)
-            if _agrees(model, incremental, trial, batch, expected):
+            if _agrees(model, incremental, trial, batch, expected, forward):
                 return incremental
         except (RuntimeError, ValueError, IndexError, AssertionError):
             continue
@@ -185,6 +189,7 @@ def _agrees(
     windows: Sequence[Box],
     batch: Tensor,
     expected: Tensor,
+    forward: Forward | None,
 ) -> bool:
     """Whether the incremental forward of each window gives what the full one of (n, c, h, w) gave."""
     for i, window in enumerate(windows):
@@ -192,7 +197,7 @@ def _agrees(
         if patch is None:
             continue
         with incremental.pasted([patch]):
-            output = model(crops_of(batch[i : i + 1], [patch]))
+            output = call_model(model, crops_of(batch[i : i + 1], [patch]), forward)
         if output.shape[1:] != expected.shape[1:] or not _close(output[0], expected[i]):
             return False
     return True

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from featviz.errors import ModelError
 from featviz.fields.anatomy import anatomy, parameter_of
+from featviz.forward import Forward
 from featviz.images.tensors import as_batch
 from featviz.units import Layer, LayersLike
 
@@ -26,7 +28,9 @@ def shape_of(images: Tensor) -> tuple[int, int, int]:
     return images.shape[1], images.shape[2], images.shape[3]
 
 
-def layers_for(model: nn.Module, images: Tensor, layers: LayersLike) -> list[Layer]:
+def layers_for(
+    model: nn.Module, images: Tensor, layers: LayersLike, forward: Forward | None = None
+) -> list[Layer]:
     """The layers that are asked for, as they are for images of this size.
 
     Raises:
@@ -34,7 +38,7 @@ def layers_for(model: nn.Module, images: Tensor, layers: LayersLike) -> list[Lay
     """
     if not isinstance(layers, (str, Layer)):
         layers = list(layers)  # it is read twice
-    net = anatomy(model, shape_of(images), only=layers)
+    net = anatomy(model, shape_of(images), only=layers, forward=forward)
     return net.select(layers)
 
 
@@ -42,6 +46,20 @@ def batches_of(images: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Images (n, c, h, w), so many at once."""
     for start in range(0, len(images), batch_size):
         yield images[start : start + batch_size]
+
+
+def check_rows(name: str, output: Tensor, n: int) -> None:
+    """Make sure that a layer's output has a row for each of n images.
+
+    Raises:
+        ModelError: it has more or fewer.
+    """
+    if output.shape[:1] != (n,):
+        rows = output.shape[0] if output.dim() else "no"
+        raise ModelError(
+            f"layer {name!r} gives {rows} rows for {n} images: the model, and the function forward "
+            "that calls it, are to give a row for each"
+        )
 
 
 def has_classes(output: object) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 
 from featviz.errors import RuleError
 from featviz.fields.maps import as_maps
+from featviz.forward import Forward
 from featviz.geometry import Box
 from featviz.hooks import evaluating, read
-from featviz.methods._backproject import Job, backproject
-from featviz.methods._noise import Noise
+from featviz.methods._backproject import Job, Settings, backproject
 from featviz.records.likeness import Likeness, cosine
 from featviz.rules import RULES
 from featviz.units import Layer
@@ -43,16 +44,14 @@ class Sample:
         layer: Layer,
         jobs: Mapping[int, Sequence[Job]],
         read_image: Callable[[int], Tensor],
-        memory: int,
-        noise: Noise,
+        settings: Settings,
     ) -> None:
         self.model = model
         self.layer = layer
         self.read_image = read_image
-        self.memory = memory
-        self.noise = noise
+        self.settings = settings
         self.jobs = _sampled(layer, jobs)
-        self.rivals = _rivals(model, layer, self.jobs, read_image)
+        self.rivals = _rivals(model, layer, self.jobs, read_image, settings.forward)
 
     @property
     def slots(self) -> list[int]:
@@ -85,9 +84,8 @@ class Sample:
         return result
 
     def _projected(self, jobs: Mapping[int, list[Job]], rules: Sequence[str]) -> Signals:
-        done = backproject(
-            self.model, self.layer, jobs, self.read_image, rules, self.memory, self.noise
-        )
+        settings = replace(self.settings, rules=rules)
+        done = backproject(self.model, self.layer, jobs, self.read_image, settings)
         return {projected.job.slot: projected.signals for projected in done}
 
 
@@ -113,6 +111,7 @@ def _rivals(
     layer: Layer,
     jobs: Mapping[int, list[Job]],
     read_image: Callable[[int], Tensor],
+    forward: Forward | None,
 ) -> dict[int, list[Job]]:
     """At the same positions of the same images another unit each: one that responds there too, drawn
     at random, or the one that comes nearest to it."""
@@ -120,7 +119,7 @@ def _rivals(
     rivals: dict[int, list[Job]] = {}
     for image, own in jobs.items():
         with evaluating(model), torch.no_grad():
-            output = read(model, read_image(image)[None], [layer])[layer.name]
+            output = read(model, read_image(image)[None], [layer], forward=forward)[layer.name]
         maps = as_maps(layer, output)[0]
         for job in own:
             responses = maps[:, job.y, job.x].tolist()

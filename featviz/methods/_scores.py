@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from featviz.errors import UsageError
 from featviz.fields.anatomy import Anatomy, anatomy
-from featviz.hooks import capture
+from featviz.forward import Forward, call_model
+from featviz.hooks import read_with_output
 from featviz.methods._inputs import has_classes, shape_of
 from featviz.units import Layer, Unit, UnitSum, terms_of
 
@@ -62,18 +63,27 @@ class Reader:
 
     Attributes:
         model: in eval mode.
+        forward: how it is called.
         scores: what is read, by name.
         net: the model's anatomy for this image.
         units: all units that scores are made of, by the name of their layer.
     """
 
-    def __init__(self, model: nn.Module, image: Tensor, scores: Mapping[str, Score]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        image: Tensor,
+        scores: Mapping[str, Score],
+        forward: Forward | None = None,
+    ) -> None:
         self.model = model
+        self.forward = forward
         self.scores = scores
         self.units: dict[str, list[Unit]] = defaultdict(list)
         units = _units(scores.values())
         # an empty list: no field has to be measured
-        self.net: Anatomy = anatomy(model, shape_of(image[None]), only=[u.layer for u in units])
+        names = [unit.layer for unit in units]
+        self.net: Anatomy = anatomy(model, shape_of(image[None]), only=names, forward=forward)
         for unit in units:
             layer = self.net.layer_of(unit)
             self.units[layer.name].append(unit)
@@ -100,13 +110,14 @@ class Reader:
     def _forward(self, batch: Tensor) -> tuple[Any, dict[Unit, Tensor]]:
         """The model's output, and the value of every unit, (n,)."""
         if not self.units:
-            return self.model(batch), {}
+            return call_model(self.model, batch, self.forward), {}
         layers: list[str | Layer] = [self.net[name] for name in self.units]
-        with capture(self.model, layers, reduce=self._unit_values) as acts:
-            output = self.model(batch)
-            values: dict[Unit, Tensor] = {}
-            for of_layer in acts.values():
-                values |= of_layer
+        acts, output = read_with_output(
+            self.model, batch, layers, reduce=self._unit_values, forward=self.forward
+        )
+        values: dict[Unit, Tensor] = {}
+        for of_layer in acts.values():
+            values |= of_layer
         return output, values
 
     def _unit_values(self, name: str, output: Tensor) -> dict[Unit, Tensor]:

@@ -10,15 +10,22 @@ from torch import Tensor, nn
 
 from featviz.errors import ImageError, ModelError
 from featviz.fields.anatomy import parameter_of
+from featviz.forward import Forward
 from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
+from featviz.methods._inputs import check_rows
 from featviz.units import Layer
 
 _TOGETHER = 2  # images in the batch that is compared with one image alone
 
 
 def check_steady(
-    model: nn.Module, data: Images, layers: Sequence[Layer], net: Sequence[Layer], batch_size: int
+    model: nn.Module,
+    data: Images,
+    layers: Sequence[Layer],
+    net: Sequence[Layer],
+    batch_size: int,
+    forward: Forward | None = None,
 ) -> None:
     """Refuse data sets and forward passes that are random or depend on the batch.
 
@@ -28,6 +35,7 @@ def check_steady(
         layers: those to be scanned.
         net: all layers in the order of the forward pass, to say where a difference begins.
         batch_size: of the scan; 1 allows a forward that depends on the batch.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
 
     Raises:
         ImageError: the data set gives another image when it is read again.
@@ -37,7 +45,7 @@ def check_steady(
     parameter = parameter_of(model)
     x = data.preprocess.normalize(torch.stack(images)).to(parameter)
     with evaluating(model), torch.no_grad():
-        start = _first_difference(model, x[:1], x[:1], layers, net)
+        start = _first_difference(model, x[:1], x[:1], layers, net, forward)
         if start is not None:
             raise ModelError(
                 f"the forward pass is random: the same image, run twice, gives other values "
@@ -46,9 +54,9 @@ def check_steady(
             )
         if batch_size == 1 or len(x) == 1:
             return
-        start = _first_difference(model, x[:1], x, layers, net)
+        start = _first_difference(model, x[:1], x, layers, net, forward)
         if start is None:  # the first image may be what the other one depends on
-            start = _first_difference(model, x[1:], x.flip(0), layers, net)
+            start = _first_difference(model, x[1:], x.flip(0), layers, net, forward)
         if start is not None:
             raise ModelError(
                 "the forward pass depends on the batch: an image has other values among others than "
@@ -85,13 +93,20 @@ def _first_difference(
     other: Tensor,
     layers: Sequence[Layer],
     net: Sequence[Layer],
+    forward: Forward | None,
 ) -> Layer | None:
     """The first layer that gives the first image other values in the second forward than in the
     first; None if those that matter give the same."""
-    if not _differing(read(model, alone, layers), read(model, other, layers)):
+    first = read(model, alone, layers, forward=forward)
+    second = read(model, other, layers, forward=forward)
+    for name, output in second.items():
+        check_rows(name, output, len(other))
+    if not _differing(first, second):
         return None
     # found, so it may cost something to say where
-    names = _differing(read(model, alone, net), read(model, other, net))
+    first = read(model, alone, net, forward=forward)
+    second = read(model, other, net, forward=forward)
+    names = _differing(first, second)
     changed = [layer for layer in net if layer.name in names]
     return changed[0] if changed else layers[0]
 

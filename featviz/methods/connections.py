@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from featviz.errors import LayerError, ModelError, first_line
+from featviz.errors import FeatvizError, LayerError, ModelError, first_line
 from featviz.fields.anatomy import parameter_of
+from featviz.forward import Forward, call_model
 from featviz.hooks import CONVOLUTIONS, evaluating
 from featviz.models.local import LocallyConnected2d
 
@@ -64,12 +65,15 @@ class Connections:
         return row
 
 
-def connections(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, Connections]:
+def connections(
+    model: nn.Module, input_shape: tuple[int, int, int], *, forward: Forward | None = None
+) -> dict[str, Connections]:
     """Count the connections and parameters of every convolution, and of its alternatives.
 
     Args:
         model: any module; it is run once on one image of zeros, in eval mode, and left as it was.
         input_shape: (c, h, w) of the image.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
 
     Returns:
         By layer name, in the order of the forward pass. Transposed convolutions are not counted.
@@ -105,7 +109,9 @@ def connections(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str
         restore.enter_context(evaluating(model))
         restore.enter_context(torch.no_grad())
         try:
-            model(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
+            call_model(model, torch.zeros(1, *input_shape).to(parameter), forward)
+        except FeatvizError:
+            raise
         except Exception as error:  # whatever a model of somebody's own raises
             shape = tuple(input_shape)
             raise ModelError(

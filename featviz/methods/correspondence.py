@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz.errors import UsageError
+from featviz.forward import Forward
 from featviz.geometry import Box
 from featviz.hooks import evaluating, read
 from featviz.images.preprocess import Preprocess
-from featviz.methods._inputs import batch_for, layers_for
+from featviz.methods._inputs import batch_for, check_rows, layers_for
 from featviz.methods.fill import Fill, check_boxes, filled
 from featviz.units import LayersLike
 
@@ -98,6 +99,7 @@ def correspondence(
     *,
     fill: Fill = "gray",
     preprocess: Preprocess | None = None,
+    forward: Forward | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> Correspondence:
@@ -116,6 +118,7 @@ def correspondence(
         fill: the values of the covered box: ``gray``, ``mean``, ``blur``, or a value in model space;
             see `featviz.methods.fill.filled`.
         preprocess: the preprocessing of the images, which defines gray; None: gray is 0.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
         batch_size: images in a forward pass.
         progress: show a progress bar.
 
@@ -139,7 +142,7 @@ def correspondence(
     """
     images = batch_for(model, x)
     _check(images, boxes, batch_size)
-    chosen = layers_for(model, images, layers)
+    chosen = layers_for(model, images, layers, forward)
     signs: dict[str, dict[str, list[Tensor]]] = {}
     for layer in chosen:
         signs[layer.name] = {part: [] for part in boxes}
@@ -153,10 +156,12 @@ def correspondence(
     with bar, evaluating(model), torch.no_grad():
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            original = read(model, batch.clone(), chosen)
+            original = read(model, batch.clone(), chosen, forward=forward)
             for part, own in boxes.items():
                 hidden = _covered(batch, own[start : start + batch_size], fill, preprocess)
-                for name, features in read(model, hidden, chosen).items():
+                covered = read(model, hidden, chosen, forward=forward)
+                for name, features in covered.items():
+                    check_rows(name, features, len(batch))
                     change = original[name].flatten(1) - features.flatten(1)
                     signs[name][part].append(change.sign().to("cpu", torch.int8))
                 bar.update(len(batch))

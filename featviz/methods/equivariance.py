@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import LayerError, UsageError
+from featviz.forward import Forward
 from featviz.geometry import Box, ReceptiveField
 from featviz.hooks import evaluating, read
-from featviz.methods._inputs import batch_for, batches_of, layers_for
+from featviz.methods._inputs import batch_for, batches_of, check_rows, layers_for
 from featviz.methods.transforms import Affine, Rotate, Scale, Translate, transformed
 from featviz.units import Layer, LayersLike
 
@@ -24,6 +25,7 @@ def equivariance(
     layers: LayersLike,
     transform: Translate | Rotate | Scale,
     *,
+    forward: Forward | None = None,
     batch_size: int = 32,
 ) -> dict[str, float]:
     """How far f(g(x)), the features of the transformed image, are from g(f(x)), the transformed
@@ -41,6 +43,7 @@ def equivariance(
         x: (c, h, w) or (n, c, h, w), images in model space.
         layers: a pattern, names, or layers whose outputs are maps.
         transform: `Translate`, `Rotate` or `Scale`.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
         batch_size: images in a forward pass.
 
     Returns:
@@ -64,12 +67,14 @@ def equivariance(
     images = batch_for(model, x)
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: give at least one image a batch")
-    chosen = layers_for(model, images, layers)
+    chosen = layers_for(model, images, layers, forward)
     errors = [_Error(layer, transform, images) for layer in chosen]
     with evaluating(model), torch.no_grad():
         for batch in batches_of(images, batch_size):
-            original = read(model, batch, chosen)
-            moved = read(model, transformed(transform, batch), chosen)
+            original = read(model, batch, chosen, forward=forward)
+            moved = read(model, transformed(transform, batch), chosen, forward=forward)
+            for name, maps in moved.items():
+                check_rows(name, maps, len(batch))
             for error in errors:
                 error.add(original[error.layer.name], moved[error.layer.name])
     return {error.layer.name: error.relative() for error in errors}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz.errors import LayerError, UsageError, WeightsError, did_you_mean
+from featviz.forward import Forward, check_module
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 
@@ -197,6 +198,7 @@ def evolve(
     channels: int | Mapping[str, Sequence[int]] = 6,
     *,
     rule: str = "deconvnet",
+    forward: Forward | None = None,
     batch_size: int = 32,
     seed: int = 0,
     progress: bool = False,
@@ -214,6 +216,7 @@ def evolve(
         channels: which units of each layer; or how many: a random choice of those that live at the
             last checkpoint.
         rule, batch_size: as of `project` and `scan`.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
         seed: of the random choice.
         progress: show a progress bar over the checkpoints.
 
@@ -241,6 +244,7 @@ def evolve(
         torch.Size([3, 2, 3, 7, 7])
     """
     check_rule(rule)
+    check_module(model)
     if isinstance(channels, int) and channels < 1:
         raise UsageError(f"channels={channels}: follow at least 1 unit of each layer")
     if not isinstance(layers, (str, Layer)):
@@ -250,18 +254,22 @@ def evolve(
     states: list[Scan] = []
     peaks: list[dict[str, Tensor]] = []
     for network in _at_each(model, files, "scan", progress):
-        state = scan(network, data, layers, k=1, batch_size=batch_size)
+        state = scan(network, data, layers, k=1, batch_size=batch_size, forward=forward)
         states.append(state)
         compared = _readable(data.spread(MOST_IMAGES), state)
         own = [layer_scan.layer for layer_scan in state.values()]
-        peaks.append(responses(network, compared, own, batch_size=batch_size))
+        values = responses(network, compared, own, batch_size=batch_size, forward=forward)
+        peaks.append(values)
     chosen = {}
     for name, layer_scan in states[-1].items():
         chosen[name] = _chosen(layer_scan, channels, seed)
     exemplars: dict[str, list[Exemplars]] = {name: [] for name in chosen}
     for state, network in zip(states, _at_each(model, files, "project", progress), strict=True):
         for name, units in chosen.items():
-            exemplars[name].append(project_exemplars(network, data, state[name], units, rule=rule))
+            projected = project_exemplars(
+                network, data, state[name], units, rule=rule, forward=forward
+            )
+            exemplars[name].append(projected)
     tracks = {}
     for name in chosen:
         by_checkpoint = [state[name] for state in states]

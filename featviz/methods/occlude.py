@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz.errors import UsageError
+from featviz.forward import Forward
 from featviz.geometry import Box
 from featviz.hooks import evaluating
 from featviz.images.preprocess import Preprocess
@@ -130,6 +131,7 @@ def occlude(
     stride: Pair = 16,
     fill: Fill = "gray",
     preprocess: Preprocess | None = None,
+    forward: Forward | None = None,
     batch_size: int | None = None,
     incremental: bool = True,
     progress: bool = False,
@@ -150,6 +152,7 @@ def occlude(
         fill: the values of the covered window: ``gray``, ``mean``, ``blur``, or a value in model
             space; see `featviz.methods.fill.filled`.
         preprocess: the preprocessing of the image, which defines gray; None: gray is 0.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
         batch_size: windows in a forward pass; None: up to 64, as suits the device.
         incremental: use the incremental forward, which computes the first layers only where a window
             changes them, if a trial gives the same scores; the record says whether it was used.
@@ -191,13 +194,13 @@ def occlude(
         boxes.append(Box(top, left, bottom, right))
     cover = filled(image, fill, sides, preprocess)
     with evaluating(model), torch.no_grad():
-        reader = Reader(model, image, scores)
+        reader = Reader(model, image, scores, forward)
         baseline = reader.read(image[None].clone())
-        forward = None
+        entered = None
         if incremental and len(boxes) >= FEW:
             names = set(reader.units)
-            forward = find_incremental(model, reader.net, names, image, cover, boxes)
-        run = _Run(reader, image, cover, boxes, forward)
+            entered = find_incremental(model, reader.net, names, image, cover, boxes, forward)
+        run = _Run(reader, image, cover, boxes, entered)
         readings = run.all_windows(batch_size or reader.fitting_batch(image), progress)
     return _maps(readings, baseline, boxes, (len(rows), len(columns)), size, run.layer)
 
@@ -280,18 +283,18 @@ class _Run:
     image: Tensor
     cover: Tensor
     boxes: Sequence[Box]
-    forward: IncrementalForward | None
+    entered: IncrementalForward | None
 
     @property
     def layer(self) -> str | None:
         """That up to which the incremental forward is used."""
-        return None if self.forward is None else self.forward.layer.name
+        return None if self.entered is None else self.entered.layer.name
 
     def all_windows(self, batch_size: int, progress: bool) -> Readings:
         """What is read under every window, in order."""
         patches: list[Patch | None] = [None] * len(self.boxes)
-        if self.forward is not None:
-            patches = [self.forward.patch(box) for box in self.boxes]
+        if self.entered is not None:
+            patches = [self.entered.patch(box) for box in self.boxes]
         bar = tqdm(
             desc="occlude",
             total=len(self.boxes),
@@ -313,9 +316,9 @@ class _Run:
         """What is read under some windows: all of them with patches of one size, or none."""
         batch = covered(self.image, self.cover, boxes)
         crops = [patch for patch in patches if patch is not None]
-        if self.forward is None or not crops:
+        if self.entered is None or not crops:
             return self.reader.read(batch)
-        with self.forward.pasted(crops):
+        with self.entered.pasted(crops):
             return self.reader.read(crops_of(batch, crops))
 
 

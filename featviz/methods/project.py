@@ -15,19 +15,13 @@ from featviz.errors import LayerError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.crop import crop_for
 from featviz.fields.maps import as_maps
+from featviz.forward import Forward
 from featviz.hooks import evaluating, read
 from featviz.images.tensors import as_batch
-from featviz.methods._backproject import (
-    MEMORY,
-    FieldRefuted,
-    Job,
-    any_relevance,
-    backproject,
-    forward,
-    picture_of,
-)
-from featviz.methods._noise import Noise, noise_of
-from featviz.rules import backward_rule, check_rule
+from featviz.methods._backproject import MEMORY, FieldRefuted, Job, Settings, backproject
+from featviz.methods._forward_pass import forward_pass
+from featviz.methods._noise import noise_of
+from featviz.rules import any_relevance, backward_rule, check_rule, picture_of
 from featviz.units import Layer, Score, Unit, UnitSum, terms_of
 
 Start = Literal["one", "activation"]
@@ -45,51 +39,54 @@ def project(
     smooth: int = 0,
     seed: int = 0,
     net: Anatomy | None = None,
+    forward: Forward | None = None,
     memory: int = MEMORY,
 ) -> Tensor:
     """Project units back to the pixels that they respond to.
 
-        Args:
-            model: any module; used on its device and in eval mode, and left as it was.
-            x: one image for all units, (c, h, w) or (1, c, h, w), or one image per unit,
-                (n, c, h, w). In model space (normalized).
-            units: of any layers, fully connected ones (class logits) too. One without ``at`` means the
-                maximum of its map, one with ``at="map"`` all of it. A sum of units (``u + 0.5 * v``)
-                is projected in one backward pass.
-            rule: ``deconvnet`` (the paper's), ``guided``, ``gradient`` or ``lrp``; see `featviz.rules`.
-            start: the initial backward signal, at the unit's positions: ``one``, or its
-                ``activation`` there (as in the paper, which leaves the activations themselves and sets
-    all others to zero). ``lrp`` takes ``one`` alone: its relevance is the activation already.
-            smooth: noisy copies of each image over which the projection is averaged (Smilkov et al.,
-                arXiv 1706.03825): Gaussian noise, its deviation 15% of the image's range; 0: the image
-                itself.
-            seed: of the noise.
-            net: `anatomy` of this model for images of this size, for callers who project often; None:
-                it is made, which takes a forward pass.
-            memory: bytes that a batch may take; halved where the device has less.
+    Args:
+        model: any module; used on its device and in eval mode, and left as it was.
+        x: one image for all units, (c, h, w) or (1, c, h, w), or one image per unit,
+            (n, c, h, w). In model space (normalized).
+        units: of any layers, fully connected ones (class logits) too. One without ``at`` means the
+            maximum of its map, one with ``at="map"`` all of it. A sum of units (``u + 0.5 * v``)
+            is projected in one backward pass.
+        rule: ``deconvnet`` (the paper's), ``guided``, ``gradient`` or ``lrp``; see `featviz.rules`.
+        start: the initial backward signal, at the unit's positions: ``one``, or its
+            ``activation`` there (as in the paper, which leaves the activations themselves and sets
+            all others to zero). ``lrp`` takes ``one`` alone: its relevance is the activation
+            already.
+        smooth: noisy copies of each image over which the projection is averaged (Smilkov et al.,
+            arXiv 1706.03825): Gaussian noise, its deviation 15% of the image's range; 0: the image
+            itself.
+        seed: of the noise.
+        net: `anatomy` of this model for images of this size, for callers who project often; None:
+            it is made, which takes a forward pass.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
+        memory: bytes that a batch may take; halved where the device has less.
 
-        Returns:
-            (n, c, h, w) on the device and of the type of ``x``: the signal in model space, zero
-            outside the receptive field. Under ``lrp`` what each value of the image contributes to the
-            activation, of either sign; the sum is the activation, but for what biases contribute.
+    Returns:
+        (n, c, h, w) on the device and of the type of ``x``: the signal in model space, zero
+        outside the receptive field. Under ``lrp`` what each value of the image contributes to the
+        activation, of either sign; the sum is the activation, but for what biases contribute.
 
-        Raises:
-            LayerError, UnitError: a unit that is not there.
-            RuleError: the rule has no meaning on this network.
-            UsageError: the number of images is neither 1 nor that of the units, ``x`` is not floating
+    Raises:
+        LayerError, UnitError: a unit that is not there.
+        RuleError: the rule has no meaning on this network.
+        UsageError: the number of images is neither 1 nor that of the units, ``x`` is not floating
             point, no such start or none under this rule, ``smooth`` is no number of samples,
             something among the units is none, or ``net`` is for another size.
         NumberError: an activation is not a number.
 
-        Source: Zeiler & Fergus, section 2.1.
+    Source: Zeiler & Fergus, section 2.1.
 
-        Example:
-            >>> import torch
-            >>> from featviz import Unit, load_model, project
-            >>> image = torch.randn(3, 96, 96)
-            >>> units = [Unit("conv3", 7), Unit("conv2", 0, at=(4, 4)), Unit("fc8", 3) - Unit("fc8", 4)]
-            >>> project(load_model("zfmini"), image, units).shape
-            torch.Size([3, 3, 96, 96])
+    Example:
+        >>> import torch
+        >>> from featviz import Unit, load_model, project
+        >>> image = torch.randn(3, 96, 96)
+        >>> units = [Unit("conv3", 7), Unit("conv2", 0, at=(4, 4)), Unit("fc8", 3) - Unit("fc8", 4)]
+        >>> project(load_model("zfmini"), image, units).shape
+        torch.Size([3, 3, 96, 96])
     """
     check_rule(rule)
     if start not in STARTS:
@@ -111,7 +108,7 @@ def project(
         )
     targets = [_Target(i, i if len(images) > 1 else 0, score) for i, score in enumerate(scores)]
     if net is None:
-        net = anatomy(model, _shape(images), only=_names(targets))
+        net = anatomy(model, _shape(images), only=_names(targets), forward=forward)
     elif net.input_shape != _shape(images):
         raise UsageError(
             f"net is the anatomy for images {net.input_shape}, x is {_shape(images)}: "
@@ -123,9 +120,10 @@ def project(
             unit.check(layers[unit.layer])
     result = torch.zeros(len(targets), *images.shape[1:], dtype=x.dtype, device=x.device)
     own = images.to(parameter_of(model)).clone()
-    work = _Projection(model, own, layers, rule, start, noise, result)
+    settings = Settings([rule], memory, noise, forward)
+    work = _Projection(model, own, layers, start, settings, result)
     local = [target for target in targets if work.is_local(target)]
-    work.from_crops(local, memory)
+    work.from_crops(local)
     work.from_full_images([target for target in targets if not work.is_local(target)])
     return result
 
@@ -169,10 +167,13 @@ class _Projection:
     model: nn.Module
     images: Tensor
     layers: Mapping[str, Layer]
-    rule: str
     start: Start
-    noise: Noise
+    settings: Settings
     result: Tensor
+
+    @property
+    def rule(self) -> str:
+        return self.settings.rules[0]
 
     def is_local(self, target: _Target) -> bool:
         """Whether the unit is one position of a layer whose receptive field is smaller than the image."""
@@ -183,14 +184,15 @@ class _Projection:
         size = self.images.shape[2], self.images.shape[3]
         return layer.has_maps and crop_for(layer.field, height // 2, width // 2, size) is not None
 
-    def from_crops(self, targets: Sequence[_Target], memory: int) -> None:
+    def from_crops(self, targets: Sequence[_Target]) -> None:
         """Project units at single positions. One pass over each image reads their responses, and
         their positions where none are given."""
         jobs: dict[str, dict[int, list[Job]]] = defaultdict(lambda: defaultdict(list))
         for image, own in _by_image(targets).items():
             layers = [self.layers[name] for name in _names(own)]
             with evaluating(self.model), torch.no_grad():
-                maps = read(self.model, self.images[image : image + 1], layers)
+                batch = self.images[image : image + 1]
+                maps = read(self.model, batch, layers, forward=self.settings.forward)
             for target in own:
                 ((_, unit),) = target.terms
                 layer = self.layers[unit.layer]
@@ -201,19 +203,17 @@ class _Projection:
                 job = Job(target.slot, unit.channel, y, x, score, start)
                 jobs[unit.layer][image].append(job)
         for name, by_image in jobs.items():
-            self._run(self.layers[name], by_image, memory)
+            self._run(self.layers[name], by_image)
 
-    def _run(self, layer: Layer, jobs: Mapping[int, list[Job]], memory: int) -> None:
+    def _run(self, layer: Layer, jobs: Mapping[int, list[Job]]) -> None:
         try:
-            self._backproject(layer, jobs, memory)
+            self._backproject(layer, jobs)
         except FieldRefuted as refuted:
-            self._backproject(refuted.layer, jobs, memory)
+            self._backproject(refuted.layer, jobs)
 
-    def _backproject(self, layer: Layer, jobs: Mapping[int, list[Job]], memory: int) -> None:
+    def _backproject(self, layer: Layer, jobs: Mapping[int, list[Job]]) -> None:
         read_image = self.images.__getitem__
-        for done in backproject(
-            self.model, layer, jobs, read_image, [self.rule], memory, self.noise
-        ):
+        for done in backproject(self.model, layer, jobs, read_image, self.settings):
             factor = 1.0 if self.start == "one" else abs(done.job.score)
             signal = done.signals[self.rule] * factor
             self.result[done.job.slot][done.box.region] = signal.to(self.result)
@@ -223,8 +223,14 @@ class _Projection:
         their layers."""
         for image, own in _by_image(targets).items():
             layers = [self.layers[name] for name in _names(own)]
-            copies = self.noise.copies(self.images[image], image)
-            passed = forward(self.model, layers, copies, parameters=any_relevance([self.rule]))
+            settings = self.settings
+            passed = forward_pass(
+                self.model,
+                layers,
+                settings.noise.copies(self.images[image], image),
+                parameters=any_relevance(settings.rules),
+                forward=settings.forward,
+            )
             # keyed by the names in the units, which may be those of calls
             outputs = {name: passed.values[self.layers[name].name] for name in _names(own)}
             for name, output in outputs.items():
@@ -233,7 +239,7 @@ class _Projection:
             with backward_rule(self.rule, tensors, passed.x, copies=passed.copies):
                 for target in own:
                     signal = self._backward(target, outputs, passed.x)
-                    picture = self.noise.mean(picture_of(self.rule, signal, passed.x))
+                    picture = settings.noise.mean(picture_of(self.rule, signal, passed.x))
                     self.result[target.slot] = picture[0].to(self.result)
 
     def _backward(self, target: _Target, outputs: Mapping[str, Tensor], x: Tensor) -> Tensor:

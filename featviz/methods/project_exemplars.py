@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from featviz.errors import ImageError, UsageError
 from featviz.fields.anatomy import parameter_of
+from featviz.forward import Forward
 from featviz.geometry import Box
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._backproject import MEMORY, FieldRefuted, Job, backproject
+from featviz.methods._backproject import MEMORY, FieldRefuted, Job, Settings, backproject
 from featviz.methods._likeness import Sample
-from featviz.methods._noise import Noise, noise_of
+from featviz.methods._noise import noise_of
 from featviz.records.exemplars import Exemplars
 from featviz.records.likeness import HIGH
 from featviz.records.scan import LayerScan
@@ -38,6 +39,7 @@ def project_exemplars(
     smooth: int = 0,
     seed: int = 0,
     alternatives: bool = False,
+    forward: Forward | None = None,
     memory: int = MEMORY,
     progress: bool = False,
 ) -> Exemplars:
@@ -56,6 +58,7 @@ def project_exemplars(
         smooth, seed: as of `project`.
         alternatives: where the pictures of a rule do not tell units, or images, apart, measure all
             other rules on the same sample, for ``exemplars.likeness``.
+        forward: that of the scan, as of `read`; None: ``model(images)``.
         memory: bytes that a batch may take; halved where the device has less.
         progress: show a progress bar, in exemplars.
 
@@ -81,7 +84,7 @@ def project_exemplars(
         <Exemplars of 2 units of conv2, k=3, 27x27: deconvnet>
     """
     chosen_rules = _chosen_rules(rule, rules)
-    noise = noise_of(smooth, seed)
+    settings = Settings(chosen_rules, memory, noise_of(smooth, seed), forward)
     if not isinstance(layer_scan, LayerScan):
         raise UsageError(
             f"layer_scan is {layer_scan!r}: give a layer of it, such as result['conv1']"
@@ -97,14 +100,10 @@ def project_exemplars(
     for channel in chosen:
         Unit(layer.name, channel).check(layer)
     try:
-        return _projected(
-            model, data, layer_scan, chosen, chosen_rules, memory, noise, alternatives, progress
-        )
+        return _projected(model, data, layer_scan, chosen, settings, alternatives, progress)
     except FieldRefuted as refuted:
         widened = replace(layer_scan, layer=refuted.layer)
-        return _projected(
-            model, data, widened, chosen, chosen_rules, memory, noise, alternatives, progress
-        )
+        return _projected(model, data, widened, chosen, settings, alternatives, progress)
 
 
 def _projected(
@@ -112,15 +111,14 @@ def _projected(
     data: Images,
     layer_scan: LayerScan,
     channels: list[int],
-    rules: list[str],
-    memory: int,
-    noise: Noise,
+    settings: Settings,
     alternatives: bool,
     progress: bool,
 ) -> Exemplars:
     """The exemplars of some units with their patches and projections."""
     layer, listing = layer_scan.layer, layer_scan.listing
-    tiles = _Tiles(layer_scan, channels, rules, noise)
+    rules = settings.rules
+    tiles = _Tiles(layer_scan, channels, settings)
     parameter = parameter_of(model)
 
     def read_image(index: int) -> Tensor:
@@ -134,12 +132,12 @@ def _projected(
     with tqdm(
         desc=f"project {layer}", total=total, unit="exemplar", disable=not progress, leave=False
     ) as bar:
-        for done in backproject(model, layer, tiles.jobs, read_image, rules, memory, noise):
+        for done in backproject(model, layer, tiles.jobs, read_image, settings):
             tiles.write_signals(done.job.slot, done.signals)
             tiles.full_image[done.job.slot] = done.full_image
             tiles.fallback[done.job.slot] = done.fallback
             bar.update()
-    sample = Sample(model, layer, tiles.jobs, read_image, memory, noise)
+    sample = Sample(model, layer, tiles.jobs, read_image, settings)
     likeness = sample.likeness(tiles.signals_of(sample.slots), rules)
     if alternatives and any(likeness[rule].worst > HIGH for rule in rules):
         likeness |= sample.alternatives(rules)
@@ -173,12 +171,10 @@ class _Tiles:
         jobs: what is to be projected, by image, in the order of the listing.
     """
 
-    def __init__(
-        self, layer_scan: LayerScan, channels: list[int], rules: list[str], noise: Noise
-    ) -> None:
+    def __init__(self, layer_scan: LayerScan, channels: list[int], settings: Settings) -> None:
         self.layer = layer_scan.layer
         self.listing = layer_scan.listing
-        self.exemplars = _empty(layer_scan, channels, rules, noise)
+        self.exemplars = _empty(layer_scan, channels, settings)
         self.jobs: dict[int, list[Job]] = defaultdict(list)
         self._slots: dict[int, tuple[Box, Box]] = {}  # of each, its part of the tile, of the image
         # views of the result, by slot
@@ -240,7 +236,7 @@ class _Tiles:
         return box.shifted(-top, -left), box
 
 
-def _empty(layer_scan: LayerScan, channels: list[int], rules: list[str], noise: Noise) -> Exemplars:
+def _empty(layer_scan: LayerScan, channels: list[int], settings: Settings) -> Exemplars:
     """Exemplars with scores, and without pixels."""
     layer, top, listing = layer_scan.layer, layer_scan.top, layer_scan.listing
     rows = torch.tensor(channels, dtype=torch.long)
@@ -252,7 +248,7 @@ def _empty(layer_scan: LayerScan, channels: list[int], rules: list[str], noise: 
         layer=layer,
         channels=channels,
         patches=torch.zeros(pixels),
-        projections={rule: torch.zeros(pixels) for rule in rules},
+        projections={rule: torch.zeros(pixels) for rule in settings.rules},
         visible=torch.zeros(*shape, height, width, dtype=torch.bool),
         boxes=torch.zeros(*shape, 4, dtype=torch.int64),
         scores=top.scores[rows],
@@ -260,5 +256,5 @@ def _empty(layer_scan: LayerScan, channels: list[int], rules: list[str], noise: 
         full_image=torch.zeros(shape, dtype=torch.bool),
         fallback=torch.zeros(shape, dtype=torch.bool),
         dead=layer_scan.statistics.dead[rows],
-        smooth=noise.samples,
+        smooth=settings.noise.samples,
     )

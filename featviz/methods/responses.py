@@ -12,8 +12,10 @@ from tqdm import tqdm
 from featviz.errors import UsageError, did_you_mean
 from featviz.fields.anatomy import anatomy, parameter_of
 from featviz.fields.maps import as_maps
+from featviz.forward import Forward
 from featviz.hooks import evaluating, read
 from featviz.images.sources import open_images
+from featviz.methods._inputs import check_rows
 from featviz.units import LayersLike
 
 Reduction = Literal["max", "mean", "sum", "l2", "map"] | Callable[[Tensor], Tensor]
@@ -34,6 +36,7 @@ def responses(
     layers: LayersLike = "conv",
     *,
     reduce: Reduction = "max",
+    forward: Forward | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> dict[str, Tensor]:
@@ -47,6 +50,7 @@ def responses(
             or ``l2`` norm over positions, (n, c); the ``map`` itself; or a function of the maps
             that gives n rows. A fully connected layer's (n, c) stays as it is under a name, and is
             (n, c, 1, 1) for a function.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
         batch_size: images in a forward pass.
         progress: show a progress bar.
 
@@ -73,13 +77,14 @@ def responses(
         raise UsageError(f"batch_size={batch_size}: give 1 or more", "batch_size")
     data = open_images(images)
     c, h, w = data[0].shape
-    chosen = anatomy(model, (c, h, w), only=[]).select(layers)  # no field is looked at
+    chosen = anatomy(model, (c, h, w), only=[], forward=forward).select(layers)  # no field is used
     for layer in chosen:
         layer.check_units()
     batches: dict[str, list[Tensor]] = {layer.name: [] for layer in chosen}
     by_name = {layer.name: layer for layer in chosen}
 
     def reduced(name: str, output: Tensor) -> Tensor:
+        check_rows(name, output, n)
         if output.dim() == 2 and not callable(reduce):
             return _copied(output)
         return _copied(reduction(as_maps(by_name[name], output)))
@@ -88,8 +93,9 @@ def responses(
     bar = tqdm(desc="responses", total=len(data), unit="image", disable=not progress, leave=False)
     with bar, evaluating(model), torch.no_grad():
         for indices, batch in data.batches(range(len(data)), batch_size):
+            n = len(indices)
             x = data.preprocess.normalize(batch).to(parameter)
-            values = read(model, x, chosen, reduce=reduced)
+            values = read(model, x, chosen, reduce=reduced, forward=forward)
             for name, value in values.items():
                 _check_rows(name, value, len(indices))
                 batches[name].append(value)

@@ -16,9 +16,11 @@ from featviz.errors import ImageError, LayerError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.files import claimed
+from featviz.forward import Forward
 from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
+from featviz.methods._inputs import check_rows
 from featviz.methods._steady import check_steady
 from featviz.patterns import items_of
 from featviz.records.fingerprint import weights_fingerprint
@@ -43,6 +45,7 @@ def scan(
     layers: LayersLike = "conv",
     *,
     k: int = 9,
+    forward: Forward | None = None,
     batch_size: int = 32,
     out: str | Path | None = None,
     resume: bool = False,
@@ -64,6 +67,7 @@ def scan(
         layers: a pattern (``conv``, ``features.*``), names, or layers. What a pattern matches and
             has no units is left out.
         k: exemplars per unit; the paper shows 9.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
         batch_size: images per forward pass. It does not change which exemplars there are but for
             rounding in the network.
         out: folder where the record is written, at the end, every minute, and when interrupted.
@@ -105,11 +109,11 @@ def scan(
     if resume and out is None:
         raise UsageError("resume=True: give the folder of the record to go on from", "out")
     data = open_images(images)
-    state, net = _begin(model, data, layers, k, sources or {})
+    state, net = _begin(model, data, layers, k, sources or {}, forward)
     chosen = [layer_scan.layer for layer_scan in state.values()]
     if check is not None:
         check(chosen)
-    run = _Run(model, data, batch_size, out, strict)
+    run = _Run(model, data, batch_size, out, strict, forward)
     if out is None:
         return _finished(run, state, net, resume, progress)
     with claimed(Path(out)):
@@ -128,7 +132,7 @@ def _finished(run: _Run, begun: Scan, net: Anatomy, resume: bool, progress: bool
         if state.complete and not stale:
             return state.renewed(begun)
     chosen = [layer_scan.layer for layer_scan in state.values()]
-    check_steady(run.model, run.data, chosen, list(net.values()), run.batch_size)
+    check_steady(run.model, run.data, chosen, list(net.values()), run.batch_size, run.forward)
     state = run.all_of(run.again(state, stale).renewed(begun), progress)
     if not any(layer_scan.statistics.count for layer_scan in state.values()):
         first = state.skipped[0]
@@ -142,13 +146,18 @@ def _finished(run: _Run, begun: Scan, net: Anatomy, resume: bool, progress: bool
 
 
 def _begin(
-    model: nn.Module, data: Images, layers: LayersLike, k: int, sources: dict[str, str]
+    model: nn.Module,
+    data: Images,
+    layers: LayersLike,
+    k: int,
+    sources: dict[str, str],
+    forward: Forward | None,
 ) -> tuple[Scan, Anatomy]:
     """A scan of no images yet, of layers that are there and have units; and all layers."""
     input_shape = _input_shape(data)
     if not isinstance(layers, (str, Layer)):
         layers = list(layers)
-    net = anatomy(model, input_shape, only=layers)
+    net = anatomy(model, input_shape, only=layers, forward=forward)
     chosen = _with_units(net, layers)
     stamps = data.stamps()
     identity = {
@@ -208,12 +217,14 @@ class _Run:
         batch_size: int,
         out: str | Path | None,
         strict: bool,
+        forward: Forward | None,
     ) -> None:
         self.model = model
         self.data = data
         self.batch_size = batch_size
         self.out = None if out is None else Path(out)
         self.strict = strict
+        self.forward = forward
         self.parameter = parameter_of(model)
         self.skipped: list[Skipped] = []
         self.saved = time.monotonic()
@@ -289,6 +300,7 @@ class _Run:
         statistics: dict[str, Statistics] = {}
 
         def reduce(name: str, output: Tensor) -> None:
+            check_rows(name, output, len(images))
             maps = as_maps(state[name].layer, output)  # (n, c, h, w)
             peaks = maps.amax(dim=(2, 3))  # (n, c)
             self._check_numbers(name, peaks, images)
@@ -297,7 +309,7 @@ class _Run:
 
         x = self.data.preprocess.normalize(batch).to(self.parameter)
         layers = [layer_scan.layer for layer_scan in state.values()]
-        read(self.model, x, layers, reduce=reduce)
+        read(self.model, x, layers, reduce=reduce, forward=self.forward)
         return state.with_progress(top, statistics, done, list(self.skipped))
 
     def _check_numbers(self, name: str, peaks: Tensor, images: list[int]) -> None:

@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz.errors import UsageError
-from featviz.hooks import capture, evaluating
-from featviz.methods._inputs import batch_for, batches_of, has_classes, layers_for
+from featviz.forward import Forward
+from featviz.hooks import evaluating, read_with_output
+from featviz.methods._inputs import (
+    batch_for,
+    batches_of,
+    check_rows,
+    has_classes,
+    layers_for,
+)
 from featviz.methods.transforms import Transform, transformed
 from featviz.units import Layer, LayersLike
 
@@ -75,6 +82,7 @@ def sweep(
     transform: Callable[[float], Transform],
     values: Iterable[float],
     *,
+    forward: Forward | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> SweepResult:
@@ -88,6 +96,7 @@ def sweep(
         transform: from a value to what transforms images: `Translate` (down, in pixels), `Rotate`
             (degrees), `Scale`, or any function, such as ``lambda v: lambda images: images * v``.
         values: of the transform; the one that changes nothing need not be among them.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
         batch_size: images in a forward pass.
         progress: show a progress bar.
 
@@ -113,7 +122,7 @@ def sweep(
         raise UsageError(
             f"{len(chosen)} values, batch_size={batch_size}: give at least one of each"
         )
-    work = _Sweep(model, layers_for(model, images, layers))
+    work = _Sweep(model, layers_for(model, images, layers, forward), forward)
     transforms = [transform(value) for value in chosen]
     bar = tqdm(
         desc="sweep",
@@ -146,6 +155,7 @@ class _Sweep:
 
     model: nn.Module
     layers: list[Layer]
+    forward: Forward | None
 
     def of(self, batch: Tensor, transforms: Sequence[Transform], bar: Any) -> SweepResult:
         """What the transforms do to a batch (n, c, h, w)."""
@@ -169,8 +179,9 @@ class _Sweep:
     def _features(self, batch: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
         """By layer the feature vectors (n, features), and the classes' probabilities
         (n, classes) where there are any."""
-        with capture(self.model, self.layers) as acts:
-            output = self.model(batch)
+        acts, output = read_with_output(self.model, batch, self.layers, forward=self.forward)
+        for name, maps in acts.items():
+            check_rows(name, maps, len(batch))
         features = {name: maps.flatten(1) for name, maps in acts.items()}
         if not has_classes(output):
             return features, None

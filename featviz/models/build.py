@@ -16,6 +16,7 @@ import torchvision.models
 from torch import nn
 
 from featviz.errors import ModelError, WeightsError, did_you_mean, first_line
+from featviz.forward import Forward
 from featviz.models.recipes import TIMM, the_timm, timm_recipe, torchvision_names
 from featviz.models.zeiler_fergus import zfmini, zfnet
 
@@ -30,8 +31,11 @@ _INITIALIZES = ("googlenet", "inception_v3")
 """Builders of torchvision's that take ``init_weights`` without showing it in their signature."""
 
 
-def build(spec: str, named: str | None = None, num_classes: int | None = None) -> nn.Module:
-    """A model with its initial weights, or with its own weights of that name.
+def build(
+    spec: str, named: str | None = None, num_classes: int | None = None
+) -> tuple[nn.Module, Forward | None]:
+    """A model with its initial weights, or with its own weights of that name; and how it is called,
+    where its factory says that.
 
     Raises:
         ModelError: no such model, or its factory fails.
@@ -43,12 +47,12 @@ def build(spec: str, named: str | None = None, num_classes: int | None = None) -
     if num_classes is not None:
         options["num_classes"] = num_classes
     if spec in _OWN:
-        return _from_own(spec, named, options)
+        return _from_own(spec, named, options), None
     if spec.startswith(TIMM):
-        return _from_timm(spec.removeprefix(TIMM), named, options)
+        return _from_timm(spec.removeprefix(TIMM), named, options), None
     if ":" in spec:
         return _from_factory(spec, options)
-    return _from_torchvision(spec, named, options)
+    return _from_torchvision(spec, named, options), None
 
 
 def _from_own(spec: str, named: str | None, options: dict[str, Any]) -> nn.Module:
@@ -119,22 +123,30 @@ def _from_timm(name: str, named: str | None, options: dict[str, Any]) -> nn.Modu
     return cast(nn.Module, model)
 
 
-def _from_factory(spec: str, options: dict[str, Any]) -> nn.Module:
-    """A user's own model: ``package.module:factory``."""
+def _from_factory(spec: str, options: dict[str, Any]) -> tuple[nn.Module, Forward | None]:
+    """A user's own model, ``package.module:factory``, and how it is called."""
     module_name, _, attribute = spec.partition(":")
     module = _imported(module_name, spec)
     if not hasattr(module, attribute):
         raise ModelError(f"module {module_name!r} has no {attribute!r}", "model")
     torch.manual_seed(0)  # whatever the import has drawn
     try:
-        model = _called(getattr(module, attribute), options)
+        made = _called(getattr(module, attribute), options)
     except Exception as error:
         raise ModelError(
             f"{spec!r} fails: {type(error).__name__}: {first_line(error)}", "model"
         ) from error
+    is_pair = isinstance(made, tuple) and len(made) == 2
+    model, forward = made if is_pair else (made, None)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec!r} gives a {type(model).__name__}, not a torch.nn.Module", "model")
-    return model
+    if is_pair and not callable(forward):
+        raise ModelError(
+            f"{spec!r} gives a model and {forward!r}, which cannot be called: "
+            "give a function forward(model, images) beside the model",
+            "model",
+        )
+    return model, forward
 
 
 def _imported(module_name: str, spec: str) -> ModuleType:

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from featviz.errors import UsageError, first_line
+from featviz.errors import ModelError, UsageError, first_line
+from featviz.forward import Forward
 from featviz.models.build import build
 from featviz.models.weights import load_weights
 
@@ -40,7 +41,8 @@ def load_model(
         key: where in the file the weights are, as of `load_weights`.
 
     Raises:
-        ModelError: no such model, or its factory fails.
+        ModelError: no such model, its factory fails, or gives a model with its forward, which
+            `load_with_forward` loads.
         WeightsError: no such weights, or they do not fit.
         UsageError: a device that is not there.
 
@@ -49,18 +51,58 @@ def load_model(
         >>> sum(p.numel() for p in load_model("zfmini").parameters())
         241008
     """
+    model, forward = load_with_forward(
+        spec, weights, device=device, partial=partial, num_classes=num_classes, key=key
+    )
+    if forward is not None:
+        raise ModelError(
+            f"{spec!r} gives a pair, a model and its forward: take it apart with "
+            "model, forward = load_with_forward(...) of featviz.models",
+            "model",
+        )
+    return model
+
+
+def load_with_forward(
+    spec: str,
+    weights: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    partial: bool = False,
+    num_classes: int | None = None,
+    key: str | None = None,
+) -> tuple[nn.Module, Forward | None]:
+    """A model as `load_model` gives it, and how it is called.
+
+    Args:
+        spec: as of `load_model`; the factory may return a pair, the model and a function
+            ``forward(model, images)``, which every function that runs a model takes as ``forward``.
+        weights, device, partial, num_classes, key: as of `load_model`.
+
+    Returns:
+        The model, in eval mode; and its forward, None where it is called as ``model(images)``.
+
+    Raises:
+        ModelError, WeightsError, UsageError: as of `load_model`.
+
+    Example:
+        >>> from featviz.models import load_with_forward
+        >>> model, forward = load_with_forward("zfmini")
+        >>> print(forward)
+        None
+    """
     if device is not None:
         device = find_device(str(device))  # known before the work, not after
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)
-        model = build(spec, _own_name(weights), num_classes)
+        model, forward = build(spec, _own_name(weights), num_classes)
     if weights is not None and is_file(weights):
         load_weights(model, weights, partial=partial, key=key)
     elif spec == "zfmini" and weights is None and num_classes in (None, BUNDLED_CLASSES):
         _load_bundled(model)
     if device is not None:
         model = model.to(device)
-    return model.eval()
+    return model.eval(), forward
 
 
 def is_file(weights: str | Path | None) -> bool:

@@ -16,6 +16,7 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 
 from featviz.errors import ModelError, WeightsError
+from featviz.forward import Forward, call_model
 from featviz.images.preprocess import INTERPOLATIONS, Preprocess
 from featviz.models.local import LocallyConnected2d
 
@@ -69,12 +70,15 @@ def model_recipe(model: nn.Module) -> Preprocess | None:
     return _of_config(config)
 
 
-def image_channels(model: nn.Module, size: tuple[int, int] | None = None) -> int:
+def image_channels(
+    model: nn.Module, size: tuple[int, int] | None = None, forward: Forward | None = None
+) -> int:
     """How many channels the images have that a model takes: 3 or 1, where a forward of a copy with
     such an image succeeds; else those of its first convolution; 3 where there is none.
 
     Args:
         size: (height, width) of the images; None: a few usual ones are tried.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
 
     Example:
         >>> from torch import nn
@@ -87,7 +91,7 @@ def image_channels(model: nn.Module, size: tuple[int, int] | None = None) -> int
         sizes = [size]
     for height, width in sizes:
         for channels in (3, 1):
-            if _takes(model, (channels, height, width)):
+            if _takes(model, (channels, height, width), forward):
                 return channels
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, LocallyConnected2d)):
@@ -180,7 +184,7 @@ def _of_torchvision(spec: str, weights: str) -> Preprocess | None:
     )
 
 
-def _takes(model: nn.Module, shape: tuple[int, int, int]) -> bool:
+def _takes(model: nn.Module, shape: tuple[int, int, int], forward: Forward | None) -> bool:
     """Whether a forward with an image of zeros succeeds; tried on a copy, since a forward may leave
     something in a model, and makes the weights of lazy modules."""
     devices = range(torch.cuda.device_count())
@@ -189,7 +193,8 @@ def _takes(model: nn.Module, shape: tuple[int, int, int]) -> bool:
             warnings.simplefilter("ignore")
             trial = copy.deepcopy(model).eval()
             first = next(trial.parameters(), torch.zeros(0))
-            trial(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
+            x = torch.zeros(1, *shape, device=first.device, dtype=first.dtype)
+            call_model(trial, x, forward)
     except Exception:
         return False
     return True

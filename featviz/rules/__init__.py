@@ -19,7 +19,7 @@ the block ends, so that one forward pass serves every rule.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -144,3 +144,14 @@ def backward_rule(
     graph = Graph(rule, outputs, image, copies)
     with ExitStack() as restore:
         yield set_hooks(graph, restore)
+
+
+def any_relevance(rules: Iterable[str]) -> bool:
+    """Whether one of these rules gives relevance."""
+    return any(RULES[rule].is_relevance for rule in rules)
+
+
+def picture_of(rule: str, signal: Tensor, image: Tensor) -> Tensor:
+    """What a rule shows of the signal that arrived at the image: the signal, or what each pixel
+    contributes."""
+    return signal * image.detach() if RULES[rule].is_relevance else signal

@@ -1,0 +1,61 @@
+"""How a model is called: as ``model(images)``, or by a function that knows what else it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featviz.errors import ModelError, UsageError
+
+Forward = Callable[[nn.Module, Tensor], Any]
+"""Calls a model on a batch of images (n, c, h, w) in model space, and returns its output."""
+
+
+def call_model(model: nn.Module, images: Any, forward: Forward | None = None) -> Any:
+    """One forward pass: every call of a model goes by here.
+
+    Args:
+        model: any module.
+        images: (n, c, h, w) in model space.
+        forward: how the model is called; None: ``model(images)``.
+
+    Raises:
+        UsageError: ``forward`` cannot be called.
+    """
+    if forward is None:
+        return model(images)
+    if not callable(forward):
+        raise UsageError(
+            f"forward={forward!r} cannot be called: give a function forward(model, images), or None"
+        )
+    return forward(model, images)
+
+
+def check_module(model: object) -> None:
+    """Make sure that a model is a module whose layers can take hooks.
+
+    Raises:
+        ModelError: it is none, or an exported program.
+    """
+    modules = model.modules() if isinstance(model, nn.Module) else [model]
+    if any(_is_exported(module) for module in modules):
+        raise ModelError(
+            "the model is an exported program, which calls no modules and so has no layers: use the "
+            "model before torch.export.export, or torch.export.unflatten(program)"
+        )
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
+
+
+def _is_exported(model: object) -> bool:
+    """Whether this is an exported program, or what its ``module()`` gives: a graph whose modules
+    hold weights and are not called."""
+    if isinstance(model, torch.export.ExportedProgram):
+        return True
+    if not isinstance(model, torch.fx.GraphModule):
+        return False
+    operators = [node.target for node in model.graph.nodes if node.op == "call_function"]
+    return any(isinstance(operator, torch._ops.OpOverload) for operator in operators)

@@ -1,0 +1,79 @@
+"""A forward pass with gradients, from which signals go back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from featviz.errors import ModelError
+from featviz.forward import Forward
+from featviz.hooks import evaluating, read
+from featviz.inplace import visible_in_place
+from featviz.units import LayersLike
+
+
+class Passed(NamedTuple):
+    """A forward pass with gradients.
+
+    Attributes:
+        x: the leaf, (n, c, h, w).
+        values: by layer, what it returned, or was given.
+        copies: nodes of the graph that only copy into a view.
+    """
+
+    x: Tensor
+    values: dict[str, Tensor]
+    copies: set[Node]
+
+
+def forward_pass(
+    model: nn.Module,
+    layers: LayersLike,
+    images: Tensor,
+    *,
+    inputs: bool = False,
+    parameters: bool = False,
+    forward: Forward | None = None,
+) -> Passed:
+    """A forward pass with gradients, to the deepest of these layers.
+
+    Args:
+        parameters: whether the graph holds all parameters, frozen ones too, as relevance needs them.
+
+    Raises:
+        ModelError: the weights allow no gradients.
+    """
+    if any(tensor.is_inference() for tensor in chain(model.parameters(), model.buffers())):
+        raise ModelError(
+            "the model was made or loaded under torch.inference_mode(), whose tensors allow no "
+            "gradients: make it outside of that block"
+        )
+    frozen = _frozen(model) if parameters else []
+    with evaluating(model), _thawed(frozen), torch.enable_grad(), visible_in_place() as in_place:
+        x = images.detach().requires_grad_()
+        # a model may work in place on its input
+        values = read(model, x.clone(), layers, inputs=inputs, forward=forward)
+        return Passed(x, values, in_place.copies)
+
+
+def _frozen(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that ask for no gradient and can have one."""
+    return [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+
+
+@contextmanager
+def _thawed(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within the block, parameters ask for gradients; afterwards they do not."""
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
