@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -211,17 +212,20 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, earlier)
 
 
-def test_a_second_command_in_one_folder_is_refused(fails: Any) -> None:
+def test_a_second_command_in_one_folder_waits_and_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     hold = "import sys, pathlib, featviz.files as f\n"
     hold += "with f.claimed(pathlib.Path('out')): print(1, flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", hold]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        message = fails(*SMALL, "--layers", "conv1")
-        assert "another process works in the folder 'out'" in message
-        assert "--out DIR" in message
-        process.kill()
+        Timer(1, process.kill).start()  # the folder is asked for before anything else
+        assert cli.main([*SMALL, *FEW, "--layers", "conv1"]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "another process" in line]
+    assert "works in the folder 'out': waiting until it is done" in line
+    assert Scan.load("out").complete
 
 
 def test_an_interruption_before_the_first_batch_leaves_no_record(scanned: Scanned) -> None:

@@ -307,18 +307,19 @@ LITTER = (
 def test_hidden_folders_thumbnails_and_litter_are_left_out_and_counted(tmp_path: Path) -> None:
     root = tmp_path / ".hidden" / "root"  # what lies above the folder does not matter
     save(root / "cat" / "1.png")
+    save(root / "cat" / ".2.png")  # a file is hidden by its owner, and still a picture
     for name in LITTER:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes((root / "cat" / "1.png").read_bytes())
     images = open_images(root)
-    assert images.keys == ["cat/1.png"]
+    assert images.keys == ["cat/.2.png", "cat/1.png"]
     assert sum(images.left_out.values()) == len(LITTER)
     assert images.left_out["folders .ipynb_checkpoints"] == 1
     assert images.subset([0]).left_out == images.left_out
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(root, arcname=".")
     packed = open_images(tmp_path / "x.tar")
-    assert packed.keys == ["./cat/1.png"]
+    assert packed.keys == ["./cat/.2.png", "./cat/1.png"]
     assert sum(packed.left_out.values()) == len(LITTER)
 
 

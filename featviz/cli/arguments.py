@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from featviz.data import SyntheticImages
 from featviz.errors import RuleError, UsageError
+from featviz.files import claimed
 from featviz.images import Images, Preprocess, common_size, open_images
 from featviz.methods._backproject import MEMORY
 from featviz.methods.scan import scan
@@ -347,6 +349,18 @@ def scanned(
         check=check,
         progress=True,
     )
+
+
+@contextmanager
+def in_turn(out: Path) -> Iterator[None]:
+    """A block in which no other process writes to the folder: one that does is waited for, and
+    standard error says so."""
+
+    def say(message: str) -> None:
+        print(f"{message} (Ctrl-C ends the waiting)", file=sys.stderr, flush=True)
+
+    with claimed(out, say):
+        yield
 
 
 def report(result: Scan) -> None:

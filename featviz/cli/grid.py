@@ -23,6 +23,7 @@ from featviz.cli.arguments import (
     add_output,
     add_rules,
     images_from,
+    in_turn,
     model_from,
     numbers,
     positive,
@@ -32,7 +33,7 @@ from featviz.cli.arguments import (
     slug,
 )
 from featviz.errors import UsageError
-from featviz.files import claimed, write_atomic
+from featviz.files import write_atomic
 from featviz.images import Images
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.exemplars import Exemplars
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     if args.choose == "random" and args.max_channels is None:
         raise UsageError("--choose random goes with --max-channels N")
     out = args.out or Path("outputs") / slug(args.model)
-    with claimed(out):
+    with in_turn(out):
         _draw(args, out)
 
 
