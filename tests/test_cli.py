@@ -14,16 +14,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Timer
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from featviz import Images, Scan, cli, load_model
+from featviz import Images, Scan, cli, load_model, open_images, preprocessing, scan
 from featviz.data import SyntheticImages
 from featviz.errors import FeatvizError, RecordError
 from featviz.models import load_weights
@@ -778,3 +780,23 @@ def test_timm_s_weights_files_are_used_with_timm_s_recipe(
     assert made["size"] == list(config["input_size"][1:])
     assert made["interpolation"] == config["interpolation"]
     assert "preprocessing (that of timm:test_resnet): " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [(np.uint16, ".png"), (np.float32, ".tiff")])
+def test_the_range_of_pictures_is_that_of_python(kind: Any, suffix: str) -> None:
+    Path("in").mkdir()
+    for i in range(4):
+        values = np.arange(64 * 64).reshape(64, 64) + i
+        Image.fromarray(values.astype(kind)).save(f"in/{i}{suffix}")
+    command = ["grid", "--images", "in", "--range", "0,4095", "--input-size", "64"]
+    command += ["--layers", "conv1", "--k", "2", "--max-channels", "1", "--out", "out"]
+    assert cli.main(command) == 0
+    recipe = preprocessing("zfmini")
+    assert recipe is not None
+    recipe = replace(recipe, size=(64, 64), resize=64, range=(0, 4095))
+    expected = scan(load_model("zfmini"), open_images("in", recipe), "conv1", k=2)
+    result = Scan.load("out")
+    assert torch.equal(result["conv1"].top.scores, expected["conv1"].top.scores)
+    assert len(result.skipped) == 0
+    with pytest.raises(SystemExit):
+        cli.main(["grid", "--images", "in", "--range", "4095,0"])

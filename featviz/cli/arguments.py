@@ -60,6 +60,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--mean", type=floats, help="per channel, of images in [0, 1], such as 0.485,0.456,0.406"
     )
     group.add_argument("--std", type=floats, help="per channel, such as 0.229,0.224,0.225")
+    group.add_argument(
+        "--range",
+        type=limits,
+        metavar="BLACK,WHITE",
+        help="what is black and white in pictures of 16 bits or floating point, such as 0,4095",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
@@ -185,6 +191,19 @@ def floats(text: str) -> tuple[float, ...]:
     return values
 
 
+def limits(text: str) -> tuple[float, float]:
+    """Two numbers with a comma, the first below the second."""
+    try:
+        black, white = (float(number) for number in text.split(","))
+        if -float("inf") < black < white < float("inf"):
+            return black, white
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not what is black and what is white, such as 0,4095"
+    )
+
+
 def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> nn.Module:
     """The model that the arguments name; prints the entries that a partial file left initial."""
     device = args.device or default_device()
@@ -277,7 +296,9 @@ def _say_recipe(args: argparse.Namespace, model: nn.Module, recipe: Preprocess) 
     source = f"that of {args.model}"
     if _own_recipe(args, model) is None:
         source = f"{args.model} brings none of its own"
-    given = [flag for flag in ("input_size", "mean", "std") if getattr(args, flag) is not None]
+    given = [
+        flag for flag in ("input_size", "mean", "std", "range") if getattr(args, flag) is not None
+    ]
     if given:
         source += ", with " + ", ".join("--" + flag.replace("_", "-") for flag in given)
     scaling = f"{recipe.interpolation}, " if recipe.resize is not None else ""
@@ -312,6 +333,7 @@ def normalisation(
         recipe,
         mean=_per_channel(args.mean, recipe.channels) or recipe.mean,
         std=_per_channel(args.std, recipe.channels) or recipe.std,
+        range=args.range or recipe.range,
     )
 
 
