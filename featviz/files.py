@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -77,22 +78,32 @@ def check_writable(folder: Path) -> None:
         ) from error
 
 
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
+
+
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, on_wait: Callable[[str], None] = _warn) -> Iterator[None]:
     """A block in which no other process claims the folder, which is made where it is missing.
 
-    What processes that died have left half written is removed. A claim ends with the block, and
-    with the process, however it ends. Within a claim of this process another one is no hindrance.
+    A folder that another process has claimed is waited for. What processes that died have left half
+    written is removed. A claim ends with the block, and with the process, however it ends. Within a
+    claim of this process another one is no hindrance.
+
+    Args:
+        folder: to be written in.
+        on_wait: called once, with a sentence, where there is something to wait for; a warning
+            unless something else is given.
 
     Raises:
-        UsageError: the folder cannot be written, or another process has claimed it.
+        UsageError: the folder cannot be written.
     """
     check_writable(folder)
     own = folder.resolve()
     if fcntl is None or own in _claimed:
         yield
         return
-    handle = _locked(folder)
+    handle = _locked(folder, on_wait)
     _claimed.add(own)
     try:
         _remove_left_over(folder)
@@ -104,25 +115,28 @@ def claimed(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _locked(folder: Path) -> int:
+def _locked(folder: Path, on_wait: Callable[[str], None]) -> int:
     """A handle of the folder's lock file, which this process now holds."""
     path = folder / LOCK
+    how = fcntl.LOCK_EX | fcntl.LOCK_NB
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, how)
+            if _is_file_at(handle, path):
+                return handle
+            os.close(handle)  # it was removed by its last holder
         except BlockingIOError:
             os.close(handle)
-            raise UsageError(
-                f"another process works in the folder {str(folder)!r}: "
-                "wait until it is done, or choose another folder",
-                "out",
-            ) from None
+            on_wait(
+                f"another process works in the folder {str(folder)!r}: waiting until it is done"
+            )
+            how = fcntl.LOCK_EX  # from now on this waits, and signals interrupt it
         except OSError:  # a file system that knows no locks
             return handle
-        if _is_file_at(handle, path):
-            return handle
-        os.close(handle)  # it was removed by its last holder
+        except BaseException:  # interrupted while it waits
+            os.close(handle)
+            raise
 
 
 def _is_file_at(handle: int, path: Path) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
@@ -53,18 +55,25 @@ def capture(
         inputs: read the inputs of the layers instead of their outputs; several arguments are a
             tuple, keyword arguments last.
         reduce: ``reduce(name, output)`` is kept instead of the output. It runs on the output's
-            device as the layer fires, so that nothing large is held.
+            device as the layer fires, so that nothing large is held: of a view, such as
+            ``output[:, 3]``, a copy is kept.
 
     Yields:
         A mapping from each name to the output in the last forward pass: a tensor, most often
         (n, c, h, w), on the autograd graph where there is one, and unchanged where the next layer
-        works in place.
+        works in place. What took no part in that forward is not there.
 
     Raises:
         LayerError: no such layer, a module used several times under its bare name, a layer that
-            returns no tensor, or one that took no part in the forward.
+            returns no tensor, one that is looked up and took no part in the last forward, or, at the
+            end of the block, one that took part in none.
 
     After the block, also when the forward raised, no hook is left and nothing else has changed.
+
+    A module of the model that is called by itself, as ``model.encode(x)`` calls some, makes a
+    forward of its own: calls are counted, and earlier outputs forgotten, of the layers below it.
+    What other threads run is not read, nor is a copy of the model, nor what a backward pass computes
+    once more.
 
     Example:
         >>> import torch
@@ -76,8 +85,9 @@ def capture(
         torch.Size([1, 48, 21, 21])
     """
     reader = _Reader(_targets(model, layers), reduce, inputs)
-    with _hooked(model, reader), _call_by_call(model, reader):
+    with _hooked(model, reader):
         yield reader.values
+        reader.check_used()
 
 
 def read(
@@ -114,11 +124,11 @@ def read(
         >>> read(load_model("zfmini"), torch.zeros(1, 3, 96, 96), "pool5")["pool5"].shape
         torch.Size([1, 64, 4, 4])
     """
-    reader = _Reader(_targets(model, layers), reduce, inputs)
+    reader = _Reader(_targets(model, layers), reduce, inputs, is_single=True)
     reader.stops = all(target.call is not None for target in reader.wanted)
     with _hooked(model, reader), suppress(_Stop):
         call_model(model, x, forward)
-        reader.end()
+        reader.check_all()
     return dict(reader.values)
 
 
@@ -132,10 +142,10 @@ def read_with_output(
 ) -> tuple[dict[str, Any], Any]:
     """Run one forward pass to its end: the outputs of layers as `read` gives them, and the
     model's."""
-    reader = _Reader(_targets(model, layers), reduce, inputs=False)
+    reader = _Reader(_targets(model, layers), reduce, inputs=False, is_single=True)
     with _hooked(model, reader):
         output = call_model(model, x, forward)
-        reader.end()
+        reader.check_all()
     return dict(reader.values), output
 
 
@@ -183,6 +193,16 @@ def _calls(item: str | Layer, known: Mapping[str, bool]) -> dict[str, int | None
     return dict.fromkeys(resolve(item, known))
 
 
+class _Values(dict[str, Any]):
+    """By name, what was read in the present forward."""
+
+    def __missing__(self, name: str) -> Any:
+        raise LayerError(
+            f"nothing is read of layer {name!r}: it took no part in the last forward, "
+            "or was not asked for"
+        )
+
+
 @dataclass
 class _Reader:
     """What the hooks of one block share.
@@ -192,37 +212,68 @@ class _Reader:
         reduce: applied to what is read, if there is one.
         inputs: whether inputs are read instead of outputs.
         stops: whether the forward ends when all is read.
+        is_single: whether all that the block runs is one forward, of `read`; otherwise every call of the
+            model from outside begins another.
         values: by name, what was read in the present forward.
         calls: by module, how often it has been called in the present forward.
-        is_over: whether the last forward has ended.
+        entered: the module that was called from outside the model and is running; None: there is
+            none. It is "" for the model itself.
+        used: the names of what was read in any forward.
+        has_run: whether a forward has come to its end.
         wanted: the targets in one list.
-        wanted: the targets in one list.
-        wanted: the targets in one list.
-        wanted: the targets in one list.
+        below: by module, the targets in it, for every module that has some.
+        owner: the thread, and the backward pass in it, that opened the block.
     """
 
     targets: dict[str, list[_Target]]
     reduce: Reduce | None
     inputs: bool
     stops: bool = False
-    values: dict[str, Any] = field(default_factory=dict)
+    is_single: bool = False
+    values: _Values = field(default_factory=_Values)
     calls: Counter[str] = field(default_factory=Counter)
-    is_over: bool = False
+    entered: str | None = None
+    used: set[str] = field(default_factory=set)
+    has_run: bool = False
 
     def __post_init__(self) -> None:
         self.wanted = list(chain.from_iterable(self.targets.values()))
-
-    def begin(self) -> None:
-        """Forget the forward before."""
-        self.values.clear()
-        self.calls.clear()
-        self.is_over = False
-
-    def end(self) -> None:
-        """Make sure that every layer took part."""
-        self.is_over = True
+        self.owner = _caller()
+        self.below: dict[str, list[_Target]] = {"": []}
         for target in self.wanted:
-            if target.name not in self.values:
+            for path in _paths_above(target.path):
+                self.below.setdefault(path, []).append(target)
+
+    def enter(self, path: str) -> None:
+        """A module that has targets in it is called: where that is from outside, a forward begins."""
+        if self.entered is not None and _is_below(path, self.entered):
+            return
+        self.entered = path
+        self._forget(self.below[path])
+
+    def leave(self, path: str) -> None:
+        """A module that has targets in it has ended."""
+        if path == self.entered:
+            self.entered = None
+            self.has_run = True
+
+    def _forget(self, targets: list[_Target]) -> None:
+        for target in targets:
+            self.values.pop(target.name, None)
+            self.calls.pop(target.path, None)
+
+    def check_all(self) -> None:
+        """Make sure that every layer took part in the present forward."""
+        self._check(self.values.keys())
+
+    def check_used(self) -> None:
+        """Make sure that every layer took part in some forward, if there was one."""
+        if self.has_run:
+            self._check(self.used)
+
+    def _check(self, names: Container[str]) -> None:
+        for target in self.wanted:
+            if target.name not in names:
                 times = self.calls[target.path]
                 raise LayerError(
                     f"layer {target.name!r} took no part in this forward: "
@@ -231,8 +282,11 @@ class _Reader:
 
     def take(self, path: str, value: Any) -> Any:
         """Read what a module returns or is given; what comes back takes its place, unless None."""
-        if self.is_over:  # a backward pass that computes checkpointed layers once more
-            return None
+        if (
+            self.entered is None and not self.is_single
+        ):  # called by itself, from outside the model
+            self._forget(self.targets[path])
+            self.has_run = True
         call = self.calls[path]
         self.calls[path] += 1
         targets = [target for target in self.targets[path] if target.call in (None, call)]
@@ -252,7 +306,8 @@ class _Reader:
             if self.reduce is None:
                 self.values[target.name] = value
             else:
-                self.values[target.name] = self.reduce(target.name, value)
+                self.values[target.name] = _apart(self.reduce(target.name, value), value)
+            self.used.add(target.name)
         if self.stops and len(self.values) == len(self.wanted) and not _runs_again():
             raise _Stop
         if self.reduce is not None:
@@ -268,6 +323,51 @@ def _copied(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(_copied, value))
     return value
+
+
+def _apart(kept: Any, source: Any) -> Any:
+    """What is kept of a layer's output, with memory of its own: what comes next may work in place,
+    and a view would hold all of the tensor that it is of."""
+    if isinstance(kept, Tensor):
+        return kept.clone() if _is_lent(kept, source) else kept
+    if isinstance(kept, np.ndarray):
+        return kept if kept.flags.owndata else kept.copy()
+    if type(kept) in (list, tuple):
+        return type(kept)(_apart(item, source) for item in kept)
+    if type(kept) is dict:
+        return {key: _apart(item, source) for key, item in kept.items()}
+    return kept
+
+
+def _is_lent(kept: Tensor, source: Any) -> bool:
+    """Whether a tensor has less than all of its memory, or shares it with a tensor of the source."""
+    try:
+        memory = kept.untyped_storage()
+        if memory.nbytes() > kept.numel() * kept.element_size():
+            return True
+        sources = source if isinstance(source, (list, tuple)) else [source]
+        tensors = [item for item in sources if isinstance(item, Tensor)]
+        return any(item.untyped_storage().data_ptr() == memory.data_ptr() for item in tensors)
+    except RuntimeError:  # sparse, or of a kind that has no memory
+        return True
+
+
+def _caller() -> tuple[int, int]:
+    """The thread that runs, and the backward pass in which it is; -1: in none."""
+    return threading.get_ident(), torch._C._current_graph_task_id()
+
+
+def _paths_above(path: str) -> list[str]:
+    """The modules that a module lies in, the model first: "", "a" and "a.b" of "a.b.c"."""
+    names = path.split(".")
+    return [".".join(names[:depth]) for depth in range(len(names))]
+
+
+def _is_below(path: str, above: str) -> bool:
+    """Whether a module lies in another."""
+    if not above:
+        return path != ""
+    return path.startswith(above + ".")
 
 
 def _runs_again() -> bool:
@@ -300,15 +400,10 @@ def _hooked(model: nn.Module, reader: _Reader) -> Iterator[None]:
         restore.enter_context(eagerly(model))
         for path, targets in reader.targets.items():
             restore.callback(_on_call(path, targets[0].module, reader).remove)
-        yield
-
-
-@contextmanager
-def _call_by_call(model: nn.Module, reader: _Reader) -> Iterator[None]:
-    """Within the block every call of the model is a forward of its own."""
-    with ExitStack() as restore:
-        restore.callback(_on_begin(model, reader).remove)
-        restore.callback(_on_end(model, reader).remove)
+        if not reader.is_single:
+            for path in reader.below:
+                for handle in _around(path, model.get_submodule(path), reader):
+                    restore.callback(handle.remove)
         yield
 
 
@@ -328,7 +423,7 @@ def _on_call(path: str, module: nn.Module, reader: _Reader) -> Any:
             "use the model before it was scripted"
         )
 
-    def on_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def on_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         values = (*args, *kwargs.values())
         is_single = len(values) == 1
         copies = reader.take(path, values[0] if is_single else values)
@@ -338,21 +433,48 @@ def _on_call(path: str, module: nn.Module, reader: _Reader) -> Any:
             copies = (copies,)
         return copies[: len(args)], dict(zip(kwargs, copies[len(args) :], strict=True))
 
-    def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def on_output(args: tuple[Any, ...], output: Any) -> Any:
         return reader.take(path, output)
 
     if reader.inputs:
-        return module.register_forward_pre_hook(on_inputs, with_kwargs=True)
-    return module.register_forward_hook(on_output)
+        hook = _Hook(module, reader, on_inputs)
+        return module.register_forward_pre_hook(hook, with_kwargs=True)
+    return module.register_forward_hook(_Hook(module, reader, on_output))
 
 
-def _on_begin(model: nn.Module, reader: _Reader) -> Any:
-    """Set the hook that begins a forward; it runs before any other."""
-    return model.register_forward_pre_hook(lambda module, inputs: reader.begin(), prepend=True)
+def _around(path: str, module: nn.Module, reader: _Reader) -> list[Any]:
+    """Set the hooks that tell where a module begins, before any other, and where it ends."""
+    begin = _Hook(module, reader, lambda args: reader.enter(path))
+    end = _Hook(module, reader, lambda args, output: reader.leave(path))
+    return [
+        module.register_forward_pre_hook(begin, prepend=True),
+        module.register_forward_hook(end),
+    ]
 
 
-def _on_end(model: nn.Module, reader: _Reader) -> Any:
-    return model.register_forward_hook(lambda module, inputs, output: reader.end())
+class _Hook:
+    """A hook of one block on one module; a copy of it, as in a copy of the model, does nothing."""
+
+    def __init__(self, module: nn.Module, reader: _Reader, work: Callable[..., Any]) -> None:
+        self.module = module
+        self.reader = reader
+        self.work = work
+
+    def __call__(self, module: nn.Module, *args: Any) -> Any:
+        if module is not self.module or _caller() != self.reader.owner:
+            return None
+        return self.work(*args)
+
+    def __reduce__(self) -> Any:
+        return _idle_hook, ()
+
+
+def _idle_hook() -> Callable[..., None]:
+    return _ignore
+
+
+def _ignore(*args: Any) -> None:
+    """The hook of a copy."""
 
 
 def layer_names(model: nn.Module, layers: LayersLike = "*") -> list[str]:

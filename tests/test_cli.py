@@ -14,15 +14,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from featviz import Images, Scan, cli, load_model
+from featviz import Images, Scan, cli, load_model, open_images, preprocessing, scan
 from featviz.data import SyntheticImages
 from featviz.errors import FeatvizError, RecordError
 from featviz.models import load_weights
@@ -211,17 +214,20 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, earlier)
 
 
-def test_a_second_command_in_one_folder_is_refused(fails: Any) -> None:
+def test_a_second_command_in_one_folder_waits_and_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     hold = "import sys, pathlib, featviz.files as f\n"
     hold += "with f.claimed(pathlib.Path('out')): print(1, flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", hold]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        message = fails(*SMALL, "--layers", "conv1")
-        assert "another process works in the folder 'out'" in message
-        assert "--out DIR" in message
-        process.kill()
+        Timer(1, process.kill).start()  # the folder is asked for before anything else
+        assert cli.main([*SMALL, *FEW, "--layers", "conv1"]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "another process" in line]
+    assert "works in the folder 'out': waiting until it is done" in line
+    assert Scan.load("out").complete
 
 
 def test_an_interruption_before_the_first_batch_leaves_no_record(scanned: Scanned) -> None:
@@ -774,3 +780,23 @@ def test_timm_s_weights_files_are_used_with_timm_s_recipe(
     assert made["size"] == list(config["input_size"][1:])
     assert made["interpolation"] == config["interpolation"]
     assert "preprocessing (that of timm:test_resnet): " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [(np.uint16, ".png"), (np.float32, ".tiff")])
+def test_the_range_of_pictures_is_that_of_python(kind: Any, suffix: str) -> None:
+    Path("in").mkdir()
+    for i in range(4):
+        values = np.arange(64 * 64).reshape(64, 64) + i
+        Image.fromarray(values.astype(kind)).save(f"in/{i}{suffix}")
+    command = ["grid", "--images", "in", "--range", "0,4095", "--input-size", "64"]
+    command += ["--layers", "conv1", "--k", "2", "--max-channels", "1", "--out", "out"]
+    assert cli.main(command) == 0
+    recipe = preprocessing("zfmini")
+    assert recipe is not None
+    recipe = replace(recipe, size=(64, 64), resize=64, range=(0, 4095))
+    expected = scan(load_model("zfmini"), open_images("in", recipe), "conv1", k=2)
+    result = Scan.load("out")
+    assert torch.equal(result["conv1"].top.scores, expected["conv1"].top.scores)
+    assert len(result.skipped) == 0
+    with pytest.raises(SystemExit):
+        cli.main(["grid", "--images", "in", "--range", "4095,0"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,19 +61,68 @@ with claimed(Path(sys.argv[1])):
 """
 
 
-def test_a_claim_holds_for_one_process_and_ends_with_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        with pytest.raises(UsageError, match="another process works in the folder") as error:
-            claimed(tmp_path).__enter__()
-        assert error.value.arguments == ("out",)
+def holder(folder: Path) -> subprocess.Popen[bytes]:
+    """A process that has claimed a folder, until its standard input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+@pytest.mark.parametrize("ending", ["its block", "kill"])
+def test_a_claim_is_waited_for_and_ends_with_its_process(tmp_path: Path, ending: str) -> None:
+    with holder(tmp_path) as process:
+        messages: list[str] = []
+
+        def on_wait(message: str) -> None:
+            messages.append(message)
+            assert process.poll() is None
+            if ending == "kill":
+                process.kill()
+            else:
+                assert process.stdin is not None
+                process.stdin.close()
+
+        with claimed(tmp_path, on_wait), claimed(tmp_path, on_wait):
+            assert process.wait() is not None
+            assert (tmp_path / LOCK).exists()
+    assert messages == [
+        f"another process works in the folder {str(tmp_path)!r}: waiting until it is done"
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_process_left_that_was_killed_is_no_hindrance(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
         process.kill()
     assert (tmp_path / LOCK).exists()  # nobody could remove it
-    with claimed(tmp_path), claimed(tmp_path):
+    with claimed(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_waiting_is_warned_of_and_an_interruption_ends_it(tmp_path: Path) -> None:
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGALRM, interrupt)
+    with holder(tmp_path) as process:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with (
+                pytest.warns(UserWarning, match="another process works in the folder"),
+                pytest.raises(KeyboardInterrupt),
+                claimed(tmp_path),
+            ):
+                pass
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, earlier)
+        process.kill()
+    with claimed(tmp_path):  # and leaves nothing claimed
+        pass
 
 
 def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:

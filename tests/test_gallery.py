@@ -498,6 +498,9 @@ def wrong_records(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         {"name": others[0]["name"]},
     ):
         yield record | {"layers": [first | change, *others]}
+    yield record | {"layers": others}
+    yield record | {"layers": [*others, first]}
+    yield {key: value for key, value in record.items() if key != "images"}
     for key in record["about"]:
         yield record | {"about": record["about"] | {key: None}}
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -489,3 +492,212 @@ def test_names_of_layers() -> None:
     assert layer_names(model, ["classifier.6", "conv"]) == ["classifier.6", *convolutions]
     with pytest.raises(LayerError, match=r"'feature.3'; did you mean 'features.3'"):
         layer_names(model, "feature.3")
+
+
+# --- memory of what is kept
+
+
+REDUCTIONS = {
+    "detach": lambda name, output: output.detach(),
+    "the output": lambda name, output: output,
+    "flatten": lambda name, output: output.flatten(1),
+    "a channel": lambda name, output: output[:, 1],
+    "expanded": lambda name, output: output[:1].expand(3, -1, -1, -1),
+    "a channel of its own": lambda name, output: (output * 2)[:, 1],
+    "numpy": lambda name, output: output.numpy(),
+    "numpy's view": lambda name, output: output.numpy()[:, 0],
+    "a pair": lambda name, output: (output[:, 0], [output.cpu()]),
+    "a dict": lambda name, output: {"first": output[0], "name": name},
+}
+
+
+def tensors_of(kept: Any) -> list[Tensor]:
+    if isinstance(kept, dict):
+        kept = list(kept.values())
+    if isinstance(kept, (list, tuple)):
+        return [tensor for item in kept for tensor in tensors_of(item)]
+    if isinstance(kept, str):
+        return []
+    return [torch.as_tensor(kept)]
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_what_reduce_keeps_has_its_own_memory_and_no_more(name: str) -> None:
+    """Law 8, also of views; and a view does not hold the tensor that it is of."""
+    model, x = plain(), image(2, 3, 8, 8)
+    model[1] = nn.ReLU(inplace=True)
+    reduce = REDUCTIONS[name]
+    with torch.no_grad():
+        output = model[0](x)
+        with capture(model, "0", reduce=reduce) as acts:
+            model(x)
+    expected = tensors_of(reduce("0", output))
+    kept = tensors_of(acts["0"])
+    assert (output < 0).any(), "or the ReLU changes nothing"
+    for tensor, truth in zip(kept, expected, strict=True):
+        assert same_bits(tensor, truth)
+        assert tensor.untyped_storage().nbytes() <= tensor.numel() * tensor.element_size()
+
+
+def test_what_reduce_keeps_stays_on_the_graph() -> None:
+    model, x = plain(), image(1, 3, 8, 8).requires_grad_()
+    with capture(model, "0", reduce=lambda name, output: output[:, 1]) as acts:
+        model(x)
+    (gradient,) = torch.autograd.grad(acts["0"].sum(), x)
+    (expected,) = torch.autograd.grad(model[0](x)[:, 1].sum(), x)
+    assert same_bits(gradient, expected)
+
+
+def test_reduce_may_return_what_has_no_memory() -> None:
+    model, x = plain(), image(1, 3, 8, 8)
+    with torch.no_grad(), capture(model, "0", reduce=lambda _, maps: maps.to_sparse()) as acts:
+        model(x)
+    assert same_bits(acts["0"].to_dense(), model[0](x))
+
+
+# --- whose forward it is
+
+
+def test_threads_on_one_model_read_their_own_forwards() -> None:
+    model = plain()
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        x = image(1, 3, 8, 8, seed=seed)
+        with torch.no_grad():
+            for _ in range(20):
+                with capture(model, "0, 3") as acts:
+                    output = model(x)
+                if not same_bits(model[3:](model[1:3](acts["0"])), output):
+                    wrong.append(seed)
+
+    with untouched(model), ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(8)))
+    assert not wrong
+
+
+def test_another_thread_s_plain_forward_is_not_read() -> None:
+    model, x = plain(), image(1, 3, 8, 8)
+    with capture(model, "0") as acts, ThreadPoolExecutor(1) as pool:
+        model(x)
+        pool.submit(model, 2 * x).result()
+    assert same_bits(acts["0"], model[0](x))
+
+
+@pytest.mark.parametrize("inputs", [False, True])
+def test_a_copy_of_the_model_made_in_the_block_is_not_read(inputs: bool) -> None:
+    model, x = plain(), image(1, 3, 8, 8)
+    truth = model(x)
+    with capture(model, "0", inputs=inputs) as acts:
+        model(x)
+        kept = acts["0"]
+        twin = copy.deepcopy(model)
+        stored = pickle.loads(pickle.dumps(model))
+        assert same_bits(twin(x + 1), model[:](x + 1))
+        model(x)
+        twin(x + 1)
+        stored(x + 1)
+    assert same_bits(acts["0"], kept)
+    assert same_bits(twin(x), truth)
+    assert same_bits(stored(x), truth)
+
+
+class Encoder(nn.Module):
+    """Can be entered otherwise than by its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(x)
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.encode(x))
+        return result
+
+
+@pytest.mark.parametrize("name", ["body.0", "body.0@0"])
+@pytest.mark.parametrize("way", ["encode", "body", "forward", "__call__"])
+def test_a_loop_reads_the_last_time_wherever_the_model_is_entered(way: str, name: str) -> None:
+    model = Encoder()
+    with untouched(model), capture(model, name) as acts:
+        for seed in range(3):
+            x = image(1, 3, 4, 4, seed=seed)
+            getattr(model, way)(x)
+            assert same_bits(acts[name], model.body[0].forward(x))
+
+
+def test_a_module_called_by_itself_leaves_what_was_read_elsewhere() -> None:
+    model, x = Encoder(), image(1, 3, 4, 4)
+    with capture(model, "body.0, head") as acts:
+        encoded = model.encode(x)
+        model.head(encoded)
+        model.head(2 * encoded)
+    assert same_bits(acts["body.0"], model.body[0](x))
+    assert same_bits(acts["head"], model.head(2 * encoded))
+
+
+def test_a_reused_module_is_refused_in_a_module_called_by_itself() -> None:
+    model = nn.ModuleDict({"net": integers(Reused())})
+    with pytest.raises(LayerError, match=r"relu@0"), capture(model, "net.relu"):
+        model["net"](image(1, 3, 9, 9))
+
+
+def test_an_entry_that_raised_does_not_spoil_the_next() -> None:
+    model, x = Encoder(), image(1, 3, 4, 4)
+    with capture(model, "body.2") as acts:
+        for _ in range(2):
+            with pytest.raises(RuntimeError):
+                model.encode(x[:, :2])
+        model.encode(x)
+        model(x)
+        model.encode(x)
+    assert same_bits(acts["body.2"], model.body(x))
+
+
+class Drops(nn.Module):
+    """Leaves its second layer out every other time, as LayerDrop does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        x = self.a(x)
+        if self.calls % 2:
+            x = self.b(x)
+        return x
+
+
+def test_a_layer_that_one_forward_leaves_out_is_not_there_after_it() -> None:
+    model, x = Drops(), image(1, 3, 4, 4)
+    with capture(model, "a, b") as acts:
+        model(x)
+        assert acts.keys() == {"a", "b"}
+        model(x)
+        assert acts.keys() == {"a"}
+        with pytest.raises(LayerError, match="nothing is read of layer 'b': it took no part"):
+            acts["b"]
+    model.calls = 1
+    with pytest.raises(LayerError, match="'b' took no part"):
+        read(model, x, "b")
+    model.calls = 1
+    with pytest.raises(LayerError, match="'b' took no part"), capture(model, "b"):
+        model(x)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_layers_in_a_training_loop(reentrant: bool) -> None:
+    """Every backward pass calls them again, after the forward has ended."""
+    block = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+    model = Calling(block, lambda layer, x: checkpoint(layer, x, use_reentrant=reentrant))
+    shapes = []
+    with capture(model, "layer.0", reduce=lambda _, maps: shapes.append(maps.shape)):
+        for seed in range(3):
+            model(image(1, 3, 4, 4, seed=seed).requires_grad_()).sum().backward()
+    assert len(shapes) == 3

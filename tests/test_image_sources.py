@@ -307,18 +307,19 @@ LITTER = (
 def test_hidden_folders_thumbnails_and_litter_are_left_out_and_counted(tmp_path: Path) -> None:
     root = tmp_path / ".hidden" / "root"  # what lies above the folder does not matter
     save(root / "cat" / "1.png")
+    save(root / "cat" / ".2.png")  # a file is hidden by its owner, and still a picture
     for name in LITTER:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes((root / "cat" / "1.png").read_bytes())
     images = open_images(root)
-    assert images.keys == ["cat/1.png"]
+    assert images.keys == ["cat/.2.png", "cat/1.png"]
     assert sum(images.left_out.values()) == len(LITTER)
     assert images.left_out["folders .ipynb_checkpoints"] == 1
     assert images.subset([0]).left_out == images.left_out
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(root, arcname=".")
     packed = open_images(tmp_path / "x.tar")
-    assert packed.keys == ["./cat/1.png"]
+    assert packed.keys == ["./cat/.2.png", "./cat/1.png"]
     assert sum(packed.left_out.values()) == len(LITTER)
 
 
@@ -435,3 +436,26 @@ def test_a_picture_of_floats_is_in_0_1_or_refused(tmp_path: Path) -> None:
 def test_an_interpolation_that_there_is_not_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"cubic.*bicubic"):
         Preprocess(interpolation="cubic")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.float32])
+def test_a_range_says_what_is_black_and_white(tmp_path: Path, kind: Any) -> None:
+    """12 bits in files of 16, and in files of floating point; what is no number is black."""
+    values = np.linspace(0, 4095, 64).round().reshape(8, 8).astype(kind)
+    values[0, 0] = 5000
+    expected = (values.clip(0, 4095).astype(np.float64) * 255 / 4095).round()
+    if kind is np.float32:
+        values[3, 3] = np.nan
+        expected[3, 3] = 0
+    path = save(tmp_path / "x.tiff", Image.fromarray(values))
+    pixels = open_images([path], Preprocess(range=(0, 4095)))[0] * 255
+    assert pixels.shape == (3, 8, 8)
+    for channel in pixels.round():
+        assert channel.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("limits", [(1, 1), (2, 1), (0, float("inf")), (float("nan"), 1)])
+def test_a_range_that_is_none_is_an_error_that_gives_it(limits: tuple[float, float]) -> None:
+    with pytest.raises(UsageError, match=r"range=\(.*black") as error:
+        Preprocess(range=limits)
+    assert error.value.arguments == ("range",)

@@ -510,12 +510,14 @@ def test_safetensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         load_weights(model, tmp_path / "w.safetensors")
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
         ("sparse", Tensor.to_sparse),
         ("complex", lambda value: value.to(torch.complex64)),
         ("meta", lambda value: value.to("meta")),
+        ("quantised", lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8)),
     ],
 )
 def test_tensors_of_other_kinds_are_refused_in_one_line(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from featviz.data import SyntheticImages
 from featviz.errors import ModelError, RuleError, UsageError
+from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.images import Images, Preprocess, common_size, open_images
 from featviz.methods._backproject import MEMORY
@@ -60,6 +62,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--mean", type=floats, help="per channel, of images in [0, 1], such as 0.485,0.456,0.406"
     )
     group.add_argument("--std", type=floats, help="per channel, such as 0.229,0.224,0.225")
+    group.add_argument(
+        "--range",
+        type=limits,
+        metavar="BLACK,WHITE",
+        help="what is black and white in pictures of 16 bits or floating point, such as 0,4095",
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
@@ -185,6 +193,19 @@ def floats(text: str) -> tuple[float, ...]:
     return values
 
 
+def limits(text: str) -> tuple[float, float]:
+    """Two numbers with a comma, the first below the second."""
+    try:
+        black, white = (float(number) for number in text.split(","))
+        if -float("inf") < black < white < float("inf"):
+            return black, white
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not what is black and what is white, such as 0,4095"
+    )
+
+
 def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> nn.Module:
     """The model that the arguments name, called as ``model(images)``.
 
@@ -306,7 +327,9 @@ def _say_recipe(args: argparse.Namespace, model: nn.Module, recipe: Preprocess) 
     source = f"that of {args.model}"
     if _own_recipe(args, model) is None:
         source = f"{args.model} brings none of its own"
-    given = [flag for flag in ("input_size", "mean", "std") if getattr(args, flag) is not None]
+    given = [
+        flag for flag in ("input_size", "mean", "std", "range") if getattr(args, flag) is not None
+    ]
     if given:
         source += ", with " + ", ".join("--" + flag.replace("_", "-") for flag in given)
     scaling = f"{recipe.interpolation}, " if recipe.resize is not None else ""
@@ -347,6 +370,7 @@ def normalisation(
         recipe,
         mean=_per_channel(args.mean, recipe.channels) or recipe.mean,
         std=_per_channel(args.std, recipe.channels) or recipe.std,
+        range=args.range or recipe.range,
     )
 
 
@@ -387,6 +411,18 @@ def scanned(
         check=check,
         progress=True,
     )
+
+
+@contextmanager
+def in_turn(out: Path) -> Iterator[None]:
+    """A block in which no other process writes to the folder: one that does is waited for, and
+    standard error says so."""
+
+    def say(message: str) -> None:
+        print(f"{message} (Ctrl-C ends the waiting)", file=sys.stderr, flush=True)
+
+    with claimed(out, say):
+        yield
 
 
 def report(result: Scan) -> None:

@@ -6,11 +6,13 @@ import argparse
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+from PIL import Image
 
 from featviz.errors import FeatvizError
 
@@ -30,7 +32,9 @@ def exit_code(
     number when it was interrupted: 130 by Ctrl-C.
     """
     try:
-        with _signals_as_interrupts():
+        with _signals_as_interrupts(), warnings.catch_warnings():
+            # a picture that is so large that it could be an attack is skipped, one below that read
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             work(args)
         return 0
     except KeyboardInterrupt as interrupt:

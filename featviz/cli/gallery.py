@@ -16,13 +16,13 @@ from featviz.cli.arguments import (
     add_output,
     add_rules,
     images_from,
+    in_turn,
     network_from,
     report,
     report_fallbacks,
     scanned,
     slug,
 )
-from featviz.files import claimed
 
 
 def register(commands: Any) -> None:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         _compare(args)
         return
     out = args.out or Path("outputs") / f"{slug(args.model)}-gallery"
-    with claimed(out):
+    with in_turn(out):
         _make(args, out)
 
 
@@ -100,5 +100,5 @@ def _compare(args: argparse.Namespace) -> None:
     names = [slug(folder.resolve().name) for folder in args.compare]
     out = args.out or Path("outputs") / "-".join(["compare", *names])
     first, second = args.compare
-    with claimed(out):
+    with in_turn(out):
         print(gallery.compare(first, second, out))

@@ -23,6 +23,7 @@ from featviz.cli.arguments import (
     add_output,
     add_rules,
     images_from,
+    in_turn,
     network_from,
     numbers,
     positive,
@@ -32,7 +33,7 @@ from featviz.cli.arguments import (
     slug,
 )
 from featviz.errors import UsageError
-from featviz.files import claimed, write_atomic
+from featviz.files import write_atomic
 from featviz.forward import Forward
 from featviz.images import Images
 from featviz.methods.project_exemplars import project_exemplars
@@ -100,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     if args.choose == "random" and args.max_channels is None:
         raise UsageError("--choose random goes with --max-channels N")
     out = args.out or Path("outputs") / slug(args.model)
-    with claimed(out):
+    with in_turn(out):
         _draw(args, out)
 
 

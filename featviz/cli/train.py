@@ -17,6 +17,7 @@ from featviz.cli.arguments import (
     add_model_arguments,
     add_output,
     images_from,
+    in_turn,
     network_from,
     normalisation,
     numbers,
@@ -28,7 +29,6 @@ from featviz.cli.arguments import (
 from featviz.data import PAPER_EPOCHS, LabelledImages, SyntheticImages, split, train
 from featviz.data.training import Labelled
 from featviz.errors import ImageError, UsageError
-from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.images import Preprocess, open_images
 from featviz.models import preprocessing
@@ -77,7 +77,7 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train, and print the checkpoints."""
     out = args.out or Path("outputs") / f"train-{slug(args.model)}"
-    with claimed(out):
+    with in_turn(out):
         _train(args, out)
 
 

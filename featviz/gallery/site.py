@@ -113,7 +113,7 @@ def _check_record(record: fields.Entry) -> None:
     Raises:
         ValueError: it is not.
     """
-    record.take("identity", fields.entry)
+    identity = record.take("identity", fields.entry)
     record.take("about", fields.entry).check(_ABOUT)
     if "images" in record.value:
         for image in record.take("images", fields.list_of(fields.list_of(fields.anything, 3))):
@@ -122,12 +122,16 @@ def _check_record(record: fields.Entry) -> None:
             fields.optional_text("images", image[2])
     if "sides" in record.value:
         record.take("sides", fields.list_of(fields.text, 2))
-    names = set()
+    names = []
     for layer in record.take("layers", fields.list_of(fields.entry)):
         _check_layer(layer)
-        names.add(layer.value["name"])
-    if len(names) != len(record.value["layers"]):
+        names.append(layer.value["name"])
+        if layer.value["done"] and "images" not in record.value:
+            raise ValueError("images is missing")
+    if len(set(names)) != len(names):
         raise ValueError("layers are not each there once")
+    if "layers" in identity.value and names != identity.value["layers"]:
+        raise ValueError("layers are not those of the scan")
 
 
 def _check_layer(layer: fields.Entry) -> None:

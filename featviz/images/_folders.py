@@ -15,6 +15,8 @@ _SUFFIXES = (
 )  # fmt: skip
 _NOT_THE_USERS = ("@eaDir", "#recycle", "__MACOSX")
 """Folders that Synology and macOS make beside pictures, with thumbnails and copies of them."""
+_BESIDE = "._"
+"""How the names of files begin that macOS makes beside each of the user's."""
 
 
 @cache
@@ -27,17 +29,15 @@ def suffixes() -> frozenset[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is one that people do not mean: hidden, or made by the
-    system.
-    """
+    """Whether a folder of this name is one that people do not mean: hidden, or made by the system."""
     is_dotted = name.startswith(".") and name.strip(".") != ""  # and not . or ..
     return is_dotted or name in _NOT_THE_USERS
 
 
 def why_left_out(name: str) -> str | None:
     """The reason why a file is not among the images, by its name; None: it is."""
-    if is_hidden(name):
-        return "hidden files"
+    if name.startswith(_BESIDE):
+        return f"files {_BESIDE}*"
     suffix = os.path.splitext(name)[1].lower()
     if suffix in suffixes():
         return None

@@ -50,10 +50,13 @@ class Preprocess:
         interpolation: ``bilinear``, ``bicubic`` or ``nearest``, for scaling.
         exif: turn pictures as their EXIF orientation says, as viewers do; False: take the pixels as
             they lie in the file.
+        range: what is black and what is white in pictures of 16 bits or of floating point, such as
+            (0, 4095) of a camera with 12 bits; what lies outside is black or white, and what is not
+            a number black. None: 0 and 65535 of 16 bits, 0 and 1 of floating point.
 
     Raises:
-        UsageError: mean and std differ in number or are not of images in [0, 1], or an
-            interpolation that there is not.
+        UsageError: mean and std differ in number or are not of images in [0, 1], an interpolation
+            that there is not, or a range whose first number is not below its second.
 
     Example:
         >>> import torch
@@ -69,6 +72,7 @@ class Preprocess:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     interpolation: str = "bilinear"
     exif: bool = True
+    range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
@@ -94,6 +98,8 @@ class Preprocess:
             raise UsageError(
                 f"interpolation={self.interpolation!r}: there are {', '.join(INTERPOLATIONS)}"
             )
+        if self.range is not None:
+            _check_black_and_white(self.range)
 
     @classmethod
     def of_channels(cls, channels: int) -> Preprocess:
@@ -118,7 +124,7 @@ class Preprocess:
                 "give tensors (c, h, w)",
                 "images",
             )
-        image = _converted(self._upright(image), "L" if self.channels == 1 else "RGB")
+        image = _converted(self._upright(image), "L" if self.channels == 1 else "RGB", self.range)
         resize = cast(Any, transforms.resize)
         center_crop = cast(Any, transforms.center_crop)
         if self.resize is not None:
@@ -146,6 +152,8 @@ class Preprocess:
 
     def __str__(self) -> str:
         steps = []
+        if self.range is not None:
+            steps.append(f"range {self.range[0]:g} to {self.range[1]:g}")
         if not self.exif:
             steps.append("not turned by EXIF")
         if self.resize is not None:
@@ -182,27 +190,38 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _converted(image: Image.Image, mode: str) -> Image.Image:
+def _check_black_and_white(limits: tuple[float, float]) -> None:
+    if len(limits) != 2 or not all(map(math.isfinite, limits)) or limits[0] >= limits[1]:
+        raise UsageError(
+            f"range={limits}: give what is black and what is white, such as (0, 4095)", "range"
+        )
+
+
+def _converted(
+    image: Image.Image, mode: str, limits: tuple[float, float] | None = None
+) -> Image.Image:
     """Any kind of picture in 8 bits: 16 bits are scaled down, transparency is laid over white.
 
     What the scale is depends on the kind of picture and never on its values, so that all pictures
     of a data set share it.
     """
     if image.mode.startswith("I"):
-        image = _eight_bits(image, SIXTEEN_BITS)
+        image = _eight_bits(image, *(limits or (0, SIXTEEN_BITS)))
     elif image.mode == "F":
-        _check_unit_range(image)
-        image = _eight_bits(image, 1)
+        if limits is None:
+            _check_unit_range(image)
+        image = _eight_bits(image, *(limits or (0, 1)))
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), layer)
     return image.convert(mode)
 
 
-def _eight_bits(image: Image.Image, white: int) -> Image.Image:
-    """A grayscale picture whose white is ``white`` as one whose white is 255."""
-    values = np.asarray(image, np.float64).clip(0, white)
-    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
+def _eight_bits(image: Image.Image, black: float, white: float) -> Image.Image:
+    """A grayscale picture from ``black`` to ``white`` as one from 0 to 255."""
+    values = np.asarray(image, np.float64)
+    values = np.where(np.isnan(values), black, values).clip(black, white)
+    return Image.fromarray(((values - black) * (255 / (white - black))).round().astype(np.uint8))
 
 
 def _check_unit_range(image: Image.Image) -> None:
@@ -222,7 +241,7 @@ def check_range(low: float, high: float) -> None:
     if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
         return
     if low >= -OVERSHOOT:
-        remedy = "divide by what is white, such as 255"
+        remedy = "divide by what is white, such as 255, or give pictures their range"
     else:
         remedy = "leave the normalizing to Preprocess(mean=..., std=...)"
     raise UsageError(

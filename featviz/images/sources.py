@@ -34,8 +34,8 @@ def open_images(source: Any, preprocess: Preprocess | None = None, workers: int 
         source: one of these.
 
             - A folder, searched through and through, symbolic links included; labels are the
-              folders that files lie in. Hidden files and folders, thumbnails and what is no image
-              are left out, and counted in ``left_out``.
+              folders that files lie in. Hidden folders, thumbnails and what is no image are left
+              out, and counted in ``left_out``.
             - A ``.txt`` list of paths, one a line; a ``.tar`` or ``.tar.gz``; a list of paths.
             - A data set, map-style: anything with a length and items. An item is an image, a tuple
               that begins with one, or a dict with one under ``image``, ``img``, ``pixel_values``,

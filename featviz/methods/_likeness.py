@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 
 from featviz.errors import RuleError
 from featviz.fields.maps import as_maps
-from featviz.forward import Forward
 from featviz.geometry import Box
 from featviz.hooks import evaluating, read
 from featviz.methods._backproject import Job, Settings, backproject
@@ -43,15 +43,18 @@ class Sample:
         model: nn.Module,
         layer: Layer,
         jobs: Mapping[int, Sequence[Job]],
-        read_image: Callable[[int], Tensor],
         settings: Settings,
     ) -> None:
         self.model = model
         self.layer = layer
-        self.read_image = read_image
         self.settings = settings
         self.jobs = _sampled(layer, jobs)
-        self.rivals = _rivals(model, layer, self.jobs, read_image, settings.forward)
+        self.images: dict[int, Tensor] = {}
+
+    def keep(self, index: int, image: Tensor) -> None:
+        """Hold an image (c, h, w) in model space, if the sample has it, so that it is read once."""
+        if index in self.jobs:
+            self.images[index] = image
 
     @property
     def slots(self) -> list[int]:
@@ -59,7 +62,7 @@ class Sample:
 
     def likeness(self, signals: Signals, rules: Sequence[str]) -> dict[str, Likeness]:
         """By rule, from the signals of the sample that are there already."""
-        rivals = self._projected(self.rivals, rules)
+        rivals = self._projected(self._rivals, rules)
         pairs = _pairs(self.jobs)
         result = {}
         for rule in rules:
@@ -83,9 +86,34 @@ class Sample:
                 continue
         return result
 
+    @cached_property
+    def _rivals(self) -> dict[int, list[Job]]:
+        """At the same positions of the same images another unit each: one that responds there too,
+        drawn at random, or the one that comes nearest to it."""
+        draw = random.Random(f"{self.layer.name} rivals")
+        rivals: dict[int, list[Job]] = defaultdict(list)
+        for image, own in self.jobs.items():
+            maps = self._maps(image)
+            for job in own:
+                responses = maps[:, job.y, job.x].tolist()
+                others = [unit for unit in range(self.layer.channels) if unit != job.channel]
+                active = [unit for unit in others if responses[unit] > 0]
+                if others:
+                    nearest = max(others, key=responses.__getitem__)
+                    rival = draw.choice(active) if active else nearest
+                    rivals[image].append(job._replace(channel=rival, score=responses[rival]))
+        return dict(rivals)
+
+    def _maps(self, image: int) -> Tensor:
+        """The layer's activation maps of an image, (c, h, w)."""
+        batch, forward = self.images[image][None], self.settings.forward
+        with evaluating(self.model), torch.no_grad():
+            outputs = read(self.model, batch, [self.layer], forward=forward)
+        return as_maps(self.layer, outputs[self.layer.name])[0]
+
     def _projected(self, jobs: Mapping[int, list[Job]], rules: Sequence[str]) -> Signals:
         settings = replace(self.settings, rules=rules)
-        done = backproject(self.model, self.layer, jobs, self.read_image, settings)
+        done = backproject(self.model, self.layer, jobs, self.images.__getitem__, settings)
         return {projected.job.slot: projected.signals for projected in done}
 
 
@@ -104,32 +132,6 @@ def _sampled(layer: Layer, jobs: Mapping[int, Sequence[Job]]) -> dict[int, list[
         for image, job in strongest:
             sampled[image].append(job)
     return dict(sampled)
-
-
-def _rivals(
-    model: nn.Module,
-    layer: Layer,
-    jobs: Mapping[int, list[Job]],
-    read_image: Callable[[int], Tensor],
-    forward: Forward | None,
-) -> dict[int, list[Job]]:
-    """At the same positions of the same images another unit each: one that responds there too, drawn
-    at random, or the one that comes nearest to it."""
-    draw = random.Random(f"{layer.name} rivals")
-    rivals: dict[int, list[Job]] = {}
-    for image, own in jobs.items():
-        with evaluating(model), torch.no_grad():
-            output = read(model, read_image(image)[None], [layer], forward=forward)[layer.name]
-        maps = as_maps(layer, output)[0]
-        for job in own:
-            responses = maps[:, job.y, job.x].tolist()
-            others = [unit for unit in range(layer.channels) if unit != job.channel]
-            active = [unit for unit in others if responses[unit] > 0]
-            if others:
-                rival = draw.choice(active) if active else max(others, key=responses.__getitem__)
-                score = float(responses[rival])
-                rivals.setdefault(image, []).append(job._replace(channel=rival, score=score))
-    return rivals
 
 
 def _pairs(jobs: Mapping[int, list[Job]]) -> list[tuple[Job, Job]]:

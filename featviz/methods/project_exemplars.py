@@ -119,6 +119,7 @@ def _projected(
     layer, listing = layer_scan.layer, layer_scan.listing
     rules = settings.rules
     tiles = _Tiles(layer_scan, channels, settings)
+    sample = Sample(model, layer, tiles.jobs, settings)
     parameter = parameter_of(model)
 
     def read_image(index: int) -> Tensor:
@@ -126,6 +127,7 @@ def _projected(
         pixels = _checked_image(data, index, listing.input_shape)
         tiles.write_patches(index, pixels)
         normal: Tensor = data.preprocess.normalize(pixels).to(parameter)
+        sample.keep(index, normal)
         return normal
 
     total = sum(map(len, tiles.jobs.values()))
@@ -137,7 +139,6 @@ def _projected(
             tiles.full_image[done.job.slot] = done.full_image
             tiles.fallback[done.job.slot] = done.fallback
             bar.update()
-    sample = Sample(model, layer, tiles.jobs, read_image, settings)
     likeness = sample.likeness(tiles.signals_of(sample.slots), rules)
     if alternatives and any(likeness[rule].worst > HIGH for rule in rules):
         likeness |= sample.alternatives(rules)

@@ -71,6 +71,7 @@ def scan(
         batch_size: images per forward pass. It does not change which exemplars there are but for
             rounding in the network.
         out: folder where the record is written, at the end, every minute, and when interrupted.
+            Where another process scans to it, that is waited for, and a warning says so.
         resume: go on from the record in ``out``, if there is one, made from the same model, images,
             layers and k. Images that were skipped are tried again where their files have changed.
         strict: raise on the first image that cannot be read, instead of skipping and counting it.
@@ -88,8 +89,7 @@ def scan(
             when it is read again.
         RecordError: ``out`` holds the record of something else.
         NumberError: an activation that is not a number; the message names layer and image.
-        UsageError: ``batch_size`` or ``k`` below 1, ``resume`` without ``out``, or another process
-            scans to ``out``.
+        UsageError: ``batch_size`` or ``k`` below 1, or ``resume`` without ``out``.
 
     Source: Zeiler & Fergus, section 4.1 and figure 2.
 
