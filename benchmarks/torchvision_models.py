@@ -33,6 +33,7 @@ from oracles import Rectifiers, projection
 
 from featviz import Layer, Unit, anatomy, project
 from featviz.errors import FeatvizError, LayerError, first_line
+from featviz.fields.anatomy import Anatomy
 
 RULES = ("gradient", "deconvnet", "guided")
 SIDES = {"inception_v3": 299}  # pixels
@@ -168,10 +169,22 @@ def compare(name: str, layers: int, units: int, side: int, double: bool) -> Comp
         result.note = first_line(error)
         return result
     result.activations = activations(model, image)
+    result.note = without_units(net)
     for layer in spread(list(net.values()), layers):
         for unit in units_of(layer, units):
             compare_unit(model, image, layer, unit, result)
     return result
+
+
+def without_units(net: Anatomy) -> str:
+    """What featviz says of the first convolution whose channels are no units; empty without one."""
+    for layer in net.values():
+        if layer.kind.startswith("Conv3d") and not layer.has_units:
+            try:
+                net.layer_of(Unit(layer.name, 0))
+            except LayerError as error:
+                return first_line(error)
+    return ""
 
 
 def compare_unit(

@@ -78,6 +78,6 @@ def test_tiny_nets_have_the_fields_of_torchlens(make: Callable[[], nn.Module]) -
 @pytest.mark.parametrize("name", MODELS)
 def test_models_of_torchvision_have_the_fields_of_torchlens(name: str) -> None:
     pairs = agreed(named(name))
-    assert len(pairs) > 2
+    assert pairs
     for layer, (own, other) in pairs.items():
         assert written(own) == (other.size, other.jump, other.center0), layer
