@@ -170,9 +170,13 @@ def compare(name: str, layers: int, units: int, side: int, double: bool) -> Comp
         return result
     result.activations = activations(model, image)
     result.note = without_units(net)
-    for layer in spread(list(net.values()), layers):
+    chosen = spread(list(net.values()), layers)
+    net = anatomy(
+        model, (3, side, side), only=chosen
+    )  # fields are measured once, not for each rule
+    for layer in chosen:
         for unit in units_of(layer, units):
-            compare_unit(model, image, layer, unit, result)
+            compare_unit(model, image, net, unit, result)
     return result
 
 
@@ -188,19 +192,19 @@ def without_units(net: Anatomy) -> str:
 
 
 def compare_unit(
-    model: nn.Module, image: Tensor, layer: Layer, unit: Unit, result: Comparison
+    model: nn.Module, image: Tensor, net: Anatomy, unit: Unit, result: Comparison
 ) -> None:
     """Project one unit under every rule; what featviz refuses becomes the note."""
     for rule in RULES:
         try:
-            values = project(model, image, unit, rule=rule)[0]
+            values = project(model, image, unit, rule=rule, net=net)[0]
         except LayerError:  # a table of relative positions, say, which no image changes
             continue
         except FeatvizError as error:
             result.note = first_line(error)
             continue
         position = unit.at if isinstance(unit.at, tuple) else (0, 0)
-        expected = projection(model, image, layer.name, unit.channel, position, rule)
+        expected = projection(model, image, str(unit.layer), unit.channel, position, rule)
         result.differences.add(values, expected)
 
 
