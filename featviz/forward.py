@@ -57,5 +57,7 @@ def _is_exported(model: object) -> bool:
         return True
     if not isinstance(model, torch.fx.GraphModule):
         return False
+    called = {node.target for node in model.graph.nodes if node.op == "call_module"}
     operators = [node.target for node in model.graph.nodes if node.op == "call_function"]
-    return any(isinstance(operator, torch._ops.OpOverload) for operator in operators)
+    has_layers = bool(called - {"_guards_fn"})  # which checks the inputs of an exported program
+    return not has_layers and any(isinstance(o, torch._ops.OpOverload) for o in operators)

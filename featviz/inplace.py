@@ -59,20 +59,18 @@ class visible_in_place(TorchFunctionMode):  # a context, named as what it does
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        target = args[0] if args else None
-        if not isinstance(target, Tensor) or not _works_in_place(func, args, kwargs):
-            return func(*args, **kwargs)
         try:
-            return self._in_place(func, target, args, kwargs)
+            return self._called(func, args, kwargs or {})
         except RuntimeError as error:
             if "returns multiple views" not in str(error):
                 raise
-            raise _of_several_views(func, target) from error
+            raise _several_views(func) from error
 
-    def _in_place(
-        self, func: Callable[..., Any], target: Tensor, args: Any, kwargs: dict[str, Any]
-    ) -> Any:
+    def _called(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """What a function gives; an activation that works in place on a view runs out of place."""
+        target = args[0] if args else None
+        if not isinstance(target, Tensor) or not _works_in_place(func, args, kwargs):
+            return func(*args, **kwargs)
         name = func.__name__
         if name in _LINEAR:
             result = func(*args, **kwargs)
@@ -96,13 +94,13 @@ class visible_in_place(TorchFunctionMode):  # a context, named as what it does
             self.copies.add(node)
 
 
-def _of_several_views(func: Callable[..., Any], target: Tensor) -> ModelError:
-    """Work in place on an output of ``chunk`` or ``split``, which autograd refuses in training too."""
-    source = target.grad_fn.name().rpartition("::")[2] if target.grad_fn is not None else "split"
+def _several_views(func: Callable[..., Any]) -> ModelError:
+    """Work in place on one of several views, or on their base; the function may come upon it later."""
+    name = getattr(func, "__name__", "a function")
     return ModelError(
-        f"{func.__name__!r} works in place on a view that {source.removesuffix('Backward0').lower()} "
-        f"gave, of shape {tuple(target.shape)}: autograd refuses this for all outputs of chunk, split "
-        "and unbind, in training too; let the model work out of place there, or on a clone()"
+        f"at {name!r}: the model works in place on an output of chunk, split or unbind, or on what it "
+        "is a view of, which autograd refuses, in training too: let it work out of place there, or on "
+        "a clone()"
     )
 
 

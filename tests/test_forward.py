@@ -380,6 +380,18 @@ def test_the_remedy_for_exported_programs_works() -> None:
     assert torch.equal(a, featviz.project(model, X[0], unit))
 
 
+def test_a_traced_graph_that_calls_its_layers_is_no_exported_program() -> None:
+    class Overload(Plain):
+        def forward(self, images: Tensor) -> Tensor:
+            return self.run(torch.ops.aten.relu.default(images))
+
+    model = integers(Overload())
+    traced = torch.fx.symbolic_trace(model)
+    assert same_bits(
+        featviz.project(traced, X[0], Unit("a", 1)), featviz.project(model, X[0], Unit("a", 1))
+    )
+
+
 def test_a_function_is_no_model() -> None:
     with pytest.raises(ModelError, match=r"the model is a function: give a torch\.nn\.Module"):
         featviz.anatomy(lambda x: x, SHAPE)  # type: ignore[arg-type]
