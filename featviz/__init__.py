@@ -1,41 +1,92 @@
-"""featviz: visualisation of convolutional networks, after Zeiler & Fergus (arXiv 1311.2901)."""
+"""featviz: visualisation of convolutional networks, after Zeiler & Fergus (arXiv 1311.2901).
 
-from featviz import figures, gallery
-from featviz.errors import (
-    FeatvizError,
-    ImageError,
-    LayerError,
-    ModelError,
-    NumberError,
-    RecordError,
-    RuleError,
-    SizeError,
-    UnitError,
-    UsageError,
-    WeightsError,
-)
-from featviz.fields.anatomy import Anatomy, anatomy, receptive_fields
-from featviz.geometry import Box, ReceptiveField
-from featviz.hooks import capture, read
-from featviz.images import Images, Preprocess, open_images
-from featviz.methods.connections import Connections, connections
-from featviz.methods.correspondence import Correspondence, correspondence
-from featviz.methods.equivariance import equivariance
-from featviz.methods.evolve import Evolution, Track, evolve
-from featviz.methods.occlude import OcclusionMaps, occlude
-from featviz.methods.project import project
-from featviz.methods.project_exemplars import project_exemplars
-from featviz.methods.responses import responses
-from featviz.methods.scan import scan
-from featviz.methods.sweep import SweepResult, sweep
-from featviz.methods.transforms import Rotate, Scale, Translate
-from featviz.models import load_model, load_weights, preprocessing
-from featviz.records.exemplars import Exemplars
-from featviz.records.scan import LayerScan, Listing, Scan, Skipped
-from featviz.records.statistics import Statistics
-from featviz.records.topk import TopK
-from featviz.rules import backward_rule
-from featviz.units import Layer, Unit, UnitSum
+All names below are imported when they are first used: torch takes seconds, and ``featviz --help`` needs none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from featviz._lazy import lazily
+
+if TYPE_CHECKING:
+    from featviz import figures, gallery
+    from featviz.errors import (
+        FeatvizError,
+        ImageError,
+        LayerError,
+        ModelError,
+        NumberError,
+        RecordError,
+        RuleError,
+        SizeError,
+        UnitError,
+        UsageError,
+        WeightsError,
+    )
+    from featviz.fields.anatomy import Anatomy, anatomy, receptive_fields
+    from featviz.geometry import Box, ReceptiveField
+    from featviz.hooks import capture, read
+    from featviz.images import Images, Preprocess, open_images
+    from featviz.methods.connections import Connections, connections
+    from featviz.methods.correspondence import Correspondence, correspondence
+    from featviz.methods.equivariance import equivariance
+    from featviz.methods.evolve import Evolution, Track, evolve
+    from featviz.methods.occlude import OcclusionMaps, occlude
+    from featviz.methods.project import project
+    from featviz.methods.project_exemplars import project_exemplars
+    from featviz.methods.responses import responses
+    from featviz.methods.scan import scan
+    from featviz.methods.sweep import SweepResult, sweep
+    from featviz.methods.transforms import Rotate, Scale, Translate
+    from featviz.models import load_model, load_weights, preprocessing
+    from featviz.records.exemplars import Exemplars
+    from featviz.records.scan import LayerScan, Listing, Scan, Skipped
+    from featviz.records.statistics import Statistics
+    from featviz.records.topk import TopK
+    from featviz.rules import backward_rule
+    from featviz.units import Layer, Unit, UnitSum
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "errors": [
+                "FeatvizError",
+                "ImageError",
+                "LayerError",
+                "ModelError",
+                "NumberError",
+                "RecordError",
+                "RuleError",
+                "SizeError",
+                "UnitError",
+                "UsageError",
+                "WeightsError",
+            ],
+            "fields.anatomy": ["Anatomy", "anatomy", "receptive_fields"],
+            "geometry": ["Box", "ReceptiveField"],
+            "hooks": ["capture", "read"],
+            "images": ["Images", "Preprocess", "open_images"],
+            "methods.connections": ["Connections", "connections"],
+            "methods.correspondence": ["Correspondence", "correspondence"],
+            "methods.equivariance": ["equivariance"],
+            "methods.evolve": ["Evolution", "Track", "evolve"],
+            "methods.occlude": ["OcclusionMaps", "occlude"],
+            "methods.project": ["project"],
+            "methods.project_exemplars": ["project_exemplars"],
+            "methods.responses": ["responses"],
+            "methods.scan": ["scan"],
+            "methods.sweep": ["SweepResult", "sweep"],
+            "methods.transforms": ["Rotate", "Scale", "Translate"],
+            "models": ["load_model", "load_weights", "preprocessing"],
+            "records.exemplars": ["Exemplars"],
+            "records.scan": ["LayerScan", "Listing", "Scan", "Skipped"],
+            "records.statistics": ["Statistics"],
+            "records.topk": ["TopK"],
+            "rules": ["backward_rule"],
+            "units": ["Layer", "Unit", "UnitSum"],
+        },
+    )
 
 __version__ = "0.1.0"
 

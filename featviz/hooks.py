@@ -282,9 +282,7 @@ class _Reader:
 
     def take(self, path: str, value: Any) -> Any:
         """Read what a module returns or is given; what comes back takes its place, unless None."""
-        if (
-            self.entered is None and not self.is_single
-        ):  # called by itself, from outside the model
+        if self.entered is None and not self.is_single:  # called by itself, from outside the model
             self._forget(self.targets[path])
             self.has_run = True
         call = self.calls[path]

@@ -8,6 +8,8 @@ import importlib
 import importlib.util
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -20,7 +22,7 @@ import featviz
 HOME = Path(featviz.__file__).parent
 ROOT = HOME.parent
 FLOORS = (
-    {"errors"},
+    {"errors", "_lazy"},
     {"geometry"},
     {"units", "files", "forward", "inplace"},
     {"patterns", "images", "rules", "tiles", "models.local", "models.zeiler_fergus"},
@@ -149,7 +151,36 @@ def test_some_folders_offer_nothing_themselves(name: str) -> None:
 
 def test_the_top_has_no_logic() -> None:
     body = ast.parse((HOME / "__init__.py").read_text()).body
-    assert all(isinstance(node, (ast.Expr, ast.ImportFrom, ast.Assign)) for node in body)
+    (lazy,) = [node for node in body if isinstance(node, ast.If)]
+    body.remove(lazy)
+    named = (ast.Expr, ast.ImportFrom, ast.Assign)
+    assert all(isinstance(node, named) for node in (*body, *lazy.body, *lazy.orelse))
+
+
+def test_names_of_the_top_are_those_that_type_checkers_know() -> None:
+    (lazy,) = [
+        n for n in ast.parse((HOME / "__init__.py").read_text()).body if isinstance(n, ast.If)
+    ]
+    typed = set()
+    for node in lazy.body:
+        assert isinstance(node, ast.ImportFrom)
+        home = (node.module or "").removeprefix("featviz").removeprefix(".")
+        typed |= {(home, alias.name) for alias in node.names if home}
+    (assignment,) = lazy.orelse
+    assert isinstance(assignment, ast.Assign)
+    assert isinstance(assignment.value, ast.Call)
+    homes = ast.literal_eval(assignment.value.args[1])
+    assert typed == {(home, name) for home, names in homes.items() for name in names}
+
+
+def test_torch_is_imported_when_it_is_needed() -> None:
+    code = "import sys, featviz.cli; assert 'torch' not in sys.modules; featviz.scan; import torch"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'scann'"):
+        featviz.scann  # noqa: B018
 
 
 # --- words

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 
-from featviz import __version__
-from featviz.cli import gallery, grid, layers, train
-from featviz.cli.endings import exit_code
+from featviz.cli.signals import interrupted_code, signals_as_interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 an error that was explained, 130
     interrupted.
     """
-    args = _parser().parse_args(argv)
-    args.command = shlex.join(["featviz", *(sys.argv[1:] if argv is None else argv)])
-    return exit_code(args.run, args, "featviz: ")
+    try:
+        with signals_as_interrupts():
+            # here, since torch takes seconds, in which a command can be asked to end, too
+            from featviz.cli.commands import run
+
+            return run(argv)
+    except KeyboardInterrupt as interrupt:
+        print("\nfeatviz: stopped before it began.", file=sys.stderr)
+        return interrupted_code(interrupt)
 
 
 def console() -> None:
     """The entry point of the ``featviz`` command."""
     sys.exit(main())
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="featviz", description="Show what a ConvNet has learned, after Zeiler & Fergus."
-    )
-    parser.add_argument("--version", action="version", version=f"featviz {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (gallery, grid, layers, train):
-        command.register(commands)
-    return parser

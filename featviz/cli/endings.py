@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from PIL import Image
 
+from featviz.cli.signals import interrupted_code, signals_as_interrupts
 from featviz.errors import FeatvizError
-
-
-class _Signalled(KeyboardInterrupt):
-    """The process is asked to end: all that Ctrl-C does follows."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def exit_code(
@@ -32,13 +22,13 @@ def exit_code(
     number when it was interrupted: 130 by Ctrl-C.
     """
     try:
-        with _signals_as_interrupts(), warnings.catch_warnings():
+        with signals_as_interrupts(), warnings.catch_warnings():
             # a picture that is so large that it could be an attack is skipped, one below that read
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             work(args)
         return 0
     except KeyboardInterrupt as interrupt:
-        code = 128 + getattr(interrupt, "number", signal.SIGINT)
+        code = interrupted_code(interrupt)
         message = f"\n{prefix}stopped. {args.goes_on}"
     except (FeatvizError, OSError, torch.OutOfMemoryError) as error:
         if args.debug:
@@ -49,29 +39,6 @@ def exit_code(
     with suppress(OSError):  # the terminal may be gone, too
         print(message, file=sys.stderr)
     return code
-
-
-@contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
-    """A block in which SIGTERM and SIGHUP interrupt as Ctrl-C does; afterwards they do what they did
-    before."""
-    earlier: dict[int, Any] = {}
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise _Signalled(number)
-
-    try:
-        # Python calls handlers in the main thread, and lets no other set them
-        if threading.current_thread() is threading.main_thread():
-            for name in ("SIGTERM", "SIGHUP"):
-                number = getattr(signal, name, None)  # Windows has no SIGHUP
-                # what is ignored is left so: nohup means it
-                if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-                    earlier[number] = signal.signal(number, interrupt)
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 def _flags(error: Exception, args: argparse.Namespace) -> str:
