@@ -1,0 +1,74 @@
+"""Hooks on modules, as a reader needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from featviz.errors import LayerError
+from featviz.hooks._reader import Reader, caller
+
+
+def on_call(path: str, module: nn.Module, reader: Reader) -> Any:
+    """Set the hook that reads a module."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise LayerError(
+            f"layer {path!r} is scripted, which takes no hooks: "
+            "use the model before it was scripted"
+        )
+
+    def on_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        values = (*args, *kwargs.values())
+        is_single = len(values) == 1
+        copies = reader.take(path, values[0] if is_single else values)
+        if copies is None:
+            return None
+        if is_single:
+            copies = (copies,)
+        return copies[: len(args)], dict(zip(kwargs, copies[len(args) :], strict=True))
+
+    def on_output(args: tuple[Any, ...], output: Any) -> Any:
+        return reader.take(path, output)
+
+    if reader.inputs:
+        hook = _Hook(module, reader, on_inputs)
+        return module.register_forward_pre_hook(hook, with_kwargs=True)
+    return module.register_forward_hook(_Hook(module, reader, on_output))
+
+
+def around(path: str, module: nn.Module, reader: Reader) -> list[Any]:
+    """Set the hooks that tell where a module begins, before any other, and where it ends."""
+    begin = _Hook(module, reader, lambda args: reader.enter(path))
+    end = _Hook(module, reader, lambda args, output: reader.leave(path))
+    return [
+        module.register_forward_pre_hook(begin, prepend=True),
+        module.register_forward_hook(end),
+    ]
+
+
+class _Hook:
+    """A hook of one block on one module; a copy of it, as in a copy of the model, does nothing."""
+
+    def __init__(self, module: nn.Module, reader: Reader, work: Callable[..., Any]) -> None:
+        self.module = module
+        self.reader = reader
+        self.work = work
+
+    def __call__(self, module: nn.Module, *args: Any) -> Any:
+        if module is not self.module or caller() != self.reader.owner:
+            return None
+        return self.work(*args)
+
+    def __reduce__(self) -> Any:
+        return _idle_hook, ()
+
+
+def _idle_hook() -> Callable[..., None]:
+    return _ignore
+
+
+def _ignore(*args: Any) -> None:
+    """The hook of a copy."""

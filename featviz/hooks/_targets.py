@@ -1,0 +1,56 @@
+"""Which calls of which modules are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from featviz.errors import LayerError, did_you_mean
+from featviz.forward import check_module
+from featviz.models.local import LocallyConnected2d
+from featviz.patterns import items_of, resolve, split_call
+from featviz.units import Layer, LayersLike
+
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, LocallyConnected2d)
+"""What the pattern ``conv`` stands for."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A layer to read: its name in the result, its module, and which call (None: the only one)."""
+
+    name: str
+    path: str
+    module: nn.Module
+    call: int | None
+
+
+def targets_of(model: nn.Module, layers: LayersLike) -> dict[str, list[Target]]:
+    """The layers that are asked for, by module."""
+    check_module(model)
+    modules = {path: module for path, module in model.named_modules() if path}
+    known = {path: isinstance(module, CONVOLUTIONS) for path, module in modules.items()}
+    calls: dict[str, int | None] = {}
+    for item in items_of(layers, known):
+        calls |= _calls(item, known)
+    targets: dict[str, list[Target]] = {}
+    for name, call in calls.items():
+        path = name if name in modules else split_call(name)[0]
+        if path not in modules:
+            raise LayerError(f"no layer {name!r}{did_you_mean(name, modules)}")
+        targets.setdefault(path, []).append(Target(name, path, modules[path], call))
+    return targets
+
+
+def _calls(item: str | Layer, known: Mapping[str, bool]) -> dict[str, int | None]:
+    """The names that an item asks for, each with its call where that is said."""
+    if isinstance(item, Layer):
+        return {item.name: split_call(item.call)[1]}
+    if item in known:
+        return {item: None}
+    path, call = split_call(item)
+    if call is not None and path in known:
+        return {item: call}
+    return dict.fromkeys(resolve(item, known))
