@@ -5,7 +5,7 @@
 
 A row for each image, a column for each method and for each backward rule. Grad-CAM reads the last
 convolution, or the last of --layers. A method or a rule that has no meaning on the model is left out,
-and the reason printed."""
+and the reason printed. The table has the sum of each attribution over the image."""
 
 from __future__ import annotations
 

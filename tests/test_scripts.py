@@ -59,14 +59,14 @@ GATED = """
 from torch import nn
 
 
-class Gate(nn.Module):
+class Square(nn.Module):
     def forward(self, x):
-        return x * x.mean((2, 3), keepdim=True)
+        return x * x
 
 
 def net(num_classes=2):
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3), Gate(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
+        nn.Conv2d(3, 4, 3), Square(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
     )
 """
 
@@ -216,7 +216,10 @@ def test_what_cannot_be_used_is_explained_in_one_line(name: str, fails: Any) -> 
     [
         ("activation_maps --layers fc7", "'fc7': none of them has maps"),
         ("ablation --weights some.pt", "leave it out"),
-        ("attributions --limit 1 --methods deeplift", "--methods 'deeplift': give some of grad_cam"),
+        (
+            "attributions --limit 1 --methods deeplift",
+            "--methods 'deeplift': give some of grad_cam",
+        ),
         ("attributions --limit 1 --layers fc7", "'fc7': none of them has maps"),
         ("convolution --limit 1 --layers pool5", "the first of this model is 'conv1'"),
         ("correspondence --limit 3", "two are needed: give a larger --limit"),
@@ -593,8 +596,8 @@ def test_attributions(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_method_without_meaning_is_left_out_and_the_reason_printed(
     pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("gated.py").write_text(GATED)
-    command = "attributions --model gated.py:net --input-size 32 --methods deep_lift,grad_cam"
+    Path("gated_net.py").write_text(GATED)
+    command = "attributions --model gated_net:net --input-size 32 --methods deep_lift,grad_cam"
     assert run(f"{command} --weights initial --show 1 --rule= --images", str(pictures)) == 0
     assert "deep_lift is left out: " in capsys.readouterr().err
     (row,) = rows("attributions")
