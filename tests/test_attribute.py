@@ -265,6 +265,13 @@ def test_deep_lift_is_refused_at_a_gate() -> None:
         attribute(model, image(), Unit("out", 1, at=(3, 3)), method="deep_lift")
 
 
+def test_a_change_lost_in_the_rounding_of_the_response_is_no_error() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 256, 2)).requires_grad_(False)
+    model[1].weight.mul_(1e-9)
+    model[1].bias.fill_(1e4)
+    assert attribute(model, image().float(), 1, method="deep_lift").any()
+
+
 # --- units
 
 

@@ -390,7 +390,8 @@ def _check_sum(work: _Work, result: Tensor, value: Tensor) -> None:
     change = float(value[0] - value[1])
     total = float(result.sum())
     rounding = torch.finfo(result.dtype).eps ** 0.5 * (8 if result.is_cuda else 1)
-    if not abs(total - change) <= 0.01 * abs(change) + rounding * float(result.abs().sum()):
+    terms = float(result.abs().sum()) + float(value.abs().max())
+    if not abs(total - change) <= 0.01 * abs(change) + rounding * terms:
         raise ModelError(
             f"method='deep_lift' for {work.response.name}: attributions add up to {total:.4g}, and the "
             f"response changes by {change:.4g} from the baseline. The model has an operation that the "
