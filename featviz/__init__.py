@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from featviz.geometry import Box, ReceptiveField
     from featviz.hooks import capture, read
     from featviz.images import Images, Preprocess, open_images
+    from featviz.methods.attribute import attribute
     from featviz.methods.connections import Connections, connections
     from featviz.methods.correspondence import Correspondence, correspondence
     from featviz.methods.equivariance import equivariance
@@ -67,6 +68,7 @@ else:
             "geometry": ["Box", "ReceptiveField"],
             "hooks": ["capture", "read"],
             "images": ["Images", "Preprocess", "open_images"],
+            "methods.attribute": ["attribute"],
             "methods.connections": ["Connections", "connections"],
             "methods.correspondence": ["Correspondence", "correspondence"],
             "methods.equivariance": ["equivariance"],
@@ -96,8 +98,8 @@ __all__ = [
     "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Rotate",
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
-    "anatomy", "backward_rule", "capture", "connections", "correspondence", "equivariance",
-    "evolve", "figures", "gallery", "load_model", "load_weights", "occlude", "open_images",
-    "preprocessing", "project", "project_exemplars", "read", "receptive_fields", "responses",
-    "scan", "sweep",
+    "anatomy", "attribute", "backward_rule", "capture", "connections", "correspondence",
+    "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "occlude",
+    "open_images", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
+    "responses", "scan", "sweep",
 ]  # fmt: skip

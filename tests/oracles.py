@@ -350,3 +350,52 @@ def _of_winners(layer: nn.MaxPool2d, x: Tensor, arriving: Tensor) -> Tensor:
     ):
         sums[channel].index_add_(0, indices, signal)
     return below.flatten()
+
+
+# --- attribution of a score, a function of one image (c, h, w)
+
+Score = Callable[[Tensor], Tensor]
+
+
+def input_x_gradient(score: Score, image: Tensor) -> Tensor:
+    return image * _slope(score, image)
+
+
+def integrated_gradients(score: Score, image: Tensor, baseline: Tensor, steps: int) -> Tensor:
+    """A Riemann sum of midpoints (Sundararajan et al., equation 1)."""
+    total = torch.zeros_like(image)
+    for step in range(steps):
+        share = (step + 0.5) / steps
+        total += _slope(score, baseline + share * (image - baseline)) / steps
+    return (image - baseline) * total
+
+
+def feature_ablation(score: Score, image: Tensor, baseline: Tensor, side: int) -> Tensor:
+    """What the score loses with one square after the other: (1, h, w)."""
+    height, width = image.shape[1:]
+    result = torch.zeros(1, height, width, dtype=image.dtype)
+    with torch.no_grad():
+        for top in range(0, height, side):
+            for left in range(0, width, side):
+                square = (slice(None), slice(top, top + side), slice(left, left + side))
+                covered = image.clone()
+                covered[square] = baseline[square]
+                result[square] = score(image) - score(covered)
+    return result
+
+
+def grad_cam(score: Score, maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Equations 1 and 2 of Selvaraju et al. for a score of a layer's maps (c, h, w): (1, h, w)."""
+    slopes = _slope(score, maps)
+    heat = torch.zeros(maps.shape[1:], dtype=maps.dtype)
+    for plane, slope in zip(maps, slopes, strict=True):
+        heat += slope.sum() / slope.numel() * plane
+    heat = torch.where(heat > 0, heat, torch.zeros_like(heat))
+    resized: Tensor = F.interpolate(heat[None, None], size, mode="bilinear")
+    return resized[0]
+
+
+def _slope(score: Score, point: Tensor) -> Tensor:
+    leaf = point.detach().clone().requires_grad_()
+    (slope,) = torch.autograd.grad(score(leaf), leaf)
+    return slope

@@ -176,6 +176,13 @@ SEVERAL: dict[str, Callable[..., Figure]] = {
     "activation maps": lambda c, fig: figures.activation_maps(
         rand(c, 16, 20), [LayerMaps(layer(LONG), [4, 0], randn(2, 6, 7))], fig=fig
     ),
+    "attributions": lambda c, fig: figures.attributions(
+        rand(2, c, 16, 20),
+        {"integrated_gradients": randn(2, c, 16, 20), LONG: randn(2, 1, 16, 20)},
+        projections={"guided": randn(2, c, 16, 20)},
+        names=["a", LONG],
+        fig=fig,
+    ),
     "filters and maps": lambda c, fig: figures.filters_and_maps(
         rand(c, 16, 20), randn(9, c, 3, 3), range(9), randn(9, 6, 7), fig=fig
     ),
@@ -308,6 +315,7 @@ UNCHANGED: dict[str, tuple[Callable[..., Figure], tuple[Any, ...]]] = {
         figures.activation_maps,
         (rand(3, 16, 20), [LayerMaps(layer(), [4, 0], randn(2, 6, 7))]),
     ),
+    "attributions": (figures.attributions, (rand(1, 3, 16, 20), {"a": randn(1, 1, 16, 20)})),
     "filters and maps": (
         figures.filters_and_maps,
         (rand(1, 16, 20), randn(2, 1, 3, 3), [0, 1], randn(2, 6, 7)),
@@ -413,6 +421,7 @@ def test_the_rule_that_is_drawn_is_the_one_asked_for() -> None:
         lambda: figures.overview([]),
         lambda: figures.top_patches([]),
         lambda: figures.activation_maps(rand(3, 8, 8), []),
+        lambda: figures.attributions(rand(0, 3, 8, 8), {"a": rand(0, 3, 8, 8)}),
         lambda: figures.occlusion([]),
         lambda: figures.invariance([], "a", "b", names=[]),
         lambda: figures.equivariance({}, {}),

@@ -58,7 +58,7 @@ def test_the_snippets_run(
     if page.stem.startswith("captum"):
         pytest.importorskip("captum")
         # what captum itself warns of is not ours to mend
-        warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
+        warnings.filterwarnings("ignore", message="Setting .*backward hooks")
     namespace: dict[str, object] = {"__name__": page.stem}
     for code in snippets(page):
         exec(compile(code, str(page), "exec"), namespace)

@@ -55,6 +55,22 @@ def net(num_classes=2):
 """
 
 
+GATED = """
+from torch import nn
+
+
+class Square(nn.Module):
+    def forward(self, x):
+        return x * x
+
+
+def net(num_classes=2):
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), Square(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)
+    )
+"""
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Scripts are imported by name, write into a folder of the test's own, and find models there."""
@@ -164,6 +180,7 @@ def test_scripts_use_public_functions(name: str) -> None:
 SMALLEST = {
     "top_patches": "--limit 1 --units 1 --k 1 --layers conv1",
     "activation_maps": "--pages 1 --maps 1 --layers conv1",
+    "attributions": "--show 1 --limit 1 --methods grad_cam --rule gradient",
     "convolution": "--filters 1 --sizes 40 --layers conv1 --limit 1 --input-size 48",
     "feature_evolution": "--units 1 --epochs 1 --limit 1 --layers conv1 --input-size 48",
     "first_layer": "--units 1 --epochs 1 --limit 1",
@@ -199,6 +216,11 @@ def test_what_cannot_be_used_is_explained_in_one_line(name: str, fails: Any) -> 
     [
         ("activation_maps --layers fc7", "'fc7': none of them has maps"),
         ("ablation --weights some.pt", "leave it out"),
+        (
+            "attributions --limit 1 --methods deeplift",
+            "--methods 'deeplift': give some of grad_cam",
+        ),
+        ("attributions --limit 1 --layers fc7", "'fc7': none of them has maps"),
         ("convolution --limit 1 --layers pool5", "the first of this model is 'conv1'"),
         ("correspondence --limit 3", "two are needed: give a larger --limit"),
         ("correspondence --boxes boxes.json", "--images and --boxes go together"),
@@ -555,6 +577,31 @@ def test_features_are_averaged_to_the_largest_square_that_is_allowed() -> None:
     assert torch.allclose(pooled(maps, 1), maps.mean(dim=(2, 3)))
     assert pooled(maps, 1000).shape == (2, 4 * 6 * 6)
     assert pooled(maps[:, :, 0, 0], 1).shape == (2, 4)
+
+
+# --- attributions
+
+
+def test_attributions(capsys: pytest.CaptureFixture[str]) -> None:
+    command = "attributions --limit 9 --show 2 --methods deep_lift,input_x_gradient"
+    assert run(f"{command} --rule guided") == 0
+    table = rows("attributions")
+    assert len(table) == 2
+    for row in table:
+        assert row["class"] in CLASSES
+        assert float(row["deep_lift"]) != 0
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_a_method_without_meaning_is_left_out_and_the_reason_printed(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("gated_net.py").write_text(GATED)
+    command = "attributions --model gated_net:net --input-size 32 --methods deep_lift,grad_cam"
+    assert run(f"{command} --weights initial --show 1 --rule= --images", str(pictures)) == 0
+    assert "deep_lift is left out: " in capsys.readouterr().err
+    (row,) = rows("attributions")
+    assert "deep_lift" not in row
 
 
 # --- occlusion

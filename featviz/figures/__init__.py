@@ -5,6 +5,7 @@ Functions with one panel draw on ``ax`` where it is given, those with several in
 or part of one.
 """
 
+from featviz.figures.attribution_maps import attributions
 from featviz.figures.counts import Strided, sharing, strides
 from featviz.figures.curves import SweptTransform, correspondence, equivariance, invariance
 from featviz.figures.exemplars import grid, overview
@@ -25,6 +26,7 @@ __all__ = [
     "SweptTransform",
     "ablation",
     "activation_maps",
+    "attributions",
     "correspondence",
     "equivariance",
     "evolution",

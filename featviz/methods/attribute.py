@@ -1,0 +1,453 @@
+"""Attribution of units to pixels by the methods of captum, and by Grad-CAM and DeepLIFT as they are for
+every network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from operator import index
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from featviz.errors import (
+    FeatvizError,
+    LayerError,
+    ModelError,
+    NumberError,
+    UnitError,
+    UsageError,
+    did_you_mean,
+    first_line,
+)
+from featviz.fields.anatomy import Anatomy, anatomy
+from featviz.fields.maps import as_maps
+from featviz.hooks import capture, eagerly, evaluating
+from featviz.images.preprocess import Preprocess
+from featviz.images.tensors import as_batch
+from featviz.methods._inputs import batch_for, has_classes, shape_of
+from featviz.methods._rescale import Rescale
+from featviz.methods.fill import Fill, filled
+from featviz.units import Layer, Unit, UnitSum, terms_of
+
+Target = Unit | UnitSum | int
+"""A unit, a sum of units, or a class of the model's output."""
+
+
+@torch.inference_mode(False)
+def attribute(
+    model: nn.Module,
+    x: Tensor,
+    units: Target | Sequence[Target],
+    *,
+    method: str = "integrated_gradients",
+    layer: str | Layer | None = None,
+    fill: Fill = "gray",
+    preprocess: Preprocess | None = None,
+    steps: int = 50,
+    window: int | None = None,
+    batch_size: int = 16,
+) -> Tensor:
+    """Attribute the responses of units to the pixels of images.
+
+    Args:
+        model: any module; used on its device and in eval mode, and left as it was.
+        x: (c, h, w) or (n, c, h, w) in model space: one image for all units, or one for each unit.
+            With one unit, any number of images.
+        units: of any layers. One without ``at`` means the maximum of its map in the image, whose
+            position then is kept for baselines and covered images; one with ``at="map"`` the sum of
+            its map. A whole number means a class: a column of the model's output (n, classes).
+        method: with f the response, x the image and b its baseline:
+
+            ``input_x_gradient``: x f'(x) (captum).
+
+            ``integrated_gradients``: x - b times the mean of f' from b to x (Sundararajan et al.,
+            arXiv 1703.01365), by Gauss-Legendre quadrature (captum).
+
+            ``deep_lift``: the rescale rule (Shrikumar et al., arXiv 1704.02685), featviz's own.
+            captum's hooks are set on modules: a functional rectifier keeps its gradient there, and
+            a module used twice is an error. Attributions add up to f(x) - f(b), or it is an error.
+
+            ``feature_ablation``: f(x) less f of the image with one square of a grid replaced by b
+            (captum).
+
+            ``grad_cam``: the positive part of the sum of a layer's maps, each weighted by its mean
+            gradient, resized bilinearly to the image (Selvaraju et al., arXiv 1610.02391),
+            featviz's own, since captum reads the last call of a module used several times.
+        layer: of ``grad_cam``. None: the last convolution called before the layer of the unit (so
+            for a unit of a convolution the convolution before it), as it is before its rectifier.
+        fill: the baseline, as of `occlude`: ``gray``, ``mean``, ``blur``, or a value in model space.
+        preprocess: the preprocessing of the images, for the fill ``gray``; None: gray is 0.
+        steps: of ``integrated_gradients``.
+        window: the side in pixels of the squares of ``feature_ablation``, which tile the image from
+            its top left, and of the fill ``blur``; None: an eighth of the image's shorter side.
+        batch_size: images in a forward pass of ``integrated_gradients`` (steps) and of
+            ``feature_ablation`` (squares); the others run one image, or an image and its baseline.
+
+    Returns:
+        (n, c, h, w) on the device and of the type of ``x``, for each unit or image; of ``grad_cam``
+        and ``feature_ablation``, which do not distinguish channels, (n, 1, h, w). So ``.sum(1)`` is a
+        map for every method.
+
+    Raises:
+        LayerError, UnitError: a layer or unit that is not there, or that has no gradient.
+        ModelError: the method does not work on this model; the message names another.
+        NumberError: a response is not a number.
+        UsageError: another argument that is not allowed.
+
+    Example:
+        >>> import torch
+        >>> from featviz import Unit, attribute, load_model
+        >>> model, image = load_model("zfmini"), torch.randn(3, 96, 96)
+        >>> attribute(model, image, [Unit("conv3", 7), 3], method="deep_lift").shape
+        torch.Size([2, 3, 96, 96])
+        >>> attribute(model, image, Unit("fc8", 3), method="grad_cam").shape
+        torch.Size([1, 1, 96, 96])
+    """
+    _check_options(method, layer, steps, window, batch_size)
+    targets = _targets(units)
+    given = as_batch(x)
+    n = _count(len(given), len(targets))
+    _check_gradients(model)
+    images = batch_for(model, x)
+    names = [unit.layer for target in targets for _, unit in _terms(target)]
+    net = anatomy(model, shape_of(images), only=[])
+    for name in names:
+        net.select([name])
+    side = window or max(1, min(images.shape[2:]) // 8)
+    results = []
+    with evaluating(model), eagerly(model), torch.enable_grad():
+        for i in range(n):
+            image = images[i % len(images)][None]
+            target = targets[i % len(targets)]
+            response = _Response.at(model, net, target, image)
+            baseline = filled(image, fill, (side, side), preprocess).contiguous()
+            work = _Work(response, image, baseline, layer, steps, side, batch_size)
+            results.append(METHODS[method](work).detach().to(given))
+    return torch.cat(results)
+
+
+# --- arguments
+
+
+def _check_options(
+    method: str, layer: object, steps: int, window: int | None, batch_size: int
+) -> None:
+    if method not in METHODS:
+        allowed = ", ".join(map(repr, METHODS))
+        raise UsageError(
+            f"method={method!r}: give {allowed}{did_you_mean(str(method), METHODS)}", "method"
+        )
+    if layer is not None and method != "grad_cam":
+        raise UsageError(
+            f"layer={str(layer)!r} with method={method!r}: only 'grad_cam' reads a layer", "layer"
+        )
+    for name, value in (("steps", steps), ("window", window), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name}={value}: give 1 or more", name)
+
+
+def _targets(units: Target | Sequence[Target]) -> list[Target]:
+    if isinstance(units, (Unit, UnitSum)) or not hasattr(units, "__iter__"):
+        units = [units]
+    return [_target(unit) for unit in units]
+
+
+def _target(unit: object) -> Target:
+    if isinstance(unit, (Unit, UnitSum)):
+        if terms_of(unit):
+            return unit
+    else:
+        try:
+            return index(unit)  # type: ignore[arg-type]
+        except TypeError:
+            pass
+    raise UsageError(
+        f"{unit!r} among the units: give a Unit, a sum of units such as u + 0.5 * v, "
+        "or a whole number for a class",
+        "units",
+    )
+
+
+def _count(images: int, units: int) -> int:
+    """How many results there are."""
+    if not images or not units or (images != units and 1 not in (images, units)):
+        raise UsageError(
+            f"{images} images for {units} units: give one image, one unit, or one image for each unit"
+        )
+    return max(images, units)
+
+
+def _terms(target: Target) -> tuple[tuple[float, Unit], ...]:
+    return () if isinstance(target, int) else terms_of(target)
+
+
+def _check_gradients(model: nn.Module) -> None:
+    if any(tensor.is_inference() for tensor in [*model.parameters(), *model.buffers()]):
+        raise ModelError(
+            "the model was made or loaded under torch.inference_mode(), whose tensors allow no "
+            "gradients: make it outside of that block"
+        )
+
+
+# --- responses
+
+
+@dataclass(frozen=True)
+class _Response:
+    """The response of one target as a function of images: what captum calls a forward function.
+
+    Attributes:
+        layers: those of the target's units, by the names that the units have.
+        positions: by unit, where its map has its maximum in the image itself.
+    """
+
+    model: nn.Module
+    net: Anatomy
+    target: Target
+    layers: dict[str, Layer]
+    positions: dict[Unit, tuple[int, int]] = field(default_factory=dict)
+
+    @staticmethod
+    def at(model: nn.Module, net: Anatomy, target: Target, image: Tensor) -> _Response:
+        """That of a target in this image, (1, c, h, w), whose positions it keeps.
+
+        Raises:
+            NumberError: it is not a number there.
+        """
+        layers = {unit.layer: net.layer_of(unit) for _, unit in _terms(target)}
+        response = _Response(model, net, target, layers)
+        with torch.no_grad():
+            value = float(response(image))
+        if value != value:
+            raise NumberError(
+                f"the response of {response.name} is NaN: check weights and preprocessing"
+            )
+        return response
+
+    @property
+    def name(self) -> str:
+        return f"class {self.target}" if isinstance(self.target, int) else f"unit {self.target}"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of images (n, c, h, w), (n,)."""
+        return self.beside(x)[0]
+
+    def beside(self, x: Tensor, layer: Layer | None = None) -> tuple[Tensor, Tensor | None]:
+        """The response (n,), and the output of a layer on the same graph."""
+        wanted = {own.name: own for own in self.layers.values()}
+        if layer is not None:
+            wanted[layer.name] = layer
+        x = x.clone()  # a model may work in place on its input
+        if not wanted:
+            return self._of_output(self.model(x)), None
+        with capture(self.model, list(wanted.values())) as acts:
+            output = self.model(x)
+            value = self._of_layers(acts) if self.layers else self._of_output(output)
+            return value, None if layer is None else acts[layer.name]
+
+    def _of_output(self, output: object) -> Tensor:
+        if not has_classes(output):
+            raise UsageError(
+                f"{self.name}: the model's output is no (n, classes): give a Unit", "units"
+            )
+        assert isinstance(output, Tensor)
+        assert isinstance(self.target, int)
+        if not 0 <= self.target < output.shape[1]:
+            raise UnitError(f"{self.name}: the model has classes 0 to {output.shape[1] - 1}")
+        return output[:, self.target]
+
+    def _of_layers(self, acts: Any) -> Tensor:
+        values = []
+        for weight, unit in _terms(self.target):
+            layer = self.layers[unit.layer]
+            maps = as_maps(layer, acts[layer.name])[:, unit.channel]
+            values.append(weight * self._of_maps(unit, maps))
+        return torch.stack(values).sum(dim=0)
+
+    def _of_maps(self, unit: Unit, maps: Tensor) -> Tensor:
+        """A unit's values (n,) from its maps (n, h, w)."""
+        if unit.at == "map":
+            return maps.sum(dim=(1, 2))
+        if isinstance(unit.at, tuple):
+            y, x = unit.at
+            return maps[:, y, x]
+        if unit not in self.positions:
+            self.positions[unit] = divmod(int(maps[0].argmax()), maps.shape[2])
+        y, x = self.positions[unit]
+        return maps[:, y, x]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a method needs of one image, (1, c, h, w), and its baseline of the same shape."""
+
+    response: _Response
+    image: Tensor
+    baseline: Tensor
+    layer: str | Layer | None
+    steps: int
+    side: int
+    batch_size: int
+
+    @property
+    def leaf(self) -> Tensor:
+        return self.image.detach().clone().requires_grad_()
+
+
+def _differentiable(work: _Work, value: Tensor) -> Tensor:
+    """The value, if it has a gradient."""
+    if not value.requires_grad:
+        raise LayerError(
+            f"{work.response.name} does not depend on the image by way of a gradient "
+            "(what is detached or quantised has none); method='feature_ablation' needs none"
+        )
+    return value
+
+
+# --- methods
+
+
+@contextmanager
+def _captums_errors(name: str, work: _Work) -> Iterator[None]:
+    """What captum raises is raised as an error of featviz."""
+    try:
+        yield
+    except (FeatvizError, torch.OutOfMemoryError):
+        raise
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"method={name!r} does not work for {work.response.name}: captum raises "
+            f"{type(error).__name__}: {first_line(error)}; "
+            f"give another method, {', '.join(map(repr, METHODS))}",
+            "method",
+        ) from error
+
+
+def _captum(name: str) -> Any:
+    """A class of captum, which only its methods need."""
+    try:
+        import captum.attr
+    except ImportError:
+        raise UsageError(
+            f"captum is not installed, whose {name} this method is: pip install captum", "method"
+        ) from None
+    return getattr(captum.attr, name)
+
+
+def _input_x_gradient(work: _Work) -> Tensor:
+    _differentiable(work, work.response(work.leaf))
+    method = _captum("InputXGradient")(work.response)
+    with _captums_errors("input_x_gradient", work):
+        result: Tensor = method.attribute(work.leaf)
+    return result
+
+
+def _integrated_gradients(work: _Work) -> Tensor:
+    _differentiable(work, work.response(work.leaf))
+    method = _captum("IntegratedGradients")(work.response)
+    with _captums_errors("integrated_gradients", work):
+        result: Tensor = method.attribute(
+            work.leaf, work.baseline, n_steps=work.steps, internal_batch_size=work.batch_size
+        )
+    return result
+
+
+def _feature_ablation(work: _Work) -> Tensor:
+    method = _captum("FeatureAblation")(work.response)
+    squares = _grid(work.image, work.side)
+    with _captums_errors("feature_ablation", work), torch.no_grad():
+        result: Tensor = method.attribute(
+            work.image, work.baseline, feature_mask=squares, perturbations_per_eval=work.batch_size
+        )
+    return result[:, :1]
+
+
+def _grid(image: Tensor, side: int) -> Tensor:
+    """The number of the square that each pixel is in, (1, 1, h, w)."""
+    height, width = image.shape[2:]
+    rows = torch.arange(height, device=image.device) // side
+    columns = torch.arange(width, device=image.device) // side
+    return (rows[:, None] * (int(columns[-1]) + 1) + columns)[None, None]
+
+
+def _deep_lift(work: _Work) -> Tensor:
+    leaf = torch.cat([work.image, work.baseline]).detach().requires_grad_()
+    with Rescale():
+        value = _differentiable(work, work.response(leaf))
+        (multipliers,) = torch.autograd.grad(value[0], leaf)
+    result = multipliers[:1] * (work.image - work.baseline)
+    _check_sum(work, result, value.detach())
+    return result
+
+
+def _check_sum(work: _Work, result: Tensor, value: Tensor) -> None:
+    """Make sure that attributions add up to the change of the response, as they do wherever the rule is
+    defined."""
+    change = float(value[0] - value[1])
+    total = float(result.sum())
+    rounding = torch.finfo(result.dtype).eps ** 0.5 * (8 if result.is_cuda else 1)
+    terms = float(result.abs().sum()) + float(value.abs().max())
+    if not abs(total - change) <= 0.01 * abs(change) + rounding * terms:
+        raise ModelError(
+            f"method='deep_lift' for {work.response.name}: attributions add up to {total:.4g}, and the "
+            f"response changes by {change:.4g} from the baseline. The model has an operation that the "
+            "rescale rule does not cover, such as a product of activations (a gate, attention) or a "
+            "norm of the image's own: give method='integrated_gradients'",
+            "method",
+        )
+
+
+def _grad_cam(work: _Work) -> Tensor:
+    layer = _cam_layer(work)
+    value, output = work.response.beside(work.leaf, layer)
+    assert output is not None
+    gradient = None
+    if _differentiable(work, value).requires_grad and output.requires_grad:
+        (gradient,) = torch.autograd.grad(value.sum(), output, allow_unused=True)
+    if gradient is None:
+        raise LayerError(
+            f"{work.response.name} does not depend on layer {layer.name!r}: give a layer before it",
+            "layer",
+        )
+    weights = as_maps(layer, gradient).mean(dim=(2, 3), keepdim=True)
+    cam = (weights * as_maps(layer, output)).sum(dim=1, keepdim=True).clamp(min=0)
+    size = (work.image.shape[2], work.image.shape[3])
+    return F.interpolate(cam.detach(), size=size, mode="bilinear", align_corners=False)
+
+
+def _cam_layer(work: _Work) -> Layer:
+    """The layer that is asked for, or the last convolution before the first of the target's layers."""
+    net = work.response.net
+    if work.layer is not None:
+        chosen = net.select(work.layer)
+        if len(chosen) != 1 or not chosen[0].has_maps:
+            raise LayerError(
+                f"layer={str(work.layer)!r}: give one layer that has maps (n, c, h, w)", "layer"
+            )
+        return chosen[0]
+    own = {layer.name for layer in work.response.layers.values()}
+    last = None
+    for layer in net.values():
+        if layer.name in own:
+            break
+        if layer.is_convolution and layer.has_maps:
+            last = layer
+    if last is None:
+        raise LayerError(
+            f"{work.response.name} has no convolution before it: give layer, one with maps", "layer"
+        )
+    return last
+
+
+METHODS: dict[str, Callable[[_Work], Tensor]] = {
+    "grad_cam": _grad_cam,
+    "integrated_gradients": _integrated_gradients,
+    "deep_lift": _deep_lift,
+    "input_x_gradient": _input_x_gradient,
+    "feature_ablation": _feature_ablation,
+}
+"""Each method by name."""

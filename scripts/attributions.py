@@ -1,0 +1,135 @@
+"""Attributions and projections of the most probable class, side by side.
+
+    python scripts/attributions.py                                # zfmini, synthetic images
+    python scripts/attributions.py --model alexnet --weights DEFAULT --images photos/ --show 3
+
+A row for each image, a column for each method and for each backward rule. Grad-CAM reads the last
+convolution, or the last of --layers. A method or a rule that has no meaning on the model is left out,
+and the reason printed. The table has the sum of each attribution over the image."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import choose
+import torch
+from shared import images_from, model_from, parser, positive, run, write
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from featviz import Anatomy, Layer, anatomy, attribute, figures, project
+from featviz.errors import LayerError, ModelError, RuleError, UsageError
+from featviz.hooks import evaluating
+from featviz.methods.attribute import METHODS
+from featviz.rules import RULES
+
+
+def arguments() -> argparse.ArgumentParser:
+    result = parser(__doc__, "attributions", layers=None, usual="the last convolution")
+    result.add_argument(
+        "--show", type=positive, default=4, metavar="N", help="images in the figure (default: 4)"
+    )
+    result.add_argument(
+        "--methods",
+        metavar="METHODS",
+        default=",".join(METHODS),
+        help=f"methods, separated by commas (default: {','.join(METHODS)})",
+    )
+    result.add_argument(
+        "--rule",
+        metavar="RULES",
+        default="deconvnet,guided",
+        help="backward rules, separated by commas (default: deconvnet,guided)",
+    )
+    result.add_argument(
+        "--steps",
+        type=positive,
+        default=50,
+        metavar="N",
+        help="of integrated gradients (default: 50)",
+    )
+    return result
+
+
+def main(args: argparse.Namespace) -> None:
+    """Choose images, attribute and project the class of each, draw."""
+    model = model_from(args)
+    methods = named(args.methods, METHODS, "--methods")
+    rules = named(args.rule, RULES, "--rule")
+    images = images_from(args, model, synthetic=200)
+    indices = choose.some(images, args.show, args.seed)
+    classes = choose.classes_of(args, model, images)
+    if classes is None:
+        raise UsageError("attributions are of the most probable class, and the model has none")
+    channels, height, width = images[0].shape
+    net = anatomy(model, (channels, height, width), only=[])
+    x = choose.inputs(model, images, indices)
+    top, probabilities = most_probable(model, x)
+    units = [output_of(net, len(classes)).unit(index) for index in top]
+    layer = None if args.layers is None else choose.with_maps(net, args.layers)[-1]
+
+    def attributed(name: str) -> Tensor:
+        options: dict[str, Any] = {"layer": layer} if name == "grad_cam" else {}
+        return attribute(
+            model, x, units, method=name, preprocess=images.preprocess, steps=args.steps, **options
+        )
+
+    def projected(name: str) -> Tensor:
+        return project(model, x, units, rule=name)
+
+    maps = columns(methods, attributed)
+    signals = columns(rules, projected)
+    names = []
+    table = []
+    for row, i in enumerate(indices):
+        label = classes[top[row]]
+        names.append(f"{choose.name_of(images, i)}: {label}, {probabilities[row]:.0%}")
+        measured = {name: float(values[row].sum()) for name, values in maps.items()}
+        table.append({"image": images.keys[i], "class": label} | measured)
+    pixels = torch.stack([images[i] for i in indices])
+    figure = figures.attributions(
+        pixels, maps, projections=signals, names=names, heading=args.model
+    )
+    write(figure, table, args.out, "attributions")
+
+
+def named(text: str, known: Mapping[str, Any], option: str) -> list[str]:
+    """Names with commas, each of which is known; none where the text is empty."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{option} {name!r}: give some of {', '.join(known)}")
+    return names
+
+
+def most_probable(model: nn.Module, x: Tensor) -> tuple[list[int], list[float]]:
+    """The most probable class of each image, and its probability."""
+    with evaluating(model), torch.no_grad():
+        values, order = model(x).softmax(dim=1).max(dim=1)
+    return order.tolist(), values.tolist()
+
+
+def output_of(net: Anatomy, classes: int) -> Layer:
+    """The last layer that gives a number for each class."""
+    for layer in reversed(list(net.values())):
+        if layer.shape == (classes,):
+            return layer
+    raise LayerError(f"no layer of the model gives {classes} classes")
+
+
+def columns(names: Sequence[str], make: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """What is made under each name; those that the model does not allow are printed and left out."""
+    made = {}
+    for name in tqdm(names, desc="columns", leave=False):
+        try:
+            made[name] = make(name).cpu()
+        except (LayerError, ModelError, RuleError) as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, arguments()))
