@@ -1,6 +1,7 @@
 """featviz: visualisation of convolutional networks, after Zeiler & Fergus (arXiv 1311.2901)."""
 
 from featviz import figures, gallery
+from featviz.checks.check import check
 from featviz.errors import (
     FeatvizError,
     ImageError,
@@ -30,6 +31,7 @@ from featviz.methods.scan import scan
 from featviz.methods.sweep import SweepResult, sweep
 from featviz.methods.transforms import Rotate, Scale, Translate
 from featviz.models import load_model, load_weights, preprocessing
+from featviz.records.checks import Checks
 from featviz.records.exemplars import Exemplars
 from featviz.records.scan import LayerScan, Listing, Scan, Skipped
 from featviz.records.statistics import Statistics
@@ -40,12 +42,12 @@ from featviz.units import Layer, Unit, UnitSum
 __version__ = "0.1.0"
 
 __all__ = [
-    "Anatomy", "Box", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError",
+    "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError",
     "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Listing", "ModelError",
     "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Rotate",
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
-    "anatomy", "backward_rule", "capture", "connections", "correspondence", "equivariance",
+    "anatomy", "backward_rule", "capture", "check", "connections", "correspondence", "equivariance",
     "evolve", "figures", "gallery", "load_model", "load_weights", "occlude", "open_images",
     "preprocessing", "project", "project_exemplars", "read", "receptive_fields", "responses",
     "scan", "sweep",
