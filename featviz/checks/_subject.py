@@ -24,7 +24,6 @@ class Subject:
         images: of the scan.
         read_image: one of them in model space.
         exemplars: by unit, strongest first.
-        living: the channels that some image activates.
         signals: makes signals of targets, by name.
         seed: of every choice at random.
         memory: bytes that a batch may take.
@@ -37,7 +36,6 @@ class Subject:
         images: Images,
         read_image: ReadImage,
         exemplars: Sequence[Target],
-        living: Sequence[int],
         signals: Signals,
         seed: int = 0,
         memory: int = MEMORY,
@@ -47,7 +45,6 @@ class Subject:
         self.images = images
         self.read_image = read_image
         self.exemplars = list(exemplars)
-        self.living = list(living)
         self.signals = signals
         self.seed = seed
         self.memory = memory

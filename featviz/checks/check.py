@@ -201,9 +201,8 @@ def _subject(
         return normal
 
     layer = layer_scan.layer
-    living = (~layer_scan.statistics.dead).nonzero().flatten().tolist()
     signals = Projections(layer, rules, read_image, memory)
-    return Subject(model, layer, data, read_image, targets, living, signals, seed, memory)
+    return Subject(model, layer, data, read_image, targets, signals, seed, memory)
 
 
 def _exemplars(layer_scan: LayerScan, channels: list[int], n: int) -> list[Target]:
