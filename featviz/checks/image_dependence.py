@@ -20,8 +20,8 @@ def image_dependence(subject: Subject) -> list[Value]:
 
     with both signals where their receptive fields, before they are clipped at the edges of the
     image, hold pixels of both images. Range: -1 to 1. Good: well below 1. At 1 the picture is the
-    same in every image, so it is one of the weights alone; of a layer below the first rectifier it
-    is. Pairs without signal are left out.
+    same in every image, so it shows the weights alone, as it does of a layer below the first
+    rectifier. Pairs without signal are left out.
 
     Source: the counterpart of Mahendran & Vedaldi, *Salient deconvolutional networks*, ECCV 2016;
     and Nie, Zhang & Patel, *A theoretical explanation for perplexing behaviors of
