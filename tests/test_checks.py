@@ -22,6 +22,7 @@ from featviz.checks._likeness import cosine, smoothed, spearman, ssim, ssim_map
 from featviz.checks._networks import copied, modules_below, reinitialise
 from featviz.checks._signals import Projections, Signals, Target, singly
 from featviz.checks._subject import Subject
+from featviz.checks.check import CHECKS
 from featviz.checks.convergence import convergence
 from featviz.checks.image_dependence import image_dependence
 from featviz.checks.localisation import localisation, masks_of, shares
@@ -589,6 +590,7 @@ def test_what_cannot_be_checked_is_refused(mini: nn.Module, images: Images, scan
     refused(UnitError, "channel 99.*0 to 47", layers="conv2", units=[99])
     refused(UsageError, "units=0: give at least 1", units=0)
     refused(UsageError, r"units=\[\]: give at least one", units=[])
+    refused(UsageError, r"units=2\.5: give how many", units=2.5)
     refused(UsageError, "images_per_unit=1.*at least 2", images_per_unit=1)
     refused(UsageError, "images_per_unit=9: the scan has k=4.*higher k", images_per_unit=9)
     refused(ImageError, "5 images are not the 40 of the scan", images=images[:5])
@@ -621,6 +623,27 @@ def test_a_model_that_raises_is_left_as_it_was(images: Images) -> None:
     result = scan(model, data, "3", k=4)
     with untouched(model), pytest.raises(RuleError):
         check(model, data, result, rules=["nothing"])
+
+
+def test_an_interruption_leaves_the_model_as_it_was_and_ends_the_command(
+    mini: nn.Module,
+    images: Images,
+    scanned: Scan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(subject: Subject) -> list[Value]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(CHECKS, "convergence", interrupted)
+    with untouched(mini), pytest.raises(KeyboardInterrupt):
+        check(mini, images, scanned, "conv2", units=2, checks=["specificity", "convergence"])
+    out = str(tmp_path / "out")
+    command = ["check", "--layers", "conv2", "--limit", "8", "--units", "2", "--out", out]
+    assert cli.main([*command, "--checks", "convergence"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "checks.json").exists()
 
 
 class Uncopied(nn.Sequential):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -149,6 +149,7 @@ def _measured(
     with tqdm(desc="check", total=total, unit="check", disable=not progress, leave=False) as bar:
         while subjects:
             subject = subjects.pop(0)  # with which its signals go, which are large
+            _ = subject.own  # a layer without signals is an error before any check begins
             for name in names:
                 bar.set_postfix_str(f"{subject.layer} {name}")
                 values = CHECKS[name](subject)
@@ -282,6 +283,8 @@ def _chosen_units(layer_scan: LayerScan, units: int | Sequence[int], seed: int) 
         living = (~dead).nonzero().flatten().tolist()
         draws = seeded(seed, layer, "units")
         return sorted(draws.sample(living, min(units, len(living))))
+    if not isinstance(units, Iterable):
+        raise UsageError(f"units={units!r}: give how many, or a list of channels", "units")
     chosen = list(dict.fromkeys(units))
     if not chosen:
         raise UsageError(f"units={units!r}: give at least one channel, or how many", "units")

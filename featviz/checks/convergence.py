@@ -32,8 +32,8 @@ def convergence(subject: Subject) -> list[Value]:
         cos(r(a), r(b))
 
     of what has arrived there, flattened. Range: -1 to 1. Good: near 0 at the image. At 1 whatever
-    the signal starts as, the same arrives: the picture cannot depend on the unit. Layers where nothing
-    arrives are left out.
+    the signal starts as, the same arrives: the picture cannot depend on the unit. Layers where
+    nothing arrives are left out, and so is whatever makes signals and is no backward rule.
 
     Source: Sixt, Granz & Landgraf, *When explanations lie*, ICML 2020 (cosine
     similarity convergence).

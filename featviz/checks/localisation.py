@@ -21,16 +21,16 @@ def localisation(subject: Subject) -> list[Value]:
     """The share of the signal's energy on what the unit responds to.
 
     Of the masks that all images of a unit's exemplars have (the object with its texture, the ground
-    around it, and in faces eyes and nose), the unit's own is the one under which its activation maps have the
-    highest mean, of positive activations, at the positions whose receptive fields have their
-    middle there. With s the signal of an exemplar in its receptive field and m the mask there:
+    around it, and in faces eyes and nose), the unit's own is the one under which its activation
+    maps have the highest mean, of positive activations, at the positions whose receptive fields
+    have their middle there. With s the signal of an exemplar in its receptive field and m the mask:
 
         localisation        sum of s^2 under m / sum of s^2
         localisation_area   pixels under m / pixels
 
-    Range: 0 to 1. Good: above the share of the area, which is what a signal spread evenly gets. Exemplars whose
-    receptive field lies under the mask altogether, or not at all, can show nothing and are left out.
-    A layer without maps has the object's mask.
+    Range: 0 to 1. Good: above the share of the area, which is what a signal spread evenly gets.
+    Exemplars whose receptive field lies under the mask altogether, or not at all, can show nothing
+    and are left out. A layer without maps has the object's mask.
 
     Source: the energy-based pointing game of Wang et al., *Score-CAM*, CVPR workshops 2020.
     """

@@ -29,8 +29,8 @@ def randomisation(subject: Subject) -> list[Value]:
         randomisation        the rank correlation of |s| and |s'| (Spearman)
         randomisation_ssim   the structural similarity of |s| and |s'|, each divided by its maximum
 
-    after all layers from the unit's own down to the image were (the steps: from the unit's own down to the
-    one that is named), and
+    after all layers from the unit's own down to the image were (each step: down to the one that is
+    named), and
 
         independent, independent_ssim   the same after one layer alone was, the mean over layers
 

@@ -29,10 +29,10 @@ CONTROLS = ("random", "centred")
 def reactivation(subject: Subject) -> list[Value]:
     """The response of a unit to the pixels that its signal marks, and to all the others.
 
-    The energy of the signal, squared and summed over channels, is smoothed by a Gaussian of 1/16 of the
-    receptive field's longer side. With M(p) the share p of the field's pixels where it is highest, x the
-    image, b the image blurred by a quarter of that side, and f the response at the exemplar's position,
-    cut to [0, f(x)]:
+    The energy of the signal, squared and summed over channels, is smoothed by a Gaussian of 1/16 of
+    the receptive field's longer side. With M(p) the share p of the field's pixels where it is
+    highest, x the image, b the image blurred by a quarter of that side, and f the response at the
+    exemplar's position, cut to [0, f(x)]:
 
         kept(p) = f(x in M(p), b elsewhere) / f(x)       removed(p) = f(b in M(p), x elsewhere) / f(x)
 
