@@ -11,6 +11,7 @@ from featviz._lazy import lazily
 
 if TYPE_CHECKING:
     from featviz import figures, gallery
+    from featviz.checks.check import check
     from featviz.errors import (
         FeatvizError,
         ImageError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from featviz.methods.sweep import SweepResult, sweep
     from featviz.methods.transforms import Rotate, Scale, Translate
     from featviz.models import load_model, load_weights, preprocessing
+    from featviz.records.checks import Checks
     from featviz.records.exemplars import Exemplars
     from featviz.records.scan import LayerScan, Listing, Scan, Skipped
     from featviz.records.statistics import Statistics
@@ -51,6 +53,7 @@ else:
     __getattr__, __dir__ = lazily(
         __name__,
         {
+            "checks.check": ["check"],
             "errors": [
                 "FeatvizError",
                 "ImageError",
@@ -81,6 +84,7 @@ else:
             "methods.sweep": ["SweepResult", "sweep"],
             "methods.transforms": ["Rotate", "Scale", "Translate"],
             "models": ["load_model", "load_weights", "preprocessing"],
+            "records.checks": ["Checks"],
             "records.exemplars": ["Exemplars"],
             "records.scan": ["LayerScan", "Listing", "Scan", "Skipped"],
             "records.statistics": ["Statistics"],
@@ -93,12 +97,12 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Anatomy", "Box", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError",
+    "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError",
     "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Listing", "ModelError",
     "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Rotate",
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
-    "anatomy", "attribute", "backward_rule", "capture", "connections", "correspondence",
+    "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
     "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "occlude",
     "open_images", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
     "responses", "scan", "sweep",

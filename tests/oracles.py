@@ -4,6 +4,7 @@ it checks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -399,3 +400,84 @@ def _slope(score: Score, point: Tensor) -> Tensor:
     leaf = point.detach().clone().requires_grad_()
     (slope,) = torch.autograd.grad(score(leaf), leaf)
     return slope
+
+
+def likeness(a: Tensor, b: Tensor) -> float:
+    """The cosine of two signals, number by number."""
+    first = [float(v) for v in a.double().flatten()]
+    second = [float(v) for v in b.double().flatten()]
+    dot = sum(p * q for p, q in zip(first, second, strict=True))
+    lengths = sum(p * p for p in first) * sum(q * q for q in second)
+    return float(dot / lengths**0.5)
+
+
+def structural_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """At each pixel of two maps (h, w) in [0, 1]: Gaussian windows of 1.5 pixels that reach 5 pixels
+    far, made of the pixels that there are."""
+    height, width = a.shape
+    result = torch.zeros(height, width, dtype=torch.float64)
+    for y in range(height):
+        for x in range(width):
+            values = []
+            for v in range(max(0, y - 5), min(height, y + 6)):
+                for u in range(max(0, x - 5), min(width, x + 6)):
+                    weight = math.exp(-((v - y) ** 2 + (u - x) ** 2) / (2 * 1.5**2))
+                    values.append((weight, float(a[v, u]), float(b[v, u])))
+            result[y, x] = _similarity(values)
+    return result
+
+
+def _similarity(values: list[tuple[float, float, float]]) -> float:
+    total = sum(w for w, _, _ in values)
+    mean_a = sum(w * p for w, p, _ in values) / total
+    mean_b = sum(w * q for w, _, q in values) / total
+    variance_a = sum(w * (p - mean_a) ** 2 for w, p, _ in values) / total
+    variance_b = sum(w * (q - mean_b) ** 2 for w, _, q in values) / total
+    covariance = sum(w * (p - mean_a) * (q - mean_b) for w, p, q in values) / total
+    above = (2 * mean_a * mean_b + 1e-4) * (2 * covariance + 9e-4)
+    below = (mean_a**2 + mean_b**2 + 1e-4) * (variance_a + variance_b + 9e-4)
+    return above / below
+
+
+def blurred(image: Tensor, sigma: float) -> Tensor:
+    """An image (c, h, w) under a Gaussian that reaches 3.5 sigma along each axis, made of the pixels
+    that there are."""
+    reach = int(3.5 * sigma + 0.5)
+    result = image.double().clone()
+    for axis in (1, 2):
+        before = result.clone()
+        length = image.shape[axis]
+        for i in range(length):
+            near = range(max(0, i - reach), min(length, i + reach + 1))
+            weights = [math.exp(-((i - j) ** 2) / (2 * sigma**2)) for j in near]
+            planes = [before.select(axis, j) * w for j, w in zip(near, weights, strict=True)]
+            result.select(axis, i).copy_(torch.stack(planes).sum(dim=0) / sum(weights))
+    return result
+
+
+def reactivation(
+    model: nn.Module,
+    layer: str,
+    image: Tensor,
+    unit: tuple[int, int, int],
+    box: tuple[int, int, int, int],
+    energy: Tensor,
+    share: float,
+) -> tuple[float, float]:
+    """What a unit (channel, y, x) keeps of its response where the highest ``share`` of the energy
+    (h, w) in a box is kept of the image, and where it is removed."""
+    channel, y, x = unit
+    top, left, bottom, right = box
+    side = max(bottom - top, right - left)
+    smooth = blurred(energy[None], max(0.5, side / 16))[0]
+    hazy = blurred(image, max(0.5, side / 4))
+    ranked = sorted(((float(-e), i) for i, e in enumerate(smooth.flatten())))
+    kept, removed = hazy.clone(), image.double().clone()
+    for _, i in ranked[: max(1, round(share * len(ranked)))]:
+        v, u = top + i // (right - left), left + i % (right - left)
+        kept[:, v, u] = image[:, v, u]
+        removed[:, v, u] = hazy[:, v, u]
+    full = float(output(model, layer, image.double())[channel, y, x])
+    responses = [float(output(model, layer, changed)[channel, y, x]) for changed in (kept, removed)]
+    first, second = (min(max(response / full, 0.0), 1.0) for response in responses)
+    return first, second

@@ -32,6 +32,7 @@ FLOORS = (
     {"models"},
     {"data"},
     {"methods"},
+    {"checks"},
     {"figures"},
     {"gallery"},
     {"cli"},
@@ -47,7 +48,7 @@ COMPOSED = {"methods.evolve": {"methods.scan", "methods.project_exemplars", "met
 """The one method that is made of others."""
 PACKAGES = ("featviz", "featviz.figures", "featviz.gallery", "featviz.data", "featviz.models")
 RECORDS = {
-    "Connections", "Correspondence", "Evolution", "Exemplars", "LayerScan", "Listing",
+    "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "LayerScan", "Listing",
     "OcclusionMaps", "Scan", "Statistics", "SweepResult", "TopK", "Track",
 }  # fmt: skip
 LOST = {
@@ -143,7 +144,7 @@ def test_arithmetic_and_names_know_no_torch(name: str) -> None:
     assert not {folder(module) for module in imported(MODULES[name])} & {"torch", "numpy"}
 
 
-@pytest.mark.parametrize("name", ["methods", "fields", "records"])
+@pytest.mark.parametrize("name", ["methods", "fields", "records", "checks"])
 def test_some_folders_offer_nothing_themselves(name: str) -> None:
     (docstring,) = ast.parse(MODULES[name].read_text()).body
     assert isinstance(docstring, ast.Expr)

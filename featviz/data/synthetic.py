@@ -11,6 +11,7 @@ IEEE 754 rounds exactly (+ - * / sqrt, comparisons)."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -145,6 +146,27 @@ class _Draws:
 def _draw_label(draws: _Draws) -> int:
     """The label is the first thing drawn, so that it can be known without drawing the image."""
     return draws.below(len(CLASSES))
+
+
+_KEY = re.compile(r"(?P<label>[^/]+)/(?P<seed>\d+)-(?P<size>\d+)-(?P<index>\d{6,})")
+
+
+def sample_of(key: str) -> Sample | None:
+    """The image that has this name in `SyntheticImages`; None where it is no such name.
+
+    Example:
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.data.synthetic import sample_of
+        >>> sample_of(SyntheticImages(10, seed=1).key(3)).factors["shape"]
+        'crescent'
+    """
+    name = _KEY.fullmatch(key)
+    if name is None or not 32 <= int(name["size"]) <= 1024:
+        return None
+    seed, index = int(name["seed"]), int(name["index"])
+    if max(seed, index) >= 2**63 or CLASSES[_draw_label(_Draws(seed, index))] != name["label"]:
+        return None
+    return draw(seed, index, int(name["size"]))
 
 
 def draw(seed: int, index: int, size: int = 96) -> Sample:

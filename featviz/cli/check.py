@@ -1,0 +1,186 @@
+"""``featviz check``: how far the pictures of units can be trusted, as a table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from featviz.checks.check import CHECKS, check
+from featviz.cli.arguments import (
+    add_image_arguments,
+    add_layers,
+    add_memory,
+    add_model_arguments,
+    add_output,
+    images_from,
+    model_from,
+    positive,
+    report,
+    rules,
+    scanned,
+    slug,
+)
+from featviz.files import claimed
+from featviz.records.checks import Checks, check_names
+from featviz.rules import RULES
+
+COLUMNS = {
+    "specificity": "specificity",
+    "image_dependence": "image dep.",
+    "randomisation": "randomised",
+    "randomisation_ssim": "(SSIM)",
+    "independent": "one layer",
+    "convergence": "converge",
+    "kept": "kept",
+    "kept_random": "(random)",
+    "kept_centred": "(centred)",
+    "removed": "removed",
+    "removed_random": "(random)",
+    "removed_centred": "(centred)",
+    "localisation": "localised",
+    "localisation_area": "(area)",
+}
+"""The measures of the table, with their heads."""
+LEGEND = "95% intervals and what each number rests on are in"
+FORMULA = "the highest mean of 1 - specificity, 1 - image_dependence and kept"
+_SYNTHETIC = 500  # images, where none are given
+
+
+def register(commands: Any) -> None:
+    """Add the command ``check``."""
+    parser = commands.add_parser(
+        "check", help="measure how far the pictures of each rule can be trusted, as a table"
+    )
+    add_model_arguments(parser)
+    add_image_arguments(parser)
+    add_layers(parser)
+    parser.add_argument(
+        "--rule",
+        "--rules",
+        type=rules,
+        default=list(RULES),
+        metavar="RULE",
+        help=f"{', '.join(RULES)}, or several separated by commas (default: all)",
+    )
+    parser.add_argument(
+        "--checks",
+        type=names,
+        metavar="CHECK",
+        help=f"{', '.join(CHECKS)}, or several separated by commas (default: all)",
+    )
+    parser.add_argument(
+        "--units",
+        type=positive,
+        default=20,
+        metavar="N",
+        help="units of each layer, drawn at random (default: 20)",
+    )
+    parser.add_argument(
+        "--images-per-unit",
+        type=positive,
+        default=4,
+        metavar="N",
+        help="exemplars of each unit (default: 4)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of every choice at random (default: 0)"
+    )
+    parser.add_argument(
+        "--best", action="store_true", help=f"name the best rule of each layer: {FORMULA}"
+    )
+    parser.add_argument(
+        "--intervals", action="store_true", help="print every number with its 95%% interval"
+    )
+    add_memory(parser)
+    parser.add_argument("--fresh", action="store_true", help="scan again even if there is a record")
+    add_output(parser, "folder for the scan and the numbers (default: outputs/MODEL-check)")
+    parser.set_defaults(
+        run=run, goes_on="What was scanned is kept: the same command goes on from there."
+    )
+
+
+def names(text: str) -> list[str]:
+    """Names of checks with commas, each once."""
+    chosen = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    try:
+        check_names(chosen, list(CHECKS))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return chosen
+
+
+def run(args: argparse.Namespace) -> None:
+    """Scan, measure, and print the table."""
+    out = args.out or Path("outputs") / f"{slug(args.model)}-check"
+    args.k = max(args.images_per_unit, 2)
+    with claimed(out):
+        model = model_from(args)
+        images = images_from(args, model, synthetic=_SYNTHETIC)
+        result = scanned(args, model, images, out, lambda layers: None)
+        report(result)
+        checks = check(
+            model,
+            images,
+            result,
+            rules=args.rule,
+            checks=args.checks,
+            units=args.units,
+            images_per_unit=args.images_per_unit,
+            seed=args.seed,
+            memory=args.memory,
+            progress=True,
+        )
+        path = checks.save(out)
+    for reason in dict.fromkeys(checks.absent.values()):
+        print(reason)
+    print("\n".join(table(checks)))
+    if args.intervals:
+        print("\n".join(intervals(checks)))
+    print(f"{LEGEND} {path}")
+    if args.best:
+        print("\n".join(best(checks)))
+
+
+def table(checks: Checks) -> list[str]:
+    """A line for each layer and rule, below the heads."""
+    shown = [measure for measure in COLUMNS if measure in checks.measures]
+    rows = [["layer", "rule", *(COLUMNS[measure] for measure in shown)]]
+    for layer in checks.layers:
+        for rule in checks.rules:
+            numbers = [checks.get(layer, rule, measure) for measure in shown]
+            cells = ["" if number is None else f"{number.value:.2f}" for number in numbers]
+            rows.append([layer, rule, *cells])
+    return _aligned(rows, left=2)
+
+
+def intervals(checks: Checks) -> list[str]:
+    """A line for each number that stands for all of its steps."""
+    rows = [["layer", "rule", "measure", "value", "low", "high", "units", "images", "n"]]
+    for number in checks.measured:
+        if not number.step:
+            values = [f"{value:.3f}" for value in (number.value, number.low, number.high)]
+            counts = [str(count) for count in (number.units, number.images, number.n)]
+            rows.append([number.layer, number.rule, number.measure, *values, *counts])
+    return _aligned(rows, left=3)
+
+
+def best(checks: Checks) -> list[str]:
+    """The recommended rule of each layer."""
+    lines = [f"best rule, {FORMULA}:"]
+    for layer, rule in checks.best().items():
+        lines.append(f"{layer}: {rule} ({checks.score(layer, rule):.2f})")
+    return lines
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Rows with their columns one below the other, the first ``left`` of them to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = []
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            cells.append(cell.ljust(width) if i < left else cell.rjust(width))
+        lines.append("  ".join(cells).rstrip())
+    return lines
