@@ -27,6 +27,7 @@ FLOORS = (
     {"hooks"},
     {"fields"},
     {"records"},
+    {"views"},
     {"models"},
     {"data"},
     {"methods"},

@@ -1,0 +1,106 @@
+"""Views: the ways to draw an exemplar beside its patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from featviz.errors import UsageError, did_you_mean
+from featviz.records.exemplars import Exemplars
+from featviz.tiles import blur_of, heat_tiles, masked_tiles, picture_tiles, signal_tiles
+from featviz.units import Layer
+
+VIEWS = {
+    "masked": "the patches, faded to grey where their signal is weak",
+    "projection": "projections (middle grey = 0; black and white: the 99.5th percentile of the "
+    "unit's magnitudes)",
+    "heat": "heat maps over the patches (red above 0, blue below, nothing at 0)",
+}
+"""Every view, with its legend."""
+PATCH = "patch"
+"""What every view stands beside: the pixels alone."""
+
+_RELEVANCE = ("lrp",)
+
+ViewsLike = str | Sequence[str] | None
+
+
+def is_relevance(rule: str) -> bool:
+    """Whether a rule's projections say how much each pixel adds to the response or takes from it,
+    rather than which change of it would raise the response."""
+    return rule in _RELEVANCE
+
+
+def views_for(rule: str, views: ViewsLike = None) -> list[str]:
+    """The views that projections under a rule are drawn in, in order.
+
+    Args:
+        rule: of the projections.
+        views: names from `VIEWS`, or several with commas; None: masked, and beside it the
+            projection, or the heat map of a rule whose projections are relevance.
+
+    Raises:
+        UsageError: no such view, or none.
+
+    Example:
+        >>> views_for("deconvnet"), views_for("lrp"), views_for("guided", "heat")
+        (['masked', 'projection'], ['masked', 'heat'], ['heat'])
+    """
+    if views is None:
+        return ["masked", "heat"] if is_relevance(rule) else ["masked", "projection"]
+    names = views.split(",") if isinstance(views, str) else views
+    return list(dict.fromkeys(check_view(name.strip()) for name in names)) or _none(views)
+
+
+def _none(views: ViewsLike) -> list[str]:
+    raise UsageError(f"views={views!r}: give at least one of {', '.join(VIEWS)}", "views")
+
+
+def check_view(view: str) -> str:
+    """The name of a view.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    if view not in VIEWS:
+        raise UsageError(
+            f"no view {view!r}: the views are {', '.join(VIEWS)}{did_you_mean(view, VIEWS)}",
+            "views",
+        )
+    return view
+
+
+def view_tiles(
+    exemplars: Exemplars, row: int, rule: str, view: str, size: tuple[int, int]
+) -> Tensor:
+    """A unit's k exemplars in a view, or as the patches alone: (k, 3, *size) uint8."""
+    visible = exemplars.visible[row]
+    patches = exemplars.patches[row]
+    if view == PATCH:
+        return picture_tiles(patches, visible, size)
+    signals = exemplars.projections[rule][row]
+    if view == "projection":
+        return signal_tiles(signals, visible, size)
+    patch_size = (patches.shape[-2], patches.shape[-1])
+    blur = blur_of(_image_size(exemplars.layer, patch_size), patch_size)
+    if view == "heat":
+        return heat_tiles(patches, signals, visible, size, blur)
+    return masked_tiles(patches, signals, visible, size, blur)
+
+
+def _image_size(layer: Layer, patch: tuple[int, int]) -> tuple[int, int]:
+    """The size of the images, about: positions times the pixels from each to the next."""
+    if not layer.field.is_local:
+        return patch
+    height, width = layer.map_size
+    down, across = layer.field.stride
+    return round(height * down), round(width * across)
+
+
+def without_signal(exemplars: Exemplars, rule: str) -> int:
+    """How many exemplars of living units have a signal that is zero everywhere: their pictures say
+    nothing, and are plain grey."""
+    silent = (exemplars.projections[rule] == 0).flatten(2).all(dim=2)
+    filled = (exemplars.images >= 0) & ~exemplars.dead[:, None]
+    return int((silent & filled).sum())
