@@ -48,27 +48,25 @@ def views_for(rule: str, views: ViewsLike = None) -> list[str]:
         (['masked', 'projection'], ['masked', 'heat'], ['heat'])
     """
     if views is None:
-        return ["masked", "heat"] if is_relevance(rule) else ["masked", "projection"]
-    names = views.split(",") if isinstance(views, str) else views
-    return list(dict.fromkeys(check_view(name.strip()) for name in names)) or _none(views)
+        return ["masked", "heat" if is_relevance(rule) else "projection"]
+    return check_views(views)
 
 
-def _none(views: ViewsLike) -> list[str]:
-    raise UsageError(f"views={views!r}: give at least one of {', '.join(VIEWS)}", "views")
-
-
-def check_view(view: str) -> str:
-    """The name of a view.
+def check_views(views: str | Sequence[str]) -> list[str]:
+    """Views by name, each once, in order.
 
     Raises:
-        UsageError: there is none of this name.
+        UsageError: there is none of a name, or no name.
     """
-    if view not in VIEWS:
-        raise UsageError(
-            f"no view {view!r}: the views are {', '.join(VIEWS)}{did_you_mean(view, VIEWS)}",
-            "views",
-        )
-    return view
+    names = views.split(",") if isinstance(views, str) else views
+    chosen = list(dict.fromkeys(name.strip() for name in names))
+    for name in chosen:
+        if name not in VIEWS:
+            close = did_you_mean(name, VIEWS)
+            raise UsageError(f"no view {name!r}: the views are {', '.join(VIEWS)}{close}", "views")
+    if not chosen:
+        raise UsageError(f"views={views!r}: give at least one of {', '.join(VIEWS)}", "views")
+    return chosen
 
 
 def view_tiles(
