@@ -9,7 +9,6 @@ from torch import Tensor
 from featviz.errors import UsageError, did_you_mean
 from featviz.records.exemplars import Exemplars
 from featviz.tiles import blur_of, heat_tiles, masked_tiles, picture_tiles, signal_tiles
-from featviz.units import Layer
 
 VIEWS = {
     "masked": "the patches, faded to grey where their signal is weak",
@@ -80,20 +79,11 @@ def view_tiles(
     signals = exemplars.projections[rule][row]
     if view == "projection":
         return signal_tiles(signals, visible, size)
-    patch_size = (patches.shape[-2], patches.shape[-1])
-    blur = blur_of(_image_size(exemplars.layer, patch_size), patch_size)
+    image = exemplars.layer.field.extent  # but for what strides leave over at its edges
+    blur = blur_of((image.height, image.width), (patches.shape[-2], patches.shape[-1]))
     if view == "heat":
         return heat_tiles(patches, signals, visible, size, blur)
     return masked_tiles(patches, signals, visible, size, blur)
-
-
-def _image_size(layer: Layer, patch: tuple[int, int]) -> tuple[int, int]:
-    """The size of the images, about: positions times the pixels from each to the next."""
-    if not layer.field.is_local:
-        return patch
-    height, width = layer.map_size
-    down, across = layer.field.stride
-    return round(height * down), round(width * across)
 
 
 def without_signal(exemplars: Exemplars, rule: str) -> int:
