@@ -11,6 +11,28 @@ PAPER = 255
 OUTSIDE = 232
 """The gray of a tile where it lies beyond the edge of its image."""
 
+MASK_BLUR = 3 / 224
+"""Of a mask, and of a heat map: the standard deviation of its blur, as a share of the image's side.
+The signal of a unit is a scatter of single pixels; blurred this far they close to the shapes that
+they lie on, and the edges of an eye or a wheel stay sharp."""
+MASK_TINY = 1 / 16
+"""The blur is at most this share of the patch's shorter side: of a patch of a few pixels, as in the
+first layers, it would otherwise leave nothing but its mean."""
+MASK_PERCENTILE = 0.98
+"""The energy above which a pixel is shown as it is. The largest would hang on a single pixel: all but
+a spot would be dark."""
+MASK_POWER = 0.7
+"""Opacity is relative energy to this power: below 1, so that what surrounds the strongest pixels can
+still be made out. Energy is a square: 0.5 would be the magnitude itself, and keeps too much."""
+
+FOR = (0.84, 0.09, 0.11)
+AGAINST = (0.13, 0.36, 0.78)
+"""Of a heat map, the colours of relevance above and below zero: red and blue, which the color-blind
+tell apart."""
+HEAT_BASE = (0.35, 0.55)
+"""Of a heat map, the gray picture under the colours: this much of its contrast, lifted by this much.
+A picture in its own colours, or a dark one, would be taken for relevance, or hide it."""
+
 
 def to_uint8(images: Tensor) -> Tensor:
     """[0, 1] to 0 to 255, any shape; values outside are clipped."""
@@ -87,6 +109,108 @@ def signal_tiles(projections: Tensor, visible: Tensor, size: tuple[int, int]) ->
     # of the pixels that are drawn
     signals = resized(projections, size)
     return _shown(signed(signals, contrast(signals)), visible)
+
+
+def energy(signals: Tensor, blur: float) -> Tensor:
+    """How much signal there is at and around each pixel: squares, summed over channels and blurred.
+
+    Args:
+        signals: (k, c, h, w), any sign and scale.
+        blur: standard deviation of the Gaussian in pixels of the patch, as of `blur_of`.
+
+    Returns:
+        (k, h, w), relative to the strongest pixel before the blur; 0 where the signal is 0.
+    """
+    # relative before they are squared: the square of a small float32 is zero
+    largest = signals.abs().amax(dim=(1, 2, 3), keepdim=True)
+    relative = signals / largest.clamp(min=torch.finfo(signals.dtype).tiny)
+    return blurred(relative.square().sum(dim=1), blur)
+
+
+def blur_of(image: tuple[int, int], patch: tuple[int, int]) -> float:
+    """The standard deviation of the blur, in pixels, for an image and a patch of these sizes."""
+    return min(MASK_BLUR * min(image), MASK_TINY * min(patch))
+
+
+def blurred(values: Tensor, deviation: float) -> Tensor:
+    """Values (k, h, w) under a Gaussian of this standard deviation in pixels, which ends at four of
+    them: the mean of what lies near, at an edge of what there is.
+    """
+    rows = _gaussian(values, values.shape[-2], deviation)
+    columns = _gaussian(values, values.shape[-1], deviation)
+    return rows @ values @ columns.T
+
+
+def _gaussian(like: Tensor, n: int, deviation: float) -> Tensor:
+    """The weights (n, n) of n pixels in each of n means."""
+    position = torch.arange(n, dtype=like.dtype, device=like.device)
+    distance = (position[:, None] - position).abs() / max(deviation, 1e-6)
+    weights = torch.exp(-distance.square() / 2).masked_fill(distance > 4, 0)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def opacity(signals: Tensor, blur: float) -> Tensor:
+    """How much of each pixel is shown, (k, c, h, w) to (k, h, w) in [0, 1]: relative energy, 1 for
+    the pixels of most energy, and 0 where no signal is near.
+
+    It does not depend on the scale of a signal. One that is zero everywhere has no opacity anywhere.
+    """
+    energies = energy(signals, blur)
+    scales = torch.stack([_scale(own) for own in energies])
+    return (energies / scales[:, None, None]).clamp(0, 1) ** MASK_POWER
+
+
+def _scale(energies: Tensor) -> Tensor:
+    """The energy that counts as full: a percentile of what is above zero, since a signal that covers
+    little of its box is zero at any percentile of all."""
+    above = energies[energies > 0]
+    if not len(above):
+        return energies.new_ones(())
+    return above.kthvalue(max(1, round(MASK_PERCENTILE * len(above)))).values
+
+
+def masked_tiles(
+    patches: Tensor, projections: Tensor, visible: Tensor, size: tuple[int, int], blur: float
+) -> Tensor:
+    """Patches as tiles, faded to middle gray where their signal has no energy.
+
+    Args:
+        patches: (k, c, h, w) in [0, 1]; ``projections``: their signals, of the same shape.
+        visible: (k, h, w) bool, False beyond the edge of the image, which is light gray.
+        size: (height, width) of a tile in pixels.
+        blur: standard deviation of the energy's blur in pixels of the patch, as of `blur_of`.
+
+    Returns:
+        (k, 3, *size) uint8; middle gray all over where the signal is zero.
+    """
+    shown = opacity(projections, blur)[:, None]
+    return picture_tiles(0.5 + shown * (patches - 0.5), visible, size)
+
+
+def heat_tiles(
+    patches: Tensor, projections: Tensor, visible: Tensor, size: tuple[int, int], blur: float
+) -> Tensor:
+    """Signed relevance over patches, as `masked_tiles` takes them: red for, blue against, the picture
+    in gray where it is zero. The k share one scale, which is the same for both signs.
+    """
+    relevance = resized(blurred(projections.sum(dim=1), blur)[:, None], size)
+    strength = (relevance / contrast(relevance)).clamp(-1, 1)
+    lowered, lift = HEAT_BASE
+    base = resized(torch.where(visible[:, None], patches, _outside(patches)), size)
+    gray = lift + lowered * base.mean(dim=1, keepdim=True)
+    colors = torch.where(strength > 0, _color(strength, FOR), _color(strength, AGAINST))
+    values = gray + strength.abs() * (colors - gray)
+    without = (projections == 0).flatten(1).all(dim=1)
+    values = torch.where(without[:, None, None, None], _middle(values), values)
+    return _shown(values, visible)
+
+
+def _color(like: Tensor, color: tuple[float, float, float]) -> Tensor:
+    return like.new_tensor(color)[None, :, None, None]
+
+
+def _middle(like: Tensor) -> Tensor:
+    return like.new_tensor(0.5)
 
 
 def _shown(values: Tensor, visible: Tensor) -> Tensor:

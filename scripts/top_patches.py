@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
         shown.append(exemplars)
     rows = table(shown, images)
     for rule in args.rule:
-        figure = figures.top_patches(shown, rule=rule, heading=args.model)
+        figure = figures.top_patches(shown, rule=rule, views="projection", heading=args.model)
         write(figure, rows, args.out, stem_of(rule, args.rule))
 
 

@@ -107,6 +107,7 @@ def made_up(folder: Path, units: int, *, side: int = 96, kinds: int = 8, labels:
         numbers[unit] = _dead_unit(unit)
     layer = _layer(numbers)
     data = {"tile": [side, side], "k": 9, "rules": ["deconvnet"], "input": [224, 224]}
+    data["blocks"] = sprites.block_names(["deconvnet"], "projection")
     own = {"title": "made up", "folder": layer["folder"], "images": "images", "units": numbers}
     record = site.new({}, ABOUT, [layer])
     record["images"] = []
@@ -133,6 +134,8 @@ ABOUT = {
     "input": [3, 224, 224],
     "k": 9,
     "rules": ["deconvnet"],
+    "views": ["projection"],
+    "lead": ["projection", "patch"],
     "sources": {},
     "fingerprints": {},
     "labelled": True,

@@ -611,6 +611,7 @@ def test_bad_input_is_explained_in_one_line_before_the_scan(
     ("options", "message"),
     [
         (["--rule", "deconv"], "deconv"),
+        (["--view", "heta"], "no view 'heta': the views are masked, projection, heat"),
         (["--k", "0"], "'0' is not a whole number above 0"),
         (["--limit", "-3"], "not a whole number"),
         (["--limit", "many"], "not a whole number"),

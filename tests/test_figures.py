@@ -404,6 +404,39 @@ def test_dead_units_are_named_and_not_drawn() -> None:
     assert unit_block(own, 1, "deconvnet", 20).unique().tolist() == [244, 255]
 
 
+def test_the_views_that_are_drawn_are_the_ones_asked_for() -> None:
+    own = exemplars(units=1)
+    squares = {}
+    for view in ("masked", "projection", "heat"):
+        block = unit_block(own, 0, "deconvnet", 21, view)
+        width = (block.shape[2] - 4) // 2
+        squares[view] = block[:, :, :width]
+        for draw in (figures.grid, lambda e, **kw: figures.top_patches([e], **kw)):
+            shown = pixels(draw(own, tile=21, views=view))
+            assert len(positions_of(shown, block)) == 1, view
+    assert torch.equal(
+        unit_block(own, 0, "deconvnet", 21),
+        unit_block(own, 0, "deconvnet", 21, "masked,projection"),
+    )
+    both = unit_block(own, 0, "deconvnet", 21, ["heat", "masked"])
+    width = squares["heat"].shape[2]
+    assert torch.equal(both[:, :, :width], squares["heat"])
+    assert torch.equal(both[:, :, width + 4 : 2 * width + 4], squares["masked"])
+    strip = unit_tiles(own, 0, "deconvnet", 56, "heat")[:, 0]
+    drawn = pixels(figures.overview([own], views="heat"))
+    assert len(positions_of(drawn, sheet(strip, columns=1, gap=2))) == 1
+    with pytest.raises(UsageError, match=r"no view 'mask'.*masked"):
+        figures.grid(own, views="mask")
+
+
+def test_exemplars_without_signal_are_counted_in_the_caption() -> None:
+    own = exemplars()
+    assert not any("no signal" in text for text in texts(figures.grid(own)))
+    own.projections["deconvnet"][~own.dead] = 0
+    note = " ".join(texts(figures.grid(own)))
+    assert "no signal" in note.replace("\n", " ")
+
+
 def test_the_rule_that_is_drawn_is_the_one_asked_for() -> None:
     own = exemplars()
     for draw in (figures.grid, lambda e, rule: figures.overview([e], rule=rule)):

@@ -39,7 +39,8 @@ from featviz import (
 from featviz.cli import grid
 from featviz.errors import ImageError, RecordError, RuleError, UsageError
 from featviz.gallery import _build, site, sprites
-from featviz.gallery.numbers import dominating, rounded, standing_out, text
+from featviz.gallery.numbers import dominating, rounded, standing_out, text, unit_numbers
+from featviz.tiles import blur_of, opacity
 
 STATIC = r"static/(gallery\.css|(gallery|panel|figure|search)\.js)"
 FILES = re.compile(
@@ -413,6 +414,8 @@ def test_the_gallery_of_something_else_is_refused_with_what_differs(
     for scan, net, data, rules, message in cases:
         with pytest.raises(RecordError, match=message):
             gallery.build(scan, net, data, built, rules=rules)
+    with pytest.raises(RecordError, match=r"\(views differ\)"):
+        gallery.build(result, model, images, built, rules=RULES, views="masked")
     with pytest.raises(RecordError, match="other weights"):
         gallery.build(result, other_model, images, built / "new")
     with pytest.raises(ImageError, match="are not the 24 of the scan"):
@@ -450,7 +453,7 @@ def test_files_that_are_of_no_gallery_are_left_alone(made: Made, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", "null", '{"schema": 2}', '{"schema": 99, "identity": {}}', "\udcff"]
+    "damage", ["", "{", "[]", "null", '{"schema": 3}', '{"schema": 99, "identity": {}}', "\udcff"]
 )
 def test_a_damaged_record_is_refused_and_made_again_afresh(
     damage: str, made: Made, built: Path, tmp_path: Path
@@ -721,9 +724,10 @@ def test_tiles_are_the_pixels_of_the_images_and_the_signals(built: Path, made: M
     side = result["conv2"].layer.field.size[0]
     exemplars = project_exemplars(model, images, result["conv2"], rules=RULES)
     edge = 2 * side + 1  # two by two tiles with a pixel between
+    blur = blur_of((24, 24), (side, side))
     for unit in (0, 7, 19):
         picture = sprite(built / f"layers/001/{unit}.js")
-        assert picture.shape == (edge, 3 * edge, 3)
+        assert picture.shape == (edge, 5 * edge, 3)
         assert (picture[side] == 255).all()
         for rank in range(4):
             top, left = (rank // 2) * (side + 1), (rank % 2) * (side + 1)
@@ -731,13 +735,19 @@ def test_tiles_are_the_pixels_of_the_images_and_the_signals(built: Path, made: M
             tile = picture[top : top + side, left : left + side]
             assert (tile[visible] == patch_of(images, exemplars, unit, rank)).all()
             assert (tile[~visible] == 232).all()
-            for block, rule in enumerate(RULES, 1):
+            for rule, block in zip(RULES, (2, 4), strict=True):  # each beside its masked patches
                 start = block * edge + left
-                tile = picture[top : top + side, start : start + side].astype(int)
+                shade = opacity(exemplars.projections[rule][unit], blur)[rank].numpy()[..., None]
+                before = picture[top : top + side, start - edge : start - edge + side].astype(int)
+                colors = tile.astype(float)
+                faded = 127.5 + shade * (colors - 127.5)
+                assert np.abs(before[visible] - faded[visible]).max() <= 1
+                assert (before[~visible] == 232).all()
+                signal = picture[top : top + side, start : start + side].astype(int)
                 gray = signal_of(exemplars, rule, unit, rank)
                 # half a step may round either way
-                assert np.abs(tile[visible] - gray[visible]).max() <= 1
-                assert (tile[~visible] == 232).all()
+                assert np.abs(signal[visible] - gray[visible]).max() <= 1
+                assert (signal[~visible] == 232).all()
 
 
 def patch_of(images: Images, exemplars: Exemplars, unit: int, rank: int) -> Any:
@@ -766,17 +776,56 @@ def test_tiles_of_any_number_and_size() -> None:
     ]
     model, images, result = tiny(layers=["conv1"], k=5)
     exemplars = project_exemplars(model, images, result["conv1"])
-    patches, signals = sprites.blocks(exemplars, 0)
-    assert patches.shape == signals.shape == (3, 2 * 4 - 1, 3 * 4 - 1), (
+    patches, masked, signals = sprites.blocks(exemplars, 0)
+    assert patches.shape == masked.shape == signals.shape == (3, 2 * 4 - 1, 3 * 4 - 1), (
         "five tiles: three across, two down"
     )
     assert (patches[:, 4:, 8:] == 255).all(), "there is no sixth"
-    assert sprites.strongest(exemplars, 0, "deconvnet", 10).shape == (3, 20, 10)
+    first_two = torch.cat([masked[:, :3, :3], signals[:, :3, :3]], dim=1)
+    assert torch.equal(sprites.strongest(exemplars, 0, 3), first_two)
+    lone = torch.cat([signals[:, :3, :3], patches[:, :3, :3]], dim=1)
+    assert torch.equal(sprites.strongest(exemplars, 0, 3, "projection"), lone)
+    assert sprites.strongest(exemplars, 0, 10).shape == (3, 20, 10)
     assert sprite_shape(sprites.sprite([patches, signals])) == (7, 22, 3)
 
 
 def sprite_shape(script: str) -> tuple[int, ...]:
     return tuple(pixels(base64.b64decode(script.partition("base64,")[2].partition('"')[0])).shape)
+
+
+def test_the_views_that_are_asked_for_are_made(made: Made, tmp_path: Path) -> None:
+    model, images, result = made
+    gallery.build(result, model, images, tmp_path, views=["heat", "masked"])
+    page = data_of(tmp_path / "layer-001.html")
+    assert page["blocks"] == [
+        {"rule": "", "view": "patch"},
+        {"rule": "deconvnet", "view": "heat"},
+        {"rule": "deconvnet", "view": "masked"},
+    ]
+    switch = [
+        attributes["value"]
+        for tag, attributes in Pages(tmp_path / "layer-001.html").tags
+        if tag == "input" and attributes.get("name") == "show"
+    ]
+    assert switch == ["all", "heat", "masked", "patch"]
+    assert gallery.is_finished(result, tmp_path, ["deconvnet"], views="heat,masked")
+    assert not gallery.is_finished(result, tmp_path, ["deconvnet"])
+    with pytest.raises(UsageError, match=r"no view 'heta'.*projection.*heat"):
+        gallery.build(result, model, images, tmp_path, views="heta", fresh=True)
+
+
+def test_an_exemplar_without_signal_is_counted(made: Made) -> None:
+    model, images, result = made
+    exemplars = project_exemplars(model, images, result["conv2"], [0, 1], rules=RULES)
+    exemplars.projections["guided"][0, :2] = 0
+    first, second = (unit_numbers(result["conv2"], exemplars, row) for row in range(2))
+    assert first["silent"] == {"guided": 2}
+    assert second["silent"] == {}
+    masked, plain = sprites.blocks(exemplars, 0, "masked,heat")[3:5]
+    side = exemplars.visible.shape[-1]
+    shown = exemplars.visible[0, 0]
+    assert masked[:, :side, :side][:, shown].unique().tolist() == [128]
+    assert plain[:, :side, :side][:, shown].unique().tolist() == [128]
 
 
 def test_the_first_layer_shows_its_weights(built: Path, made: Made) -> None:
@@ -813,7 +862,7 @@ def test_any_layer_has_a_page_fully_connected_ones_and_grey_images_too(tmp_path:
     assert page["tile"] == [8, 8]
     alive = next(unit for unit in page["sides"][0]["units"] if not unit["dead"])
     assert alive["label"] is None
-    assert sprite(tmp_path / f"layers/001/{alive['unit']}.js").shape == (8, 16, 3)
+    assert sprite(tmp_path / f"layers/001/{alive['unit']}.js").shape == (8, 24, 3)
     assert "selectivity" not in Pages(tmp_path / "layer-001.html").text, "there are no labels"
 
 

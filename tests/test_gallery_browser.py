@@ -191,20 +191,62 @@ def test_the_pictures_of_strips_are_there(tab: Tab) -> None:
 
 def test_the_switch_shows_other_pictures_and_is_remembered(tab: Tab) -> None:
     page = tab.go("layer-001.html")
-    shown = "document.querySelector('.tile .picture').style.backgroundPosition"
-    tab.wait(f"{shown} !== ''")
-    for name, position in (
-        ("patches", "0% 0px"),
-        ("guided", "100% 0px"),
-        ("deconvnet", "50% 0px"),
-        ("patches", "0% 0px"),
+    tab.wait(positions(".tile", "25%", "50%"))
+    for switch, name, shown in (
+        ("show", "patches", ["0%"]),
+        ("show", "projection", ["50%"]),
+        ("rule", "guided", ["100%"]),
+        ("show", "masked", ["75%"]),
+        ("show", "masked + projection", ["75%", "100%"]),
+        ("show", "patches", ["0%"]),
     ):
-        page.click(f"#show >> text={name}")
-        tab.wait(f"{shown} === {position!r}")
+        page.click(f"#{switch} >> text='{name}'")
+        tab.wait(positions(".tile", *shown))
     for again in (page.reload, lambda: tab.go("layer-000.html")):
         again()
-        assert page.evaluate("document.querySelector('#show input:checked').value") == "patches"
-        tab.wait(f"{shown} === '0% 0px'")
+        assert page.evaluate("document.querySelector('#show input:checked').value") == "patch"
+        assert page.evaluate("document.querySelector('#rule input:checked').value") == "guided"
+        tab.wait(positions(".tile", "0%"))
+
+
+def positions(element: str, *shown: str) -> str:
+    """Whether the pictures of the first such element are these blocks of its sprite."""
+    pictures = f"[...document.querySelector({element!r}).querySelectorAll('.picture')]"
+    wanted = ",".join(f"{position} 0px" for position in shown)
+    return f"{pictures}.map((picture) => picture.style.backgroundPosition).join() === {wanted!r}"
+
+
+def test_the_panel_has_the_switch_of_the_page(tab: Tab) -> None:
+    """By keyboard: its own arrows choose, and do not step to another unit; the focus stays."""
+    page = tab.go("layer-001.html#unit-5")
+    page.wait_for_selector(OPEN)
+    every = ["25%", "50%", "75%", "100%", "0%"]
+    tab.wait(positions("#unit .blocks", *every))
+    switch = page.get_by_role("dialog").get_by_role("group", name="Show")
+    assert switch.get_by_role("radio").count() == 4
+    assert switch.get_by_role("radio", name="masked + projection").is_checked()
+    switch.get_by_role("radio", name="masked + projection").focus()
+    page.keyboard.press("ArrowRight")
+    tab.wait(positions("#unit .blocks", "25%", "75%", "0%"))
+    assert switch.get_by_role("radio", name="masked", exact=True).is_checked()
+    assert page.evaluate("document.activeElement.value") == "masked"
+    assert page.inner_text("#unit-title") == "conv2 · unit 5"
+    labels = "all => all.map((node) => node.getAttribute('aria-label'))"
+    assert page.eval_on_selector_all("#unit .blocks [role=img]", labels) == [
+        "patches masked by deconvnet of unit 5",
+        "patches masked by guided of unit 5",
+        "image patches of unit 5",
+    ]
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    tab.wait(positions("#unit .blocks", "0%"))
+    page.focus("#unit-title")
+    page.keyboard.press("ArrowRight")
+    tab.wait("document.querySelector('#unit-title').textContent === 'conv2 · unit 6'")
+    assert switch.get_by_role("radio", name="patches").is_checked()
+    page.keyboard.press("Escape")
+    tab.wait(positions(".tile", "0%"))
+    assert page.evaluate("document.querySelector('#show input:checked').value") == "patch"
 
 
 def test_tiles_show_their_own_block_of_the_sprite(tab: Tab, result: Scan) -> None:
@@ -353,7 +395,9 @@ def test_a_link_to_a_unit_opens_its_panel(tab: Tab, result: Scan) -> None:
     assert page.title() == "conv2 unit 5"
     assert page.evaluate("document.activeElement.id") == "unit-title"
     assert page.locator("#unit figcaption").all_inner_texts() == [
+        "patches masked by deconvnet",
         "deconvnet projections",
+        "patches masked by guided",
         "guided projections",
         "image patches",
     ]
@@ -612,6 +656,8 @@ TEXTS = {
     "layer-001.html#unit-5": [
         "#unit h2",
         "#unit h3",
+        "#unit legend",
+        "#unit .switch input:checked + span",
         "#unit button",
         "#unit button[disabled]",
         "#unit dt",
@@ -814,11 +860,11 @@ def test_two_galleries_face_each_other_in_tiles_and_in_the_panel(
     assert page.locator("[class=layer]").first.locator(".strip").count() == 2
     page.click("h2 a >> text=conv2")
     faces = "[...document.querySelectorAll('#tiles li:first-child .picture')]"
-    tab.wait(f"{faces}.length === 2")
+    tab.wait(f"{faces}.length === 4")
     tab.wait(f"{faces}.every((face) => face.style.backgroundImage)")
     both = page.evaluate(f"{faces}.map((face) => face.style.backgroundImage)")
-    assert both[0] != both[1]
-    assert page.locator("li[data-unit='3'] .picture.dead").count() == 2
+    assert both[0] == both[1] != both[2] == both[3], "masked and projection of each"
+    assert page.locator("li[data-unit='3'] .picture.dead").count() == 4
     page.click("li[data-unit='5'] a")
     page.wait_for_selector(OPEN)
     assert page.locator("#unit section > h3:first-child").all_inner_texts() == [

@@ -29,6 +29,7 @@ FLOORS = (
     {"hooks"},
     {"fields"},
     {"records"},
+    {"views"},
     {"models"},
     {"data"},
     {"methods"},

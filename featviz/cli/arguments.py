@@ -26,6 +26,7 @@ from featviz.models.recipes import image_channels, model_recipe
 from featviz.records.scan import Scan
 from featviz.rules import RULES, check_rule
 from featviz.units import Layer
+from featviz.views import VIEWS, check_views
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +123,17 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """--view, of which there may be several."""
+    parser.add_argument(
+        "--view",
+        type=views,
+        metavar="VIEW",
+        help=f"how exemplars are drawn beside their patches: {', '.join(VIEWS)}, or several "
+        "separated by commas (default: masked,projection)",
+    )
+
+
 def add_memory(parser: argparse.ArgumentParser) -> None:
     """--memory."""
     parser.add_argument(
@@ -160,6 +172,14 @@ def rules(text: str) -> list[str]:
     try:
         return [check_rule(name) for name in names]
     except RuleError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def views(text: str) -> list[str]:
+    """Names of views with commas, each once."""
+    try:
+        return check_views(text)
+    except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

@@ -60,6 +60,7 @@ _OWN_NAMES = {
     "size": "input_size",
     "resize": "input_size",
     "rules": "rule",
+    "views": "view",
     "key": "weights_key",
 }
 # what follows a flag, where that helps

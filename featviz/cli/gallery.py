@@ -15,6 +15,7 @@ from featviz.cli.arguments import (
     add_model_arguments,
     add_output,
     add_rules,
+    add_views,
     images_from,
     in_turn,
     network_from,
@@ -34,6 +35,7 @@ def register(commands: Any) -> None:
     add_image_arguments(parser)
     add_layers(parser)
     add_rules(parser)
+    add_views(parser)
     add_k(parser)
     parser.add_argument("--title", help="heading of the pages (default: the model)")
     parser.add_argument(
@@ -74,7 +76,7 @@ def _make(args: argparse.Namespace, out: Path) -> None:
         lambda layers: gallery.check_free(out),
         forward=forward,
     )
-    if not args.fresh and gallery.is_finished(result, out, args.rule, args.title):
+    if not args.fresh and gallery.is_finished(result, out, args.rule, args.title, args.view):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
         report_fallbacks(gallery.fallbacks(out))
         return
@@ -85,6 +87,7 @@ def _make(args: argparse.Namespace, out: Path) -> None:
         images,
         out,
         rules=args.rule,
+        views=args.view,
         title=args.title,
         command=args.command,
         fresh=args.fresh,

@@ -22,6 +22,7 @@ from featviz.cli.arguments import (
     add_model_arguments,
     add_output,
     add_rules,
+    add_views,
     images_from,
     in_turn,
     network_from,
@@ -63,6 +64,7 @@ def register(commands: Any) -> None:
         metavar="N",
         help="average each projection over N noisy copies of its image (default: 0, the image itself)",
     )
+    add_views(parser)
     add_k(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
@@ -183,7 +185,7 @@ def _draw_layer(
         )
         of_pages = f"-{number}of{len(pages)}" if len(pages) > 1 else ""
         for rule in args.rule:
-            figure = figures.grid(exemplars, rule=rule, heading=args.model)
+            figure = figures.grid(exemplars, rule=rule, views=args.view, heading=args.model)
             drawn.written += _saved(figure, args, out, f"{stem}{_suffix(rule, args)}{of_pages}")
             if number == 1 and exemplars.remark(rule):
                 drawn.remarks.append(exemplars.remark(rule))
@@ -205,7 +207,8 @@ def _draw_overview(args: argparse.Namespace, rows: list[Exemplars], out: Path) -
     which = "every layer" if step == 1 else f"one layer in {step}"
     written: list[Path] = []
     for rule in args.rule:
-        figure = figures.overview(rows[::step], rule=rule, heading=f"{args.model}: {which}")
+        heading = f"{args.model}: {which}"
+        figure = figures.overview(rows[::step], rule=rule, views=args.view, heading=heading)
         written += _saved(figure, args, out, f"overview{_suffix(rule, args)}")
     return written
 

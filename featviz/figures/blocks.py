@@ -11,7 +11,8 @@ from torch import Tensor
 from featviz.errors import UsageError
 from featviz.figures.page import QUIET, Area, text_width
 from featviz.records.exemplars import Exemplars
-from featviz.tiles import PAPER, picture_tiles, sheet, signal_tiles
+from featviz.tiles import PAPER, sheet
+from featviz.views import PATCH, VIEWS, ViewsLike, view_tiles, views_for, without_signal
 
 LABEL, GAP = 16, 10  # pixels: above a block, between blocks
 DEAD = "dead: no image activates it"
@@ -30,36 +31,36 @@ def tile_size(shape: Sequence[int], side: int) -> tuple[int, int]:
     return max(1, round(side * height / longer)), max(1, round(side * width / longer))
 
 
-def unit_tiles(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
-    """One unit's projections and patches as tiles: (2, k, 3, h, w) uint8, the longer side "
-    "``side``."""
-    visible = exemplars.visible[row]
-    size = tile_size(visible.shape, side)
-    signals = exemplars.projections[rule][row]  # (k, c, h, w)
-    patches = exemplars.patches[row]
-    return torch.stack(
-        [signal_tiles(signals, visible, size), picture_tiles(patches, visible, size)]
-    )
+def unit_tiles(
+    exemplars: Exemplars, row: int, rule: str, side: int, views: ViewsLike = None
+) -> Tensor:
+    """One unit's exemplars in each view, and then its patches, as tiles: (views + 1, k, 3, h, w)
+    uint8, the longer side ``side``."""
+    size = tile_size(exemplars.visible.shape, side)
+    shown = [*views_for(rule, views), PATCH]
+    return torch.stack([view_tiles(exemplars, row, rule, view, size) for view in shown])
 
 
-def unit_block(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
-    """One unit: a square of projections and one of patches, side by side, (3, H, W) uint8; blank if
-    it is dead."""
-    tiles = unit_tiles(exemplars, row, rule, side)
+def unit_block(
+    exemplars: Exemplars, row: int, rule: str, side: int, views: ViewsLike = None
+) -> Tensor:
+    """One unit: a square of tiles for each view and one of patches, side by side, (3, H, W) uint8;
+    blank if it is dead."""
+    tiles = unit_tiles(exemplars, row, rule, side, views)
     if exemplars.dead[row]:
         tiles = torch.full_like(tiles, _DEAD_GRAY)
     columns = ceil(sqrt(tiles.shape[1]))
-    left = sheet(tiles[0], columns)
-    right = sheet(tiles[1], columns)
-    between = left.new_full((3, left.shape[1], 4), PAPER)
-    return torch.cat([left, between, right], dim=2)
+    squares = torch.stack([sheet(own, columns) for own in tiles])
+    return sheet(squares, len(squares), gap=4)
 
 
-def unit_blocks(exemplars: Exemplars, rule: str | None, side: int) -> Tensor:
+def unit_blocks(
+    exemplars: Exemplars, rule: str | None, side: int, views: ViewsLike = None
+) -> Tensor:
     """The blocks of all units: (units, 3, H, W) uint8.
 
     Raises:
-        UsageError: there are no units.
+        UsageError: there are no units, or no such view.
         RuleError: there are no projections under the rule.
     """
     if not exemplars.channels:
@@ -67,7 +68,21 @@ def unit_blocks(exemplars: Exemplars, rule: str | None, side: int) -> Tensor:
         raise UsageError(f"0 units of layer {name!r}: give exemplars of at least 1", "channels")
     rule = exemplars.rule(rule)
     rows = range(len(exemplars.channels))
-    return torch.stack([unit_block(exemplars, row, rule, side) for row in rows])
+    return torch.stack([unit_block(exemplars, row, rule, side, views) for row in rows])
+
+
+def views_note(rule: str, views: ViewsLike) -> str:
+    """The caption of what a row of pictures shows."""
+    shown = "; ".join(VIEWS[view] for view in views_for(rule, views))
+    return f"{shown}; the image patches themselves"
+
+
+def silent_note(layers: Sequence[Exemplars], rule: str) -> list[str]:
+    """The note on exemplars whose pictures say nothing, where there are any."""
+    silent = sum(without_signal(exemplars, rule) for exemplars in layers)
+    if not silent:
+        return []
+    return [f"{silent} of the exemplars have no signal under {rule}: their tiles are plain grey."]
 
 
 def blocks_size(blocks: Tensor, columns: int) -> tuple[int, int]:

@@ -15,13 +15,16 @@ from featviz.figures.blocks import (
     LABEL,
     blocks_size,
     draw_blocks,
+    silent_note,
     strongest_responses,
     unit_blocks,
     unit_tiles,
+    views_note,
 )
 from featviz.figures.page import NARROWEST, QUIET, AnyFigure, described, fitted, new_page, titled
 from featviz.records.exemplars import Exemplars
 from featviz.tiles import sheet
+from featviz.views import ViewsLike, views_for
 
 _ABOVE = 50  # pixels: above the tiles of a layer in the overview
 _BETWEEN = 2  # pixels: between the tiles of the overview
@@ -32,21 +35,24 @@ def grid(
     exemplars: Exemplars,
     *,
     rule: str | None = None,
+    views: ViewsLike = None,
     tile: int | None = None,
     columns: int | None = None,
     heading: str = "",
     fig: AnyFigure | None = None,
 ) -> Figure:
-    """Figure 2 of the paper for one layer: for each unit its k projections, and beside them the
-    patches that caused them.
+    """Figure 2 of the paper for one layer: for each unit its k exemplars in one or more views, and
+    beside them the patches that caused them.
 
-    Within a unit, exemplars run from the strongest at the top left. Zero is middle grey; the
-    contrast of the projections is the same for the k of a unit (`featviz.tiles.contrast`). Units
-    that no image activates are named, not drawn.
+    Within a unit, exemplars run from the strongest at the top left. In a projection zero is middle
+    grey; the contrast is the same for the k of a unit (`featviz.tiles.contrast`). Units that no
+    image activates are named, not drawn.
 
     Args:
         exemplars: from `featviz.project_exemplars`.
         rule: which projections, if there are several; None: the first.
+        views: ``masked``, ``projection``, ``heat``, or several of them, from the left; None: masked
+            and projection, as `featviz.views.views_for` says.
         tile: side of a tile in pixels; None: twice the receptive field, between 22 and 56.
         columns: units in a row; None: as many as make the page a little wider than high.
         heading: comes first in the title, such as the model's name.
@@ -54,7 +60,7 @@ def grid(
 
     Raises:
         RuleError: there are no projections under the rule.
-        UsageError: there are no units.
+        UsageError: there are no units, or no such view.
 
     Source: Zeiler & Fergus, figure 2.
 
@@ -69,15 +75,15 @@ def grid(
     rule = exemplars.rule(rule)
     layer = exemplars.layer
     side = tile or max(22, min(56, 2 * max(layer.field.size)))
-    blocks = unit_blocks(exemplars, rule, side)
+    blocks = unit_blocks(exemplars, rule, side, views)
     height, width = blocks.shape[-2:]
     columns = columns or _columns(len(blocks), width + GAP, height + LABEL + GAP)
     title = titled(heading, f"layer {layer.name}")
     notes = [
         f"{described(layer)}.",
-        f"Above each unit its number. Left: {rule} projections of its "
-        f"{strongest_responses(exemplars.k)} (middle grey = 0; black and white: the 99.5th "
-        "percentile of the unit's magnitudes). Right: the image patches that caused them.",
+        f"Above each unit its number. Its {strongest_responses(exemplars.k)} under {rule}, from the "
+        f"left: {views_note(rule, views)}.",
+        *silent_note([exemplars], rule),
         *_remarks(exemplars, rule),
     ]
     area = new_page(*blocks_size(blocks, columns), title, notes, fig)
@@ -89,24 +95,27 @@ def overview(
     layers: Sequence[Exemplars],
     *,
     rule: str | None = None,
+    views: ViewsLike = None,
     tile: int = 56,
     heading: str = "",
     fig: AnyFigure | None = None,
 ) -> Figure:
-    """All layers on one page: a row for each layer, the strongest exemplar of some units,
-    projection above patch.
+    """All layers on one page: a row for each layer, the strongest exemplar of some units, its views
+    above its patch.
 
     Args:
         layers: for each layer the exemplars of the units to show, in order; rows may differ in
             length. Dead units are named, not drawn.
         rule: which projections, if there are several; None: the first.
+        views: ``masked``, ``projection``, ``heat``, or several of them, from above; None: masked
+            and projection, as `featviz.views.views_for` says.
         tile: side of a tile in pixels.
         heading: comes first in the title.
         fig: a figure, or part of one, to draw into; None: a new one.
 
     Raises:
         RuleError: there are no projections under the rule.
-        UsageError: there are no layers.
+        UsageError: there are no layers, or no such view.
 
     Source: Zeiler & Fergus, figure 2.
 
@@ -122,11 +131,14 @@ def overview(
     if not layers:
         raise UsageError("0 layers: give the exemplars of at least 1", "layers")
     rule = layers[0].rule(rule)
-    strips = [_strip(exemplars, exemplars.rule(rule), tile) for exemplars in layers]
+    strips = [_strip(exemplars, exemplars.rule(rule), tile, views) for exemplars in layers]
     heights = [_ABOVE + _strip_height(strip) + _BELOW for strip in strips]
     width = max(_strip_width(strip) for strip in strips)
     title = titled(heading, "the strongest response of some units of each layer")
-    notes = [f"Above each unit its number, below it the {rule} projection above the image patch."]
+    notes = [
+        f"Above each unit its number; below it under {rule}, from above: {views_note(rule, views)}.",
+        *silent_note(layers, rule),
+    ]
     area = new_page(width, sum(heights), title, notes, fig)
     top = 0
     for exemplars, strip, height in zip(layers, strips, heights, strict=True):
@@ -158,12 +170,12 @@ def _remarks(exemplars: Exemplars, rule: str) -> list[str]:
     return [*remarks, remark] if remark else remarks
 
 
-def _strip(exemplars: Exemplars, rule: str, tile: int) -> Tensor:
-    """The strongest projections of the living units above their patches: (2, units, 3, h, w)."""
-    pairs = [unit_tiles(exemplars, row, rule, tile)[:, 0] for row in _living(exemplars)]
-    if not pairs:
-        return torch.empty(2, 0, 3, tile, tile, dtype=torch.uint8)
-    return torch.stack(pairs, dim=1)
+def _strip(exemplars: Exemplars, rule: str, tile: int, views: ViewsLike) -> Tensor:
+    """The strongest exemplars of the living units, views above patches: (views + 1, units, 3, h, w)."""
+    columns = [unit_tiles(exemplars, row, rule, tile, views)[:, 0] for row in _living(exemplars)]
+    if not columns:
+        return torch.empty(1 + len(views_for(rule, views)), 0, 3, tile, tile, dtype=torch.uint8)
+    return torch.stack(columns, dim=1)
 
 
 def _strip_width(strip: Tensor) -> int:
@@ -173,7 +185,7 @@ def _strip_width(strip: Tensor) -> int:
 def _strip_height(strip: Tensor) -> int:
     if not strip.shape[1]:
         return 12  # a line that says so
-    return 2 * strip.shape[-2] + _BETWEEN
+    return len(strip) * (strip.shape[-2] + _BETWEEN) - _BETWEEN
 
 
 def _living(exemplars: Exemplars) -> list[int]:

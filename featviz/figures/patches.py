@@ -7,9 +7,17 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from featviz.errors import UsageError
-from featviz.figures.blocks import blocks_size, draw_blocks, strongest_responses, unit_blocks
+from featviz.figures.blocks import (
+    blocks_size,
+    draw_blocks,
+    silent_note,
+    strongest_responses,
+    unit_blocks,
+    views_note,
+)
 from featviz.figures.page import QUIET, AnyFigure, described, fitted, new_page, titled
 from featviz.records.exemplars import Exemplars
+from featviz.views import ViewsLike
 
 _HEAD, _BETWEEN = 36, 12  # pixels: above the blocks of a layer, between layers
 
@@ -18,17 +26,20 @@ def top_patches(
     layers: Sequence[Exemplars],
     *,
     rule: str | None = None,
+    views: ViewsLike = None,
     tile: int = 54,
     columns: int | None = None,
     heading: str = "",
     fig: AnyFigure | None = None,
 ) -> Figure:
-    """Figure 2 of the paper: for some units of every layer the k projections, and beside them the
-    patches that caused them.
+    """Figure 2 of the paper: for some units of every layer the k exemplars in one or more views,
+    and beside them the patches that caused them.
 
     Args:
         layers: for each layer the exemplars of the units to show, in order.
         rule: which projections, if there are several; None: the first.
+        views: ``masked``, ``projection``, ``heat``, or several of them, from the left; None: masked
+            and projection, as `featviz.views.views_for` says.
         tile: side of a tile in pixels.
         columns: units beside each other; None: 3 or 4, whichever fills the rows.
         heading: comes first in the title.
@@ -36,7 +47,7 @@ def top_patches(
 
     Raises:
         RuleError: there are no projections under the rule.
-        UsageError: there are no layers, or no units of a layer.
+        UsageError: there are no layers, no units of a layer, or no such view.
 
     Source: Zeiler & Fergus, figure 2.
 
@@ -52,7 +63,7 @@ def top_patches(
     if not layers:
         raise UsageError("0 layers: give the exemplars of at least 1", "layers")
     rule = layers[0].rule(rule)
-    blocks = [unit_blocks(exemplars, rule, tile) for exemplars in layers]
+    blocks = [unit_blocks(exemplars, rule, tile, views) for exemplars in layers]
     most = max(map(len, blocks))
     columns = min(most, columns or min((4, 3), key=lambda c: (-most % c, -c)))
     sizes = [blocks_size(own, min(columns, len(own))) for own in blocks]
@@ -60,8 +71,8 @@ def top_patches(
     height = sum(_HEAD + size[1] + _BETWEEN for size in sizes) - _BETWEEN
     title = titled(heading, f"the {strongest_responses(layers[0].k)} of some units of each layer")
     notes = [
-        f"Left: {rule} projections (middle grey = 0, contrast the same within a unit).",
-        "Right: the image patches that caused them.",
+        f"Under {rule}, from the left: {views_note(rule, views)}.",
+        *silent_note(layers, rule),
     ]
     area = new_page(width, height, title, notes, fig)
     top = 0

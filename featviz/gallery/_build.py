@@ -25,6 +25,7 @@ from featviz.records.exemplars import Exemplars
 from featviz.records.scan import LayerScan, Listing, Scan
 from featviz.rules import check_rule
 from featviz.units import Layer
+from featviz.views import ViewsLike
 
 STRIP = 10  # units of each layer on the front page
 _HELD = 2**29  # bytes of tiles that may be held before they are packed
@@ -40,6 +41,7 @@ def build(
     out: str | Path,
     *,
     rules: Sequence[str] = ("deconvnet",),
+    views: ViewsLike = None,
     title: str | None = None,
     command: str = "",
     fresh: bool = False,
@@ -57,6 +59,8 @@ def build(
         model, images: those of the scan.
         out: the gallery's folder.
         rules: one, or several shown side by side.
+        views: ``masked``, ``projection``, ``heat``, or several of them; None: masked and
+            projection, as `featviz.views.views_for` says.
         title: at the head of the pages; None: the scan's model.
         command: the command that made the gallery, shown on the front page.
         fresh: make everything again, also where ``out`` holds the gallery of something else.
@@ -72,7 +76,8 @@ def build(
             or the model is not that of the scan.
         ImageError: the images are not those of the scan.
         RuleError: no such rule, or it has no meaning on this network.
-        UsageError: the scan is not complete, or ``out`` holds files of something else.
+        UsageError: the scan is not complete, ``out`` holds files of something else, or there is no
+            such view.
 
     Source: Zeiler & Fergus, figure 2, for every unit of every layer.
 
@@ -95,8 +100,9 @@ def build(
             f"the scan has looked at {result.done} of {len(result.listing)} images: "
             "finish it first, with resume=True"
         )
-    record = _begun(result, folder, chosen_rules, title, command, fresh)
-    work = _Work(result, model, data, folder, chosen_rules, memory, progress, forward)
+    blocks = sprites.block_names(chosen_rules, views)
+    record = _begun(result, folder, chosen_rules, blocks, title, command, fresh)
+    work = _Work(result, model, data, folder, chosen_rules, views, memory, progress, forward)
     for entry, layer_scan in zip(record["layers"], result.values(), strict=True):
         if not entry["done"]:
             work.make_layer(layer_scan, entry, record)
@@ -105,13 +111,18 @@ def build(
 
 
 def is_finished(
-    result: Scan, out: str | Path, rules: Sequence[str], title: str | None = None
+    result: Scan,
+    out: str | Path,
+    rules: Sequence[str],
+    title: str | None = None,
+    views: ViewsLike = None,
 ) -> bool:
-    """Whether the gallery of this scan under these rules and this title is in ``out`` already, with
-    every layer.
+    """Whether the gallery of this scan under these rules, in these views and with this title is in
+    ``out`` already, with every layer.
 
     Raises:
         RecordError: the record in ``out`` is damaged, or of another version of featviz.
+        UsageError: no such view.
 
     Example:
         >>> import tempfile
@@ -124,7 +135,8 @@ def is_finished(
         False
     """
     record = site.read(Path(out))
-    if record is None or record["identity"] != _identity(result, rules, title):
+    blocks = sprites.block_names(rules, views)
+    if record is None or record["identity"] != _identity(result, rules, blocks, title):
         return False
     return all(layer["done"] for layer in record["layers"])
 
@@ -138,16 +150,30 @@ def _checked_rules(rules: Sequence[str]) -> list[str]:
     return list(chosen)
 
 
-def _identity(result: Scan, rules: Sequence[str], title: str | None) -> Record:
+def _identity(
+    result: Scan, rules: Sequence[str], blocks: list[dict[str, str]], title: str | None
+) -> Record:
     """What a gallery is made from, as it reads back from its record."""
     identity = {
         **result.identity,
         "rules": list(rules),
+        "views": _views(rules, blocks),
         "title": _title(result, title),
         "tiles": sprites.TILE,
     }
     as_read: Record = json.loads(json.dumps(identity))
     return as_read
+
+
+def _views(rules: Sequence[str], blocks: list[dict[str, str]]) -> list[Any]:
+    """The views of every rule; where rules differ in them, the views of each."""
+    views: dict[str, list[str]] = {rule: [] for rule in rules}
+    for block in blocks[1:]:
+        views[block["rule"]].append(block["view"])
+    different = list(views.values())
+    if len(set(map(tuple, different))) == 1:
+        return different[0]
+    return different
 
 
 def _title(result: Scan, title: str | None) -> str:
@@ -158,6 +184,7 @@ def _begun(
     result: Scan,
     out: Path,
     rules: list[str],
+    blocks: list[dict[str, str]],
     title: str | None,
     command: str,
     fresh: bool,
@@ -165,7 +192,7 @@ def _begun(
     """The record in ``out`` if it is of the same things, or that of a gallery of which nothing is
     made yet.
     """
-    identity = _identity(result, rules, title)
+    identity = _identity(result, rules, blocks, title)
     if not fresh:
         earlier = site.read(out)
         if earlier is not None:
@@ -177,7 +204,7 @@ def _begun(
     for i, layer_scan in enumerate(result.values()):
         files = {"page": site.page_name(i), "folder": site.layer_folder(i)}
         layers.append({**layer_numbers(layer_scan), **files, "done": False})
-    about = _about(result, rules, _title(result, title), command)
+    about = _about(result, rules, blocks, _title(result, title), command)
     record = site.new(identity, about, layers)
     site.finish(out, record)
     site.begin(out)
@@ -195,7 +222,9 @@ def _check_same(earlier: Record, identity: Record, out: Path) -> None:
         )
 
 
-def _about(result: Scan, rules: list[str], title: str, command: str) -> Record:
+def _about(
+    result: Scan, rules: list[str], blocks: list[dict[str, str]], title: str, command: str
+) -> Record:
     """The information on the gallery that all pages share."""
     listing = result.listing
     fingerprints = {}
@@ -209,6 +238,8 @@ def _about(result: Scan, rules: list[str], title: str, command: str) -> Record:
         "input": list(listing.input_shape),
         "k": result.k,
         "rules": rules,
+        "views": list(dict.fromkeys(block["view"] for block in blocks[1:])),
+        "lead": [blocks[i]["view"] for i in sprites.lead(blocks)],
         "sources": {key: text(str(value)) for key, value in result.sources.items()},
         "fingerprints": fingerprints,
         "labelled": any(label is not None for label in listing.labels),
@@ -269,6 +300,7 @@ class _Work:
     images: Images
     out: Path
     rules: list[str]
+    views: ViewsLike
     memory: int
     progress: bool
     forward: Forward | None
@@ -318,9 +350,9 @@ class _Work:
         units.numbers.append(numbers)
         if channel in units.shown:
             side = sprites.STRIP_SIDE
-            units.columns[channel] = sprites.strongest(exemplars, row, self.rules[0], side)
+            units.columns[channel] = sprites.strongest(exemplars, row, side, self.views)
         if not numbers["dead"]:
-            script = sprites.sprite(sprites.blocks(exemplars, row))
+            script = sprites.sprite(sprites.blocks(exemplars, row, self.views))
             write_atomic(units.folder / f"{channel}.js", script)
 
     def _projected(self, layer_scan: LayerScan) -> Iterator[Exemplars]:
@@ -361,6 +393,7 @@ class _Work:
             "tile": list(sprites.tile_size(*self._field_size(layer))),
             "k": self.result.k,
             "rules": self.rules,
+            "blocks": sprites.block_names(self.rules, self.views),
             "input": list(self.result.listing.input_shape[1:]),
         }
         side = {

@@ -18,7 +18,7 @@ from featviz.gallery import site, sprites
 from featviz.records import _fields as fields
 
 Record = dict[str, Any]
-_SAME = ("images", "preprocess", "k", "rules", "tiles")  # of both identities
+_SAME = ("images", "preprocess", "k", "rules", "views", "tiles")  # of both identities
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> Path:
     The new gallery holds copies of all that it shows, so it can be moved without the two.
 
     Args:
-        first, second: folders of finished galleries, made from the same images, k and rules.
+        first, second: folders of finished galleries, made from the same images, k, rules and
+            views.
         out: another folder.
 
     Returns:
@@ -60,7 +61,8 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> Path:
 
     Raises:
         RecordError: a folder holds no gallery, or one that is not finished or of another version of
-            featviz, or the two are not of the same images, k and rules, or have no layer in common.
+            featviz, or the two are not of the same images, k, rules and views, or have no layer in
+            common.
         UsageError: ``out`` is one of the two, or holds files of something else.
 
     Example:
@@ -271,6 +273,8 @@ def _data(name: str, value: Any) -> None:
     size = fields.list_of(fields.integer(1), 2)
     data.check({"tile": tile, "k": fields.integer(1, 2**16), "input": size})
     data.take("rules", fields.list_of(fields.text))
+    for block in data.take("blocks", fields.list_of(fields.entry)):
+        block.check({"rule": fields.text, "view": fields.text})
 
 
 def _unit(name: str, value: Any) -> None:
@@ -281,7 +285,7 @@ def _unit(name: str, value: Any) -> None:
     unit.take("exemplars", fields.list_of(fields.entry))
 
 
-def _picture(path: Path, tile: tuple[int, int], blocks: int, side: int) -> Tensor:
+def _picture(path: Path, tile: tuple[int, int], blocks: list[dict[str, str]], side: int) -> Tensor:
     """The strongest exemplar of a unit, from its sprite.
 
     Raises:
@@ -299,7 +303,7 @@ def _write_strip(folder: Path, channels: list[int], units: list[Record], data: R
     """Write the pictures of these units for the front page, read back from their sprites."""
     side = sprites.STRIP_SIDE
     height, width = data["tile"]
-    blocks = 1 + len(data["rules"])
+    blocks = data["blocks"]
     columns: list[Tensor] = []
     for channel in channels:
         if units[channel]["dead"]:

@@ -70,7 +70,18 @@ def unit_numbers(layer_scan: LayerScan, exemplars: Exemplars, row: int) -> dict[
         "share": rounded(share),
         "histogram": [[i, int(histogram[i])] for i in filled_bins],
         "exemplars": [_exemplar_numbers(exemplars, row, rank) for rank in ranks],
+        "silent": _silent(exemplars, row, ranks),
     }
+
+
+def _silent(exemplars: Exemplars, row: int, ranks: list[int]) -> dict[str, int]:
+    """By rule, how many exemplars have a signal that is zero everywhere; only rules with some."""
+    counts = {}
+    for rule, signals in exemplars.projections.items():
+        silent = int((signals[row, ranks] == 0).flatten(1).all(dim=1).sum())
+        if silent:
+            counts[rule] = silent
+    return counts
 
 
 def filled_ranks(exemplars: Exemplars, row: int) -> list[int]:

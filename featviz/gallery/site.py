@@ -16,7 +16,7 @@ from featviz.errors import RecordError, UsageError, first_line
 from featviz.files import write_atomic
 from featviz.records import _fields as fields
 
-SCHEMA = 2
+SCHEMA = 3
 RECORD = "gallery.json"
 _OWN = ("layers", "images", "a", "b", "static", "index.html", "index.js")
 _STATIC = ("gallery.css", "gallery.js", "panel.js", "figure.js", "search.js")
@@ -82,6 +82,8 @@ _ABOUT = {
     "input": fields.list_of(_INTEGER, 3),
     "k": _INTEGER,
     "rules": _TEXTS,
+    "views": _TEXTS,
+    "lead": fields.list_of(fields.text, 2),
     "sources": fields.texts,
     "fingerprints": fields.texts,
     "labelled": fields.flag,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from featviz.records.exemplars import Exemplars
 from featviz.tiles import OUTSIDE, picture_tiles, sheet, signal_tiles
+from featviz.views import PATCH, ViewsLike, view_tiles, views_for
 
 TILE = 96  # the longest side of a tile in pixels; what is larger is averaged down
 CRISP = 32  # tiles up to this side keep their exact pixels
@@ -34,25 +35,46 @@ def _at_most(limit: int, height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def blocks(exemplars: Exemplars, row: int) -> list[Tensor]:
-    """A unit's patches and, for each rule, its projections: each a square of tiles, (3, H, W)
-    uint8, all of one size.
+def block_names(rules: Sequence[str], views: ViewsLike = None) -> list[dict[str, str]]:
+    """What the blocks of a sprite show, from the left: the patches, then for each rule its views."""
+    names = [{"rule": "", "view": PATCH}]
+    for rule in rules:
+        names += [{"rule": rule, "view": view} for view in views_for(rule, views)]
+    return names
+
+
+def lead(names: Sequence[dict[str, str]]) -> tuple[int, int]:
+    """Which two blocks the front page shows of a unit: the first two views under the first rule, or
+    the only one and the patches."""
+    if len(names) > 2 and names[2]["rule"] == names[1]["rule"]:
+        return 1, 2
+    return 1, 0
+
+
+def blocks(exemplars: Exemplars, row: int, views: ViewsLike = None) -> list[Tensor]:
+    """A unit's patches and, for each rule, its views: each a square of tiles, (3, H, W) uint8, all
+    of one size, in the order of ``block_names``.
     """
-    visible = exemplars.visible[row]
-    size = tile_size(*visible.shape[-2:])
+    size = tile_size(*exemplars.visible.shape[-2:])
     across = ceil(sqrt(exemplars.k))
-    tiles = [picture_tiles(exemplars.patches[row], visible, size)]
-    tiles += [signal_tiles(own[row], visible, size) for own in exemplars.projections.values()]
-    return [sheet(block, across) for block in tiles]
+    squares = []
+    for name in block_names(exemplars.rules, views):
+        tiles = view_tiles(exemplars, row, name["rule"], name["view"], size)
+        squares.append(sheet(tiles, across))
+    return squares
 
 
-def strongest(exemplars: Exemplars, row: int, rule: str, side: int) -> Tensor:
-    """The strongest exemplar's projection above its patch, (3, 2 * side, side) uint8."""
-    visible = exemplars.visible[row]
-    # all k are drawn although one is shown, since they share one contrast
-    signals = signal_tiles(exemplars.projections[rule][row], visible, (side, side))
-    patches = picture_tiles(exemplars.patches[row], visible, (side, side))
-    return torch.cat([signals[0], patches[0]], dim=1)
+def strongest(exemplars: Exemplars, row: int, side: int, views: ViewsLike = None) -> Tensor:
+    """The strongest exemplar's two pictures of the front page, the first above the second: (3, 2 *
+    side, side) uint8."""
+    names = block_names(exemplars.rules, views)
+    pictures = []
+    for block in lead(names):
+        # all k are drawn although one is shown, since they share one contrast
+        name = names[block]
+        tiles = view_tiles(exemplars, row, name["rule"], name["view"], (side, side))
+        pictures.append(tiles[0])
+    return torch.cat(pictures, dim=1)
 
 
 def filters(weight: Tensor) -> list[Tensor]:
@@ -89,22 +111,22 @@ def sprite(pictures: Sequence[Tensor]) -> str:
     return f'featviz.sprite("{address(packed(across, crisp=crisp))}");\n'
 
 
-def from_sprite(script: str, tile: tuple[int, int], n: int, side: int) -> Tensor:
+def from_sprite(
+    script: str, tile: tuple[int, int], names: Sequence[dict[str, str]], side: int
+) -> Tensor:
     """The picture of ``strongest``, read back from a unit's script.
 
     Args:
         script: of ``sprite``.
         tile: (height, width) of its tiles in pixels.
-        n: how many blocks it has, patches included.
+        names: of its blocks, as of ``block_names``.
         side: of the two squares, in pixels.
     """
     data = base64.b64decode(script.partition("base64,")[2].partition('"')[0])
     with Image.open(BytesIO(data)) as picture:
-        block = picture.width // n
-        # patches are the first block, the projections under the first rule the second
-        signal = _scaled(picture, block, tile, side)
-        patch = _scaled(picture, 0, tile, side)
-    return torch.cat([signal, patch], dim=1)
+        width = picture.width // len(names)
+        pictures = [_scaled(picture, block * width, tile, side) for block in lead(names)]
+    return torch.cat(pictures, dim=1)
 
 
 def _scaled(picture: Image.Image, left: int, tile: tuple[int, int], side: int) -> Tensor:

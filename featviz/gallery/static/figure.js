@@ -1,7 +1,7 @@
 // Figures to download: units drawn on a canvas, as PNG or as a PDF of one page.
 "use strict";
 featviz.download = (() => {
-  const { $, make, load, decoded, blockNames, isSmall, isDead } = featviz;
+  const { $, make, load, decoded, caption, isSmall, isDead } = featviz;
 
   /** What a click on a button of `data-figure` does. */
   async function download(event) {
@@ -25,29 +25,28 @@ featviz.download = (() => {
     setTimeout(() => URL.revokeObjectURL(address), 60000);
   }
 
-  /** Units as in the paper's figure 2, projections left of patches, on a canvas. */
+  /** Units as in the paper's figure 2, what the switch shows left of the patches, on a canvas. */
   async function figure(units) {
     const { data } = featviz.page;
     const living = (unit) => data.sides.filter((side) => !side.units[unit].dead);
     const shown = units.flatMap((unit) => living(unit).map((side) => ({ unit, side })));
     const pictureOf = async ({ unit, side }) => decoded(await load(side, unit));
-    const n = blockNames(data).length;
+    const blocks = featviz.panel.panelBlocks(data);
+    const n = blocks.length;
     const first = shown.length ? await pictureOf(shown[0]) : { width: 300, height: 100 }; // all of a layer are of one size
     const scale = figureScale(shown.length, n, first.height);
-    const [w, h] = [first.width * scale, first.height * scale];
+    const [w, h] = [(first.width / data.blocks.length) * n * scale, first.height * scale];
     const columns = Math.max(1, Math.min(shown.length, Math.round(Math.sqrt((1.3 * shown.length * (h + 28)) / (w + 12)))));
     const rows = Math.ceil(shown.length / columns);
     const head = 54;
     const canvas = make("canvas", { width: Math.max(620, Math.ceil(columns * (w + 12) + 16)), height: Math.ceil(head + rows * (h + 28) + 12) });
     const pen = canvas.getContext("2d");
-    writeHead(pen, units);
+    writeHead(pen, units, blocks);
     const put = ({ unit, side }, picture, i) => {
       const [x, y] = [12 + (i % columns) * (w + 12), head + Math.floor(i / columns) * (h + 28)];
-      const blockWidth = picture.width / n;
+      const blockWidth = picture.width / data.blocks.length;
       pen.fillText(data.sides.length > 1 ? `${unit}, ${side.title}` : String(unit), x, y + 13, w);
-      for (let block = 0; block < n; block++) { // patches, which come first in the sprite, go to the right
-        pen.drawImage(picture, blockWidth * ((block + 1) % n), 0, blockWidth, picture.height, x + (w / n) * block, y + 18, w / n - 2, h);
-      }
+      blocks.forEach((block, column) => pen.drawImage(picture, blockWidth * block, 0, blockWidth, picture.height, x + (w / n) * column, y + 18, w / n - 2, h));
     };
     for (let start = 0; start < shown.length; start += 16) { // a few at a time, so that not all are held unpacked
       const group = shown.slice(start, start + 16);
@@ -62,7 +61,7 @@ featviz.download = (() => {
     const pixels = Math.max(1, count) * height * height * blocks;
     return Math.min(Math.max(1, Math.round(96 / height)), Math.sqrt(3e7 / pixels));
   }
-  function writeHead(pen, units) {
+  function writeHead(pen, units, blocks) {
     const { data } = featviz.page;
     pen.fillStyle = "#fff";
     pen.fillRect(0, 0, pen.canvas.width, pen.canvas.height);
@@ -71,7 +70,8 @@ featviz.download = (() => {
     pen.font = "bold 17px sans-serif";
     pen.fillText(`${featviz.network.title}: ${$("h1").textContent}` + (units.length === 1 ? `, unit ${units[0]}` : ""), 12, 24);
     pen.font = "13px sans-serif";
-    pen.fillText(`${[...data.rules, "image patches"].join(" | ")}: the ${data.k} strongest responses; middle grey = 0`, 12, 44);
+    const captions = blocks.map((block) => caption(data, block));
+    pen.fillText(`${captions.join(" | ")}: the ${data.k} strongest responses; middle grey = 0`, 12, 44, pen.canvas.width - 24);
   }
 
   /** One page that shows the canvas. */

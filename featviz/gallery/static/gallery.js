@@ -87,13 +87,29 @@ const featviz = (() => {
   }
 
   // ---- a layer's page ----------------------------------------------------------------------------------------------
-  const blockNames = (data) => ["patches", ...data.rules]; // the blocks of a sprite, from the left
+  /** The blocks of a sprite that a choice shows, as their numbers from the left. What a rule has no view of is shown in all it has. */
+  function shownBlocks(data, show, rules) {
+    if (show === "patch") return [0];
+    const numbers = data.blocks.map((_, block) => block);
+    return rules.flatMap((rule) => {
+      const own = numbers.filter((block) => data.blocks[block].rule === rule);
+      const chosen = own.filter((block) => data.blocks[block].view === show);
+      return chosen.length ? chosen : own;
+    });
+  }
+  const CAPTIONS = {
+    patch: () => "image patches",
+    masked: (rule) => `patches masked by ${rule}`,
+    projection: (rule) => `${rule} projections`,
+    heat: (rule) => `${rule} heat maps`,
+  };
+  const caption = (data, block) => CAPTIONS[data.blocks[block].view](data.blocks[block].rule);
   const isSmall = (data) => Math.max(...data.tile) <= 32; // tiles whose pixels are shown as squares
   const crispClass = (data) => (isSmall(data) ? " crisp" : "");
 
   /** Show one block of a sprite as the background of an element. */
   function paint(node, data, block, source) {
-    const n = blockNames(data).length;
+    const n = data.blocks.length;
     const wide = Math.ceil(Math.sqrt(data.k)) * (data.tile[1] + 1) - 1; // pixels of a block
     const cut = node.classList.contains("crisp") ? 0 : 1; // half a pixel on either side, so that no neighbour shines through
     node.style.backgroundImage = `url("${source}")`;
@@ -108,20 +124,30 @@ const featviz = (() => {
   const isDead = (unit) => page.data.sides.every((side) => side.units[unit].dead);
 
   function tile(data, unit) {
-    const faces = data.sides.map((side) => face(data, side.units[unit]));
     const note = dominant(data.sides[0].units[unit]) || number(data.sides[0].units[unit].max);
     const name = make("div", { class: "name" },
       make("b", { text: String(unit) }),
       make("span", { text: isDead(unit) ? "" : note }));
     const link = make("a", { class: "tile", href: `#unit-${unit}`, "aria-label": `unit ${unit}: ${description(unit)}` },
-      make("div", { class: "faces" }, ...faces), name);
-    const item = make("li", { "data-unit": unit }, link);
-    item.faces = faces;
-    return item;
+      make("div", { class: "faces" }), name);
+    return make("li", { "data-unit": unit }, link);
   }
-  function face(data, unit) {
-    if (unit.dead) return make("div", { class: "picture dead" + crispClass(data), text: "dead" });
-    return make("div", { class: "picture" + crispClass(data) });
+  /** The pictures of a tile, still empty: those that the switch shows, side after side. */
+  function faces(data, unit, blocks) {
+    return data.sides.flatMap((side) => blocks.map(() => (side.units[unit].dead
+      ? make("div", { class: "picture dead" + crispClass(data), text: "dead" })
+      : make("div", { class: "picture" + crispClass(data) }))));
+  }
+  /** Make room in every tile for what the switch shows, and draw it. */
+  function refill() {
+    const { data, items } = page;
+    page.blocks = shownBlocks(data, page.show, [page.rule]);
+    document.documentElement.style.setProperty("--across", data.sides.length * page.blocks.length);
+    items.forEach((item, unit) => {
+      item.faces = faces(data, unit, page.blocks);
+      $(".faces", item).replaceChildren(...item.faces);
+      if (item.near) draw(item);
+    });
   }
   /** A tile in words, for who does not see it. */
   function description(unit) {
@@ -131,20 +157,20 @@ const featviz = (() => {
     return dominant(first) ? `${response}, most often ${first.label}` : response;
   }
 
-  /** Draw what is in view, of the block that the switch shows; what has left the view is forgotten. */
+  /** Draw what is in view, of the blocks that the switch shows; what has left the view is forgotten. */
   function draw(item) {
-    const { data, show } = page;
+    const { data, blocks } = page;
     const unit = Number(item.dataset.unit);
     data.sides.forEach((side, i) => {
       if (side.units[unit].dead) return;
+      const pictures = item.faces.slice(i * blocks.length, (i + 1) * blocks.length);
       if (!item.near) {
-        item.faces[i].style.backgroundImage = "";
+        pictures.forEach((picture) => { picture.style.backgroundImage = ""; });
         return;
       }
-      const block = blockNames(data).indexOf(show);
       load(side, unit).then(
-        (source) => { if (item.near) paint(item.faces[i], data, block, source); }, // it may have left the view meanwhile
-        () => { item.faces[i].textContent = "missing"; });
+        (source) => { if (item.near) pictures.forEach((picture, j) => paint(picture, data, blocks[j], source)); }, // it may have left the view meanwhile
+        () => pictures.forEach((picture) => { picture.textContent = "missing"; }));
     });
   }
 
@@ -191,39 +217,51 @@ const featviz = (() => {
     if (!source) return; // the front page
     const data = JSON.parse(source.textContent);
     source.remove();
-    page = { data, items: [], order: [], show: data.rules[0] };
+    page = { data, items: [], order: [], show: $("#show input").value, rule: data.rules[0], blocks: [] };
     document.documentElement.style.setProperty("--aspect", aspect(data));
     if (data.sides.length > 1) {
       const titles = data.sides.map((side) => side.title).join("; right: ");
-      $("#tiles").classList.add("sides");
       $("#count").before(make("p", { class: "lead", text: "In each pair, left: " + titles }));
     }
     page.items = data.sides[0].units.map((_, unit) => tile(data, unit));
+    restore();
+    refill();
     const watch = new IntersectionObserver((entries) => entries.forEach((entry) => {
       entry.target.near = entry.isIntersecting;
       draw(entry.target);
     }), { rootMargin: "250px" });
     page.items.forEach((item) => watch.observe(item));
-    restore(data);
     listen();
     arrange();
     neighbours();
     follow();
   }
-  /** Set the switch and the order as they were left on another page. */
-  function restore(data) {
-    const show = recall("show");
-    if (blockNames(data).includes(show)) page.show = show;
-    document.querySelectorAll("#show input").forEach((input) => { input.checked = input.value === page.show; });
+  /** Set the switches and the order as they were left on another page. */
+  function restore() {
+    for (const name of ["show", "rule"]) {
+      const value = recall(name);
+      if ([...document.querySelectorAll(`#${name} input`)].some((input) => input.value === value)) page[name] = value;
+      check(name);
+    }
     const sort = recall("sort");
     if ([...$("#sort").options].some((option) => option.value === sort)) $("#sort").value = sort;
   }
+  /** Every switch of this name, of the page and of the panel, stands where the page does. */
+  function check(name) {
+    document.querySelectorAll(`#${name} input, #unit-${name} input`).forEach((input) => { input.checked = input.value === page[name]; });
+  }
+  /** What a change of a switch does: the tiles, and the panel where it is open, show something else. */
+  function choose(name, value) {
+    page[name] = value;
+    remember(name, value);
+    check(name);
+    refill();
+    if (name === "show" && $("#unit").open) featviz.panel.redraw($("#unit"), page.data, page.unit);
+  }
   function listen() {
-    $("#show").addEventListener("change", (event) => {
-      page.show = event.target.value;
-      remember("show", page.show);
-      page.items.filter((item) => item.near).forEach(draw);
-    });
+    for (const name of ["show", "rule"]) {
+      if ($("#" + name)) $("#" + name).addEventListener("change", (event) => choose(name, event.target.value));
+    }
     $("#sort").addEventListener("change", () => {
       remember("sort", $("#sort").value);
       arrange();
@@ -280,17 +318,27 @@ const featviz = (() => {
     document.title = `${layer} unit ${unit}`;
     const dialog = $("#unit");
     const sections = data.sides.map((side) => make("section", {}, ...featviz.panel(data, side, side.units[unit])));
-    dialog.replaceChildren(
+    dialog.replaceChildren(...[
       make("header", {}, make("h2", { id: "unit-title", tabindex: "-1", text: `${layer} · unit ${unit}` }),
         stepButton("←", "Previous unit", -1), stepButton("→", "Next unit", 1),
         make("button", { type: "button", text: "PNG", "data-figure": "unit", "data-format": "png", "aria-label": "Download as PNG" }),
         make("button", { type: "button", text: "PDF", "data-figure": "unit", "data-format": "pdf", "aria-label": "Download as PDF" }),
         make("button", { type: "button", text: "Close", click: () => dialog.close() })),
-      make("div", { class: data.sides.length > 1 ? "facing" : "" }, ...sections));
+      isDead(unit) ? null : panelSwitch(),
+      make("div", { class: data.sides.length > 1 ? "facing" : "" }, ...sections),
+    ].filter(Boolean));
+    check("show");
     dialog.onclick = featviz.download;
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
     $("#unit-title").focus({ preventScroll: true });
+  }
+  /** The page's switch between views again, in the panel. */
+  function panelSwitch() {
+    const labels = [...document.querySelectorAll("#show label")].map((label) => make("label", {},
+      make("input", { type: "radio", name: "unit-show", value: $("input", label).value }), make("span", { text: label.textContent })));
+    const options = make("div", { class: "switch", id: "unit-show", change: (event) => choose("show", event.target.value) }, ...labels);
+    return make("div", { class: "controls" }, make("fieldset", {}, make("legend", { text: "Show" }), options));
   }
   function stepButton(text, label, by) {
     const next = page.order[page.order.indexOf(page.unit) + by];
@@ -310,7 +358,8 @@ const featviz = (() => {
   }
   function pageKeys(event, typing) {
     const panel = $("#unit").open;
-    if (panel && !typing && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {
+    const switching = event.target.matches("input[type='radio']"); // whose own keys the arrows are
+    if (panel && !typing && !switching && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {
       event.preventDefault();
       step(event.key === "ArrowLeft" ? -1 : 1);
     } else if (!panel && event.key === "Escape") {
@@ -342,7 +391,7 @@ const featviz = (() => {
   });
   return {
     // what the other scripts share with this one
-    $, make, number, counted, percent, dominant, image, load, decoded, paint, blockNames, crispClass, isSmall, isDead,
+    $, make, number, counted, percent, dominant, image, load, decoded, paint, shownBlocks, caption, crispClass, isSmall, isDead,
     get network() { return network; },
     get page() { return page; },
     /** What the scripts of units call. */

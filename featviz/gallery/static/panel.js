@@ -1,7 +1,7 @@
 // A unit's panel: its tiles large, its exemplars in their images, and how it responds over the data set.
 "use strict";
 featviz.panel = (() => {
-  const { $, make, number, counted, percent, dominant, load, paint, blockNames, crispClass } = featviz;
+  const { $, make, number, counted, percent, dominant, load, paint, shownBlocks, caption, crispClass } = featviz;
 
   /** One network's side of a unit's panel. */
   function panel(data, side, unit) {
@@ -18,22 +18,29 @@ featviz.panel = (() => {
       ["active on", `${percent(unit.active)} of the images`],
     ];
     if (dominant(unit)) values.push(["most frequent class", `${unit.label} (${percent(unit.share)} of the strongest)`]);
+    for (const [rule, count] of Object.entries(unit.silent || {})) {
+      values.push([`without any signal under ${rule}`, `${count} of ${counted(unit.exemplars.length, "exemplar")}, in plain grey`]);
+    }
     return values.map(([name, value]) => make("div", {}, make("dt", { text: name + " " }), make("dd", { text: value })));
   }
 
-  /** The tiles of a unit, large: its weights in a first layer, the projections, the patches. */
+  /** The blocks that the switch shows, of every rule, and then the patches. */
+  const panelBlocks = (data) => [...new Set([...shownBlocks(data, featviz.page.show, data.rules), 0])];
+
+  /** The tiles of a unit, large: its weights in a first layer, the views that are chosen, the patches. */
   function blocks(data, side, unit) {
-    const figures = blockNames(data).map((name) => make("figure", {},
-      make("figcaption", { text: name === "patches" ? "image patches" : `${name} projections` }),
-      make("div", { class: "picture" + crispClass(data), role: "img", "aria-label": `${name} of unit ${unit.unit}` })));
+    const shown = panelBlocks(data);
+    const figures = shown.map((block) => make("figure", {},
+      make("figcaption", { text: caption(data, block) }),
+      make("div", { class: "picture" + crispClass(data), role: "img", "aria-label": `${caption(data, block)} of unit ${unit.unit}` })));
     const pictures = figures.map((figure) => $(".picture", figure));
     load(side, unit.unit).then(
-      (source) => pictures.forEach((picture, i) => paint(picture, data, i, source)),
+      (source) => pictures.forEach((picture, i) => paint(picture, data, shown[i], source)),
       () => pictures.forEach((picture) => { picture.textContent = "missing"; }));
     const weights = unit.weights ? [make("figure", { class: "weights" },
       make("figcaption", { text: "its filter, the weights" }),
       make("img", { class: "picture crisp", src: unit.weights, alt: `weights of unit ${unit.unit}` }))] : [];
-    return make("div", { class: "blocks" }, ...weights, ...figures.slice(1), figures[0]);
+    return make("div", { class: "blocks" }, ...weights, ...figures);
   }
 
   const COMPUTED = {
@@ -110,5 +117,13 @@ featviz.panel = (() => {
     return svg;
   }
 
-  return panel;
+  /** Show other blocks in a panel that is open. */
+  function redraw(dialog, data, unit) {
+    dialog.querySelectorAll("section").forEach((section, i) => {
+      const side = data.sides[i];
+      if (!side.units[unit].dead) $(".blocks", section).replaceWith(blocks(data, side, side.units[unit]));
+    });
+  }
+
+  return Object.assign(panel, { redraw, panelBlocks });
 })();
