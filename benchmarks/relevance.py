@@ -1,0 +1,173 @@
+"""The rule lrp: how much of the activation arrives at the pixels, and its speed beside the plain
+gradient and zennit.
+
+    python benchmarks/relevance.py conservation     # the table of docs/right.md
+    python benchmarks/relevance.py speed            # the table of docs/speed.md
+
+Conservation: for each classifier of torchvision and of some families of timm, in float64, with random
+weights and without biases, the sum of relevance over the sum that the unit has: 1 where nothing is
+lost. Networks without meaning for lrp are listed with the reason. Speed: four images of 224 px in one
+batch, one class, in turns in one process; medians of the ratios to the gradient."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torchvision
+from timing import device_name, timed
+from torch import Tensor, nn
+
+from featviz.errors import RuleError
+from featviz.rules import backward_rule, picture_of
+from featviz.rules.gamma import GAMMA
+
+TIMM = (
+    "bat_resnext26ts", "coatnet_0_rw_224", "convnextv2_atto", "cspdarknet53", "dla34", "dpn68",
+    "eca_nfnet_l0", "edgenext_xx_small", "efficientvit_b0", "ese_vovnet19b_dw", "fastvit_t8",
+    "fbnetc_100", "gernet_s", "ghostnet_100", "hardcorenas_a", "hrnet_w18_small", "inception_v4",
+    "lcnet_050", "levit_128s", "mixnet_s", "mobilenetv3_small_050", "mobileone_s0", "nfnet_f0",
+    "poolformer_s12", "regnety_002", "repvgg_a0", "res2net50_26w_4s", "resnest14d", "resnetv2_50",
+    "rexnet_100", "selecsls42b", "seresnet50", "skresnet18", "tf_efficientnet_lite0", "tinynet_a",
+    "vovnet39a", "xception41",
+)  # fmt: skip
+TIMED = {
+    "vgg11": "VGGCanonizer",
+    "resnet18": "ResNetCanonizer",
+    "squeezenet1_1": "",
+    "mobilenet_v2": "",
+}
+BIGGEST = 100_000_000  # parameters; larger ones are of the same families
+SIDE = 224
+TURNS = 7
+
+
+def networks() -> Iterator[tuple[str, nn.Module]]:
+    """Every classifier that is not too big, by name."""
+    for name in torchvision.models.list_models(module=torchvision.models):
+        options: dict[str, Any] = {}
+        if name in ("googlenet", "inception_v3"):
+            options = {"aux_logits": False, "init_weights": True}
+        yield name, torchvision.models.get_model(name, weights=None, **options)
+    try:
+        import timm
+    except ImportError:
+        print("(timm is not installed: its families are left out)")
+        return
+    for name in TIMM:
+        yield f"timm {name}", timm.create_model(name)
+
+
+def conservation(models: list[str]) -> None:
+    print("| model | layers with weights | relevance / activation |\n| --- | --- | --- |")
+    refused = []
+    for name, model in networks():
+        if models and name not in models:
+            continue
+        if sum(p.numel() for p in model.parameters()) > BIGGEST:
+            continue
+        model = without_biases(model.eval().double())
+        x = torch.randn(1, 3, SIDE, SIDE, dtype=torch.float64).requires_grad_()
+        try:
+            share, layers = arrived(model, x)
+        except RuleError as error:
+            refused.append(f"{name}: {error}")
+            continue
+        print(f"| {name} | {layers} | {share:.9f} |", flush=True)
+    print("\n" + "\n".join(refused))
+
+
+def without_biases(model: nn.Module) -> nn.Module:
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.zero_()
+    return model
+
+
+def arrived(model: nn.Module, x: Tensor) -> tuple[float, int]:
+    """The share of the strongest class' activation that arrives, and how many layers have weights."""
+    out = model(x.clone())[0]
+    unit = out.argmax()
+    with backward_rule("lrp", out, x) as kinds:
+        (signal,) = torch.autograd.grad(out[unit], x)
+    total = picture_of("lrp", signal, x).sum() / out[unit].detach()
+    return float(total), kinds["convolution"] + kinds["linear"]
+
+
+def speed(device: str) -> None:
+    print(f"{device_name(device)}, torch {torch.__version__}")
+    print("| model | gradient | deconvnet | lrp | zennit |\n| --- | --- | --- | --- | --- |")
+    for name, canonizer in TIMED.items():
+        model = torchvision.models.get_model(name).eval().to(device)
+        x = torch.randn(4, 3, SIDE, SIDE, device=device)
+        works = {rule: by_rule(model, x, rule) for rule in ("gradient", "deconvnet", "lrp")}
+        if canonizer:
+            works["zennit"] = by_zennit(copy.deepcopy(model), x, canonizer)
+        seconds: dict[str, list[float]] = {key: [] for key in works}
+        for _ in range(TURNS):
+            for key, work in works.items():
+                seconds[key].append(timed(work, device)[0])
+        plain = seconds["gradient"]
+        cells = [f"{statistics.median(plain) * 1000:.0f} ms"]
+        for key in ("deconvnet", "lrp", "zennit"):
+            ratios = [a / b for a, b in zip(seconds.get(key, []), plain, strict=False)]
+            cells.append(f"{statistics.median(ratios):.2f}x" if ratios else "no canonizer")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def by_rule(model: nn.Module, images: Tensor, rule: str) -> Callable[[], Tensor]:
+    def work() -> Tensor:
+        x = images.clone().requires_grad_()
+        out = model(x.clone())
+        with backward_rule(rule, out, x):
+            (signal,) = torch.autograd.grad(out[:, 3].sum(), x)
+        return picture_of(rule, signal, x)
+
+    return work
+
+
+def by_zennit(model: nn.Module, images: Tensor, canonizer: str) -> Callable[[], Tensor]:
+    from zennit import torchvision as canonizers
+    from zennit.composites import LayerMapComposite
+    from zennit.layer import Sum
+    from zennit.rules import Gamma, Norm, Pass
+    from zennit.types import Activation, AvgPool, BatchNorm, Convolution, Linear
+
+    rules = [
+        ((Activation, BatchNorm), Pass()),
+        ((Sum, AvgPool), Norm()),
+        ((Convolution, Linear), Gamma(gamma=GAMMA)),
+    ]
+    composite = LayerMapComposite(rules, canonizers=[getattr(canonizers, canonizer)()])
+
+    def work() -> Tensor:
+        x = images.clone().requires_grad_()
+        with composite.context(model) as changed:
+            out = changed(x)[:, 3]
+            (relevance,) = torch.autograd.grad(out, x, out.detach())
+        return relevance
+
+    return work
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=("conservation", "speed"))
+    parser.add_argument("--models", default="", help="names with commas (default: all)")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    warnings.simplefilter("ignore")
+    if args.table == "conservation":
+        conservation([name.strip() for name in args.models.split(",") if name.strip()])
+    else:
+        speed(args.device)
+
+
+if __name__ == "__main__":
+    main()
