@@ -16,6 +16,7 @@ import copy
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from featviz.rules import backward_rule, picture_of
 from featviz.rules.gamma import GAMMA
 
 TIMM = (
-    "bat_resnext26ts", "coatnet_0_rw_224", "convnextv2_atto", "cspdarknet53", "dla34", "dpn68",
+    "coatnet_0_rw_224", "convnextv2_atto", "cspdarknet53", "dla34", "dpn68",
     "eca_nfnet_l0", "edgenext_xx_small", "efficientvit_b0", "ese_vovnet19b_dw", "fastvit_t8",
     "fbnetc_100", "gernet_s", "ghostnet_100", "hardcorenas_a", "hrnet_w18_small", "inception_v4",
     "lcnet_050", "levit_128s", "mixnet_s", "mobilenetv3_small_050", "mobileone_s0", "nfnet_f0",
@@ -47,28 +48,29 @@ SIDE = 224
 TURNS = 7
 
 
-def networks() -> Iterator[tuple[str, nn.Module]]:
-    """Every classifier that is not too big, by name."""
+def networks() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    """Every classifier, by name, and what builds it."""
     for name in torchvision.models.list_models(module=torchvision.models):
         options: dict[str, Any] = {}
         if name in ("googlenet", "inception_v3"):
             options = {"aux_logits": False, "init_weights": True}
-        yield name, torchvision.models.get_model(name, weights=None, **options)
+        yield name, partial(torchvision.models.get_model, name, weights=None, **options)
     try:
         import timm
     except ImportError:
         print("(timm is not installed: its families are left out)")
         return
     for name in TIMM:
-        yield f"timm {name}", timm.create_model(name)
+        yield f"timm {name}", partial(timm.create_model, name)
 
 
 def conservation(models: list[str]) -> None:
     print("| model | layers with weights | relevance / activation |\n| --- | --- | --- |")
     refused = []
-    for name, model in networks():
+    for name, build in networks():
         if models and name not in models:
             continue
+        model = build()
         if sum(p.numel() for p in model.parameters()) > BIGGEST:
             continue
         model = without_biases(model.eval().double())

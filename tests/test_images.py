@@ -496,3 +496,36 @@ def test_any_key_has_a_fingerprint() -> None:
         for key in ("a", "\udcff", "\ud800")
     }
     assert len(prints) == 3
+
+
+def test_files_are_told_apart_by_content_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 4), "red").save(path)
+    status = path.stat()
+    by_stat, by_content = open_images(tmp_path), open_images(tmp_path).by_content()
+    stamps = by_stat.stamps(), by_content.stamps()
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1  # the same size, and then the same time
+    path.write_bytes(bytes(content))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert by_stat.stamps() == stamps[0]
+    assert by_content.stamps() != stamps[1]
+    assert by_content.fingerprint() != open_images(tmp_path).fingerprint()
+    with pytest.raises(ImageError):
+        by_content.check_unchanged(0, stamps[1][0])
+    assert by_content[:1].stamps() == by_content.stamps()
+    path.unlink()
+    assert by_content.stamps() == [""]
+
+
+def test_the_content_of_a_tar_is_that_of_its_members(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        tar.add(tmp_path / "a.png", "a.png")
+    of_tar = open_images(tmp_path / "all.tar").by_content().stamps()
+    assert of_tar == open_images([tmp_path / "a.png"]).by_content().stamps()
+
+
+def test_only_files_have_content() -> None:
+    with pytest.raises(UsageError, match="no files cannot be compared by content"):
+        open_images(torch.rand(2, 3, 4, 4)).by_content()

@@ -92,6 +92,12 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         help="an image that cannot be read is an error (default: it is skipped)",
     )
     group.add_argument(
+        "--check-content",
+        action="store_true",
+        help="tell whether an image has changed by a hash of its file (default: by its size and "
+        "time of change)",
+    )
+    group.add_argument(
         "--batch-size", type=positive, default=32, help="images in a forward pass (default: 32)"
     )
 
@@ -303,6 +309,8 @@ def images_from(
             "or 3 (from Python, scan takes any tensor)"
         )
     images = open_images(args.images, complete_recipe)
+    if args.check_content:
+        images = images.by_content()
     if args.limit is not None:
         images = images.spread(args.limit)
     if recipe is None:  # nobody gives a size: the images' own
@@ -315,8 +323,9 @@ def _synthetic_images(
     args: argparse.Namespace, recipe: Preprocess | None, complete_recipe: Preprocess, n: int
 ) -> Images:
     """Drawn images, of the size that the recipe gives."""
-    if args.strict:
-        raise UsageError("--strict goes with --images")
+    if args.strict or args.check_content:
+        flag = "--strict" if args.strict else "--check-content"
+        raise UsageError(f"{flag} goes with --images")
     size = (96, 96)
     if recipe is not None and recipe.size is not None:
         size = recipe.size

@@ -58,11 +58,15 @@ class TarImages:
             ) from error
 
     def __call__(self, index: int) -> Image.Image:
+        return Image.open(BytesIO(self.content(index)))
+
+    def content(self, index: int) -> bytes:
+        """The bytes of a member."""
         member = self.members[index]
         with self._lock:
             self._stream.seek(member.offset)
-            data = self._stream.read(member.size)
-        return Image.open(BytesIO(data))
+            data: bytes = self._stream.read(member.size)
+        return data
 
     def stamp(self, index: int) -> str:
         """The tar file's own: what is read is what it held when it was opened."""

@@ -157,6 +157,22 @@ class Images(Sequence[Tensor]):
         """The same images under another preprocessing."""
         return self._like_this(self.keys, self._read, preprocess, self.labels)
 
+    def by_content(self) -> Images:
+        """The same images, whose files are told from others by a hash of what they hold, not by size and
+        time of change: each file is read once more.
+
+        Raises:
+            UsageError: they are no files.
+        """
+        content = getattr(self._read, "content", None)
+        if content is None:
+            raise UsageError(
+                "images that are no files cannot be compared by content: give a folder, a list of "
+                "files or a .tar",
+                "check_content",
+            )
+        return self._like_this(self.keys, _ByContent(self._read), self.preprocess, self.labels)
+
     def _like_this(
         self,
         keys: Sequence[str],
@@ -327,6 +343,23 @@ class _Chosen:
     def stamp(self, index: int) -> str:
         stamp: str = getattr(self.read, "stamp", _no_stamp)(self.indices[index])
         return stamp
+
+
+@dataclass(frozen=True)
+class _ByContent:
+    """Images whose stamps are hashes of their files."""
+
+    read: Any
+
+    def __call__(self, index: int) -> Any:
+        return self.read(index)
+
+    def stamp(self, index: int) -> str:
+        try:
+            content: bytes = self.read.content(index)
+        except OSError:
+            return ""  # it is gone
+        return f"sha256 {hashlib.sha256(content).hexdigest()}"
 
 
 @dataclass(frozen=True)

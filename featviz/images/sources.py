@@ -193,6 +193,10 @@ class _Files:
     def stamp(self, index: int) -> str:
         return stamp_of(self.files[index])
 
+    def content(self, index: int) -> bytes:
+        """The bytes of a file."""
+        return self.files[index].read_bytes()
+
 
 def _from_tar(path: Path, preprocess: Preprocess, workers: int) -> Images:
     if workers:
