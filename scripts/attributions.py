@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import choose
 import torch
 from shared import images_from, model_from, parser, positive, run, write
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from featviz import Anatomy, Layer, anatomy, attribute, figures, project
-from featviz.errors import LayerError, ModelError, RuleError, UsageError
-from featviz.hooks import evaluating
+from featviz import anatomy, attribute, figures, project
+from featviz.errors import UsageError
 from featviz.methods.attribute import METHODS
 from featviz.rules import RULES
 
@@ -57,8 +54,8 @@ def arguments() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Choose images, attribute and project the class of each, draw."""
     model = model_from(args)
-    methods = named(args.methods, METHODS, "--methods")
-    rules = named(args.rule, RULES, "--rule")
+    methods = choose.named(args.methods, METHODS, "--methods")
+    rules = choose.named(args.rule, RULES, "--rule")
     images = images_from(args, model, synthetic=200)
     indices = choose.some(images, args.show, args.seed)
     classes = choose.classes_of(args, model, images)
@@ -67,8 +64,8 @@ def main(args: argparse.Namespace) -> None:
     channels, height, width = images[0].shape
     net = anatomy(model, (channels, height, width), only=[])
     x = choose.inputs(model, images, indices)
-    top, probabilities = most_probable(model, x)
-    units = [output_of(net, len(classes)).unit(index) for index in top]
+    top, probabilities = choose.most_probable(model, x)
+    units = [choose.output_of(net, len(classes)).unit(index) for index in top]
     layer = None if args.layers is None else choose.with_maps(net, args.layers)[-1]
 
     def attributed(name: str) -> Tensor:
@@ -80,8 +77,8 @@ def main(args: argparse.Namespace) -> None:
     def projected(name: str) -> Tensor:
         return project(model, x, units, rule=name)
 
-    maps = columns(methods, attributed)
-    signals = columns(rules, projected)
+    maps = choose.columns(methods, attributed)
+    signals = choose.columns(rules, projected)
     names = []
     table = []
     for row, i in enumerate(indices):
@@ -94,41 +91,6 @@ def main(args: argparse.Namespace) -> None:
         pixels, maps, projections=signals, names=names, heading=args.model
     )
     write(figure, table, args.out, "attributions")
-
-
-def named(text: str, known: Mapping[str, Any], option: str) -> list[str]:
-    """Names with commas, each of which is known; none where the text is empty."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            raise UsageError(f"{option} {name!r}: give some of {', '.join(known)}")
-    return names
-
-
-def most_probable(model: nn.Module, x: Tensor) -> tuple[list[int], list[float]]:
-    """The most probable class of each image, and its probability."""
-    with evaluating(model), torch.no_grad():
-        values, order = model(x).softmax(dim=1).max(dim=1)
-    return order.tolist(), values.tolist()
-
-
-def output_of(net: Anatomy, classes: int) -> Layer:
-    """The last layer that gives a number for each class."""
-    for layer in reversed(list(net.values())):
-        if layer.shape == (classes,):
-            return layer
-    raise LayerError(f"no layer of the model gives {classes} classes")
-
-
-def columns(names: Sequence[str], make: Callable[[str], Tensor]) -> dict[str, Tensor]:
-    """What is made under each name; those that the model does not allow are printed and left out."""
-    made = {}
-    for name in tqdm(names, desc="columns", leave=False):
-        try:
-            made[name] = make(name).cpu()
-        except (LayerError, ModelError, RuleError) as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
-    return made
 
 
 if __name__ == "__main__":

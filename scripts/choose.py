@@ -1,5 +1,5 @@
-"""What scripts choose where their arguments leave it open: layers, images, and the classes that
-images have.
+"""What scripts choose where their arguments leave it open: layers, images, the classes that images
+have, and the methods and rules that a model allows.
 """
 
 from __future__ import annotations
@@ -7,14 +7,17 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from featviz import Anatomy, Images, Layer, anatomy
+from featviz import Anatomy, Images, Layer, Unit, anatomy, read
 from featviz.data import CLASSES
-from featviz.errors import LayerError
+from featviz.errors import LayerError, ModelError, RuleError, UsageError
+from featviz.fields.maps import as_maps
 from featviz.hooks import evaluating
 
 # --- layers
@@ -66,6 +69,14 @@ def hidden(net: Anatomy) -> Layer | None:
     return connected[-2]
 
 
+def output_of(net: Anatomy, classes: int) -> Layer:
+    """The last layer that gives a number for each class."""
+    for layer in reversed(list(net.values())):
+        if layer.shape == (classes,):
+            return layer
+    raise LayerError(f"no layer of the model gives {classes} classes")
+
+
 def spread(layers: Sequence[Layer], most: int) -> list[Layer]:
     """At most so many layers, evenly spread, the first and the last among them."""
     if len(layers) <= most:
@@ -73,6 +84,20 @@ def spread(layers: Sequence[Layer], most: int) -> list[Layer]:
     if most == 1:
         return [layers[0]]
     return [layers[i * (len(layers) - 1) // (most - 1)] for i in range(most)]
+
+
+def strongest(model: nn.Module, layer: Layer, x: Tensor) -> list[Unit]:
+    """For each image (n, c, h, w) in model space the unit of a layer that responds most, at the
+    position where it does.
+    """
+    with evaluating(model), torch.no_grad():
+        maps = as_maps(layer, read(model, x, [layer])[layer.name])
+    _, _, height, width = maps.shape
+    units = []
+    for highest in maps.flatten(1).argmax(dim=1).tolist():
+        channel, position = divmod(highest, height * width)
+        units.append(layer.unit(channel, at=divmod(position, width)))
+    return units
 
 
 # --- images
@@ -130,6 +155,13 @@ def class_of(model: nn.Module, images: Images, index: int, classes: Sequence[str
     return int(outputs.argmax())
 
 
+def most_probable(model: nn.Module, x: Tensor) -> tuple[list[int], list[float]]:
+    """The most probable class of each image, and its probability."""
+    with evaluating(model), torch.no_grad():
+        values, order = model(x).softmax(dim=1).max(dim=1)
+    return order.tolist(), values.tolist()
+
+
 def _answer(model: nn.Module, images: Images, index: int) -> Tensor | None:
     """What a model gives for one image, (classes,); None where that is no scores of classes."""
     with evaluating(model), torch.no_grad():
@@ -137,3 +169,26 @@ def _answer(model: nn.Module, images: Images, index: int) -> Tensor | None:
     if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
         return None
     return output[0]
+
+
+# --- methods and rules
+
+
+def named(text: str, known: Mapping[str, Any], option: str) -> list[str]:
+    """Names with commas, each of which is known; none where the text is empty."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{option} {name!r}: give some of {', '.join(known)}")
+    return names
+
+
+def columns(names: Sequence[str], make: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """What is made under each name; those that the model does not allow are printed and left out."""
+    made = {}
+    for name in tqdm(names, desc="columns", leave=False):
+        try:
+            made[name] = make(name).cpu()
+        except (LayerError, ModelError, RuleError) as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    return made

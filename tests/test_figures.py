@@ -22,20 +22,21 @@ from PIL import Image
 from torch import Tensor
 
 import featviz
-from featviz import Box, Correspondence, Exemplars, OcclusionMaps, SweepResult, figures
+from featviz import Box, Checks, Correspondence, Exemplars, OcclusionMaps, SweepResult, figures
 from featviz.errors import RuleError, UsageError
 from featviz.figures import LayerMaps, OccludedImage, Strided, SweptTransform, page
 from featviz.figures.blocks import tile_size, unit_block, unit_tiles
 from featviz.geometry import ReceptiveField
 from featviz.methods.connections import Connections
 from featviz.methods.evolve import Evolution, Track
+from featviz.records.checks import Measured
 from featviz.records.scan import Listing
 from featviz.tiles import picture_tiles, sheet
 from featviz.units import Layer
 
 LONG = "features.denseblock1.denselayer12.conv2.with_a_name_that_does_not_end"
 CHANNELS = [1, 2, 3, 4, 13]
-WITHOUT_IMAGES = ("equivariance", "sharing", "settling")
+WITHOUT_IMAGES = ("convergence", "equivariance", "sharing", "settling")
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -163,6 +164,18 @@ PANELS = {
 STRIDES = {"a": "stride 2", LONG: "stride 4"}
 
 
+def converging() -> Checks:
+    """Curves of two rules from one layer, and of one of them from another, on a way of one step."""
+    ways = [("guided", LONG, "conv1"), ("guided", LONG, "image"), (LONG, LONG, "conv1")]
+    ways += [(LONG, LONG, "image"), ("guided", "conv1", "image")]
+    return Checks(
+        [
+            Measured(rule, name, "convergence", step, 0.4, -0.3, 0.8, 5, 5, 5)
+            for rule, name, step in ways
+        ]
+    )
+
+
 def strided(stride: int) -> Strided:
     return Strided(stride, [layer(), layer(LONG)], 12_000_000 // stride, randn(8 // stride, 4))
 
@@ -181,6 +194,22 @@ SEVERAL: dict[str, Callable[..., Figure]] = {
         {"integrated_gradients": randn(2, c, 16, 20), LONG: randn(2, 1, 16, 20)},
         projections={"guided": randn(2, c, 16, 20)},
         names=["a", LONG],
+        fig=fig,
+    ),
+    "randomisation": lambda c, fig: figures.randomisation(
+        rand(c, 16, 20),
+        {"guided": randn(2, c, 16, 20), LONG: randn(2, c, 16, 20)},
+        {"rank correlation": {"guided": [1.0, -0.2], LONG: [1.0, 0.4]}},
+        ["trained", LONG],
+        name=LONG,
+        fig=fig,
+    ),
+    "convergence": lambda c, fig: figures.convergence(converging(), fig=fig),
+    "networks": lambda c, fig: figures.networks(
+        rand(2, c, 16, 20),
+        {"a": {"guided": randn(2, c, 16, 20)}, LONG: {"guided": randn(2, c, 16, 20)}},
+        {"a": {"guided": "specificity 0.5"}, LONG: {"guided": "none"}},
+        note="one",
         fig=fig,
     ),
     "filters and maps": lambda c, fig: figures.filters_and_maps(
@@ -316,6 +345,11 @@ UNCHANGED: dict[str, tuple[Callable[..., Figure], tuple[Any, ...]]] = {
         (rand(3, 16, 20), [LayerMaps(layer(), [4, 0], randn(2, 6, 7))]),
     ),
     "attributions": (figures.attributions, (rand(1, 3, 16, 20), {"a": randn(1, 1, 16, 20)})),
+    "randomisation": (
+        figures.randomisation,
+        (rand(3, 16, 20), {"a": randn(1, 3, 16, 20)}, {"b": {"a": [1.0]}}, ["c"]),
+    ),
+    "networks": (figures.networks, (rand(1, 3, 16, 20), {"a": {"b": randn(1, 3, 16, 20)}})),
     "filters and maps": (
         figures.filters_and_maps,
         (rand(1, 16, 20), randn(2, 1, 3, 3), [0, 1], randn(2, 6, 7)),
@@ -455,6 +489,9 @@ def test_the_rule_that_is_drawn_is_the_one_asked_for() -> None:
         lambda: figures.top_patches([]),
         lambda: figures.activation_maps(rand(3, 8, 8), []),
         lambda: figures.attributions(rand(0, 3, 8, 8), {"a": rand(0, 3, 8, 8)}),
+        lambda: figures.randomisation(rand(3, 8, 8), {}, {}, []),
+        lambda: figures.convergence(Checks([])),
+        lambda: figures.networks(rand(0, 3, 8, 8), {}),
         lambda: figures.occlusion([]),
         lambda: figures.invariance([], "a", "b", names=[]),
         lambda: figures.equivariance({}, {}),
@@ -468,6 +505,17 @@ def test_the_rule_that_is_drawn_is_the_one_asked_for() -> None:
 def test_nothing_to_draw_is_an_error_that_says_so(draw: Callable[[], Figure]) -> None:
     with pytest.raises(UsageError, match=r"^0 "):
         draw()
+
+
+def test_pictures_that_do_not_fit_are_an_error_that_names_them() -> None:
+    image, curves = rand(3, 8, 8), {"rank correlation": {"guided": [1.0]}}
+    with pytest.raises(UsageError, match="'guided' has 2 for 1 steps"):
+        figures.randomisation(image, {"guided": randn(2, 3, 8, 8)}, curves, ["trained"])
+    with pytest.raises(UsageError, match="'guided' of 'a' has 2 for 1 images"):
+        figures.networks(image[None], {"a": {"guided": randn(2, 3, 8, 8)}})
+    one = randn(1, 3, 8, 8)
+    with pytest.raises(UsageError, match="network 'b' has the rules lrp, the first guided"):
+        figures.networks(image[None], {"a": {"guided": one}, "b": {"lrp": one}})
 
 
 def test_too_few_names_of_classes() -> None:

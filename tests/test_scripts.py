@@ -181,10 +181,13 @@ SMALLEST = {
     "top_patches": "--limit 1 --units 1 --k 1 --layers conv1",
     "activation_maps": "--pages 1 --maps 1 --layers conv1",
     "attributions": "--show 1 --limit 1 --methods grad_cam --rule gradient",
+    "convergence": "--limit 2 --units 1 --layers conv2 --rule guided",
     "convolution": "--filters 1 --sizes 40 --layers conv1 --limit 1 --input-size 48",
     "feature_evolution": "--units 1 --epochs 1 --limit 1 --layers conv1 --input-size 48",
     "first_layer": "--units 1 --epochs 1 --limit 1",
     "ablation": "--epochs 1 --limit 1 --variants none",
+    "randomization": "--limit 1 --show 1 --stages 1 --rule gradient",
+    "without_pooling": "--epochs 1 --limit 4 --show 1 --units 1",
     "layer_probe": "--features 1 --limit 2 --layers conv1 --no-initial",
     "occlusion": "--show 1 --limit 1 --window 96 --stride 96",
     "invariance": "--show 1 --steps 1 --limit 2",
@@ -221,6 +224,11 @@ def test_what_cannot_be_used_is_explained_in_one_line(name: str, fails: Any) -> 
             "--methods 'deeplift': give some of grad_cam",
         ),
         ("attributions --limit 1 --layers fc7", "'fc7': none of them has maps"),
+        ("convergence --limit 1", "1 image: give two or more"),
+        ("convergence --limit 2 --rule guide", "--rule 'guide': give some of gradient"),
+        ("randomization --limit 1 --layers fc7", "'fc7': none of them has maps"),
+        ("randomization --limit 1 --rule=", "give a rule that the model allows"),
+        ("without_pooling --weights some.pt", "leave it out"),
         ("convolution --limit 1 --layers pool5", "the first of this model is 'conv1'"),
         ("correspondence --limit 3", "two are needed: give a larger --limit"),
         ("correspondence --boxes boxes.json", "--images and --boxes go together"),
@@ -602,6 +610,110 @@ def test_a_method_without_meaning_is_left_out_and_the_reason_printed(
     assert "deep_lift is left out: " in capsys.readouterr().err
     (row,) = rows("attributions")
     assert "deep_lift" not in row
+
+
+# --- whether pictures can be trusted
+
+
+def test_randomization(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("randomization --limit 9 --show 3 --rule gradient,guided --stages 3") == 0
+    table = rows("randomization")
+    steps = ["trained", "fc8", "conv4", "conv1"]
+    assert len(table) == 2 * len(steps) * 3  # rules, steps, images
+    assert list(dict.fromkeys(row["random down to"] for row in table)) == steps
+    for row in table:
+        for measure in ("rank correlation", "structural similarity"):
+            number = float(row[measure])
+            if row["random down to"] == "trained":
+                assert number == pytest.approx(1)
+            assert -1 <= number <= 1 + 1e-9
+    # guided hardly notices that the classes are random
+    changed = [
+        float(row["rank correlation"])
+        for row in table
+        if row["rule"] == "guided" and row["random down to"] == "fc8"
+    ]
+    assert min(changed) > 0.9
+    assert "guided: with all layers random, rank correlation" in capsys.readouterr().out
+
+
+def test_the_unit_of_the_strongest_response_is_randomized(pictures: Path) -> None:
+    net = tiny("tiny_randomized")
+    command = f"randomization --model {net} --weights initial --layers 2 --input-size 32 --show 2"
+    assert run(f"{command} --rule deconvnet --images", str(pictures)) == 0
+    steps = [row["random down to"] for row in rows("randomization")]
+    assert steps == ["trained"] * 2 + ["2"] * 2 + ["0"] * 2
+
+
+def test_convergence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("convergence --limit 12 --units 5 --layers conv3 --rule guided,gradient") == 0
+    table = rows("convergence")
+    assert [row["step"] for row in table] == ["conv2", "conv1", "image"] * 2
+    last = {row["rule"]: float(row["value"]) for row in table if row["step"] == "image"}
+    assert last["guided"] > last["gradient"]
+    assert f"conv3, guided: {last['guided']:.2f} at the image" in capsys.readouterr().out
+
+
+def test_a_rule_without_meaning_is_left_out_of_convergence(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("gated_again.py").write_text(GATED)
+    command = "convergence --model gated_again:net --weights initial --input-size 32 --layers 4"
+    assert run(f"{command} --rule guided,gradient --images", str(pictures)) == 0
+    assert "guided is left out: " in capsys.readouterr().err
+    assert {row["rule"] for row in rows("convergence")} == {"gradient"}
+
+
+def test_without_pooling(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("without_pooling --limit 40 --epochs 1 --units 10 --show 2") == 0
+    table = rows("without_pooling")
+    names = list(dict.fromkeys(row["network"] for row in table))
+    assert names == [
+        f"{name}, {state}"
+        for state in ("trained", "untrained")
+        for name in ("max-pooling", "strides instead")
+    ]
+    assert len(table) == 4 * 3 * 2  # networks, rules, measures
+    numbers = {
+        (row["network"], row["rule"]): float(row["value"])
+        for row in table
+        if row["measure"] == "image_dependence"
+    }
+    # without switches the deconvnet is one linear map but for its rectifiers
+    with_pools = numbers["max-pooling, untrained", "deconvnet"]
+    assert numbers["strides instead, untrained", "deconvnet"] > with_pools + 0.3
+    assert "max-pooling, trained: test error" in capsys.readouterr().out
+
+
+def test_convolutions_take_the_strides_of_pools(folders: tuple[str, str]) -> None:
+    this = script("without_pooling")
+    model = load_model("zfmini", "initial", device="cpu", num_classes=2)
+    given = ["--images", folders[0], "--input-size", "48"]
+    sets = script("labelled").sets_from(this.arguments().parse_args(given), model)
+    with untouched(model):
+        strided = this.without_pooling(model, sets)
+    assert [strided.get_submodule(f"conv{i}").stride for i in (1, 2, 3, 5)] == [
+        (4, 4),
+        (2, 2),
+        (1, 1),
+        (2, 2),
+    ]
+    assert not [module for module in strided.modules() if isinstance(module, nn.MaxPool2d)]
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (model, strided)]
+    assert sizes[0] == sizes[1]
+
+
+def test_a_network_without_pooling_on_folders_of_ones_own(folders: tuple[str, str]) -> None:
+    net = tiny("tiny_pooled")
+    command = f"without_pooling --model {net} --input-size 32 --epochs 1 --units 2 --show 1"
+    assert run(f"{command} --images {folders[0]} --test {folders[1]} --layers 2") == 0
+    assert {row["layer"] for row in rows("without_pooling")} == {"2"}
+
+
+def test_a_model_without_pools_has_none_to_do_without(pictures: Path, fails: Any) -> None:
+    Path("gated_third.py").write_text(GATED)
+    command = "without_pooling --model gated_third:net --input-size 32 --images"
+    assert "no max-pooling layer" in fails(command, str(pictures))
 
 
 # --- occlusion

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from featviz.checks._likeness import spearman, ssim
 from featviz.checks._networks import copied, modules_below, reinitialise
 from featviz.checks._signals import Signal
 from featviz.checks._subject import Subject
+from featviz.units import Layer
 
 STAGES = 4
 """How many layers are looked at, evenly spread over those below the unit, its own and the first
@@ -50,9 +51,7 @@ def randomisation(subject: Subject) -> list[Value]:
     stages = spread(modules, STAGES)
     chosen = subject.strongest(IMAGES)
     values = []
-    network = copied(subject.model)
-    for name in modules:
-        reinitialise(network.get_submodule(name), subject.seed, name)
+    for name, network in cascade(subject.model, subject.layer, image, subject.seed):
         if name in stages:
             values += _compared(subject, network, chosen, "randomisation", name)
     values += [value._replace(step="") for value in values if value.step == modules[-1]]
@@ -63,6 +62,57 @@ def randomisation(subject: Subject) -> list[Value]:
         values += steps
         values += [value._replace(step="") for value in steps]
     return values
+
+
+def cascade(
+    model: nn.Module, layer: Layer, image: Tensor, seed: int = 0
+) -> Iterator[tuple[str, nn.Module]]:
+    """A copy of the model whose layers are re-initialised one after the other, from a layer's own down
+    to the image.
+
+    Args:
+        model: which stays as it is.
+        layer: of the unit that is looked at; layers above it are left as they are.
+        image: (c, h, w) in model space.
+        seed: of the new weights.
+
+    Yields:
+        The name of the module that was re-initialised last, and the network. It is one network,
+        which changes at the next step.
+
+    Raises:
+        ModelError: it cannot be copied, or the layer depends on no weights.
+
+    Source: Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018, section 3.1.
+
+    Example:
+        >>> import torch
+        >>> from featviz import anatomy, load_model
+        >>> from featviz.checks.randomisation import cascade
+        >>> model = load_model("zfmini")
+        >>> layer = anatomy(model, (3, 96, 96))["conv3"]
+        >>> [name for name, network in cascade(model, layer, torch.randn(3, 96, 96))]
+        ['conv3', 'conv2', 'conv1']
+    """
+    network = copied(model)
+    for name in modules_below(model, layer, image):
+        reinitialise(network.get_submodule(name), seed, name)
+        yield name, network
+
+
+def likenesses(trained: Tensor, changed: Tensor) -> tuple[float, float]:
+    """How alike two signals (c, h, w) are, signs left out: the correlation of their ranks (Spearman),
+    and their structural similarity, each divided by its maximum.
+
+    Example:
+        >>> import torch
+        >>> from featviz.checks.randomisation import likenesses
+        >>> signal = torch.randn(3, 8, 8)
+        >>> [round(number, 6) for number in likenesses(signal, -2 * signal)]
+        [1.0, 1.0]
+    """
+    ranks = spearman(trained.abs(), changed.abs())
+    return ranks, ssim(_of_maximum(trained), _of_maximum(changed))
 
 
 def _compared(
@@ -76,8 +126,7 @@ def _compared(
             trained, changed = common(subject.own[name][i], other)
             if not trained.any():
                 continue
-            ranks = spearman(trained.abs(), changed.abs())
-            likeness = ssim(_of_maximum(trained), _of_maximum(changed))
+            ranks, likeness = likenesses(trained, changed)
             values.append(Value(name, measure, step, target.channel, target.image, ranks))
             values.append(
                 Value(name, f"{measure}_ssim", step, target.channel, target.image, likeness)

@@ -16,6 +16,7 @@ from featviz.figures.page import DPI, Page, save
 from featviz.figures.patches import top_patches
 from featviz.figures.tables import ablation, layer_probe
 from featviz.figures.tracks import evolution, settling
+from featviz.figures.trust import convergence, networks, randomisation
 
 __all__ = [
     "DPI",
@@ -27,6 +28,7 @@ __all__ = [
     "ablation",
     "activation_maps",
     "attributions",
+    "convergence",
     "correspondence",
     "equivariance",
     "evolution",
@@ -36,8 +38,10 @@ __all__ = [
     "invariance",
     "layer_probe",
     "map_sizes",
+    "networks",
     "occlusion",
     "overview",
+    "randomisation",
     "save",
     "settling",
     "sharing",
