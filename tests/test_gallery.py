@@ -369,11 +369,15 @@ def test_the_command_makes_goes_on_and_says_when_there_is_nothing_to_do(
     assert cli.main(command) == 0
     assert layers_made == ["conv2"]
     out = Path("outputs/zfmini-gallery")
-    assert capsys.readouterr().out.splitlines()[-1] == str(out / "index.html")
+    assert str(out / "index.html") in capsys.readouterr().out.splitlines()
     assert "featviz gallery --limit 10 --k 3 --layers conv1,conv2" in Pages(out / "index.html").text
     before = times(out)
     assert cli.main(command) == 0
-    assert capsys.readouterr().out == f"nothing to do, the gallery is there: {out / 'index.html'}\n"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        f"nothing to do, the gallery is there: {out / 'index.html'}",
+        *gallery.remarks(out),
+    ]
     assert times(out) == before
     for other, differs in (
         (["--k", "4"], "k was 3, is 4"),
@@ -453,7 +457,7 @@ def test_files_that_are_of_no_gallery_are_left_alone(made: Made, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", "null", '{"schema": 3}', '{"schema": 99, "identity": {}}', "\udcff"]
+    "damage", ["", "{", "[]", "null", '{"schema": 4}', '{"schema": 99, "identity": {}}', "\udcff"]
 )
 def test_a_damaged_record_is_refused_and_made_again_afresh(
     damage: str, made: Made, built: Path, tmp_path: Path
@@ -795,7 +799,8 @@ def sprite_shape(script: str) -> tuple[int, ...]:
 
 def test_the_views_that_are_asked_for_are_made(made: Made, tmp_path: Path) -> None:
     model, images, result = made
-    gallery.build(result, model, images, tmp_path, views=["heat", "masked"])
+    views = ["heat", "masked"]
+    gallery.build(result, model, images, tmp_path, rules=["deconvnet"], views=views)
     page = data_of(tmp_path / "layer-001.html")
     assert page["blocks"] == [
         {"rule": "", "view": "patch"},
@@ -856,7 +861,7 @@ def test_any_layer_has_a_page_fully_connected_ones_and_grey_images_too(tmp_path:
         Preprocess(mean=(0.5,), std=(0.5,)),
     )
     result = featviz.scan(model, images, ["0", "3"], k=1)
-    gallery.build(result, model, images, tmp_path)
+    gallery.build(result, model, images, tmp_path, rules=["deconvnet"])
     assert "full image" in Pages(tmp_path / "index.html").text
     page = data_of(tmp_path / "layer-001.html")
     assert page["tile"] == [8, 8]
@@ -956,3 +961,46 @@ def test_nothing_in_data_can_end_a_script() -> None:
         re.search(r"[<>&'\u2028]", site.script(["</script>", "<!--", "it's", "\u2028", "&"]))
         is None
     )
+
+
+# --- whether pictures tell units and images apart
+
+
+def test_a_layer_says_whether_its_pictures_tell_units_and_images_apart(tmp_path: Path) -> None:
+    images = [torch.rand(3, 16, 16, generator=generator(seed)) for seed in range(6)]
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False))
+    model[0].weight.data[:] = torch.rand(1, 3, 3, 3, generator=generator())
+    result = featviz.scan(model, images, ["0"], k=3)
+    gallery.build(result, model, images, tmp_path, rules=["deconvnet", "lrp"])
+    layer = json.loads((tmp_path / "gallery.json").read_text())["layers"][0]
+    measured = project_exemplars(model, images, result["0"], rules=["deconvnet", "lrp"]).likeness
+    badges = {badge["rule"]: badge for badge in layer["trust"]}
+    for rule, likeness in measured.items():
+        assert badges[rule]["units"] == pytest.approx(likeness.units, abs=1e-3)
+        assert badges[rule]["images"] == pytest.approx(likeness.images, abs=1e-3)
+        assert badges[rule]["unit_pairs"] == likeness.unit_pairs
+    (line, *_) = gallery.remarks(tmp_path)
+    assert line.startswith("0: These deconvnet pictures hardly tell one unit from another")
+    words = " ".join(Pages(tmp_path / "layer-000.html").text.split())
+    assert "deconvnet: hardly tells units apart" in words
+    assert "different units that respond at one position of one image: 1.00" in words
+
+
+def test_a_gallery_shows_the_deconvnet_and_relevance_unless_told_otherwise(
+    made: Made, tmp_path: Path
+) -> None:
+    model, images, result = made
+    assert gallery.default_rules(result, model, images) == (["deconvnet", "lrp"], "")
+    gallery.build(result, model, images, tmp_path)
+    assert gallery.is_finished(result, tmp_path, ["deconvnet", "lrp"])
+
+
+def test_a_rule_without_meaning_is_left_out_by_default_and_the_reason_given(tmp_path: Path) -> None:
+    images = open_images([torch.rand(3, 12, 12, generator=generator(seed)) for seed in range(4)])
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Conv2d(4, 4, 3))
+    result = featviz.scan(model, images, ["2"], k=2)
+    rules, reason = gallery.default_rules(result, model, images)
+    assert rules == ["deconvnet"]
+    assert "rule 'lrp' has no meaning at softplus" in reason
+    with pytest.raises(RuleError, match="softplus"):
+        gallery.build(result, model, images, tmp_path, rules=["lrp"])

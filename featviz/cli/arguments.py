@@ -118,14 +118,16 @@ def add_k(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_rules(parser: argparse.ArgumentParser) -> None:
-    """--rule, of which there may be several."""
+def add_rules(
+    parser: argparse.ArgumentParser, default: str | None = "deconvnet", note: str = ""
+) -> None:
+    """--rule, of which there may be several; ``note``: what the help says of the default."""
     parser.add_argument(
         "--rule",
         type=rules,
-        default=["deconvnet"],
+        default=None if default is None else [default],
         metavar="RULE",
-        help=f"{', '.join(RULES)}, or several separated by commas (default: deconvnet)",
+        help=f"{', '.join(RULES)}, or several separated by commas (default: {note or default})",
     )
 
 

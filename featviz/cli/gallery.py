@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from featviz import gallery
 from featviz.cli.arguments import (
     add_image_arguments,
@@ -24,6 +26,9 @@ from featviz.cli.arguments import (
     scanned,
     slug,
 )
+from featviz.forward import Forward
+from featviz.images import Images
+from featviz.records.scan import Scan
 
 
 def register(commands: Any) -> None:
@@ -34,7 +39,7 @@ def register(commands: Any) -> None:
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
-    add_rules(parser)
+    add_rules(parser, default=None, note="deconvnet, and lrp where it has a meaning")
     add_views(parser)
     add_k(parser)
     parser.add_argument("--title", help="heading of the pages (default: the model)")
@@ -76,9 +81,10 @@ def _make(args: argparse.Namespace, out: Path) -> None:
         lambda layers: gallery.check_free(out),
         forward=forward,
     )
-    if not args.fresh and gallery.is_finished(result, out, args.rule, args.title, args.view):
+    rules = args.rule or _default_rules(result, model, images, forward)
+    if not args.fresh and gallery.is_finished(result, out, rules, args.title, args.view):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
-        report_fallbacks(gallery.fallbacks(out))
+        _report(out)
         return
     report(result)
     page = gallery.build(
@@ -86,7 +92,7 @@ def _make(args: argparse.Namespace, out: Path) -> None:
         model,
         images,
         out,
-        rules=args.rule,
+        rules=rules,
         views=args.view,
         title=args.title,
         command=args.command,
@@ -96,6 +102,23 @@ def _make(args: argparse.Namespace, out: Path) -> None:
         progress=True,
     )
     print(page)
+    _report(out)
+
+
+def _default_rules(
+    result: Scan, model: nn.Module, images: Images, forward: Forward | None
+) -> list[str]:
+    """The rules of a gallery for which none is given; says why one is left out."""
+    rules, reason = gallery.default_rules(result, model, images, forward)
+    if reason:
+        print(f"shown under {', '.join(rules)} alone: {reason}")
+    return rules
+
+
+def _report(out: Path) -> None:
+    """Print what a reader has to know of the gallery's pictures."""
+    for line in gallery.remarks(out):
+        print(line)
     report_fallbacks(gallery.fallbacks(out))
 
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from featviz.errors import RecordError, UsageError
 from featviz.files import write_atomic
 from featviz.forward import Forward, check_module
 from featviz.gallery import site, sprites
+from featviz.gallery._trust import default_rules, trust
+from featviz.gallery._units import Units, filters_of
 from featviz.gallery.numbers import front_units, layer_numbers, optional_text, text, unit_numbers
 from featviz.images import Images, open_images
 from featviz.methods._backproject import MEMORY
 from featviz.methods.project_exemplars import project_exemplars
-from featviz.patterns import split_call
 from featviz.records.exemplars import Exemplars
 from featviz.records.scan import LayerScan, Listing, Scan
 from featviz.rules import check_rule
@@ -40,7 +41,7 @@ def build(
     images: Any,
     out: str | Path,
     *,
-    rules: Sequence[str] = ("deconvnet",),
+    rules: Sequence[str] | None = None,
     views: ViewsLike = None,
     title: str | None = None,
     command: str = "",
@@ -58,7 +59,8 @@ def build(
         result: from `featviz.scan`, complete.
         model, images: those of the scan.
         out: the gallery's folder.
-        rules: one, or several shown side by side.
+        rules: one, or several shown side by side; None: ``deconvnet``, and ``lrp`` beside it where it
+            has a meaning on the network.
         views: ``masked``, ``projection``, ``heat``, or several of them; None: masked and
             projection, as `featviz.views.views_for` says.
         title: at the head of the pages; None: the scan's model.
@@ -92,9 +94,11 @@ def build(
         'index.html'
     """
     check_module(model)
-    chosen_rules = _checked_rules(rules)
     folder = Path(out)
     data = open_images(images)
+    if rules is None:
+        rules, _ = default_rules(result, model, data, forward)
+    chosen_rules = _checked_rules(rules)
     if not result.complete:
         raise UsageError(
             f"the scan has looked at {result.done} of {len(result.listing)} images: "
@@ -248,49 +252,6 @@ def _about(
     }
 
 
-@dataclass
-class _Units:
-    """The units of a layer, as far as they are made.
-
-    Attributes:
-        folder: where their files are.
-        shown: the channels that the front page shows.
-        filters: a picture of each unit's weights, in a first layer.
-        numbers: of each unit, for its tile and its panel.
-        columns: the pictures of those that are shown, by channel.
-        fallbacks: how many exemplars took the full image because their crop did not do.
-    """
-
-    folder: Path
-    shown: list[int]
-    filters: list[Tensor] | None
-    numbers: list[Record] = field(default_factory=list)
-    columns: dict[int, Tensor] = field(default_factory=dict)
-    fallbacks: int = 0
-
-    @property
-    def exemplars(self) -> int:
-        """How many exemplars they have together."""
-        return sum(len(unit["exemplars"]) for unit in self.numbers)
-
-    @property
-    def images(self) -> list[int]:
-        """The images of all exemplars, each once, in the order of the listing."""
-        used: set[int] = set()
-        for unit in self.numbers:
-            used |= {exemplar["image"] for exemplar in unit["exemplars"]}
-        return sorted(used)
-
-    @property
-    def index(self) -> list[list[Any]]:
-        """What search reads of each: number, label and images."""
-        index = []
-        for unit in self.numbers:
-            images = [exemplar["image"] for exemplar in unit["exemplars"]]
-            index.append([unit["unit"], unit["label"], images])
-        return index
-
-
 @dataclass(frozen=True)
 class _Work:
     """What every layer of a gallery is made from, and where it goes."""
@@ -309,8 +270,8 @@ class _Work:
         """Write all files of a layer, and note it in ``entry``, its part of the record.
 
         The record on disk is the caller's to write, after the files that it speaks of."""
-        filters = _filters(self.model, layer_scan.layer, self.result.listing.input_shape[0])
-        units = _Units(self.out / entry["folder"], front_units(layer_scan, STRIP), filters)
+        filters = filters_of(self.model, layer_scan.layer, self.result.listing.input_shape[0])
+        units = Units(self.out / entry["folder"], front_units(layer_scan, STRIP), filters)
         self._write_sprites(units, layer_scan)
         self._write_images(units.images)
         _write_strip(units)
@@ -318,11 +279,12 @@ class _Work:
         entry["index"] = units.index
         entry["fallbacks"] = units.fallbacks
         entry["exemplars"] = units.exemplars
+        entry["trust"] = trust(self.rules, units.likeness)
         _add_images(record, units.images, self.result.listing)
         self._write_page(layer_scan.layer, units, entry, record["about"])
         entry["done"] = True
 
-    def _write_sprites(self, units: _Units, layer_scan: LayerScan) -> None:
+    def _write_sprites(self, units: Units, layer_scan: LayerScan) -> None:
         """Project all units of a layer, group by group."""
         bar = tqdm(
             desc=f"gallery {text(layer_scan.layer.name)}",
@@ -333,13 +295,13 @@ class _Work:
         )
         with bar:
             for exemplars in self._projected(layer_scan):
-                units.fallbacks += exemplars.fallbacks
+                units.add(exemplars)
                 for row in range(len(exemplars.channels)):
                     self._write_sprite(units, layer_scan, exemplars, row)
                     bar.update()
 
     def _write_sprite(
-        self, units: _Units, layer_scan: LayerScan, exemplars: Exemplars, row: int
+        self, units: Units, layer_scan: LayerScan, exemplars: Exemplars, row: int
     ) -> None:
         """Write the tiles of a unit, unless it is dead, and keep its numbers and pictures."""
         channel = exemplars.channels[row]
@@ -370,6 +332,7 @@ class _Work:
                 layer_scan,
                 channels,
                 rules=self.rules,
+                alternatives=start == 0,
                 memory=self.memory,
                 forward=self.forward,
             )
@@ -387,7 +350,7 @@ class _Work:
             if not path.exists():
                 write_atomic(path, sprites.thumbnail(self.images[image]))
 
-    def _write_page(self, layer: Layer, units: _Units, entry: Record, about: Record) -> None:
+    def _write_page(self, layer: Layer, units: Units, entry: Record, about: Record) -> None:
         """Write the page of a layer; and its data apart, from which comparisons are made."""
         data = {
             "tile": list(sprites.tile_size(*self._field_size(layer))),
@@ -407,7 +370,7 @@ class _Work:
         site.layer_page(self.out, about, entry, {**data, "sides": [side]})
 
 
-def _write_strip(units: _Units) -> None:
+def _write_strip(units: Units) -> None:
     """Write the pictures of the front page; a layer whose units are all dead has none."""
     if units.columns:
         columns = [units.columns[channel] for channel in sorted(units.columns)]
@@ -420,21 +383,3 @@ def _add_images(record: Record, images: list[int], listing: Listing) -> None:
     for image in images:
         names[image] = [text(listing.keys[image]), optional_text(listing.labels[image])]
     record["images"] = [[image, *names[image]] for image in sorted(names)]
-
-
-def _filters(model: nn.Module, layer: Layer, channels: int) -> list[Tensor] | None:
-    """The filters of a convolution that looks at the image itself, as pictures; None for any other
-    layer.
-    """
-    field = layer.field
-    window = layer.kernel, layer.stride
-    if field.kind != "exact" or window != (field.size, field.stride):
-        return None  # something lies between it and the image
-    modules = dict(model.named_modules())
-    name, _ = split_call(layer.call)
-    weight = getattr(modules[name], "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() != 4:
-        return None
-    if weight.shape[1] not in (1, 3) or weight.shape[1] != channels:
-        return None  # a grouped one, or of images that are no pictures
-    return sprites.filters(weight)

@@ -16,7 +16,7 @@ from featviz.errors import RecordError, UsageError, first_line
 from featviz.files import write_atomic
 from featviz.records import _fields as fields
 
-SCHEMA = 3
+SCHEMA = 4
 RECORD = "gallery.json"
 _OWN = ("layers", "images", "a", "b", "static", "index.html", "index.js")
 _STATIC = ("gallery.css", "gallery.js", "panel.js", "figure.js", "search.js")
@@ -105,6 +105,15 @@ _LAYER = {
 }
 _MADE = {"strip": _INTEGERS, "index": fields.list_of(fields.list_of(fields.anything, 3))}
 _COUNTS = {"dead": _INTEGER, "fallbacks": _INTEGER, "exemplars": _INTEGER}
+_TRUST = {
+    "rule": fields.text,
+    "units": fields.anything,
+    "images": fields.anything,
+    "unit_pairs": _INTEGER,
+    "image_pairs": _INTEGER,
+    "remark": fields.text,
+    "better": fields.text,
+}
 _SIDE = {"folder": fields.matching(r"[ab]/layers/\d{3,}"), "strip": _INTEGERS, "title": fields.text}
 
 
@@ -147,6 +156,9 @@ def _check_layer(layer: fields.Entry) -> None:
         channel(f"{layer.name}.index", number)
         fields.optional_text(f"{layer.name}.index", label)
         _INTEGERS(f"{layer.name}.index", images)
+    if "trust" in layer.value:  # a comparison has none
+        for badge in layer.take("trust", fields.list_of(fields.entry)):
+            badge.check(_TRUST)
     if "strips" in layer.value:
         for side in layer.take("strips", fields.list_of(fields.entry, 2)):
             side.check(_SIDE | _COUNTS)
@@ -171,6 +183,27 @@ def new(
 ) -> dict[str, Any]:
     """The record of a gallery of which nothing is made yet."""
     return {"schema": SCHEMA, "identity": identity, "about": about, "layers": layers}
+
+
+def remarks(folder: str | Path) -> list[str]:
+    """What a reader has to know of the pictures of a gallery, layer by layer and rule by rule: that they
+    hardly tell units, or images, apart. Empty where they do.
+
+    Raises:
+        RecordError: the gallery's record is damaged, or of another version of featviz.
+
+    Example:
+        >>> import tempfile
+        >>> from featviz import gallery
+        >>> gallery.remarks(tempfile.mkdtemp())  # no gallery, so none
+        []
+    """
+    record = read(Path(folder))
+    lines = []
+    for layer in [] if record is None else record["layers"]:
+        remarked = [badge["remark"] for badge in layer.get("trust", []) if badge["remark"]]
+        lines += [f"{layer['name']}: {text}" for text in remarked]
+    return lines
 
 
 def fallbacks(folder: str | Path) -> dict[str, tuple[int, int]]:

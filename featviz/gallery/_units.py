@@ -1,0 +1,86 @@
+"""The units of a layer, as far as their files are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from featviz.gallery import sprites
+from featviz.patterns import split_call
+from featviz.records.exemplars import Exemplars
+from featviz.records.likeness import Likeness
+from featviz.units import Layer
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Units:
+    """The units of a layer, as far as they are made.
+
+    Attributes:
+        folder: where their files are.
+        shown: the channels that the front page shows.
+        filters: a picture of each unit's weights, in a first layer.
+        numbers: of each unit, for its tile and its panel.
+        columns: the pictures of those that are shown, by channel.
+        fallbacks: how many exemplars took the full image because their crop did not do.
+        likeness: by rule, whether projections tell units and images apart.
+    """
+
+    folder: Path
+    shown: list[int]
+    filters: list[Tensor] | None
+    numbers: list[Record] = field(default_factory=list)
+    columns: dict[int, Tensor] = field(default_factory=dict)
+    fallbacks: int = 0
+    likeness: dict[str, Likeness] = field(default_factory=dict)
+
+    def add(self, exemplars: Exemplars) -> None:
+        """Count what these exemplars say of all."""
+        self.fallbacks += exemplars.fallbacks
+        for rule, likeness in exemplars.likeness.items():
+            self.likeness[rule] = self.likeness.get(rule, Likeness()) + likeness
+
+    @property
+    def exemplars(self) -> int:
+        """How many exemplars they have together."""
+        return sum(len(unit["exemplars"]) for unit in self.numbers)
+
+    @property
+    def images(self) -> list[int]:
+        """The images of all exemplars, each once, in the order of the listing."""
+        used: set[int] = set()
+        for unit in self.numbers:
+            used |= {exemplar["image"] for exemplar in unit["exemplars"]}
+        return sorted(used)
+
+    @property
+    def index(self) -> list[list[Any]]:
+        """What search reads of each: number, label and images."""
+        index = []
+        for unit in self.numbers:
+            images = [exemplar["image"] for exemplar in unit["exemplars"]]
+            index.append([unit["unit"], unit["label"], images])
+        return index
+
+
+def filters_of(model: nn.Module, layer: Layer, channels: int) -> list[Tensor] | None:
+    """The filters of a convolution that looks at the image itself, as pictures; None for any other
+    layer.
+    """
+    field = layer.field
+    window = layer.kernel, layer.stride
+    if field.kind != "exact" or window != (field.size, field.stride):
+        return None  # something lies between it and the image
+    modules = dict(model.named_modules())
+    name, _ = split_call(layer.call)
+    weight = getattr(modules[name], "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() != 4:
+        return None
+    if weight.shape[1] not in (1, 3) or weight.shape[1] != channels:
+        return None  # a grouped one, or of images that are no pictures
+    return sprites.filters(weight)
