@@ -981,6 +981,8 @@ def test_a_layer_says_whether_its_pictures_tell_units_and_images_apart(tmp_path:
         assert badges[rule]["unit_pairs"] == likeness.unit_pairs
     (line, *_) = gallery.remarks(tmp_path)
     assert line.startswith("0: These deconvnet pictures hardly tell one unit from another")
+    (side,) = data_of(tmp_path / "layer-000.html")["sides"]
+    assert side["remarks"] == [badge["remark"] for badge in layer["trust"] if badge["remark"]]
     words = " ".join(Pages(tmp_path / "layer-000.html").text.split())
     assert "deconvnet: hardly tells units apart" in words
     assert "different units that respond at one position of one image: 1.00" in words

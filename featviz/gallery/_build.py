@@ -364,6 +364,7 @@ class _Work:
             "folder": entry["folder"],
             "images": "images",
             "units": units.numbers,
+            "remarks": [badge["remark"] for badge in entry["trust"] if badge["remark"]],
         }
         write_atomic(units.folder / "units.json", site.strict_json(units.numbers))
         write_atomic(units.folder / "data.json", json.dumps(data))

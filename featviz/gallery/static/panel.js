@@ -7,7 +7,8 @@ featviz.panel = (() => {
   function panel(data, side, unit) {
     const heading = data.sides.length > 1 ? [make("h3", { text: side.title })] : [];
     if (unit.dead) return [...heading, make("p", { class: "notice", text: "This unit is dead: no image activates it, so there is nothing to project." })];
-    return [...heading, make("dl", { class: "stats" }, ...facts(unit)), blocks(data, side, unit),
+    const remarks = (side.remarks || []).map((text) => make("p", { class: "notice", text }));
+    return [...heading, make("dl", { class: "stats" }, ...facts(unit)), ...remarks, blocks(data, side, unit),
       make("h3", { text: "Where in the images" }), exemplars(data, side, unit),
       make("h3", { text: "Strongest response in each image, over the data set" }), histogram(unit)];
   }
