@@ -19,15 +19,17 @@ from featviz.cli.arguments import (
     add_memory,
     add_model_arguments,
     add_rules,
+    numbers,
+    positive,
+)
+from featviz.cli.endings import exit_code
+from featviz.cli.sources import (
     images_from,
     model_from,
     normalisation,
-    numbers,
-    positive,
     recipe_from,
     square_side,
 )
-from featviz.cli.endings import exit_code
 from featviz.files import check_writable, write_atomic
 
 # the commands' own arguments, which the scripts take from here

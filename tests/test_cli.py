@@ -26,6 +26,7 @@ from PIL import Image
 from torch import nn
 
 from featviz import Images, Scan, cli, load_model, open_images, preprocessing, scan
+from featviz.cli import sources
 from featviz.data import SyntheticImages
 from featviz.errors import FeatvizError, RecordError
 from featviz.models import load_weights
@@ -645,7 +646,7 @@ def test_an_output_that_cannot_be_written_is_found_out_before_any_work(
     def early(*args: Any, **options: Any) -> Any:
         raise AssertionError("a model was made first")
 
-    monkeypatch.setattr(cli.arguments, "load_with_forward", early)
+    monkeypatch.setattr(sources, "load_with_forward", early)
     Path("file").touch()
     for command in (SMALL[:-2], ("train", "--limit", "8")):
         for out in ("file", "file/below"):

@@ -14,13 +14,15 @@ from featviz.cli.arguments import (
     add_memory,
     add_model_arguments,
     add_output,
-    images_from,
-    model_from,
     positive,
     report,
     rules,
     scanned,
     slug,
+)
+from featviz.cli.sources import (
+    images_from,
+    model_from,
 )
 from featviz.files import claimed
 from featviz.records.checks import Checks, check_names

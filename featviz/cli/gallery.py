@@ -18,13 +18,15 @@ from featviz.cli.arguments import (
     add_output,
     add_rules,
     add_views,
-    images_from,
     in_turn,
-    network_from,
     report,
     report_fallbacks,
     scanned,
     slug,
+)
+from featviz.cli.sources import (
+    images_from,
+    network_from,
 )
 from featviz.forward import Forward
 from featviz.images import Images

@@ -23,15 +23,17 @@ from featviz.cli.arguments import (
     add_output,
     add_rules,
     add_views,
-    images_from,
     in_turn,
-    network_from,
     numbers,
     positive,
     report,
     report_fallbacks,
     scanned,
     slug,
+)
+from featviz.cli.sources import (
+    images_from,
+    network_from,
 )
 from featviz.errors import UsageError
 from featviz.files import write_atomic

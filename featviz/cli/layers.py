@@ -6,7 +6,13 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from featviz.cli.arguments import add_model_arguments, network_from, recipe_from
+from featviz.cli.arguments import (
+    add_model_arguments,
+)
+from featviz.cli.sources import (
+    network_from,
+    recipe_from,
+)
 from featviz.errors import UsageError
 from featviz.fields.anatomy import anatomy
 from featviz.units import Layer

@@ -16,14 +16,16 @@ from featviz.cli.arguments import (
     add_image_arguments,
     add_model_arguments,
     add_output,
-    images_from,
     in_turn,
-    network_from,
-    normalisation,
     numbers,
     positive,
-    recipe_from,
     slug,
+)
+from featviz.cli.sources import (
+    images_from,
+    network_from,
+    normalisation,
+    recipe_from,
     square_side,
 )
 from featviz.data import PAPER_EPOCHS, LabelledImages, SyntheticImages, split, train
