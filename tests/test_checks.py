@@ -723,3 +723,41 @@ def test_the_command_ends_with_its_table(
     with pytest.raises(SystemExit):
         cli.main([*command, "--checks", "nothing"])
     assert "no check 'nothing'" in capsys.readouterr().err
+
+
+# --- attributions as rows
+
+
+def test_attributions_are_rows_beside_the_rules(mini: nn.Module, images: Images) -> None:
+    result = scan(mini, images, "conv3", k=3)
+    methods = ["input_x_gradient", "grad_cam"]
+    checks = check(
+        mini, images, result, rules=["gradient"], attributions=methods,
+        checks=["specificity", "convergence"], units=3, images_per_unit=2,
+    )  # fmt: skip
+    for method in methods:
+        assert checks.get("conv3", method, "specificity").n > 0
+    names = {row["rule"] for row in checks.rows() if row["measure"] == "convergence"}
+    assert names == {"gradient"}
+
+
+def test_the_signal_of_an_attribution_is_that_in_the_receptive_field(
+    mini: nn.Module, images: Images
+) -> None:
+    from featviz.checks._attributions import Attributions
+
+    result = scan(mini, images, "conv3", k=3)
+    subject = subject_of(mini, images, result, "conv3", rules=("gradient",))
+    made = Attributions(subject.layer, ("input_x_gradient",), subject.read_image)
+    (signals,) = made(mini, subject.exemplars).values()
+    for target, signal in zip(subject.exemplars, signals, strict=True):
+        image = subject.image_of(target)
+        unit = Unit("conv3", target.channel, at=(target.y, target.x))
+        expected = (project(mini, image, unit, rule="gradient")[0] * image)[signal.box.region]
+        torch.testing.assert_close(signal.values, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_method_of_attribution_that_is_not_there(mini: nn.Module, images: Images) -> None:
+    result = scan(mini, images, "conv3", k=3)
+    with pytest.raises(UsageError, match=r"no method 'grad_cm' of attribution: .*grad_cam"):
+        check(mini, images, result, attributions=["grad_cm"])

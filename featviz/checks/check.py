@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from featviz.checks._attributions import Attributions, together
 from featviz.checks._bootstrap import Value, interval
-from featviz.checks._signals import Projections, Target, seeded
+from featviz.checks._signals import Projections, Signals, Target, seeded
 from featviz.checks._subject import Subject
 from featviz.checks.convergence import convergence
 from featviz.checks.image_dependence import image_dependence
@@ -19,11 +20,12 @@ from featviz.checks.localisation import ABSENT, localisation
 from featviz.checks.randomisation import randomisation
 from featviz.checks.reactivation import reactivation
 from featviz.checks.specificity import specificity
-from featviz.errors import ImageError, UnitError, UsageError
+from featviz.errors import ImageError, UnitError, UsageError, did_you_mean
 from featviz.fields.anatomy import parameter_of
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._backproject import MEMORY
+from featviz.methods.attribute import METHODS
 from featviz.patterns import resolve
 from featviz.records.checks import Checks, Measured, check_names
 from featviz.records.scan import LayerScan, Scan
@@ -50,6 +52,7 @@ def check(
     layers: LayersLike | None = None,
     rules: Sequence[str] = tuple(RULES),
     *,
+    attributions: Sequence[str] = (),
     checks: Sequence[str] | None = None,
     units: int | Sequence[int] = 20,
     images_per_unit: int = 4,
@@ -78,6 +81,8 @@ def check(
         scan: with at least ``images_per_unit`` exemplars of each unit.
         layers: of the scan; None: all of them.
         rules: backward rules, which share each forward pass.
+        attributions: methods of `featviz.attribute` as further rows; each takes several times as long as a
+            rule. They have no convergence.
         checks: which; None: all.
         units: how many units of each layer, drawn at random from those that some image activates;
             or which.
@@ -97,7 +102,7 @@ def check(
         RuleError: no such rule, or it has no meaning on this network.
         ImageError: the images are not those of the scan, or fewer than two.
         ModelError: it cannot be copied, or the layer depends on no weights (randomisation).
-        UsageError: no such check, no rules, or no units; more images per unit than the scan has, or
+        UsageError: no such check or method of attribution, no rules, or no units; more images per unit than the scan has, or
             fewer than two; ``scan`` is none.
 
     Example:
@@ -120,6 +125,7 @@ def check(
     names = list(CHECKS) if checks is None else _listed("checks", checks)
     check_names(names, list(CHECKS))
     chosen_rules = _chosen_rules(rules)
+    methods = _chosen_methods(attributions)
     data = open_images(images)
     _check_images(data, scan)
     _check_images_per_unit(images_per_unit, scan.k)
@@ -128,7 +134,9 @@ def check(
     subjects = []
     for layer_scan in chosen_layers:
         targets = _exemplars(layer_scan, channels[layer_scan.layer.name], images_per_unit)
-        subjects.append(_subject(model, data, layer_scan, targets, chosen_rules, seed, memory))
+        subjects.append(
+            _subject(model, data, layer_scan, targets, chosen_rules, methods, seed, memory)
+        )
     settings = {
         "checks": names,
         "units": channels,
@@ -190,6 +198,7 @@ def _subject(
     layer_scan: LayerScan,
     targets: list[Target],
     rules: tuple[str, ...],
+    methods: tuple[str, ...],
     seed: int,
     memory: int,
 ) -> Subject:
@@ -202,7 +211,9 @@ def _subject(
         return normal
 
     layer = layer_scan.layer
-    signals = Projections(layer, rules, read_image, memory)
+    signals: Signals = Projections(layer, rules, read_image, memory)
+    if methods:
+        signals = together(signals, Attributions(layer, methods, read_image))
     return Subject(model, layer, data, read_image, targets, signals, seed, memory)
 
 
@@ -230,6 +241,18 @@ def _chosen_rules(rules: Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"rules={rules!r}: give at least one of {', '.join(RULES)}", "rule")
     return tuple(check_rule(name) for name in names)
+
+
+def _chosen_methods(attributions: Sequence[str]) -> tuple[str, ...]:
+    names = _listed("attributions", attributions)
+    for name in names:
+        if name not in METHODS:
+            raise UsageError(
+                f"no method {name!r} of attribution: the methods are {', '.join(METHODS)}"
+                f"{did_you_mean(name, METHODS)}",
+                "attributions",
+            )
+    return tuple(names)
 
 
 def _chosen_layers(scan: Scan, layers: LayersLike | None) -> list[LayerScan]:

@@ -25,6 +25,7 @@ from featviz.cli.sources import (
     model_from,
 )
 from featviz.files import claimed
+from featviz.methods.attribute import METHODS
 from featviz.records.checks import Checks, check_names
 from featviz.rules import RULES
 
@@ -65,6 +66,13 @@ def register(commands: Any) -> None:
         default=list(RULES),
         metavar="RULE",
         help=f"{', '.join(RULES)}, or several separated by commas (default: all)",
+    )
+    parser.add_argument(
+        "--attributions",
+        type=lambda text: [name.strip() for name in text.split(",")],
+        default=[],
+        metavar="METHOD",
+        help=f"methods of attribution as further rows: {', '.join(METHODS)} (default: none)",
     )
     parser.add_argument(
         "--checks",
@@ -127,6 +135,7 @@ def run(args: argparse.Namespace) -> None:
             images,
             result,
             rules=args.rule,
+            attributions=args.attributions,
             checks=args.checks,
             units=args.units,
             images_per_unit=args.images_per_unit,
