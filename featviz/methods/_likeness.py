@@ -78,7 +78,7 @@ class Sample:
     def alternatives(self, rules: Iterable[str]) -> dict[str, Likeness]:
         """Of all other rules that have a meaning on this network."""
         result: dict[str, Likeness] = {}
-        for rule in RULES.keys() - set(rules):
+        for rule in [name for name in RULES if name not in rules]:
             try:
                 signals = self._projected(self.jobs, [rule])
                 result |= self.likeness(signals, [rule])
