@@ -988,6 +988,17 @@ def test_a_layer_says_whether_its_pictures_tell_units_and_images_apart(tmp_path:
     assert "different units that respond at one position of one image: 1.00" in words
 
 
+def test_a_damaged_badge_is_refused_by_name(made: Made, tmp_path: Path) -> None:
+    model, images, result = made
+    gallery.build(result, model, images, tmp_path)
+    path = tmp_path / "gallery.json"
+    record = json.loads(path.read_text())
+    record["layers"][0]["trust"][0]["units"] = "x"
+    path.write_text(json.dumps(record))
+    with pytest.raises(RecordError, match="not a cosine"):
+        gallery.remarks(tmp_path)
+
+
 def test_a_gallery_shows_the_deconvnet_and_relevance_unless_told_otherwise(
     made: Made, tmp_path: Path
 ) -> None:

@@ -28,7 +28,9 @@ def default_rules(
     A rule is left out where it has no meaning on the network, as far as its deepest layer.
     """
     deepest = list(result.values())[-1].layer
-    x = images.preprocess.normalize(images[0])
+    skipped = {skip.key for skip in result.skipped}
+    index = next(i for i, key in enumerate(images.keys) if key not in skipped)
+    x = images.preprocess.normalize(images[index])
     rules, reasons = [], []
     for rule in RULES:
         try:

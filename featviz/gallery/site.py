@@ -105,10 +105,18 @@ _LAYER = {
 }
 _MADE = {"strip": _INTEGERS, "index": fields.list_of(fields.list_of(fields.anything, 3))}
 _COUNTS = {"dead": _INTEGER, "fallbacks": _INTEGER, "exemplars": _INTEGER}
+
+
+def _likeness(name: str, value: Any) -> None:
+    """A cosine, or nothing where it was not measured."""
+    if value is not None and not (isinstance(value, float) and -1.01 <= value <= 1.01):
+        raise ValueError(f"{name} is {value!r}, not a cosine")
+
+
 _TRUST = {
     "rule": fields.text,
-    "units": fields.anything,
-    "images": fields.anything,
+    "units": _likeness,
+    "images": _likeness,
     "unit_pairs": _INTEGER,
     "image_pairs": _INTEGER,
     "remark": fields.text,

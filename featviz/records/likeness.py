@@ -77,7 +77,8 @@ def remark(rule: str, likenesses: Mapping[str, Likeness]) -> str:
     text = f"These {rule} pictures hardly tell {' or '.join(faults)}"
     better = better_rule(rule, likenesses)
     if better is None:
-        return f"{text}; no other rule does better here."
+        others = "; no other rule does better here" if len(likenesses) > 1 else ""
+        return f"{text}{others}."
     return f"{text}; {better} does ({likenesses[better].worst:.2f})."
 
 
