@@ -62,6 +62,23 @@ class Box(NamedTuple):
         return ..., slice(self.top, self.bottom), slice(self.left, self.right)
 
 
+Pixel = tuple[int, int]
+"""(y, x)."""
+
+
+def overlap(a: Box, at_a: Pixel, b: Box, at_b: Pixel) -> tuple[Box, Box]:
+    """What two boxes have in common where a pixel of one lies upon a pixel of the other, as a box of
+    each one's own image; both of height or width 0 if that is nothing.
+
+    Example:
+        >>> from featviz.geometry import Box, overlap
+        >>> overlap(Box(0, 0, 4, 4), (2, 2), Box(5, 5, 9, 9), (6, 6))
+        (Box(top=1, left=1, bottom=4, right=4), Box(top=5, left=5, bottom=8, right=8))
+    """
+    common = a.shifted(-at_a[0], -at_a[1]).clip(b.shifted(-at_b[0], -at_b[1]))
+    return common.shifted(*at_a), common.shifted(*at_b)
+
+
 @dataclass(frozen=True)
 class ReceptiveField:
     """The box of input pixels that each position of a layer can depend on, as (y, x) pairs in pixels.

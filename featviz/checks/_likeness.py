@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 import torch
 from torch import Tensor
+
+from featviz.records import likeness
 
 _REACH = 3.5  # standard deviations, beyond which a Gaussian is taken as zero
 _SSIM_SIGMA = 1.5
@@ -12,13 +16,9 @@ _SSIM_C2 = 0.03**2
 
 
 def cosine(a: Tensor, b: Tensor) -> float | None:
-    """a . b / (|a| |b|) of two tensors of one shape, flattened, in [-1, 1]; None where one is zero."""
-    first = a.flatten().double()
-    second = b.flatten().double()
-    lengths = float(first.norm() * second.norm())
-    if not lengths > 0:
-        return None
-    return max(-1.0, min(1.0, float(first @ second) / lengths))
+    """The cosine similarity of two tensors of one shape, flattened, in [-1, 1]; None where one is zero."""
+    value = likeness.cosine(a, b)
+    return None if isnan(value) else value
 
 
 def spearman(a: Tensor, b: Tensor) -> float:

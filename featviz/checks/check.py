@@ -25,6 +25,7 @@ from featviz.fields.anatomy import parameter_of
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._backproject import MEMORY
+from featviz.methods._inputs import check_same_images, scanned_image
 from featviz.methods.attribute import METHODS
 from featviz.patterns import resolve
 from featviz.records.checks import Checks, Measured, check_names
@@ -205,8 +206,7 @@ def _subject(
     parameter = parameter_of(model)
 
     def read_image(index: int) -> Tensor:
-        data.check_unchanged(index, layer_scan.listing.stamps[index])
-        pixels: Tensor = data[index]
+        pixels = scanned_image(data, layer_scan.listing, index)
         normal: Tensor = data.preprocess.normalize(pixels).to(parameter)
         return normal
 
@@ -263,11 +263,7 @@ def _chosen_layers(scan: Scan, layers: LayersLike | None) -> list[LayerScan]:
 
 
 def _check_images(data: Images, scan: Scan) -> None:
-    if data.keys != scan.listing.keys:
-        raise ImageError(
-            f"{len(data)} images are not the {len(scan.listing)} of the scan: open the same",
-            "images",
-        )
+    check_same_images(data, scan.listing)
     if len(data) < _LEAST_IMAGES:
         raise ImageError(
             f"{len(data)} image: units are compared between at least {_LEAST_IMAGES}: "

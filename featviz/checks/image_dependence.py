@@ -8,6 +8,7 @@ from featviz.checks._bootstrap import Value
 from featviz.checks._likeness import cosine
 from featviz.checks._signals import Signal, Target
 from featviz.checks._subject import Subject
+from featviz.geometry import Pixel, overlap
 from featviz.units import Layer
 
 
@@ -53,7 +54,7 @@ def _likenesses(
     return likenesses
 
 
-def origin(layer: Layer, target: Target) -> tuple[int, int]:
+def origin(layer: Layer, target: Target) -> Pixel:
     """(y, x) of the top left corner of a target's receptive field before it is clipped."""
     if not layer.field.is_local:
         return 0, 0
@@ -61,15 +62,9 @@ def origin(layer: Layer, target: Target) -> tuple[int, int]:
     return box.top, box.left
 
 
-def aligned_cosine(
-    a: Signal, b: Signal, origin_a: tuple[int, int], origin_b: tuple[int, int]
-) -> float | None:
+def aligned_cosine(a: Signal, b: Signal, origin_a: Pixel, origin_b: Pixel) -> float | None:
     """The likeness of two signals where both are, with their origins laid upon each other."""
-    moved_a = a.box.shifted(-origin_a[0], -origin_a[1])
-    moved_b = b.box.shifted(-origin_b[0], -origin_b[1])
-    common = moved_a.clip(moved_b)
-    if common.height < 1 or common.width < 1:
+    in_a, in_b = overlap(a.box, origin_a, b.box, origin_b)
+    if in_a.height < 1 or in_a.width < 1:
         return None
-    first = a.within(common.shifted(*origin_a))
-    second = b.within(common.shifted(*origin_b))
-    return cosine(first, second)
+    return cosine(a.within(in_a), b.within(in_b))

@@ -14,6 +14,7 @@ from featviz.cli.arguments import (
     add_memory,
     add_model_arguments,
     add_output,
+    in_turn,
     positive,
     report,
     rules,
@@ -24,7 +25,6 @@ from featviz.cli.sources import (
     images_from,
     model_from,
 )
-from featviz.files import claimed
 from featviz.methods.attribute import METHODS
 from featviz.records.checks import Checks, check_names
 from featviz.rules import RULES
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
     """Scan, measure, and print the table."""
     out = args.out or Path("outputs") / f"{slug(args.model)}-check"
     args.k = max(args.images_per_unit, 2)
-    with claimed(out):
+    with in_turn(out):
         model = model_from(args)
         images = images_from(args, model, synthetic=_SYNTHETIC)
         result = scanned(args, model, images, out, lambda layers: None)

@@ -1,4 +1,4 @@
-"""Checks and conversions of the arguments of methods that run a model on tensors."""
+"""Checks and conversions of the arguments of methods."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from featviz.errors import ModelError
+from featviz.errors import ImageError, ModelError
 from featviz.fields.anatomy import anatomy, parameter_of
 from featviz.forward import Forward
+from featviz.images.collection import Images
 from featviz.images.tensors import as_batch
+from featviz.records.scan import Listing
 from featviz.units import Layer, LayersLike
 
 
@@ -46,6 +48,34 @@ def batches_of(images: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Images (n, c, h, w), so many at once."""
     for start in range(0, len(images), batch_size):
         yield images[start : start + batch_size]
+
+
+def check_same_images(data: Images, listing: Listing) -> None:
+    """Make sure that images are those of a scan, by their keys.
+
+    Raises:
+        ImageError: they are others.
+    """
+    if data.keys != listing.keys:
+        raise ImageError(
+            f"{len(data)} images are not the {len(listing)} of the scan: open the same", "images"
+        )
+
+
+def scanned_image(data: Images, listing: Listing, index: int) -> Tensor:
+    """An image (c, h, w), values in [0, 1], as it was scanned.
+
+    Raises:
+        ImageError: it has changed since, or has another shape.
+    """
+    data.check_unchanged(index, listing.stamps[index])
+    pixels: Tensor = data[index]
+    if tuple(pixels.shape) != tuple(listing.input_shape):
+        raise ImageError(
+            f"image {data.keys[index]!r} is {tuple(pixels.shape)}, in the scan it was "
+            f"{tuple(listing.input_shape)}"
+        )
+    return pixels
 
 
 def check_rows(name: str, output: Tensor, n: int) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from featviz.errors import RuleError
 from featviz.fields.maps import as_maps
-from featviz.geometry import Box
+from featviz.geometry import Box, Pixel, overlap
 from featviz.hooks import evaluating, read
 from featviz.methods._backproject import Job, Settings, backproject
 from featviz.records.likeness import Likeness, cosine
@@ -146,13 +146,11 @@ def _common(layer: Layer, a: Job, b: Job) -> tuple[Box, Box]:
     """Of the boxes of two positions, laid over each other at the unit, what both have: as a box in each."""
     box_a, at_a = _anchored(layer, a)
     box_b, at_b = _anchored(layer, b)
-    common = box_a.shifted(-at_a[0], -at_a[1]).clip(box_b.shifted(-at_b[0], -at_b[1]))
-    in_a = common.shifted(at_a[0] - box_a.top, at_a[1] - box_a.left)
-    in_b = common.shifted(at_b[0] - box_b.top, at_b[1] - box_b.left)
-    return in_a, in_b
+    in_a, in_b = overlap(box_a, at_a, box_b, at_b)
+    return in_a.shifted(-box_a.top, -box_a.left), in_b.shifted(-box_b.top, -box_b.left)
 
 
-def _anchored(layer: Layer, job: Job) -> tuple[Box, tuple[int, int]]:
+def _anchored(layer: Layer, job: Job) -> tuple[Box, Pixel]:
     """The box of a position in the image, and a pixel that has the same place to the unit everywhere."""
     field = layer.field
     box = field.box(job.y, job.x)

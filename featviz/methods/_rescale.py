@@ -54,14 +54,18 @@ class Rescale(TorchFunctionMode):
         return x.copy_(result) if is_in_place else result
 
 
-class _Activation(torch.autograd.Function):
-    """y = f(x), number by number."""
+class _Known(torch.autograd.Function):
+    """y = f(x), computed before."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, function: Function) -> Tensor:
         ctx.save_for_backward(x, y.clone())
         ctx.function = function
         return y
+
+
+class _Activation(_Known):
+    """y = f(x), number by number."""
 
     @staticmethod
     def backward(ctx: Any, *signals: Any) -> Any:
@@ -70,14 +74,8 @@ class _Activation(torch.autograd.Function):
         return signals[0] * _ratio(_change(y), _change(x), x, slope), None, None
 
 
-class _Pool(torch.autograd.Function):
+class _Pool(_Known):
     """y = the maxima of x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, function: Function) -> Tensor:
-        ctx.save_for_backward(x, y.clone())
-        ctx.function = function
-        return y
 
     @staticmethod
     def backward(ctx: Any, *signals: Any) -> Any:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.errors import ImageError, UsageError
+from featviz.errors import UsageError
 from featviz.fields.anatomy import parameter_of
 from featviz.forward import Forward
 from featviz.geometry import Box
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._backproject import MEMORY, FieldRefuted, Job, Settings, backproject
+from featviz.methods._inputs import check_same_images, scanned_image
 from featviz.methods._likeness import Sample
 from featviz.methods._noise import noise_of
 from featviz.records.exemplars import Exemplars
@@ -90,11 +91,7 @@ def project_exemplars(
             f"layer_scan is {layer_scan!r}: give a layer of it, such as result['conv1']"
         )
     data = open_images(images)
-    listing = layer_scan.listing
-    if data.keys != listing.keys:
-        raise ImageError(
-            f"{len(data)} images are not the {len(listing)} of the scan: open the same"
-        )
+    check_same_images(data, layer_scan.listing)
     layer = layer_scan.layer
     chosen = list(range(layer.channels)) if channels is None else list(channels)
     for channel in chosen:
@@ -116,15 +113,13 @@ def _projected(
     progress: bool,
 ) -> Exemplars:
     """The exemplars of some units with their patches and projections."""
-    layer, listing = layer_scan.layer, layer_scan.listing
-    rules = settings.rules
+    layer, rules = layer_scan.layer, settings.rules
     tiles = _Tiles(layer_scan, channels, settings)
     sample = Sample(model, layer, tiles.jobs, settings)
     parameter = parameter_of(model)
 
     def read_image(index: int) -> Tensor:
-        data.check_unchanged(index, listing.stamps[index])
-        pixels = _checked_image(data, index, listing.input_shape)
+        pixels = scanned_image(data, layer_scan.listing, index)
         tiles.write_patches(index, pixels)
         normal: Tensor = data.preprocess.normalize(pixels).to(parameter)
         sample.keep(index, normal)
@@ -151,15 +146,6 @@ def _chosen_rules(rule: str, rules: Sequence[str] | None) -> list[str]:
     if isinstance(rules, str) or not rules:
         raise UsageError(f"rules={rules!r}: give several names in a list, or one as rule")
     return [check_rule(name) for name in dict.fromkeys(rules)]
-
-
-def _checked_image(data: Images, index: int, shape: tuple[int, int, int]) -> Tensor:
-    pixels: Tensor = data[index]
-    if tuple(pixels.shape) != tuple(shape):
-        raise ImageError(
-            f"image {data.keys[index]!r} is {tuple(pixels.shape)}, in the scan it was {tuple(shape)}"
-        )
-    return pixels
 
 
 class _Tiles:

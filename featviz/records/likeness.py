@@ -49,10 +49,12 @@ class Likeness:
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """The cosine similarity of two signals of one shape; NaN where one is 0."""
+    """The cosine similarity of two signals of one shape, in [-1, 1]; NaN where one is 0."""
     x, y = a.flatten().double(), b.flatten().double()
     norms = float(x.norm() * y.norm())
-    return float(x @ y) / norms if norms else nan
+    if not norms > 0:
+        return nan
+    return max(-1.0, min(1.0, float(x @ y) / norms))
 
 
 def remark(rule: str, likenesses: Mapping[str, Likeness]) -> str:

@@ -30,12 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featviz.rules.graph import Signals
+
 GAMMA = 0.05
 """How much more than the others count the contributions in the direction of the output. With more,
 pictures of different units become alike: at SqueezeNet's `features.12.expand3x3` their cosine is 0.10
 with 0, 0.38 with 0.05, 0.69 with 0.1 and 0.90 with 0.25, zennit's default, and all are as readable."""
-
-Signals = tuple[Tensor | None, ...]
 
 
 class Weights(ABC):

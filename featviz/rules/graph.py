@@ -12,6 +12,9 @@ from torch.autograd.graph import Node
 
 from featviz.errors import RuleError
 
+Signals = tuple[Tensor | None, ...]
+"""What a node is given, or hands on: one for each of its outputs or operands, None where there is none."""
+
 
 class Graph:
     """The nodes that hand a signal from some tensors to the image.

@@ -23,9 +23,8 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from featviz.errors import RuleError
-from featviz.rules.graph import Graph, name_of
+from featviz.rules.graph import Graph, Signals, name_of
 
-Signals = tuple[Tensor | None, ...]
 Hook = Callable[[Node], Any]
 """Sets a hook on the node of a rectifier, and returns the hook's handle."""
 

@@ -12,7 +12,7 @@ What each operation does with the signal:
     sums, concatenation, views, pooling, resizing, products with constants, selection (where, max)
                                 its gradient: for each, relevance in proportion to the contributions
     ReLU, leaky ReLU, PReLU     its gradient, which hands relevance on unchanged
-    ReLU6, hard-swish, SiLU, GELU, Mish, ELU, CELU, SELU, tanh
+    ReLU6, hard-swish, SiLU, GELU, Mish, ELU, CELU, SELU
                                 f(x) / x instead of f'(x), which hands relevance on unchanged
     gates and divisors          held constant: relevance goes to what they scale, as signal-take-all
                                 (Arras et al. 2017) does
@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -33,11 +34,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from featviz.rules.gamma import Gamma, Signals
-from featviz.rules.graph import Graph, name_of
+from featviz.rules.gamma import Gamma
+from featviz.rules.graph import Graph, Signals, name_of
 from featviz.rules.layers import NORM, WEIGHTS, merged_norm, output_of, weights_of
 from featviz.rules.quotients import known_input, quotient
 from featviz.rules.rectifiers import LINEAR, PARALLEL, kind_of
+
+Linear = Callable[[Tensor], Tensor]
 
 _OWN_GRADIENT = {
     "Relu", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Threshold", "Where", "Maximum",
@@ -45,7 +48,6 @@ _OWN_GRADIENT = {
 }  # fmt: skip
 """Besides what is linear: relevance is handed on, in proportion, by the gradient alone."""
 _ALSO_LINEAR = {"NativeChannelShuffle", "PixelShuffle", "PixelUnshuffle", "Col2Im", "Mul", "Div"}
-_STANDARDISED = {"NativeLayerNorm", "NativeGroupNorm"}
 _GATES = {"Sigmoid", "Hardsigmoid", "Softmax", "Tanh"}
 _VIEW = re.compile(
     r"\w*View|Expand|Unsqueeze|Squeeze|Permute|Transpose|Reshape\w*|Clone|Select|Slice|Split\w*"
@@ -89,7 +91,7 @@ def _set_hooks(graph: Graph, node: Node, held: dict[Node, int], restore: ExitSta
     factor = quotient(graph, node)
     if factor is not None:
         restore.callback(_replace_derivative(node, factor).remove)
-    elif name in _STANDARDISED or (NORM.fullmatch(name) and node._saved_training):  # type: ignore[attr-defined]
+    elif name in _NORMS or (NORM.fullmatch(name) and node._saved_training):  # type: ignore[attr-defined]
         restore.callback(_standardise(node, name).remove)
     elif not _is_proportional(graph, node, name):
         raise graph.refusal(_reason(node, name))
@@ -149,31 +151,62 @@ def _replace_derivative(node: Node, factor: Tensor) -> Any:
 
 def _standardise(node: Any, name: str) -> Any:
     """A hook behind a norm with statistics of its own: its gradient with the deviation held constant."""
-    scale, inverse = node._saved_weight, node._saved_result2
+    linear = _NORMS.get(name, _of_batch_norm)(node)
 
-    def linear(inputs: Signals, outputs: Signals) -> Signals | None:
-        own, signal = inputs[0], outputs[0]
-        if own is None or signal is None:
+    def constant(inputs: Signals, outputs: Signals) -> Signals | None:
+        if inputs[0] is None or outputs[0] is None:
             return None
-        if name == "NativeLayerNorm":
-            axes = tuple(range(-len(node._saved_normalized_shape), 0))
-            return _centred(signal, scale, axes) * inverse, *inputs[1:]
-        by_channel = None if scale is None else scale.view(-1, *[1] * (signal.dim() - 2))
-        if name == "NativeGroupNorm":
-            shape = signal.shape
-            scaled = signal if by_channel is None else signal * by_channel
-            groups = scaled.reshape(*inverse.shape, -1)
-            return (_centred(groups, None, (-1,)) * inverse[..., None]).view(shape), *inputs[1:]
+        return linear(outputs[0]), *inputs[1:]
+
+    return node.register_hook(constant)
+
+
+def _of_layer_norm(node: Any) -> Linear:
+    """Mean and deviation over the last axes."""
+    weight: Tensor | None = node._saved_weight
+    inverse: Tensor = node._saved_result2
+    axes = tuple(range(-len(node._saved_normalized_shape), 0))
+    return lambda signal: _centred(_scaled(signal, weight), axes) * inverse
+
+
+def _of_group_norm(node: Any) -> Linear:
+    """Mean and deviation over each image's groups of channels; ``inverse`` (n, groups)."""
+    weight, inverse = node._saved_weight, node._saved_result2
+
+    def linear(signal: Tensor) -> Tensor:
+        groups = _scaled(signal, _by_channel(weight, signal)).reshape(*inverse.shape, -1)
+        return (_centred(groups, (-1,)) * inverse[..., None]).view(signal.shape)
+
+    return linear
+
+
+def _of_batch_norm(node: Any) -> Linear:
+    """Mean and deviation over the batch and all positions, as of instance norm; ``inverse`` (c,)."""
+    weight, inverse = node._saved_weight, node._saved_result2
+
+    def linear(signal: Tensor) -> Tensor:
         axes = (0, *range(2, signal.dim()))
-        by_statistics = inverse.view(-1, *[1] * (signal.dim() - 2))
-        return _centred(signal, by_channel, axes) * by_statistics, *inputs[1:]
+        centred = _centred(_scaled(signal, _by_channel(weight, signal)), axes)
+        return _scaled(centred, _by_channel(inverse, signal))
 
-    return node.register_hook(linear)
+    return linear
 
 
-def _centred(signal: Tensor, scale: Tensor | None, axes: tuple[int, ...]) -> Tensor:
-    scaled = signal if scale is None else signal * scale
-    return scaled - scaled.mean(dim=axes, keepdim=True)
+_NORMS = {"NativeLayerNorm": _of_layer_norm, "NativeGroupNorm": _of_group_norm}
+"""Those that have statistics of their own in eval mode too, with their gradient."""
+
+
+def _by_channel(values: Tensor | None, maps: Tensor) -> Tensor | None:
+    """Values (c,) as they multiply maps (n, c, ...)."""
+    return None if values is None else values.view(-1, *[1] * (maps.dim() - 2))
+
+
+def _scaled(signal: Tensor, factor: Tensor | None) -> Tensor:
+    return signal if factor is None else signal * factor
+
+
+def _centred(signal: Tensor, axes: tuple[int, ...]) -> Tensor:
+    return signal - signal.mean(dim=axes, keepdim=True)
 
 
 # --- gates and divisors
