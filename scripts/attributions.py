@@ -35,12 +35,7 @@ def arguments() -> argparse.ArgumentParser:
         default=",".join(METHODS),
         help=f"methods, separated by commas (default: {','.join(METHODS)})",
     )
-    result.add_argument(
-        "--rule",
-        metavar="RULES",
-        default="deconvnet,guided",
-        help="backward rules, separated by commas (default: deconvnet,guided)",
-    )
+    choose.add_rules(result, ["deconvnet", "guided"])
     result.add_argument(
         "--steps",
         type=positive,

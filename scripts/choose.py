@@ -19,6 +19,7 @@ from featviz.data import CLASSES
 from featviz.errors import LayerError, ModelError, RuleError, UsageError
 from featviz.fields.maps import as_maps
 from featviz.hooks import evaluating
+from featviz.rules import RULES
 
 # --- layers
 
@@ -172,6 +173,17 @@ def _answer(model: nn.Module, images: Images, index: int) -> Tensor | None:
 
 
 # --- methods and rules
+
+
+def add_rules(parser: argparse.ArgumentParser, usual: Sequence[str] = tuple(RULES)) -> None:
+    """--rule, for `named`: several, or none."""
+    names = ",".join(usual)
+    parser.add_argument(
+        "--rule",
+        metavar="RULES",
+        default=names,
+        help=f"backward rules, separated by commas (default: {names})",
+    )
 
 
 def named(text: str, known: Mapping[str, Any], option: str) -> list[str]:

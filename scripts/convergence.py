@@ -36,12 +36,7 @@ def arguments() -> argparse.ArgumentParser:
         metavar="N",
         help="units of each layer, drawn at random (default: 20)",
     )
-    result.add_argument(
-        "--rule",
-        metavar="RULES",
-        default=",".join(RULES),
-        help=f"backward rules, separated by commas (default: {','.join(RULES)})",
-    )
+    choose.add_rules(result)
     return result
 
 

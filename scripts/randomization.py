@@ -48,12 +48,7 @@ def arguments() -> argparse.ArgumentParser:
         metavar="N",
         help="layers that are looked at, evenly spread, of those that become random (default: 8)",
     )
-    result.add_argument(
-        "--rule",
-        metavar="RULES",
-        default=",".join(RULES),
-        help=f"backward rules, separated by commas (default: {','.join(RULES)})",
-    )
+    choose.add_rules(result)
     return result
 
 

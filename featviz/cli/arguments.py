@@ -114,15 +114,18 @@ def add_k(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rules(
-    parser: argparse.ArgumentParser, default: str | None = "deconvnet", note: str = ""
+    parser: argparse.ArgumentParser,
+    default: Sequence[str] | None = ("deconvnet",),
+    note: str = "deconvnet",
 ) -> None:
     """--rule, of which there may be several; ``note``: what the help says of the default."""
     parser.add_argument(
         "--rule",
+        "--rules",
         type=rules,
-        default=None if default is None else [default],
+        default=default,
         metavar="RULE",
-        help=f"{', '.join(RULES)}, or several separated by commas (default: {note or default})",
+        help=f"{', '.join(RULES)}, or several separated by commas (default: {note})",
     )
 
 

@@ -14,10 +14,10 @@ from featviz.cli.arguments import (
     add_memory,
     add_model_arguments,
     add_output,
+    add_rules,
     in_turn,
     positive,
     report,
-    rules,
     scanned,
     slug,
 )
@@ -59,14 +59,7 @@ def register(commands: Any) -> None:
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
-    parser.add_argument(
-        "--rule",
-        "--rules",
-        type=rules,
-        default=list(RULES),
-        metavar="RULE",
-        help=f"{', '.join(RULES)}, or several separated by commas (default: all)",
-    )
+    add_rules(parser, default=list(RULES), note="all")
     parser.add_argument(
         "--attributions",
         type=lambda text: [name.strip() for name in text.split(",")],

@@ -171,7 +171,8 @@ def _of_layer_norm(node: Any) -> Linear:
 
 def _of_group_norm(node: Any) -> Linear:
     """Mean and deviation over each image's groups of channels; ``inverse`` (n, groups)."""
-    weight, inverse = node._saved_weight, node._saved_result2
+    weight: Tensor | None = node._saved_weight
+    inverse: Tensor = node._saved_result2
 
     def linear(signal: Tensor) -> Tensor:
         groups = _scaled(signal, _by_channel(weight, signal)).reshape(*inverse.shape, -1)
@@ -182,7 +183,8 @@ def _of_group_norm(node: Any) -> Linear:
 
 def _of_batch_norm(node: Any) -> Linear:
     """Mean and deviation over the batch and all positions, as of instance norm; ``inverse`` (c,)."""
-    weight, inverse = node._saved_weight, node._saved_result2
+    weight: Tensor | None = node._saved_weight
+    inverse: Tensor = node._saved_result2
 
     def linear(signal: Tensor) -> Tensor:
         axes = (0, *range(2, signal.dim()))
