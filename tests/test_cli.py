@@ -218,6 +218,18 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, earlier)
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_python_goes_leaves_the_exit_code(name: str) -> None:
+    """As one that arrives when all is done."""
+    program = (
+        "import atexit, signal, sys; from featviz.cli import console; "
+        f"atexit.register(signal.raise_signal, signal.{name}); "
+        "sys.argv = ['featviz', '--version']; console()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_second_command_in_one_folder_waits_and_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from featviz.cli.signals import interrupted_code, signals_as_interrupts
+from featviz.cli.signals import ignore_signals, interrupted_code, signals_as_interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,4 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console() -> None:
     """The entry point of the ``featviz`` command."""
-    sys.exit(main())
+    try:
+        code = main()
+    finally:
+        ignore_signals()
+    sys.exit(code)

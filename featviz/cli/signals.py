@@ -22,6 +22,15 @@ def interrupted_code(interrupt: KeyboardInterrupt) -> int:
     return 128 + int(getattr(interrupt, "number", signal.SIGINT))
 
 
+def ignore_signals() -> None:
+    """For the second in which Python and torch go: what a command has done, or said of its end,
+    stands, and its exit code with it."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def signals_as_interrupts() -> Iterator[None]:
     """A block in which SIGTERM and SIGHUP interrupt as Ctrl-C does; afterwards they do what they did
