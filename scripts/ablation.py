@@ -21,13 +21,13 @@ from typing import Any
 
 import choose
 import torch
-from labelled import Sets, add_training_arguments, classes_in, sets_from
+from labelled import Sets, add_training_arguments, classes_in, sets_from, train_from_initial
 from shared import model_from, parser, run, write
 from torch import Tensor, nn
 
 from featviz import anatomy, figures, read
 from featviz.data import accuracy, train
-from featviz.errors import LayerError, UsageError
+from featviz.errors import LayerError
 from featviz.hooks import evaluating
 from featviz.models import load_model, zfmini, zfnet
 
@@ -56,11 +56,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Train every variant, measure it, draw the table."""
-    if args.weights not in (None, "initial"):
-        raise UsageError("--weights: every variant is trained from initial weights; leave it out")
-    args.weights = "initial"
-    if args.input_size is None and args.images is None and args.model == "zfmini":
-        args.input_size = (SYNTHETIC, SYNTHETIC)
+    train_from_initial(args, "every variant is", SYNTHETIC)
     classes = classes_in(args)
     model = model_from(args, num_classes=classes)
     sets = sets_from(args, model, coarse=True)

@@ -78,6 +78,20 @@ def add_training_arguments(
     parser.set_defaults(training_images=images)
 
 
+def train_from_initial(args: argparse.Namespace, networks: str, size: int) -> None:
+    """Make the arguments those of networks without weights, on synthetic images of so many pixels
+    where nothing else is asked for.
+
+    Raises:
+        UsageError: weights are given; the message calls the networks as here.
+    """
+    if args.weights not in (None, "initial"):
+        raise UsageError(f"--weights: {networks} trained from initial weights; leave it out")
+    args.weights = "initial"
+    if args.input_size is None and args.images is None and args.model == "zfmini":
+        args.input_size = (size, size)
+
+
 def classes_in(args: argparse.Namespace) -> int:
     """How many classes a network has that is trained on the images that the arguments name: on
     synthetic ones their shapes.

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import choose
 import torch
-from labelled import Sets, add_training_arguments, classes_in, sets_from
+from labelled import Sets, add_training_arguments, classes_in, sets_from, train_from_initial
 from shared import model_from, parser, positive, run, write
 from torch import Tensor, nn
 
@@ -75,11 +75,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Train both networks, project units of the same images in all of them, measure, draw."""
-    if args.weights not in (None, "initial"):
-        raise UsageError("--weights: both networks are trained from initial weights; leave it out")
-    args.weights = "initial"
-    if args.input_size is None and args.images is None and args.model == "zfmini":
-        args.input_size = (SYNTHETIC, SYNTHETIC)
+    train_from_initial(args, "both networks are", SYNTHETIC)
     torch.manual_seed(args.seed)
     pooled = model_from(args, num_classes=classes_in(args))
     sets = sets_from(args, pooled, coarse=True)
