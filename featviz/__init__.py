@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from featviz.fields.anatomy import Anatomy, anatomy, receptive_fields
+    from featviz.gallery._watch import watch
     from featviz.geometry import Box, ReceptiveField
     from featviz.hooks import capture, read
     from featviz.images import Images, Preprocess, open_images
@@ -68,6 +69,7 @@ else:
                 "WeightsError",
             ],
             "fields.anatomy": ["Anatomy", "anatomy", "receptive_fields"],
+            "gallery._watch": ["watch"],
             "geometry": ["Box", "ReceptiveField"],
             "hooks": ["capture", "read"],
             "images": ["Images", "Preprocess", "open_images"],
@@ -105,5 +107,5 @@ __all__ = [
     "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
     "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "occlude",
     "open_images", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
-    "responses", "scan", "sweep",
+    "responses", "scan", "sweep", "watch",
 ]  # fmt: skip

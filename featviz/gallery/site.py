@@ -306,6 +306,11 @@ def layer_page(
     write_atomic(folder / layer["page"], text)
 
 
+def watched_page(looks: list[dict[str, Any]], channels: dict[str, list[int]]) -> str:
+    """The page of a watch: its looks, the newest first, and the units that it draws of each layer."""
+    return _PAGES.get_template("watch.html").render(looks=looks, channels=channels)
+
+
 def script(value: Any) -> str:
     """JSON that may stand in a script of a page: nothing in it can end the script."""
     return str(htmlsafe_json_dumps(value, dumps=strict_json))
