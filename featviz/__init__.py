@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from featviz.models import load_model, load_weights, preprocessing
     from featviz.records.checks import Checks
     from featviz.records.exemplars import Exemplars
-    from featviz.records.scan import LayerScan, Listing, Scan, Skipped
+    from featviz.records.listing import Listing, Skipped
+    from featviz.records.scan import LayerScan, Scan
     from featviz.records.statistics import Statistics
     from featviz.records.topk import TopK
     from featviz.rules import backward_rule
@@ -86,7 +87,8 @@ else:
             "models": ["load_model", "load_weights", "preprocessing"],
             "records.checks": ["Checks"],
             "records.exemplars": ["Exemplars"],
-            "records.scan": ["LayerScan", "Listing", "Scan", "Skipped"],
+            "records.listing": ["Listing", "Skipped"],
+            "records.scan": ["LayerScan", "Scan"],
             "records.statistics": ["Statistics"],
             "records.topk": ["TopK"],
             "rules": ["backward_rule"],

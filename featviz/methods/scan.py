@@ -24,13 +24,8 @@ from featviz.methods._inputs import check_rows
 from featviz.methods._steady import check_steady
 from featviz.patterns import items_of
 from featviz.records.fingerprint import weights_fingerprint
-from featviz.records.scan import (
-    MANIFEST,
-    LayerScan,
-    Listing,
-    Scan,
-    Skipped,
-)
+from featviz.records.listing import Listing, Skipped
+from featviz.records.scan import MANIFEST, LayerScan, Scan
 from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK
 from featviz.units import Layer, LayersLike

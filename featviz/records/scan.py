@@ -8,7 +8,7 @@ import random
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,21 @@ from featviz.records._arrays import (
     ARRAYS_NAME,
     arrays_name,
     check_arrays,
-    hash_of,
     own_arrays,
     packed,
     stored_arrays,
 )
 from featviz.records._fields import Entry
 from featviz.records._layers import layer_from, layer_to_json
+from featviz.records._progress import check_resumes, checksum, short, stale
+from featviz.records.listing import (
+    Listing,
+    Skipped,
+    check_fingerprints,
+    listing_from,
+    listing_to_json,
+    skipped_from,
+)
 from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK
 from featviz.units import Layer
@@ -34,53 +42,6 @@ from featviz.units import Layer
 SCHEMA = 3
 MANIFEST = "scan.json"
 _entries = fields.list_of(fields.entry)
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that could not be read, and why; ``index`` is that in the listing.
-
-    Example:
-        >>> from featviz import Skipped
-        >>> Skipped("cats/1.png", "cannot identify image file", index=0).key
-        'cats/1.png'
-    """
-
-    key: str
-    reason: str
-    index: int
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Listing:
-    """The images that were scanned.
-
-    Attributes:
-        keys, labels: of the images that the indices of a record mean.
-        input_shape: (c, h, w) of the images as the model saw them.
-        stamps: size and time of change of each file; empty text where images are no files.
-
-    Example:
-        >>> from featviz import Listing
-        >>> Listing(["cats/1.png", "dogs/1.png"], ["cats", "dogs"], (3, 224, 224))
-        <Listing of 2 images of 3x224x224>
-    """
-
-    keys: list[str]
-    labels: list[str | None]
-    input_shape: tuple[int, int, int]
-    stamps: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if not self.stamps:
-            object.__setattr__(self, "stamps", [""] * len(self.keys))
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __repr__(self) -> str:
-        size = "x".join(map(str, self.input_shape))
-        return f"<Listing of {len(self)} images of {size}>"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -262,39 +223,11 @@ class Scan(Mapping[str, LayerScan]):
         Raises:
             RecordError: it was not; the message says what differs.
         """
-        # images of the same names can come in another size
-        earlier = self.identity | {"input_shape": self.listing.input_shape}
-        differences = []
-        for key, value in (begun.identity | {"input_shape": begun.listing.input_shape}).items():
-            if key == "images" and self.listing.keys == begun.listing.keys:
-                differences += self._changes(begun)
-            elif earlier.get(key) != value:
-                differences.append(f"{key} was {_short(earlier.get(key))}, is {_short(value)}")
-        if differences:
-            raise RecordError(
-                f"the scan on disk was made from something else: {'; '.join(differences)}. "
-                "Choose another folder, or begin afresh",
-                "out",
-                "fresh",
-            )
-
-    def _changes(self, begun: Scan) -> list[str]:
-        """In words, how many of the images that this scan has looked at are others by now."""
-        skipped = {entry.index for entry in self.skipped}
-        changed = [i for i in self._changed(begun) if i < self.done and i not in skipped]
-        if not changed:
-            return []
-        first = self.listing.keys[changed[0]]
-        return [f"{len(changed)} of its images have changed since, the first {first!r}"]
-
-    def _changed(self, begun: Scan) -> list[int]:
-        stamps = zip(self.listing.stamps, begun.listing.stamps, strict=True)
-        return [i for i, (earlier, now) in enumerate(stamps) if earlier != now]
+        check_resumes(self, begun, "the scan")
 
     def stale(self, begun: Scan) -> list[int]:
         """The images that could not be read when this scan looked at them and have changed since."""
-        changed = set(self._changed(begun))
-        return [skipped.index for skipped in self.skipped if skipped.index in changed]
+        return stale(self, begun)
 
     def renewed(self, begun: Scan) -> Scan:
         """This record with the files as a scan that is about to begin has them."""
@@ -380,40 +313,27 @@ def _manifest(scan: Scan, arrays: str) -> dict[str, Any]:
         "complete": scan.complete,
         "identity": scan.identity,
         "sources": scan.sources,
-        "input_shape": scan.listing.input_shape,
-        "skipped": [asdict(skipped) for skipped in scan.skipped],
         "counts": [layer_scan.statistics.count for layer_scan in scan.values()],
         "layers": [layer_to_json(layer_scan.layer) for layer_scan in scan.values()],
-        "keys": scan.listing.keys,
-        "labels": scan.listing.labels,
-        "stamps": scan.listing.stamps if any(scan.listing.stamps) else [],
+        **listing_to_json(scan.listing, scan.skipped),
     }
-    return manifest | {"checksum": _checksum(manifest)}
-
-
-def _checksum(manifest: Mapping[str, Any]) -> str:
-    """A hash of a manifest but for the checksum itself."""
-    rest = {key: value for key, value in manifest.items() if key != "checksum"}
-    return hash_of(json.dumps(rest, sort_keys=True).encode())
+    return manifest | {"checksum": checksum(manifest)}
 
 
 def _check_schema(path: Path, manifest: Entry) -> None:
     schema = manifest.value["schema"]
     if schema != SCHEMA or isinstance(schema, bool):
         raise RecordError(
-            f"{str(path)!r} has schema {_short(schema)}, this version reads {SCHEMA}: scan again",
+            f"{str(path)!r} has schema {short(schema)}, this version reads {SCHEMA}: scan again",
             "fresh",
         )
 
 
 def _unpacked(manifest: Entry, arrays: dict[str, Any]) -> Scan:
     """The scan that a manifest and its arrays describe, each field checked."""
-    listing = _listing_from(manifest)
+    listing = listing_from(manifest)
     done = manifest.take("done", fields.integer(0, len(listing)))
-    skipped = [_skipped_from(e, listing) for e in manifest.take("skipped", _entries)]
-    indices = [entry.index for entry in skipped]
-    if indices != sorted(set(indices)) or (indices and indices[-1] >= done):
-        raise ValueError(f"skipped names images that are not among the first {done}, each once")
+    skipped = skipped_from(manifest, listing, done)
     chosen = [layer_from(entry) for entry in manifest.take("layers", _entries)]
     names = [layer.name for layer in chosen]
     if not names or len(set(names)) != len(names):
@@ -429,39 +349,14 @@ def _unpacked(manifest: Entry, arrays: dict[str, Any]) -> Scan:
         statistics = Statistics.from_arrays(counts[i], own)
         layers[layer.name] = LayerScan(layer, TopK.from_arrays(own), statistics, listing)
     sources = manifest.take("sources", fields.texts)
-    if manifest.take("checksum", fields.text) != _checksum(manifest.value):
+    if manifest.take("checksum", fields.text) != checksum(manifest.value):
         raise ValueError("the manifest is not as it was written: its checksum is another")
     return Scan(layers, listing, identity, done, skipped, sources)
 
 
-def _listing_from(manifest: Entry) -> Listing:
-    keys = manifest.take("keys", fields.list_of(fields.text))
-    labels = manifest.take("labels", fields.list_of(fields.optional_text, len(keys)))
-    stamps = manifest.take("stamps", fields.list_of(fields.text, 0, len(keys)))
-    c, h, w = manifest.take("input_shape", fields.list_of(fields.integer(1), 3))
-    return Listing(keys, labels, (c, h, w), stamps)
-
-
-def _skipped_from(entry: Entry, listing: Listing) -> Skipped:
-    key = entry.take("key", fields.text)
-    reason = entry.take("reason", fields.text)
-    index = entry.take("index", fields.integer(0, len(listing) - 1))
-    if listing.keys[index] != key:
-        raise ValueError(f"{entry.name} is of image {index}, which is {listing.keys[index]!r}")
-    return Skipped(key, reason, index)
-
-
 def _identity_from(manifest: Entry, names: list[str]) -> tuple[int, dict[str, Any]]:
     """k, and the fingerprints that go with these layers."""
-    identity = manifest.take("identity", fields.entry)
-    identity.take("model", fields.text)
-    identity.take("images", fields.text)
-    identity.take("preprocess", fields.entry)
-    if identity.take("layers", fields.list_of(fields.text)) != names:
+    identity = check_fingerprints(manifest)
+    if identity.value["layers"] != names:
         raise ValueError("identity.layers are not the layers")
     return identity.take("k", fields.integer(1)), dict(identity.value)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
