@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from featviz.records.checks import Checks
     from featviz.records.exemplars import Exemplars
     from featviz.records.listing import Listing, Skipped
+    from featviz.records.responses import Responses
     from featviz.records.scan import LayerScan, Scan
     from featviz.records.statistics import Statistics
     from featviz.records.topk import TopK
@@ -88,6 +89,7 @@ else:
             "records.checks": ["Checks"],
             "records.exemplars": ["Exemplars"],
             "records.listing": ["Listing", "Skipped"],
+            "records.responses": ["Responses"],
             "records.scan": ["LayerScan", "Scan"],
             "records.statistics": ["Statistics"],
             "records.topk": ["TopK"],
@@ -101,7 +103,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError",
     "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Listing", "ModelError",
-    "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Rotate",
+    "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Responses", "Rotate",
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
     "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",

@@ -253,7 +253,7 @@ def evolve(
     files = _files(checkpoints)
     data = open_images(images)
     states: list[Scan] = []
-    peaks: list[dict[str, Tensor]] = []
+    peaks: list[Mapping[str, Tensor]] = []
     for network in _at_each(model, files, "scan", progress):
         state = scan(network, data, layers, k=1, batch_size=batch_size, forward=forward)
         states.append(state)

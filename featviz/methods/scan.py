@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.errors import ImageError, LayerError, NumberError, UsageError
+from featviz.errors import ImageError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.files import claimed
@@ -20,10 +20,8 @@ from featviz.forward import Forward
 from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._inputs import check_rows
+from featviz.methods._inputs import check_rows, fingerprints, input_shape_of, with_units
 from featviz.methods._steady import check_steady
-from featviz.patterns import items_of
-from featviz.records.fingerprint import weights_fingerprint
 from featviz.records.listing import Listing, Skipped
 from featviz.records.scan import MANIFEST, LayerScan, Scan
 from featviz.records.statistics import Statistics
@@ -149,57 +147,20 @@ def _begin(
     forward: Forward | None,
 ) -> tuple[Scan, Anatomy]:
     """A scan of no images yet, of layers that are there and have units; and all layers."""
-    input_shape = _input_shape(data)
+    input_shape = input_shape_of(data)
     if not isinstance(layers, (str, Layer)):
         layers = list(layers)
     net = anatomy(model, input_shape, only=layers, forward=forward)
-    chosen = _with_units(net, layers)
+    chosen = with_units(net, layers)
     stamps = data.stamps()
-    identity = {
-        "model": weights_fingerprint(model),
-        "images": data.fingerprint(stamps),
-        "preprocess": _plain(asdict(data.preprocess)),
-        "layers": [layer.name for layer in chosen],
-        "k": k,
-    }
+    identity: dict[str, Any] = fingerprints(model, data, stamps)
+    identity |= {"layers": [layer.name for layer in chosen], "k": k}
     listing = Listing(data.keys, data.labels, input_shape, stamps)
     begun = {}
     for layer in chosen:
         top = TopK.empty(layer.channels, k)
         begun[layer.name] = LayerScan(layer, top, Statistics.empty(layer.channels), listing)
     return Scan(begun, listing, identity, sources=sources), net
-
-
-def _with_units(net: Anatomy, layers: LayersLike) -> list[Layer]:
-    """The layers that are asked for. A pattern may match what has no units; a name may not."""
-    chosen = net.select(layers)
-    names = set(map(str, items_of(layers, net)))
-    for layer in chosen:
-        if layer.name in names:
-            layer.check_units()
-    having = [layer for layer in chosen if layer.has_units]
-    if not having:
-        raise LayerError(f"layers={layers!r}: none of them has units, (n, c, h, w) or (n, c)")
-    return having
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they read back from JSON, which knows no tuples."""
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
-
-
-def _input_shape(data: Images) -> tuple[int, int, int]:
-    """The shape of the first image that can be read."""
-    if not len(data):
-        raise ImageError("there are no images: give at least one")
-    first_error: ImageError | None = None
-    for i in range(len(data)):
-        try:
-            c, h, w = data[i].shape
-            return c, h, w
-        except ImageError as error:
-            first_error = first_error or error
-    raise ImageError(f"none of the {len(data)} images can be read; the first: {first_error}")
 
 
 class _Run:
