@@ -18,7 +18,8 @@ from featviz.forward import Forward
 from featviz.images import Images
 from featviz.methods._backproject import MEMORY
 from featviz.methods.scan import scan
-from featviz.records.scan import Scan
+from featviz.records.listing import Skipped
+from featviz.records.scan import MANIFEST, Scan
 from featviz.rules import RULES, check_rule
 from featviz.units import Layer
 from featviz.views import VIEWS, check_views
@@ -278,16 +279,19 @@ def in_turn(out: Path) -> Iterator[None]:
         yield
 
 
+def report_skipped(skipped: Sequence[Skipped], n: int, manifest: str) -> None:
+    """Print which of n images were skipped; ``manifest``: the file that names them all."""
+    for entry in skipped[:5]:
+        print(f"skipped {entry.reason}", file=sys.stderr)
+    if skipped:
+        print(
+            f"{len(skipped)} of {n} images were skipped, all named in {manifest}", file=sys.stderr
+        )
+
+
 def report(result: Scan) -> None:
     """Print which images were skipped and which units are dead."""
-    for skipped in result.skipped[:5]:
-        print(f"skipped {skipped.reason}", file=sys.stderr)
-    if result.skipped:
-        print(
-            f"{len(result.skipped)} of {len(result.listing)} images were skipped, "
-            "all named in scan.json",
-            file=sys.stderr,
-        )
+    report_skipped(result.skipped, len(result.listing), MANIFEST)
     for name, layer_scan in result.items():
         dead = layer_scan.statistics.dead.nonzero().flatten().tolist()
         if dead:
