@@ -17,9 +17,10 @@ from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.images import Images
 from featviz.methods._backproject import MEMORY
+from featviz.methods._reductions import reduction_of
 from featviz.methods.scan import scan
 from featviz.records.listing import Skipped
-from featviz.records.scan import MANIFEST, Scan
+from featviz.records.scan import MANIFEST, QUANTILE, Scan
 from featviz.rules import RULES, check_rule
 from featviz.units import Layer
 from featviz.views import VIEWS, check_views
@@ -114,6 +115,18 @@ def add_k(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_score(parser: argparse.ArgumentParser) -> None:
+    """--score."""
+    parser.add_argument(
+        "--score",
+        type=score,
+        default="max",
+        metavar="NAME",
+        help=f"what images are ranked by: max, or {QUANTILE}0.99, the value that 99 in 100 positions of "
+        "the map do not exceed (default: max)",
+    )
+
+
 def add_rules(
     parser: argparse.ArgumentParser, default: str | None = "deconvnet", note: str = ""
 ) -> None:
@@ -187,6 +200,17 @@ def views(text: str) -> list[str]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def score(text: str) -> str:
+    """The name of a score that is of a position, so that exemplars can be projected."""
+    try:
+        reduction_of(text, "score")
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if text != "max" and not text.startswith(QUANTILE):
+        raise argparse.ArgumentTypeError(f"{text!r} is of no position: give max or {QUANTILE}0.99")
+    return text
+
+
 def amount(text: str) -> int:
     """Bytes, from 500M or 2G."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG])i?B?", text, re.IGNORECASE)
@@ -256,6 +280,7 @@ def scanned(
         images,
         args.layers,
         k=args.k,
+        score=args.score,
         forward=forward,
         batch_size=args.batch_size,
         out=out,

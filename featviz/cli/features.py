@@ -22,9 +22,10 @@ from featviz.cli.sources import (
     network_from,
 )
 from featviz.errors import UsageError
-from featviz.methods._reductions import QUANTILE, REDUCTIONS, reduction_of
+from featviz.methods._reductions import REDUCTIONS, reduction_of
 from featviz.methods.responses import responses
 from featviz.records.responses import MANIFEST, Responses
+from featviz.records.scan import QUANTILE
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from featviz.errors import UsageError, did_you_mean
+from featviz.records.scan import QUANTILE
 
 Reduction = str | Callable[[Tensor], Tensor]
 """The name of a reduction, or a function of maps."""
@@ -18,8 +19,6 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "l2": lambda maps: maps.square().sum(dim=(2, 3)).sqrt(),
     "map": lambda maps: maps,
 }
-QUANTILE = "quantile:"
-"""Before a number from 0 to 1, the name of a reduction."""
 
 
 def reduction_of(reduce: Reduction, argument: str = "reduce") -> Callable[[Tensor], Tensor]:

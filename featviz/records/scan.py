@@ -13,7 +13,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from featviz.errors import FeatvizError, LayerError, RecordError, did_you_mean, first_line
+from featviz.errors import (
+    FeatvizError,
+    LayerError,
+    RecordError,
+    UsageError,
+    did_you_mean,
+    first_line,
+)
 from featviz.files import write_atomic
 from featviz.records import _fields as fields
 from featviz.records._arrays import (
@@ -36,12 +43,24 @@ from featviz.records.listing import (
     skipped_from,
 )
 from featviz.records.statistics import Statistics
-from featviz.records.topk import TopK
+from featviz.records.topk import NONE, TopK
 from featviz.units import Layer
 
 SCHEMA = 3
 MANIFEST = "scan.json"
 _entries = fields.list_of(fields.entry)
+
+
+QUANTILE = "quantile:"
+"""Before a number from 0 to 1, a score."""
+
+
+def has_positions(score: str, layer: Layer) -> bool:
+    """Whether a score is the value of a position of the layer's maps. A fully connected layer has one
+    position, whose value its score is, unless a function makes something of it."""
+    if score == "max" or score.startswith(QUANTILE):
+        return True
+    return not layer.has_maps and not score.startswith("function ")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,6 +72,7 @@ class LayerScan:
         top: the k strongest exemplars of each of its units.
         statistics: of each of its units.
         listing: the images that the indices in ``top`` mean.
+        score: what images are ranked by, ``max`` or as `scan` has it. Statistics are of the maxima.
 
     Example:
         >>> from featviz import load_model, open_images, scan
@@ -71,6 +91,7 @@ class LayerScan:
     top: TopK
     statistics: Statistics
     listing: Listing
+    score: str = "max"
 
     def __repr__(self) -> str:
         units = f"{self.layer.channels} units, {int(self.statistics.dead.sum())} dead"
@@ -78,9 +99,23 @@ class LayerScan:
 
     def strongest(self, channels: list[int] | None = None) -> list[int]:
         """Channels by their strongest response, strongest first; None: of all."""
-        maximum = self.statistics.maximum.tolist()
-        some = range(len(maximum)) if channels is None else channels
-        return sorted(some, key=lambda channel: (-maximum[channel], channel))
+        highest = self.top.scores[:, 0].tolist()
+        some = range(len(highest)) if channels is None else channels
+        return sorted(some, key=lambda channel: (-highest[channel], channel))
+
+    def check_positions(self) -> None:
+        """Make sure that exemplars are of positions, which can be projected.
+
+        Raises:
+            UsageError: they are ranked by a score, such as a mean, that is of no position.
+        """
+        if not has_positions(self.score, self.layer):
+            raise UsageError(
+                f"the exemplars of layer {self.layer.name!r} are ranked by {self.score}, which is of "
+                "no position of the map: scan with score='max' or 'quantile:0.99', or project a unit "
+                "with at='map', all of its positions",
+                "score",
+            )
 
     def sample(self, n: int, seed: int = 0) -> list[int]:
         """n random channels of those that some image activates, ascending: all of these if there are
@@ -104,6 +139,8 @@ class LayerScan:
 
     def _row(self, channel: int, rank: int, image: int) -> dict[str, Any]:
         y, x = self.top.positions[channel, rank].tolist()
+        if y == NONE:  # the score is of no position
+            y = x = None
         return {
             "layer": self.layer.name,
             "unit": channel,
@@ -126,7 +163,7 @@ class Scan(Mapping[str, LayerScan]):
         layers: by name.
         listing: the images.
         identity: fingerprints of what the scan was made from: ``model``, ``images``,
-            ``preprocess``, ``layers``, ``k``.
+            ``preprocess``, ``layers``, ``k``, ``score``.
         done: images looked at so far; ``complete`` says whether these are all.
         skipped: images that could not be read.
         sources: free text about model, weights and data, for titles.
@@ -194,6 +231,11 @@ class Scan(Mapping[str, LayerScan]):
     def k(self) -> int:
         """Exemplars of each unit."""
         return next(iter(self.values())).top.k
+
+    @property
+    def score(self) -> str:
+        """What images are ranked by."""
+        return str(self.identity.get("score", "max"))
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each exemplar of every layer, for a table; see `LayerScan.rows`."""
@@ -345,9 +387,10 @@ def _unpacked(manifest: Entry, arrays: dict[str, Any]) -> Scan:
     layers = {}
     for i, layer in enumerate(chosen):
         own = own_arrays(arrays, i)
-        check_arrays(layer, own, k, done)
+        score = str(identity["score"])
+        check_arrays(layer, own, k, done, has_positions=has_positions(score, layer))
         statistics = Statistics.from_arrays(counts[i], own)
-        layers[layer.name] = LayerScan(layer, TopK.from_arrays(own), statistics, listing)
+        layers[layer.name] = LayerScan(layer, TopK.from_arrays(own), statistics, listing, score)
     sources = manifest.take("sources", fields.texts)
     if manifest.take("checksum", fields.text) != checksum(manifest.value):
         raise ValueError("the manifest is not as it was written: its checksum is another")
@@ -359,4 +402,6 @@ def _identity_from(manifest: Entry, names: list[str]) -> tuple[int, dict[str, An
     identity = check_fingerprints(manifest)
     if identity.value["layers"] != names:
         raise ValueError("identity.layers are not the layers")
-    return identity.take("k", fields.integer(1)), dict(identity.value)
+    k = identity.take("k", fields.integer(1))
+    # a scan of earlier versions, which knew one score, does not name it
+    return k, {"score": "max", **identity.value}
