@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from featviz.models import load_model, load_weights, preprocessing
     from featviz.records.checks import Checks
     from featviz.records.exemplars import Exemplars
-    from featviz.records.scan import LayerScan, Listing, Scan, Skipped
+    from featviz.records.listing import Listing, Skipped
+    from featviz.records.responses import Responses
+    from featviz.records.scan import LayerScan, Scan
     from featviz.records.statistics import Statistics
     from featviz.records.topk import TopK
     from featviz.rules import backward_rule
@@ -88,7 +90,9 @@ else:
             "models": ["load_model", "load_weights", "preprocessing"],
             "records.checks": ["Checks"],
             "records.exemplars": ["Exemplars"],
-            "records.scan": ["LayerScan", "Listing", "Scan", "Skipped"],
+            "records.listing": ["Listing", "Skipped"],
+            "records.responses": ["Responses"],
+            "records.scan": ["LayerScan", "Scan"],
             "records.statistics": ["Statistics"],
             "records.topk": ["TopK"],
             "rules": ["backward_rule"],
@@ -101,7 +105,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError",
     "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Listing", "ModelError",
-    "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Rotate",
+    "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Responses", "Rotate",
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
     "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",

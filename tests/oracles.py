@@ -481,3 +481,17 @@ def reactivation(
     responses = [float(output(model, layer, changed)[channel, y, x]) for changed in (kept, removed)]
     first, second = (min(max(response / full, 0.0), 1.0) for response in responses)
     return first, second
+
+
+def strongest_by(
+    score: Callable[[list[float]], float], planes: Tensor, k: int
+) -> list[tuple[float, int, int, int]]:
+    """The k images of (n, h, w) with the highest scores: each with its score, its index, and the first
+    position that has the score; -1 where none has it."""
+    ranked = []
+    for image, plane in enumerate(planes):
+        values = plane.flatten().tolist()
+        value = score(values)
+        y, x = divmod(values.index(value), plane.shape[1]) if value in values else (-1, -1)
+        ranked.append((-value, image, y, x))
+    return [(-value, image, y, x) for value, image, y, x in sorted(ranked)[:k]]

@@ -30,7 +30,7 @@ from featviz.geometry import ReceptiveField
 from featviz.methods.connections import Connections
 from featviz.methods.evolve import Evolution, Track
 from featviz.records.checks import Measured
-from featviz.records.scan import Listing
+from featviz.records.listing import Listing
 from featviz.tiles import picture_tiles, sheet
 from featviz.units import Layer
 

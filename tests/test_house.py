@@ -50,7 +50,7 @@ COMPOSED = {"methods.evolve": {"methods.scan", "methods.project_exemplars", "met
 PACKAGES = ("featviz", "featviz.figures", "featviz.gallery", "featviz.data", "featviz.models")
 RECORDS = {
     "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "LayerScan", "Listing",
-    "OcclusionMaps", "Scan", "Statistics", "SweepResult", "TopK", "Track",
+    "OcclusionMaps", "Responses", "Scan", "Statistics", "SweepResult", "TopK", "Track",
 }  # fmt: skip
 LOST = {
     "cuts", "ends", "found", "info", "infos", "inside", "masking", "mine", "one",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from laws import generator, randint, same_bits, untouched
@@ -61,18 +62,62 @@ def test_what_is_refused() -> None:
         responses(plain(), X, "3", reduce=lambda maps: maps.amax(dim=(2, 3)).T)
     with pytest.raises(UsageError, match="batch_size=0"):
         responses(plain(), X, batch_size=0)
+    with pytest.raises(UsageError, match=r"quantile:1.5.*0 to 1"):
+        responses(plain(), X, reduce="quantile:1.5")
+    with pytest.raises(UsageError, match="float for layer '3'"):
+        responses(plain(), X, "3", reduce=lambda maps: 0.5)  # type: ignore[arg-type,return-value]
+    rows = iter((1, 2))
+    with pytest.raises(UsageError, match=r"\(2, 8\), and before.*\(1, 8\)"):
+        responses(
+            plain(), X, "3", reduce=lambda m: m.new_zeros(len(m), next(rows), 8), batch_size=3
+        )
+    with pytest.raises(UsageError, match="folder"):
+        responses(plain(), X, resume=True)
     with pytest.raises(LayerError, match="'9'"):
         responses(plain(), X, "9")
 
 
-def test_an_image_that_cannot_be_read_is_an_error() -> None:
+def broken(*indices: int) -> Images:
+    """X, with some images that cannot be read."""
+
     def read(i: int) -> Tensor:
-        if i == 3:
+        if i in indices:
             raise OSError("broken")
         return X[i]
 
+    return Images(list("abcde"), read, Preprocess())
+
+
+def test_an_image_that_cannot_be_read_is_skipped() -> None:
+    result = responses(plain(), broken(0, 3), batch_size=2)
+    assert [entry.key for entry in result.skipped] == ["a", "d"]
+    value = result["3"]
+    assert value[[0, 3]].isnan().all()
+    assert same_bits(value[[1, 2, 4]], REDUCED["max"](maps_of("3")[[1, 2, 4]]))
+    readable = result.readable()
+    assert readable.listing.keys == ["b", "c", "e"]
+    assert same_bits(readable["3"], value[[1, 2, 4]])
+    assert readable.readable() is readable
+
+
+def test_an_image_that_cannot_be_read_is_an_error_where_it_is_to_be() -> None:
     with pytest.raises(ImageError, match=r"'d'.*broken"):
-        responses(plain(), Images(list("abcde"), read, Preprocess()))
+        responses(plain(), broken(3), strict=True)
+    with pytest.raises(ImageError, match=r"none of the 5 images.*broken"):
+        responses(plain(), broken(*range(5)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99, 1.0])
+def test_a_quantile_is_the_value_of_a_position(share: float) -> None:
+    value = responses(plain(), X, "3", reduce=f"quantile:{share}")["3"]
+    ordered = maps_of("3").flatten(2).sort(dim=2).values
+    expected = np.quantile(ordered.numpy(), share, axis=2, method="higher")
+    assert same_bits(value, torch.from_numpy(expected))
+
+
+def test_a_type_of_ones_own() -> None:
+    value = responses(plain(), X, "3", dtype=torch.float16)["3"]
+    assert same_bits(value, REDUCED["max"](maps_of("3")).half())
 
 
 def network() -> nn.Module:

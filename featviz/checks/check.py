@@ -219,6 +219,7 @@ def _subject(
 
 def _exemplars(layer_scan: LayerScan, channels: list[int], n: int) -> list[Target]:
     """The n strongest of each unit."""
+    layer_scan.check_positions()
     top = layer_scan.top
     targets = []
     for channel in channels:

@@ -17,8 +17,10 @@ from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.images import Images
 from featviz.methods._backproject import MEMORY
+from featviz.methods._reductions import reduction_of
 from featviz.methods.scan import scan
-from featviz.records.scan import Scan
+from featviz.records.listing import Skipped
+from featviz.records.scan import MANIFEST, QUANTILE, Scan
 from featviz.rules import RULES, check_rule
 from featviz.units import Layer
 from featviz.views import VIEWS, check_views
@@ -113,6 +115,18 @@ def add_k(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_score(parser: argparse.ArgumentParser) -> None:
+    """--score."""
+    parser.add_argument(
+        "--score",
+        type=score,
+        default="max",
+        metavar="NAME",
+        help=f"what images are ranked by: max, or {QUANTILE}0.99, the value that 99 in 100 positions of "
+        "the map do not exceed (default: max)",
+    )
+
+
 def add_rules(
     parser: argparse.ArgumentParser,
     default: Sequence[str] | None = ("deconvnet",),
@@ -189,6 +203,17 @@ def views(text: str) -> list[str]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def score(text: str) -> str:
+    """The name of a score that is of a position, so that exemplars can be projected."""
+    try:
+        reduction_of(text, "score")
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if text != "max" and not text.startswith(QUANTILE):
+        raise argparse.ArgumentTypeError(f"{text!r} is of no position: give max or {QUANTILE}0.99")
+    return text
+
+
 def amount(text: str) -> int:
     """Bytes, from 500M or 2G."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG])i?B?", text, re.IGNORECASE)
@@ -258,6 +283,7 @@ def scanned(
         images,
         args.layers,
         k=args.k,
+        score=args.score,
         forward=forward,
         batch_size=args.batch_size,
         out=out,
@@ -281,16 +307,19 @@ def in_turn(out: Path) -> Iterator[None]:
         yield
 
 
+def report_skipped(skipped: Sequence[Skipped], n: int, manifest: str) -> None:
+    """Print which of n images were skipped; ``manifest``: the file that names them all."""
+    for entry in skipped[:5]:
+        print(f"skipped {entry.reason}", file=sys.stderr)
+    if skipped:
+        print(
+            f"{len(skipped)} of {n} images were skipped, all named in {manifest}", file=sys.stderr
+        )
+
+
 def report(result: Scan) -> None:
     """Print which images were skipped and which units are dead."""
-    for skipped in result.skipped[:5]:
-        print(f"skipped {skipped.reason}", file=sys.stderr)
-    if result.skipped:
-        print(
-            f"{len(result.skipped)} of {len(result.listing)} images were skipped, "
-            "all named in scan.json",
-            file=sys.stderr,
-        )
+    report_skipped(result.skipped, len(result.listing), MANIFEST)
     for name, layer_scan in result.items():
         dead = layer_scan.statistics.dead.nonzero().flatten().tolist()
         if dead:

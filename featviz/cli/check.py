@@ -118,6 +118,7 @@ def run(args: argparse.Namespace) -> None:
     """Scan, measure, and print the table."""
     out = args.out or Path("outputs") / f"{slug(args.model)}-check"
     args.k = max(args.images_per_unit, 2)
+    args.score = "max"
     with in_turn(out):
         model = model_from(args)
         images = images_from(args, model, synthetic=_SYNTHETIC)

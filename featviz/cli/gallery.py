@@ -17,6 +17,7 @@ from featviz.cli.arguments import (
     add_model_arguments,
     add_output,
     add_rules,
+    add_score,
     add_views,
     in_turn,
     report,
@@ -44,6 +45,7 @@ def register(commands: Any) -> None:
     add_rules(parser, default=None, note="deconvnet, and lrp where it has a meaning")
     add_views(parser)
     add_k(parser)
+    add_score(parser)
     parser.add_argument("--title", help="heading of the pages (default: the model)")
     parser.add_argument(
         "--compare",

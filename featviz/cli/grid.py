@@ -22,6 +22,7 @@ from featviz.cli.arguments import (
     add_model_arguments,
     add_output,
     add_rules,
+    add_score,
     add_views,
     in_turn,
     numbers,
@@ -68,6 +69,7 @@ def register(commands: Any) -> None:
     )
     add_views(parser)
     add_k(parser)
+    add_score(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--channels",

@@ -19,9 +19,16 @@ DEAD = "dead: no image activates it"
 _DEAD_GRAY = 244
 
 
-def strongest_responses(k: int) -> str:
-    """The caption of the k tiles of a unit."""
-    return "strongest response" if k == 1 else f"{k} strongest responses"
+def strongest_responses(exemplars: Exemplars) -> str:
+    """The caption of the k tiles of a unit; says what ranks them if it is not the maximum."""
+    k = exemplars.k
+    caption = "strongest response" if k == 1 else f"{k} strongest responses"
+    return caption + ranked_by(exemplars)
+
+
+def ranked_by(exemplars: Exemplars) -> str:
+    """`` by quantile:0.99``; empty of the maximum, the usual."""
+    return "" if exemplars.score == "max" else f" by {exemplars.score}"
 
 
 def tile_size(shape: Sequence[int], side: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from featviz.figures.blocks import (
     LABEL,
     blocks_size,
     draw_blocks,
+    ranked_by,
     silent_note,
     strongest_responses,
     unit_blocks,
@@ -81,7 +82,7 @@ def grid(
     title = titled(heading, f"layer {layer.name}")
     notes = [
         f"{described(layer)}.",
-        f"Above each unit its number. Its {strongest_responses(exemplars.k)} under {rule}, from the "
+        f"Above each unit its number. Its {strongest_responses(exemplars)} under {rule}, from the "
         f"left: {views_note(rule, views)}.",
         *silent_note([exemplars], rule),
         *_remarks(exemplars, rule),
@@ -134,7 +135,9 @@ def overview(
     strips = [_strip(exemplars, exemplars.rule(rule), tile, views) for exemplars in layers]
     heights = [_ABOVE + _strip_height(strip) + _BELOW for strip in strips]
     width = max(_strip_width(strip) for strip in strips)
-    title = titled(heading, "the strongest response of some units of each layer")
+    title = titled(
+        heading, f"the strongest response{ranked_by(layers[0])} of some units of each layer"
+    )
     notes = [
         f"Above each unit its number; below it under {rule}, from above: {views_note(rule, views)}.",
         *silent_note(layers, rule),

@@ -69,7 +69,7 @@ def top_patches(
     sizes = [blocks_size(own, min(columns, len(own))) for own in blocks]
     width = max(size[0] for size in sizes)
     height = sum(_HEAD + size[1] + _BETWEEN for size in sizes) - _BETWEEN
-    title = titled(heading, f"the {strongest_responses(layers[0].k)} of some units of each layer")
+    title = titled(heading, f"the {strongest_responses(layers[0])} of some units of each layer")
     notes = [
         f"Under {rule}, from the left: {views_note(rule, views)}.",
         *silent_note(layers, rule),

@@ -23,7 +23,8 @@ from featviz.images import Images, open_images
 from featviz.methods._backproject import MEMORY
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.exemplars import Exemplars
-from featviz.records.scan import LayerScan, Listing, Scan
+from featviz.records.listing import Listing
+from featviz.records.scan import LayerScan, Scan
 from featviz.rules import check_rule
 from featviz.units import Layer
 from featviz.views import ViewsLike
@@ -165,6 +166,8 @@ def _identity(
         "title": _title(result, title),
         "tiles": sprites.TILE,
     }
+    if result.score == "max":  # which earlier versions do not name
+        identity.pop("score", None)
     as_read: Record = json.loads(json.dumps(identity))
     return as_read
 
@@ -216,7 +219,7 @@ def _begun(
 
 
 def _check_same(earlier: Record, identity: Record, out: Path) -> None:
-    differences = [key for key, value in identity.items() if earlier.get(key) != value]
+    differences = [key for key in {**earlier, **identity} if earlier.get(key) != identity.get(key)]
     if differences:
         raise RecordError(
             f"the gallery in {str(out)!r} was made from something else "
@@ -241,6 +244,7 @@ def _about(
         "skipped": len(result.skipped),
         "input": list(listing.input_shape),
         "k": result.k,
+        "ranked_by": "" if result.score == "max" else f" by {result.score}",
         "rules": rules,
         "views": list(dict.fromkeys(block["view"] for block in blocks[1:])),
         "lead": [blocks[i]["view"] for i in sprites.lead(blocks)],

@@ -153,6 +153,22 @@ class Images(Sequence[Tensor]):
         n = min(n, len(self))
         return self.subset([i * len(self) // n for i in range(n)])
 
+    def by_label(self) -> dict[str, Images]:
+        """The images of each label, in the order of labels; those without one are in none.
+
+        Example:
+            >>> import torch
+            >>> from featviz import Images, Preprocess
+            >>> images = Images(["a", "b", "c"], lambda i: torch.zeros(3, 4, 4), Preprocess(), ["x", "y", "x"])
+            >>> {label: own.keys for label, own in images.by_label().items()}
+            {'x': ['a', 'c'], 'y': ['b']}
+        """
+        indices: dict[str, list[int]] = {}
+        for index, label in enumerate(self.labels):
+            if label is not None:
+                indices.setdefault(label, []).append(index)
+        return {label: self.subset(indices[label]) for label in sorted(indices)}
+
     def with_preprocess(self, preprocess: Preprocess) -> Images:
         """The same images under another preprocessing."""
         return self._like_this(self.keys, self._read, preprocess, self.labels)

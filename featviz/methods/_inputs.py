@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from torch import Tensor, nn
 
-from featviz.errors import ImageError, ModelError
-from featviz.fields.anatomy import anatomy, parameter_of
+from featviz.errors import ImageError, LayerError, ModelError
+from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.forward import Forward
 from featviz.images.collection import Images
 from featviz.images.tensors import as_batch
-from featviz.records.scan import Listing
+from featviz.patterns import items_of
+from featviz.records.fingerprint import weights_fingerprint
+from featviz.records.listing import Listing
 from featviz.units import Layer, LayersLike
 
 
@@ -95,3 +99,53 @@ def check_rows(name: str, output: Tensor, n: int) -> None:
 def has_classes(output: object) -> bool:
     """Whether a model's output is (n, classes)."""
     return isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1
+
+
+def with_units(net: Anatomy, layers: LayersLike) -> list[Layer]:
+    """The layers that are asked for. A pattern may match what has no units; a name may not."""
+    chosen = net.select(layers)
+    names = set(map(str, items_of(layers, net)))
+    for layer in chosen:
+        if layer.name in names:
+            layer.check_units()
+    having = [layer for layer in chosen if layer.has_units]
+    if not having:
+        raise LayerError(f"layers={layers!r}: none of them has units, (n, c, h, w) or (n, c)")
+    return having
+
+
+def input_shape_of(data: Images) -> tuple[int, int, int]:
+    """The shape (c, h, w) of the first image that can be read.
+
+    Raises:
+        ImageError: there is none.
+    """
+    if not len(data):
+        raise ImageError("there are no images: give at least one")
+    first_error: ImageError | None = None
+    for i in range(len(data)):
+        try:
+            c, h, w = data[i].shape
+            return c, h, w
+        except ImageError as error:
+            first_error = first_error or error
+    raise ImageError(f"none of the {len(data)} images can be read; the first: {first_error}")
+
+
+def fingerprints(model: nn.Module, data: Images, stamps: Sequence[str]) -> dict[str, Any]:
+    """What a record knows its model and images by.
+
+    Args:
+        model, data: the two.
+        stamps: of the images' files, as `Images.stamps` gave them.
+    """
+    return {
+        "model": weights_fingerprint(model),
+        "images": data.fingerprint(stamps),
+        "preprocess": _plain(asdict(data.preprocess)),
+    }
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they read back from JSON, which knows no tuples."""
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}

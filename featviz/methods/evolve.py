@@ -27,7 +27,8 @@ from featviz.methods.responses import responses
 from featviz.methods.scan import scan
 from featviz.models.weights import load_weights
 from featviz.records.exemplars import Exemplars
-from featviz.records.scan import LayerScan, Listing, Scan
+from featviz.records.listing import Listing
+from featviz.records.scan import LayerScan, Scan
 from featviz.rules import check_rule
 from featviz.units import Layer, LayersLike
 
@@ -252,7 +253,7 @@ def evolve(
     files = _files(checkpoints)
     data = open_images(images)
     states: list[Scan] = []
-    peaks: list[dict[str, Tensor]] = []
+    peaks: list[Mapping[str, Tensor]] = []
     for network in _at_each(model, files, "scan", progress):
         state = scan(network, data, layers, k=1, batch_size=batch_size, forward=forward)
         states.append(state)

@@ -71,7 +71,8 @@ def project_exemplars(
         LayerError, UnitError, RuleError: as of `project`.
         ImageError: the images are not those of the scan.
         RecordError: the model is not that of the scan.
-        UsageError: ``rules`` is empty, or a single name; or a full scan was given.
+        UsageError: ``rules`` is empty, or a single name; a full scan was given; or one whose score,
+            such as a mean, is of no position.
 
     Source: Zeiler & Fergus, section 4.1 and figure 2.
 
@@ -90,6 +91,7 @@ def project_exemplars(
         raise UsageError(
             f"layer_scan is {layer_scan!r}: give a layer of it, such as result['conv1']"
         )
+    layer_scan.check_positions()
     data = open_images(images)
     check_same_images(data, layer_scan.listing)
     layer = layer_scan.layer
@@ -244,4 +246,5 @@ def _empty(layer_scan: LayerScan, channels: list[int], settings: Settings) -> Ex
         fallback=torch.zeros(shape, dtype=torch.bool),
         dead=layer_scan.statistics.dead[rows],
         smooth=settings.noise.samples,
+        score=layer_scan.score,
     )

@@ -1,32 +1,41 @@
-"""The response of every unit to every image, as tensors."""
+"""The response of every unit to every image, as tensors, or as files for more than memory holds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.errors import UsageError, did_you_mean
-from featviz.fields.anatomy import anatomy, parameter_of
+from featviz.errors import ImageError, UsageError
+from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
+from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.hooks import evaluating, read
+from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._inputs import check_rows
-from featviz.units import LayersLike
+from featviz.methods._inputs import check_rows, fingerprints, input_shape_of, with_units
+from featviz.methods._reductions import Reduction, name_of, reduction_of
+from featviz.methods._steady import check_steady
+from featviz.records._progress import stale
+from featviz.records._rows import Rows
+from featviz.records.listing import Listing, Skipped
+from featviz.records.responses import (
+    ARRAY_NAME,
+    MANIFEST,
+    Responses,
+    array_name,
+    save_manifest,
+)
+from featviz.units import Layer, LayersLike
 
-Reduction = Literal["max", "mean", "sum", "l2", "map"] | Callable[[Tensor], Tensor]
-REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "max": lambda maps: maps.amax(dim=(2, 3)),
-    "mean": lambda maps: maps.mean(dim=(2, 3)),
-    "sum": lambda maps: maps.sum(dim=(2, 3)),
-    "l2": lambda maps: maps.square().sum(dim=(2, 3)).sqrt(),
-    "map": lambda maps: maps,
-}
-"""What becomes of maps (n, c, h, w), by name."""
+SAVE_EVERY = 60.0  # seconds of work that an interruption of the worst kind can cost
 
 
 @torch.inference_mode(False)
@@ -36,33 +45,48 @@ def responses(
     layers: LayersLike = "conv",
     *,
     reduce: Reduction = "max",
+    dtype: torch.dtype | None = None,
     forward: Forward | None = None,
     batch_size: int = 32,
+    out: str | Path | None = None,
+    resume: bool = False,
+    strict: bool = False,
     progress: bool = False,
-) -> dict[str, Tensor]:
+) -> Responses:
     """Read the responses of every unit to every image.
 
     Args:
         model: any module; used on its device and in eval mode, and left as it was.
         images: ``Images``, or anything that `open_images` takes.
-        layers: a pattern, names, or layers.
-        reduce: the reduction of the maps (n, c, h, w) of a batch: their ``max``, ``mean``, ``sum``
-            or ``l2`` norm over positions, (n, c); the ``map`` itself; or a function of the maps
-            that gives n rows. A fully connected layer's (n, c) stays as it is under a name, and is
-            (n, c, 1, 1) for a function.
+        layers: a pattern, names, or layers. What a pattern matches and has no units is left out.
+        reduce: the reduction of the maps (n, c, h, w) of a batch: their ``max``, ``mean``, ``sum``,
+            ``l2`` norm or ``quantile:0.99`` over positions, (n, c); the ``map`` itself; or a function
+            of the maps that gives n rows. A fully connected layer's (n, c) stays as it is under a
+            name, and is (n, c, 1, 1) for a function.
+        dtype: what responses are kept as, such as ``torch.float16``; None: as they come.
         forward: how the model is called, as of `read`; None: ``model(images)``.
         batch_size: images in a forward pass.
+        out: a folder where the responses are written as they come, for more than memory holds: an
+            array file (``.npy``) a layer and ``responses.json``. What was done is kept every minute,
+            and when interrupted. Where another process writes to it, that is waited for.
+        resume: go on from the record in ``out``, if there is one, made from the same model, images,
+            layers, reduction and type. Of a function, the name alone is compared. Without it a record
+            in ``out`` is replaced.
+        strict: raise on the first image that cannot be read, instead of skipping and counting it.
         progress: show a progress bar.
 
     Returns:
         By layer, on the CPU: (images, c), or (images, c, h, w) for ``map``, or what the function
-        gives.
+        gives. The rows of skipped images are NaN; ``result.readable()`` leaves them out. With
+        ``out`` the tensors lie in its files; ``Responses.load(out)`` gives them again.
 
     Raises:
         LayerError: a layer that is not there, or that has no units.
-        ImageError: an image that cannot be read.
-        UsageError: no such reduction, ``batch_size`` below 1, or a function that does not give a
-            row for each image.
+        ImageError: no image can be read, or with ``strict`` one cannot; images differ in size.
+        ModelError: with ``out``, the forward is random or depends on the batch.
+        RecordError: ``out`` holds the record of something else.
+        UsageError: no such reduction, ``batch_size`` below 1, ``resume`` without ``out``, or a
+            function that does not give a row for each image, of one shape and type.
 
     Example:
         >>> from featviz import load_model, open_images, responses
@@ -72,56 +96,237 @@ def responses(
         >>> responses(load_model("zfmini"), images, "conv2")["conv2"].shape
         torch.Size([5, 48])
     """
-    reduction = _reduction(reduce)
-    if batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}: give 1 or more", "batch_size")
+    how = _How(reduce, dtype, batch_size, strict, forward, progress)
+    if resume and out is None:
+        raise UsageError("resume=True: give the folder of the record to go on from", "out")
     data = open_images(images)
-    c, h, w = data[0].shape
-    chosen = anatomy(model, (c, h, w), only=[], forward=forward).select(layers)  # no field is used
-    for layer in chosen:
-        layer.check_units()
-    batches: dict[str, list[Tensor]] = {layer.name: [] for layer in chosen}
-    by_name = {layer.name: layer for layer in chosen}
-
-    def reduced(name: str, output: Tensor) -> Tensor:
-        check_rows(name, output, n)
-        if output.dim() == 2 and not callable(reduce):
-            return _copied(output)
-        return _copied(reduction(as_maps(by_name[name], output)))
-
-    parameter = parameter_of(model)
-    bar = tqdm(desc="responses", total=len(data), unit="image", disable=not progress, leave=False)
-    with bar, evaluating(model), torch.no_grad():
-        for indices, batch in data.batches(range(len(data)), batch_size):
-            n = len(indices)
-            x = data.preprocess.normalize(batch).to(parameter)
-            values = read(model, x, chosen, reduce=reduced, forward=forward)
-            for name, value in values.items():
-                _check_rows(name, value, len(indices))
-                batches[name].append(value)
-            bar.update(len(indices))
-    return {name: torch.cat(rows) for name, rows in batches.items()}
+    begun, net = _begin(model, data, layers, how, is_recorded=out is not None)
+    if out is None:
+        run = _Run(model, data, begun, how, None)
+        run.all_of([])
+        return run.state()
+    with claimed(Path(out)):
+        return _recorded(model, data, begun, net, how, Path(out), resume)
 
 
-def _check_rows(name: str, value: Tensor, n: int) -> None:
+@dataclass(frozen=True)
+class _How:
+    """How responses are read, as `responses` has it."""
+
+    reduce: Reduction
+    dtype: torch.dtype | None
+    batch_size: int
+    strict: bool
+    forward: Forward | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        reduction_of(self.reduce)
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size={self.batch_size}: give 1 or more", "batch_size")
+
+
+def _begin(
+    model: nn.Module, data: Images, layers: LayersLike, how: _How, *, is_recorded: bool
+) -> tuple[Responses, Anatomy]:
+    """Responses to no image yet; and all layers."""
+    input_shape = input_shape_of(data)
+    net = anatomy(model, input_shape, only=[], forward=how.forward)  # no field is used
+    if not isinstance(layers, (str, Layer)):
+        layers = list(layers)  # it is read twice
+    chosen = with_units(net, layers)
+    identity: dict[str, Any] = {
+        "layers": [layer.name for layer in chosen],
+        "reduce": name_of(how.reduce),
+        "dtype": str(how.dtype or "as it comes").removeprefix("torch."),
+    }
+    listing = Listing(data.keys, data.labels, input_shape)
+    if is_recorded:
+        stamps = data.stamps()
+        listing = replace(listing, stamps=stamps)
+        identity = fingerprints(model, data, stamps) | identity
+    return Responses({}, {layer.name: layer for layer in chosen}, listing, identity, 0), net
+
+
+def _recorded(
+    model: nn.Module,
+    data: Images,
+    begun: Responses,
+    net: Anatomy,
+    how: _How,
+    out: Path,
+    resume: bool,
+) -> Responses:
+    """The responses to all images, gone on with from the record on disk if it is to be resumed."""
+    run = _Run(model, data, begun, how, out)
+    again: list[int] = []
+    if resume and (out / MANIFEST).exists():
+        earlier = Responses.load(out)
+        earlier.check_resumes(begun)
+        again = stale(earlier, begun)
+        run.go_on(earlier, again)
+    else:
+        (out / MANIFEST).unlink(missing_ok=True)
+        for old in out.glob("responses-*.npy"):
+            if ARRAY_NAME.fullmatch(old.name):
+                old.unlink()
+    if run.done < len(data) or again:
+        layers = list(begun.layers.values())
+        check_steady(model, data, layers, list(net.values()), how.batch_size, how.forward)
+        run.all_of(again)
+    run.save()
+    return Responses.load(out)
+
+
+class _Run:
+    """One pass over images, from where the responses stand."""
+
+    def __init__(
+        self, model: nn.Module, data: Images, begun: Responses, how: _How, out: Path | None
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.begun = begun
+        self.how = how
+        self.out = out
+        self.reduction = reduction_of(how.reduce)
+        self.parameter = parameter_of(model)
+        self.rows: dict[str, Rows] = {}
+        for i, name in enumerate(begun.layers):
+            path = None if out is None else out / array_name(i)
+            self.rows[name] = Rows(len(data), path)
+        self.done = 0
+        self.skipped: list[Skipped] = []
+        self.saved = time.monotonic()
+
+    def go_on(self, earlier: Responses, again: list[int]) -> None:
+        """Begin where a record on disk ends."""
+        for skipped in earlier.skipped:
+            if self.how.strict and skipped.index not in again:
+                raise ImageError(skipped.reason)
+        self.done = earlier.done
+        self.skipped = list(earlier.skipped)
+        for rows in self.rows.values():
+            rows.reopen()
+
+    def all_of(self, again: list[int]) -> None:
+        """Read the images of ``again``, which were skipped and have changed since, and all that are
+        not done."""
+        n = len(self.data)
+        bar = tqdm(
+            desc="responses",
+            total=n,
+            initial=self.done,
+            unit="image",
+            disable=not self.how.progress,
+            leave=False,
+        )
+        with bar, evaluating(self.model), torch.no_grad():
+            self._again(again)
+            try:
+                self._rest(bar)
+            except BaseException:
+                if self.done:
+                    self.save()
+                raise
+        if len(self.skipped) == n:
+            first = self.skipped[0]
+            raise ImageError(
+                f"none of the {n} images can be read; the first: {first.key!r}, {first.reason}"
+            )
+        self._blank()
+
+    def _again(self, indices: list[int]) -> None:
+        """Until all of them are read the record on disk says that they are skipped."""
+        if not indices:
+            return
+        self.skipped = [entry for entry in self.skipped if entry.index not in indices]
+        for images, batch in self._batches(indices):
+            self._read(images, batch)
+        self.skipped.sort(key=lambda entry: entry.index)
+
+    def _rest(self, bar: Any) -> None:
+        begin, size, n = self.done, self.how.batch_size, len(self.data)
+        for images, batch in self._batches(range(begin, n)):
+            self._read(images, batch)
+            # those at the end of the batch that cannot be read are done too, or the next batches
+            # would be others after an interruption
+            number = (images[-1] - begin) // size + 1
+            self.done = min(begin + number * size, n)
+            bar.update(self.done - bar.n)
+            if time.monotonic() - self.saved > SAVE_EVERY:
+                self.save()
+        self.done = n
+        bar.update(n - bar.n)
+
+    def _batches(self, indices: Sequence[int]) -> Any:
+        return self.data.batches(indices, self.how.batch_size, on_error=self._skip)
+
+    def _skip(self, index: int, error: ImageError) -> None:
+        if self.how.strict:
+            raise error
+        self.skipped.append(Skipped(self.data.keys[index], str(error), index))
+
+    def _read(self, images: list[int], batch: Tensor) -> None:
+        """Run a batch, and write its rows."""
+        n = len(images)
+
+        def reduced(name: str, output: Tensor) -> Tensor | None:
+            check_rows(name, output, n)
+            value = self._reduced(name, output)
+            _check_rows(name, value, n)
+            if value.device.type != "cpu":
+                return value  # written after the forward, which the device goes on with
+            self.rows[name].write(images, value)
+            return None
+
+        x = self.data.preprocess.normalize(batch).to(self.parameter)
+        layers = list(self.begun.layers.values())
+        values = read(self.model, x, layers, reduce=reduced, forward=self.how.forward)
+        for name, value in values.items():
+            if value is not None:
+                self.rows[name].write(images, value)
+
+    def _reduced(self, name: str, output: Tensor) -> Tensor:
+        maps = as_maps(self.begun.layers[name], output)
+        if output.dim() == 2 and not callable(self.how.reduce):
+            value = maps[:, :, 0, 0]
+        else:
+            value = self.reduction(maps)
+        if isinstance(value, Tensor) and self.how.dtype is not None:
+            return value.to(self.how.dtype)
+        return value
+
+    def _blank(self) -> None:
+        """Mark the rows of skipped images."""
+        for rows in self.rows.values():
+            rows.blank([entry.index for entry in self.skipped])
+
+    def state(self) -> Responses:
+        """The responses so far."""
+        tensors = {}
+        for name, rows in self.rows.items():
+            if rows.tensor is not None:
+                tensors[name] = rows.tensor
+        skipped = [entry for entry in self.skipped if entry.index < self.done]
+        return replace(self.begun, tensors=tensors, done=self.done, skipped=skipped)
+
+    def save(self) -> None:
+        """Bring the arrays to the disk, and then the manifest that says how far they go."""
+        if self.out is None:
+            return
+        self._blank()
+        for rows in self.rows.values():
+            rows.flush()
+        save_manifest(self.state(), self.out)
+        self.saved = time.monotonic()
+
+
+def _check_rows(name: str, value: object, n: int) -> None:
+    if not isinstance(value, Tensor):
+        raise UsageError(f"reduce gives a {type(value).__name__} for layer {name!r}: give a tensor")
     if value.shape[:1] != (n,):
         raise UsageError(
             f"reduce gives a tensor of shape {tuple(value.shape)} for {n} images of layer {name!r}: "
             "give a row for each"
         )
-
-
-def _copied(value: Tensor) -> Tensor:
-    """On the CPU, and not a view of what the next layer may change in place."""
-    return value.detach().to("cpu", copy=True)
-
-
-def _reduction(reduce: Reduction) -> Callable[[Tensor], Tensor]:
-    """A function of maps (n, c, h, w)."""
-    if callable(reduce):
-        return reduce
-    if reduce not in REDUCTIONS:
-        allowed = ", ".join(map(repr, REDUCTIONS))
-        nearest = did_you_mean(reduce, REDUCTIONS)
-        raise UsageError(f"reduce={reduce!r}: give {allowed}, or a function{nearest}")
-    return REDUCTIONS[reduce]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.errors import ImageError, LayerError, NumberError, UsageError
+from featviz.errors import ImageError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.files import claimed
@@ -20,17 +20,11 @@ from featviz.forward import Forward
 from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._inputs import check_rows
+from featviz.methods._inputs import check_rows, fingerprints, input_shape_of, with_units
+from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._steady import check_steady
-from featviz.patterns import items_of
-from featviz.records.fingerprint import weights_fingerprint
-from featviz.records.scan import (
-    MANIFEST,
-    LayerScan,
-    Listing,
-    Scan,
-    Skipped,
-)
+from featviz.records.listing import Listing, Skipped
+from featviz.records.scan import MANIFEST, LayerScan, Scan, has_positions
 from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK
 from featviz.units import Layer, LayersLike
@@ -45,6 +39,7 @@ def scan(
     layers: LayersLike = "conv",
     *,
     k: int = 9,
+    score: Reduction = "max",
     forward: Forward | None = None,
     batch_size: int = 32,
     out: str | Path | None = None,
@@ -56,8 +51,9 @@ def scan(
 ) -> Scan:
     """Find the k strongest responses of every unit, with their images and positions.
 
-    A response is the maximum of a unit's activation map over one image, so an image is at most once
-    among a unit's exemplars. Equal responses are ordered by image, then by position.
+    A response is the maximum of a unit's activation map over one image, or another score of the map,
+    so an image is at most once among a unit's exemplars. Equal responses are ordered by image, then by
+    position. To find the strongest of each class, scan ``images.by_label()``, class by class.
 
     Args:
         model: any module that takes (n, c, h, w); it is used on its device and in eval mode, and
@@ -67,13 +63,18 @@ def scan(
         layers: a pattern (``conv``, ``features.*``), names, or layers. What a pattern matches and
             has no units is left out.
         k: exemplars per unit; the paper shows 9.
+        score: what images are ranked by: ``max``; ``quantile:0.99``, the value that 99 in 100
+            positions do not exceed, where single positions are not to count; ``mean``, ``sum`` or
+            ``l2`` norm over positions, which are of no position, so that their exemplars are not
+            projected; or a function of maps (n, c, h, w) that gives (n, c). A fully connected layer's
+            (n, c) is its score under every name. Of a function the record keeps the name.
         forward: how the model is called, as of `read`; None: ``model(images)``.
         batch_size: images per forward pass. It does not change which exemplars there are but for
             rounding in the network.
         out: folder where the record is written, at the end, every minute, and when interrupted.
             Where another process scans to it, that is waited for, and a warning says so.
         resume: go on from the record in ``out``, if there is one, made from the same model, images,
-            layers and k. Images that were skipped are tried again where their files have changed.
+            layers, k and score. Images that were skipped are tried again where their files have changed.
         strict: raise on the first image that cannot be read, instead of skipping and counting it.
         sources: free text about model and data, kept in the record.
         check: called with the layers once they are known and before any image is looked at; it may
@@ -89,7 +90,7 @@ def scan(
             when it is read again.
         RecordError: ``out`` holds the record of something else.
         NumberError: an activation that is not a number; the message names layer and image.
-        UsageError: ``batch_size`` or ``k`` below 1, or ``resume`` without ``out``.
+        UsageError: ``batch_size`` or ``k`` below 1, no such score, or ``resume`` without ``out``.
 
     Source: Zeiler & Fergus, section 4.1 and figure 2.
 
@@ -108,16 +109,26 @@ def scan(
         raise UsageError(f"batch_size={batch_size}: give 1 or more", "batch_size")
     if resume and out is None:
         raise UsageError("resume=True: give the folder of the record to go on from", "out")
+    scored = _scored(score)
     data = open_images(images)
-    state, net = _begin(model, data, layers, k, sources or {}, forward)
+    state, net = _begin(model, data, layers, k, name_of(score), sources or {}, forward)
     chosen = [layer_scan.layer for layer_scan in state.values()]
     if check is not None:
         check(chosen)
-    run = _Run(model, data, batch_size, out, strict, forward)
+    run = _Run(model, data, batch_size, out, strict, forward, scored)
     if out is None:
         return _finished(run, state, net, resume, progress)
     with claimed(Path(out)):
         return _finished(run, state, net, resume, progress)
+
+
+def _scored(score: Reduction) -> Callable[[Tensor], Tensor] | None:
+    """The function that scores maps; None: their maxima, which are known."""
+    if score == "max":
+        return None
+    if score == "map":
+        raise UsageError("score='map': a score is one number an image, such as 'max'", "score")
+    return reduction_of(score, "score")
 
 
 def _finished(run: _Run, begun: Scan, net: Anatomy, resume: bool, progress: bool) -> Scan:
@@ -150,61 +161,25 @@ def _begin(
     data: Images,
     layers: LayersLike,
     k: int,
+    score: str,
     sources: dict[str, str],
     forward: Forward | None,
 ) -> tuple[Scan, Anatomy]:
     """A scan of no images yet, of layers that are there and have units; and all layers."""
-    input_shape = _input_shape(data)
+    input_shape = input_shape_of(data)
     if not isinstance(layers, (str, Layer)):
         layers = list(layers)
     net = anatomy(model, input_shape, only=layers, forward=forward)
-    chosen = _with_units(net, layers)
+    chosen = with_units(net, layers)
     stamps = data.stamps()
-    identity = {
-        "model": weights_fingerprint(model),
-        "images": data.fingerprint(stamps),
-        "preprocess": _plain(asdict(data.preprocess)),
-        "layers": [layer.name for layer in chosen],
-        "k": k,
-    }
+    identity: dict[str, Any] = fingerprints(model, data, stamps)
+    identity |= {"layers": [layer.name for layer in chosen], "k": k, "score": score}
     listing = Listing(data.keys, data.labels, input_shape, stamps)
     begun = {}
     for layer in chosen:
         top = TopK.empty(layer.channels, k)
-        begun[layer.name] = LayerScan(layer, top, Statistics.empty(layer.channels), listing)
+        begun[layer.name] = LayerScan(layer, top, Statistics.empty(layer.channels), listing, score)
     return Scan(begun, listing, identity, sources=sources), net
-
-
-def _with_units(net: Anatomy, layers: LayersLike) -> list[Layer]:
-    """The layers that are asked for. A pattern may match what has no units; a name may not."""
-    chosen = net.select(layers)
-    names = set(map(str, items_of(layers, net)))
-    for layer in chosen:
-        if layer.name in names:
-            layer.check_units()
-    having = [layer for layer in chosen if layer.has_units]
-    if not having:
-        raise LayerError(f"layers={layers!r}: none of them has units, (n, c, h, w) or (n, c)")
-    return having
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they read back from JSON, which knows no tuples."""
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
-
-
-def _input_shape(data: Images) -> tuple[int, int, int]:
-    """The shape of the first image that can be read."""
-    if not len(data):
-        raise ImageError("there are no images: give at least one")
-    first_error: ImageError | None = None
-    for i in range(len(data)):
-        try:
-            c, h, w = data[i].shape
-            return c, h, w
-        except ImageError as error:
-            first_error = first_error or error
-    raise ImageError(f"none of the {len(data)} images can be read; the first: {first_error}")
 
 
 class _Run:
@@ -218,6 +193,7 @@ class _Run:
         out: str | Path | None,
         strict: bool,
         forward: Forward | None,
+        score: Callable[[Tensor], Tensor] | None,
     ) -> None:
         self.model = model
         self.data = data
@@ -225,6 +201,7 @@ class _Run:
         self.out = None if out is None else Path(out)
         self.strict = strict
         self.forward = forward
+        self.score = score
         self.parameter = parameter_of(model)
         self.skipped: list[Skipped] = []
         self.saved = time.monotonic()
@@ -304,13 +281,31 @@ class _Run:
             maps = as_maps(state[name].layer, output)  # (n, c, h, w)
             peaks = maps.amax(dim=(2, 3))  # (n, c)
             self._check_numbers(name, peaks, images)
-            top[name] = state[name].top.update(maps, images, peaks)
+            scores = self._scores(state[name], maps, peaks)
+            positioned = has_positions(state[name].score, state[name].layer)
+            top[name] = state[name].top.update(maps, images, scores, has_positions=positioned)
             statistics[name] = state[name].statistics.update(peaks)
 
         x = self.data.preprocess.normalize(batch).to(self.parameter)
         layers = [layer_scan.layer for layer_scan in state.values()]
         read(self.model, x, layers, reduce=reduce, forward=self.forward)
         return state.with_progress(top, statistics, done, list(self.skipped))
+
+    def _scores(self, layer_scan: LayerScan, maps: Tensor, peaks: Tensor) -> Tensor:
+        """What images are ranked by, (n, c)."""
+        is_vector = not layer_scan.layer.has_maps and not layer_scan.score.startswith("function ")
+        if self.score is None or is_vector:
+            return peaks
+        scores = self.score(maps)
+        if not isinstance(scores, Tensor) or scores.shape != peaks.shape:
+            given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise UsageError(
+                f"score gives {given} for maps {tuple(maps.shape)}: give {tuple(peaks.shape)}",
+                "score",
+            )
+        if bool(scores.isnan().any()):
+            raise NumberError(f"score gives NaN for maps of layer {layer_scan.layer.name!r}")
+        return scores
 
     def _check_numbers(self, name: str, peaks: Tensor, images: list[int]) -> None:
         wrong = peaks.isnan().any(dim=1)

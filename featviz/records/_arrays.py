@@ -59,7 +59,9 @@ def own_arrays(arrays: Mapping[str, Any], i: int) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
-def check_arrays(layer: Layer, arrays: Mapping[str, Any], k: int, done: int) -> None:
+def check_arrays(
+    layer: Layer, arrays: Mapping[str, Any], k: int, done: int, *, has_positions: bool = True
+) -> None:
     """Make sure that arrays have the shapes and types of a layer's, and indices within its bounds.
 
     Raises:
@@ -79,7 +81,9 @@ def check_arrays(layer: Layer, arrays: Mapping[str, Any], k: int, done: int) -> 
     filled = images != NONE
     if ((images < NONE) | (images >= done)).any():
         raise ValueError(f"layer {layer.name!r} has exemplars that are not of the {done} images")
-    if (positions[~filled] != NONE).any() or (positions[filled] < 0).any():
+    empty_slots = ~filled if has_positions else slice(None)
+    is_wrong = has_positions and (positions[filled] < 0).any()
+    if (positions[empty_slots] != NONE).any() or is_wrong:
         raise ValueError(f"layer {layer.name!r} has positions that are none")
     if (positions[filled] >= layer.map_size).any():
         raise ValueError(f"layer {layer.name!r} has positions outside its map {layer.map_size}")

@@ -43,6 +43,7 @@ class Exemplars:
             not give the recorded response, or the model does not take it.
         dead: (c,) bool, units that no image activates; they are not projected.
         smooth: noisy copies of each image over which projections are averaged; 0: the image itself.
+        score: what images are ranked by, as of `scan`.
         likeness: by rule, whether projections tell units and images apart, measured on a sample
             of the units; of other rules too, where they were tried.
 
@@ -69,6 +70,7 @@ class Exemplars:
     fallback: Tensor
     dead: Tensor
     smooth: int = 0
+    score: str = "max"
     likeness: dict[str, Likeness] = field(default_factory=dict)
 
     def __repr__(self) -> str:

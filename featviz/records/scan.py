@@ -8,27 +8,42 @@ import random
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from featviz.errors import FeatvizError, LayerError, RecordError, did_you_mean, first_line
+from featviz.errors import (
+    FeatvizError,
+    LayerError,
+    RecordError,
+    UsageError,
+    did_you_mean,
+    first_line,
+)
 from featviz.files import write_atomic
 from featviz.records import _fields as fields
 from featviz.records._arrays import (
     ARRAYS_NAME,
     arrays_name,
     check_arrays,
-    hash_of,
     own_arrays,
     packed,
     stored_arrays,
 )
 from featviz.records._fields import Entry
 from featviz.records._layers import layer_from, layer_to_json
+from featviz.records._progress import check_resumes, checksum, short, stale
+from featviz.records.listing import (
+    Listing,
+    Skipped,
+    check_fingerprints,
+    listing_from,
+    listing_to_json,
+    skipped_from,
+)
 from featviz.records.statistics import Statistics
-from featviz.records.topk import TopK
+from featviz.records.topk import NONE, TopK
 from featviz.units import Layer
 
 SCHEMA = 3
@@ -36,51 +51,16 @@ MANIFEST = "scan.json"
 _entries = fields.list_of(fields.entry)
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """An image that could not be read, and why; ``index`` is that in the listing.
-
-    Example:
-        >>> from featviz import Skipped
-        >>> Skipped("cats/1.png", "cannot identify image file", index=0).key
-        'cats/1.png'
-    """
-
-    key: str
-    reason: str
-    index: int
+QUANTILE = "quantile:"
+"""Before a number from 0 to 1, a score."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Listing:
-    """The images that were scanned.
-
-    Attributes:
-        keys, labels: of the images that the indices of a record mean.
-        input_shape: (c, h, w) of the images as the model saw them.
-        stamps: size and time of change of each file; empty text where images are no files.
-
-    Example:
-        >>> from featviz import Listing
-        >>> Listing(["cats/1.png", "dogs/1.png"], ["cats", "dogs"], (3, 224, 224))
-        <Listing of 2 images of 3x224x224>
-    """
-
-    keys: list[str]
-    labels: list[str | None]
-    input_shape: tuple[int, int, int]
-    stamps: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if not self.stamps:
-            object.__setattr__(self, "stamps", [""] * len(self.keys))
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __repr__(self) -> str:
-        size = "x".join(map(str, self.input_shape))
-        return f"<Listing of {len(self)} images of {size}>"
+def has_positions(score: str, layer: Layer) -> bool:
+    """Whether a score is the value of a position of the layer's maps. A fully connected layer has one
+    position, whose value its score is, unless a function makes something of it."""
+    if score == "max" or score.startswith(QUANTILE):
+        return True
+    return not layer.has_maps and not score.startswith("function ")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,6 +72,7 @@ class LayerScan:
         top: the k strongest exemplars of each of its units.
         statistics: of each of its units.
         listing: the images that the indices in ``top`` mean.
+        score: what images are ranked by, ``max`` or as `scan` has it. Statistics are of the maxima.
 
     Example:
         >>> from featviz import load_model, open_images, scan
@@ -110,6 +91,7 @@ class LayerScan:
     top: TopK
     statistics: Statistics
     listing: Listing
+    score: str = "max"
 
     def __repr__(self) -> str:
         units = f"{self.layer.channels} units, {int(self.statistics.dead.sum())} dead"
@@ -117,9 +99,23 @@ class LayerScan:
 
     def strongest(self, channels: list[int] | None = None) -> list[int]:
         """Channels by their strongest response, strongest first; None: of all."""
-        maximum = self.statistics.maximum.tolist()
-        some = range(len(maximum)) if channels is None else channels
-        return sorted(some, key=lambda channel: (-maximum[channel], channel))
+        highest = self.top.scores[:, 0].tolist()
+        some = range(len(highest)) if channels is None else channels
+        return sorted(some, key=lambda channel: (-highest[channel], channel))
+
+    def check_positions(self) -> None:
+        """Make sure that exemplars are of positions, which can be projected.
+
+        Raises:
+            UsageError: they are ranked by a score, such as a mean, that is of no position.
+        """
+        if not has_positions(self.score, self.layer):
+            raise UsageError(
+                f"the exemplars of layer {self.layer.name!r} are ranked by {self.score}, which is of "
+                "no position of the map: scan with score='max' or 'quantile:0.99', or project a unit "
+                "with at='map', all of its positions",
+                "score",
+            )
 
     def sample(self, n: int, seed: int = 0) -> list[int]:
         """n random channels of those that some image activates, ascending: all of these if there are
@@ -143,6 +139,8 @@ class LayerScan:
 
     def _row(self, channel: int, rank: int, image: int) -> dict[str, Any]:
         y, x = self.top.positions[channel, rank].tolist()
+        if y == NONE:  # the score is of no position
+            y = x = None
         return {
             "layer": self.layer.name,
             "unit": channel,
@@ -165,7 +163,7 @@ class Scan(Mapping[str, LayerScan]):
         layers: by name.
         listing: the images.
         identity: fingerprints of what the scan was made from: ``model``, ``images``,
-            ``preprocess``, ``layers``, ``k``.
+            ``preprocess``, ``layers``, ``k``, ``score``.
         done: images looked at so far; ``complete`` says whether these are all.
         skipped: images that could not be read.
         sources: free text about model, weights and data, for titles.
@@ -234,6 +232,11 @@ class Scan(Mapping[str, LayerScan]):
         """Exemplars of each unit."""
         return next(iter(self.values())).top.k
 
+    @property
+    def score(self) -> str:
+        """What images are ranked by."""
+        return str(self.identity.get("score", "max"))
+
     def rows(self) -> list[dict[str, Any]]:
         """A row for each exemplar of every layer, for a table; see `LayerScan.rows`."""
         rows = []
@@ -262,39 +265,11 @@ class Scan(Mapping[str, LayerScan]):
         Raises:
             RecordError: it was not; the message says what differs.
         """
-        # images of the same names can come in another size
-        earlier = self.identity | {"input_shape": self.listing.input_shape}
-        differences = []
-        for key, value in (begun.identity | {"input_shape": begun.listing.input_shape}).items():
-            if key == "images" and self.listing.keys == begun.listing.keys:
-                differences += self._changes(begun)
-            elif earlier.get(key) != value:
-                differences.append(f"{key} was {_short(earlier.get(key))}, is {_short(value)}")
-        if differences:
-            raise RecordError(
-                f"the scan on disk was made from something else: {'; '.join(differences)}. "
-                "Choose another folder, or begin afresh",
-                "out",
-                "fresh",
-            )
-
-    def _changes(self, begun: Scan) -> list[str]:
-        """In words, how many of the images that this scan has looked at are others by now."""
-        skipped = {entry.index for entry in self.skipped}
-        changed = [i for i in self._changed(begun) if i < self.done and i not in skipped]
-        if not changed:
-            return []
-        first = self.listing.keys[changed[0]]
-        return [f"{len(changed)} of its images have changed since, the first {first!r}"]
-
-    def _changed(self, begun: Scan) -> list[int]:
-        stamps = zip(self.listing.stamps, begun.listing.stamps, strict=True)
-        return [i for i, (earlier, now) in enumerate(stamps) if earlier != now]
+        check_resumes(self, begun, "the scan")
 
     def stale(self, begun: Scan) -> list[int]:
         """The images that could not be read when this scan looked at them and have changed since."""
-        changed = set(self._changed(begun))
-        return [skipped.index for skipped in self.skipped if skipped.index in changed]
+        return stale(self, begun)
 
     def renewed(self, begun: Scan) -> Scan:
         """This record with the files as a scan that is about to begin has them."""
@@ -380,40 +355,27 @@ def _manifest(scan: Scan, arrays: str) -> dict[str, Any]:
         "complete": scan.complete,
         "identity": scan.identity,
         "sources": scan.sources,
-        "input_shape": scan.listing.input_shape,
-        "skipped": [asdict(skipped) for skipped in scan.skipped],
         "counts": [layer_scan.statistics.count for layer_scan in scan.values()],
         "layers": [layer_to_json(layer_scan.layer) for layer_scan in scan.values()],
-        "keys": scan.listing.keys,
-        "labels": scan.listing.labels,
-        "stamps": scan.listing.stamps if any(scan.listing.stamps) else [],
+        **listing_to_json(scan.listing, scan.skipped),
     }
-    return manifest | {"checksum": _checksum(manifest)}
-
-
-def _checksum(manifest: Mapping[str, Any]) -> str:
-    """A hash of a manifest but for the checksum itself."""
-    rest = {key: value for key, value in manifest.items() if key != "checksum"}
-    return hash_of(json.dumps(rest, sort_keys=True).encode())
+    return manifest | {"checksum": checksum(manifest)}
 
 
 def _check_schema(path: Path, manifest: Entry) -> None:
     schema = manifest.value["schema"]
     if schema != SCHEMA or isinstance(schema, bool):
         raise RecordError(
-            f"{str(path)!r} has schema {_short(schema)}, this version reads {SCHEMA}: scan again",
+            f"{str(path)!r} has schema {short(schema)}, this version reads {SCHEMA}: scan again",
             "fresh",
         )
 
 
 def _unpacked(manifest: Entry, arrays: dict[str, Any]) -> Scan:
     """The scan that a manifest and its arrays describe, each field checked."""
-    listing = _listing_from(manifest)
+    listing = listing_from(manifest)
     done = manifest.take("done", fields.integer(0, len(listing)))
-    skipped = [_skipped_from(e, listing) for e in manifest.take("skipped", _entries)]
-    indices = [entry.index for entry in skipped]
-    if indices != sorted(set(indices)) or (indices and indices[-1] >= done):
-        raise ValueError(f"skipped names images that are not among the first {done}, each once")
+    skipped = skipped_from(manifest, listing, done)
     chosen = [layer_from(entry) for entry in manifest.take("layers", _entries)]
     names = [layer.name for layer in chosen]
     if not names or len(set(names)) != len(names):
@@ -425,43 +387,21 @@ def _unpacked(manifest: Entry, arrays: dict[str, Any]) -> Scan:
     layers = {}
     for i, layer in enumerate(chosen):
         own = own_arrays(arrays, i)
-        check_arrays(layer, own, k, done)
+        score = str(identity["score"])
+        check_arrays(layer, own, k, done, has_positions=has_positions(score, layer))
         statistics = Statistics.from_arrays(counts[i], own)
-        layers[layer.name] = LayerScan(layer, TopK.from_arrays(own), statistics, listing)
+        layers[layer.name] = LayerScan(layer, TopK.from_arrays(own), statistics, listing, score)
     sources = manifest.take("sources", fields.texts)
-    if manifest.take("checksum", fields.text) != _checksum(manifest.value):
+    if manifest.take("checksum", fields.text) != checksum(manifest.value):
         raise ValueError("the manifest is not as it was written: its checksum is another")
     return Scan(layers, listing, identity, done, skipped, sources)
 
 
-def _listing_from(manifest: Entry) -> Listing:
-    keys = manifest.take("keys", fields.list_of(fields.text))
-    labels = manifest.take("labels", fields.list_of(fields.optional_text, len(keys)))
-    stamps = manifest.take("stamps", fields.list_of(fields.text, 0, len(keys)))
-    c, h, w = manifest.take("input_shape", fields.list_of(fields.integer(1), 3))
-    return Listing(keys, labels, (c, h, w), stamps)
-
-
-def _skipped_from(entry: Entry, listing: Listing) -> Skipped:
-    key = entry.take("key", fields.text)
-    reason = entry.take("reason", fields.text)
-    index = entry.take("index", fields.integer(0, len(listing) - 1))
-    if listing.keys[index] != key:
-        raise ValueError(f"{entry.name} is of image {index}, which is {listing.keys[index]!r}")
-    return Skipped(key, reason, index)
-
-
 def _identity_from(manifest: Entry, names: list[str]) -> tuple[int, dict[str, Any]]:
     """k, and the fingerprints that go with these layers."""
-    identity = manifest.take("identity", fields.entry)
-    identity.take("model", fields.text)
-    identity.take("images", fields.text)
-    identity.take("preprocess", fields.entry)
-    if identity.take("layers", fields.list_of(fields.text)) != names:
+    identity = check_fingerprints(manifest)
+    if identity.value["layers"] != names:
         raise ValueError("identity.layers are not the layers")
-    return identity.take("k", fields.integer(1)), dict(identity.value)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    k = identity.take("k", fields.integer(1))
+    # a scan of earlier versions, which knew one score, does not name it
+    return k, {"score": "max", **identity.value}

@@ -26,7 +26,8 @@ class TopK:
     Attributes:
         scores: (c, k) float32; -inf in slots that no image has filled.
         images: (c, k) int64, index of the image in its listing; -1 in empty slots.
-        positions: (c, k, 2) int64, (y, x) of the score in the activation map; -1 in empty slots.
+        positions: (c, k, 2) int64, (y, x) of the score in the activation map; -1 in empty slots, and
+            where the score, such as a mean, is of no position.
 
     Updating and merging return a new ``TopK``. Both are commutative and associative: whatever the
     order, the batches and the shards, the same images give the same bits. An image takes at most
@@ -68,28 +69,39 @@ class TopK:
         """How many slots each unit has."""
         return self.scores.shape[1]
 
-    def update(self, maps: Tensor, images: list[int], peaks: Tensor | None = None) -> TopK:
+    def update(
+        self,
+        maps: Tensor,
+        images: list[int],
+        values: Tensor | None = None,
+        *,
+        has_positions: bool = True,
+    ) -> TopK:
         """These, and a batch of activation maps.
 
         Args:
             maps: (n, c, h, w), on any device, without NaN.
             images: the index of each of the n images.
-            peaks: (n, c) the maxima of the maps, if they are known already.
+            values: (n, c) the scores of the maps; None: their maxima.
+            has_positions: whether each score is the value of a position of its map, the first of which
+                is kept; else positions are -1.
         """
-        if peaks is None:
-            peaks = maps.amax(dim=(2, 3))
-        scores = peaks.T.float().cpu() + 0.0  # (c, n); minus zero becomes zero
+        if values is None:
+            values = maps.amax(dim=(2, 3))
+        scores = values.T.float().cpu() + 0.0  # (c, n); minus zero becomes zero
         # Few maps of a batch get past the weakest slot, and only in these is the position looked for.
         # Equal scores get past it too: the image may have the lower index.
         enters = scores >= self.scores[:, -1:]
         channel, row = enters.nonzero(as_tuple=True)
         if not len(channel):
             return self
-        entering = maps[row.to(maps.device), channel.to(maps.device)].flatten(1)
-        peak = entering.argmax(dim=1).cpu()  # the first of equal ones
-        width = maps.shape[3]
         positions = torch.full((*scores.shape, 2), NONE)
-        positions[channel, row] = torch.stack([peak // width, peak % width], dim=1)
+        if has_positions:
+            which = row.to(maps.device), channel.to(maps.device)
+            is_score = maps[which].flatten(1) == values[which][:, None]
+            index = is_score.byte().argmax(dim=1).cpu()  # the first of equal ones
+            width = maps.shape[3]
+            positions[channel, row] = torch.stack([index // width, index % width], dim=1)
         indices = torch.tensor(images).expand_as(scores)
         scores = torch.where(enters, scores, -torch.inf)
         indices = torch.where(enters, indices, NONE)

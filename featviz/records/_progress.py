@@ -1,0 +1,89 @@
+"""Records that are made image by image: whether one on disk may be gone on with, and what of it has to
+be done again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from featviz.errors import RecordError
+from featviz.records._arrays import hash_of
+from featviz.records.listing import Listing, Skipped
+
+
+class Progress(Protocol):
+    """What such a record has: see `Scan`."""
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
+    @property
+    def listing(self) -> Listing: ...
+
+    @property
+    def done(self) -> int: ...
+
+    @property
+    def skipped(self) -> list[Skipped]: ...
+
+
+def check_resumes(earlier: Progress, begun: Progress, what: str) -> None:
+    """Make sure that a record, read from disk, was made from the same things as another that is about
+    to begin.
+
+    Args:
+        earlier, begun: the two.
+        what: what the record is, for the message: ``the scan``.
+
+    Raises:
+        RecordError: it was not; the message says what differs.
+    """
+    # images of the same names can come in another size
+    before = earlier.identity | {"input_shape": earlier.listing.input_shape}
+    differences = []
+    for key, value in (begun.identity | {"input_shape": begun.listing.input_shape}).items():
+        if key == "images" and earlier.listing.keys == begun.listing.keys:
+            differences += _changes(earlier, begun)
+        elif before.get(key) != value:
+            differences.append(f"{key} was {short(before.get(key))}, is {short(value)}")
+    if differences:
+        raise RecordError(
+            f"{what} on disk was made from something else: {'; '.join(differences)}. "
+            "Choose another folder, or begin afresh",
+            "out",
+            "fresh",
+        )
+
+
+def _changes(earlier: Progress, begun: Progress) -> list[str]:
+    """In words, how many of the images that the record has looked at are others by now."""
+    skipped = {entry.index for entry in earlier.skipped}
+    changed = [i for i in _changed(earlier, begun) if i < earlier.done and i not in skipped]
+    if not changed:
+        return []
+    first = earlier.listing.keys[changed[0]]
+    return [f"{len(changed)} of its images have changed since, the first {first!r}"]
+
+
+def _changed(earlier: Progress, begun: Progress) -> list[int]:
+    stamps = zip(earlier.listing.stamps, begun.listing.stamps, strict=True)
+    return [i for i, (before, now) in enumerate(stamps) if before != now]
+
+
+def stale(earlier: Progress, begun: Progress) -> list[int]:
+    """The images that could not be read when the record looked at them and have changed since."""
+    changed = set(_changed(earlier, begun))
+    return [skipped.index for skipped in earlier.skipped if skipped.index in changed]
+
+
+def checksum(manifest: Mapping[str, Any]) -> str:
+    """A hash of a manifest but for the checksum itself."""
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hash_of(json.dumps(rest, sort_keys=True).encode())
+
+
+def short(value: Any) -> str:
+    """A value of a manifest in no more than 60 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,110 @@
+"""The images of a record: their keys, labels, shape and files, and those that could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from featviz.records import _fields as fields
+from featviz.records._fields import Entry
+
+_entries = fields.list_of(fields.entry)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be read, and why; ``index`` is that in the listing.
+
+    Example:
+        >>> from featviz import Skipped
+        >>> Skipped("cats/1.png", "cannot identify image file", index=0).key
+        'cats/1.png'
+    """
+
+    key: str
+    reason: str
+    index: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Listing:
+    """The images of a scan, or of responses.
+
+    Attributes:
+        keys, labels: of the images that the indices of a record mean.
+        input_shape: (c, h, w) of the images as the model saw them.
+        stamps: size and time of change of each file; empty text where images are no files.
+
+    Example:
+        >>> from featviz import Listing
+        >>> Listing(["cats/1.png", "dogs/1.png"], ["cats", "dogs"], (3, 224, 224))
+        <Listing of 2 images of 3x224x224>
+    """
+
+    keys: list[str]
+    labels: list[str | None]
+    input_shape: tuple[int, int, int]
+    stamps: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.stamps:
+            object.__setattr__(self, "stamps", [""] * len(self.keys))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.input_shape))
+        return f"<Listing of {len(self)} images of {size}>"
+
+
+def listing_to_json(listing: Listing, skipped: Sequence[Skipped]) -> dict[str, Any]:
+    """The fields of a manifest that `listing_from` and `skipped_from` read."""
+    return {
+        "input_shape": listing.input_shape,
+        "skipped": [asdict(entry) for entry in skipped],
+        "keys": listing.keys,
+        "labels": listing.labels,
+        "stamps": listing.stamps if any(listing.stamps) else [],
+    }
+
+
+def listing_from(manifest: Entry) -> Listing:
+    """The listing of a manifest, each field checked."""
+    keys = manifest.take("keys", fields.list_of(fields.text))
+    labels = manifest.take("labels", fields.list_of(fields.optional_text, len(keys)))
+    stamps = manifest.take("stamps", fields.list_of(fields.text, 0, len(keys)))
+    c, h, w = manifest.take("input_shape", fields.list_of(fields.integer(1), 3))
+    return Listing(keys, labels, (c, h, w), stamps)
+
+
+def skipped_from(manifest: Entry, listing: Listing, done: int) -> list[Skipped]:
+    """Those of a manifest's first ``done`` images that could not be read."""
+    skipped = [_entry_from(entry, listing) for entry in manifest.take("skipped", _entries)]
+    indices = [entry.index for entry in skipped]
+    if indices != sorted(set(indices)) or (indices and indices[-1] >= done):
+        raise ValueError(f"skipped names images that are not among the first {done}, each once")
+    return skipped
+
+
+def _entry_from(entry: Entry, listing: Listing) -> Skipped:
+    key = entry.take("key", fields.text)
+    reason = entry.take("reason", fields.text)
+    index = entry.take("index", fields.integer(0, len(listing) - 1))
+    if listing.keys[index] != key:
+        raise ValueError(f"{entry.name} is of image {index}, which is {listing.keys[index]!r}")
+    return Skipped(key, reason, index)
+
+
+def check_fingerprints(manifest: Entry) -> Entry:
+    """The identity of a manifest, with the fingerprints that every record has."""
+    identity = manifest.take("identity", fields.entry)
+    checks: Mapping[str, Any] = {
+        "model": fields.text,
+        "images": fields.text,
+        "preprocess": fields.entry,
+        "layers": fields.list_of(fields.text),
+    }
+    identity.check(checks)
+    return identity
