@@ -16,7 +16,7 @@ from featviz.errors import RecordError, UsageError, first_line
 from featviz.files import write_atomic
 from featviz.records import _fields as fields
 
-SCHEMA = 4
+SCHEMA = 5
 RECORD = "gallery.json"
 _OWN = ("layers", "images", "a", "b", "static", "index.html", "index.js")
 _STATIC = ("gallery.css", "gallery.js", "panel.js", "figure.js", "search.js")
@@ -81,6 +81,7 @@ _ABOUT = {
     "skipped": _INTEGER,
     "input": fields.list_of(_INTEGER, 3),
     "k": _INTEGER,
+    "ranked_by": fields.text,
     "rules": _TEXTS,
     "views": _TEXTS,
     "lead": fields.list_of(fields.text, 2),
