@@ -57,8 +57,8 @@ class Statistics:
         return cls(0, zeros.double(), torch.full((channels,), -torch.inf), zeros, histogram)
 
     def update(self, peaks: Tensor) -> Statistics:
-        """These, and the maxima (n, c) of a batch."""
-        peaks = peaks.detach().float().cpu()
+        """These, and the maxima (n, c) of a batch, on the device of these."""
+        peaks = peaks.detach().float()
         ones = torch.ones_like(peaks.T, dtype=torch.int64)
         counts = torch.zeros_like(self.histogram).scatter_add_(1, _bins(peaks.T), ones)
         return Statistics(
@@ -78,6 +78,10 @@ class Statistics:
             self.active + other.active,
             self.histogram + other.histogram,
         )
+
+    def to(self, device: torch.device | str) -> Statistics:
+        """These on a device."""
+        return Statistics(self.count, *(getattr(self, name).to(device) for name in _ARRAYS))
 
     @property
     def mean(self) -> Tensor:
@@ -102,7 +106,7 @@ class Statistics:
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays by name, to be saved; ``from_arrays`` takes them back."""
-        return {name: getattr(self, name).numpy() for name in _ARRAYS}
+        return {name: getattr(self, name).cpu().numpy() for name in _ARRAYS}
 
     @classmethod
     def from_arrays(cls, count: int, arrays: dict[str, np.ndarray[Any, Any]]) -> Statistics:

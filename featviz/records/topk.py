@@ -5,6 +5,7 @@ sharding gives the same bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ from featviz.errors import RecordError, UsageError
 NONE = -1
 """The image, and the position, of an empty slot."""
 _ARRAYS = ("scores", "images", "positions")
+_LOWEST = -1e300
+"""Below every finite score, and above those of empty slots: the key of an image whose score is -inf."""
+_IN_REACH = {"cpu"}
+"""Devices whose values Python reads without waiting."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,6 +33,7 @@ class TopK:
         images: (c, k) int64, index of the image in its listing; -1 in empty slots.
         positions: (c, k, 2) int64, (y, x) of the score in the activation map; -1 in empty slots, and
             where the score, such as a mean, is of no position.
+        latest: the highest index that may be among the images; -1: there is none.
 
     Updating and merging return a new ``TopK``. Both are commutative and associative: whatever the
     order, the batches and the shards, the same images give the same bits. An image takes at most
@@ -45,6 +51,7 @@ class TopK:
     scores: Tensor
     images: Tensor
     positions: Tensor
+    latest: int = NONE
 
     def __repr__(self) -> str:
         return f"<TopK of {len(self.scores)} units, k={self.k}>"
@@ -77,10 +84,11 @@ class TopK:
         *,
         has_positions: bool = True,
     ) -> TopK:
-        """These, and a batch of activation maps.
+        """These, and a batch of activation maps. What is computed stays on the device of the maps,
+        which is not waited for where images come in order.
 
         Args:
-            maps: (n, c, h, w), on any device, without NaN.
+            maps: (n, c, h, w), on the device of these, without NaN.
             images: the index of each of the n images.
             values: (n, c) the scores of the maps; None: their maxima.
             has_positions: whether each score is the value of a position of its map, the first of which
@@ -88,24 +96,25 @@ class TopK:
         """
         if values is None:
             values = maps.amax(dim=(2, 3))
-        scores = values.T.float().cpu() + 0.0  # (c, n); minus zero becomes zero
-        # Few maps of a batch get past the weakest slot, and only in these is the position looked for.
-        # Equal scores get past it too: the image may have the lower index.
-        enters = scores >= self.scores[:, -1:]
-        channel, row = enters.nonzero(as_tuple=True)
-        if not len(channel):
-            return self
-        positions = torch.full((*scores.shape, 2), NONE)
-        if has_positions:
-            which = row.to(maps.device), channel.to(maps.device)
-            is_score = maps[which].flatten(1) == values[which][:, None]
-            index = is_score.byte().argmax(dim=1).cpu()  # the first of equal ones
-            width = maps.shape[3]
-            positions[channel, row] = torch.stack([index // width, index % width], dim=1)
-        indices = torch.tensor(images).expand_as(scores)
-        scores = torch.where(enters, scores, -torch.inf)
-        indices = torch.where(enters, indices, NONE)
-        return self._with(scores, indices, positions)
+        own = _Batch(maps, values, has_positions)
+        scores = values.T.float() + 0.0  # (c, n); minus zero becomes zero
+        number = torch.tensor(images, device=scores.device).expand_as(scores)
+        if all(a < b for a, b in pairwise([self.latest, *images])):
+            return self._appended(scores, number, own, images[-1])
+        rows = torch.arange(len(images), device=scores.device).expand_as(scores)
+        return self._with(scores, number, own.positions(rows))
+
+    def _appended(self, scores: Tensor, images: Tensor, batch: _Batch, latest: int) -> TopK:
+        """These and images (c, n) that ascend, and come after all of these: so among equal scores
+        those that are held go before those of the batch, and these are in order."""
+        of_all = torch.cat([self.scores, scores], dim=1)
+        numbers = torch.cat([self.images, images], dim=1)
+        keys = of_all.double().clamp(min=_LOWEST).masked_fill(numbers == NONE, -torch.inf)
+        order = keys.sort(dim=1, stable=True, descending=True).indices[:, : self.k]
+        row = order - self.k  # of the batch; below 0: it was held before
+        held = self.positions.gather(1, order.clamp(max=self.k - 1)[..., None].expand(-1, -1, 2))
+        positions = torch.where((row >= 0)[..., None], batch.positions(row), held)
+        return TopK(of_all.gather(1, order), numbers.gather(1, order), positions, latest)
 
     def merge(self, other: TopK) -> TopK:
         """These and those of other images (or of the same ones: an image counts once).
@@ -136,11 +145,17 @@ class TopK:
         if repeated.any():
             slots = slots.emptied(repeated).ordered()
         slots = slots.first(self.k)
-        return TopK(slots.scores.clone(), slots.images.clone(), slots.positions.clone())
+        latest = max(self.latest, int(images.max()))
+        return TopK(slots.scores.clone(), slots.images.clone(), slots.positions.clone(), latest)
+
+    def to(self, device: torch.device | str) -> TopK:
+        """These on a device."""
+        scores, images = self.scores.to(device), self.images.to(device)
+        return TopK(scores, images, self.positions.to(device), self.latest)
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """The three arrays by name, to be saved; ``from_arrays`` takes them back."""
-        return {name: getattr(self, name).numpy() for name in _ARRAYS}
+        return {name: getattr(self, name).cpu().numpy() for name in _ARRAYS}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray[Any, Any]]) -> TopK:
@@ -152,7 +167,8 @@ class TopK:
         for name in _ARRAYS:
             if name not in arrays:
                 raise RecordError(f"the scan's record has no array {name!r}: scan again", "fresh")
-        top = cls(*(torch.from_numpy(arrays[name]) for name in _ARRAYS))
+        scores, images, positions = (torch.from_numpy(arrays[name]) for name in _ARRAYS)
+        top = cls(scores, images, positions, int(images.max()) if images.numel() else NONE)
         shape = top.scores.shape
         if top.images.shape != shape or top.positions.shape != (*shape, 2):
             shapes = ", ".join(f"{name} {arrays[name].shape}" for name in _ARRAYS)
@@ -203,3 +219,38 @@ class _Slots:
             self.images.gather(1, order),
             self.positions.gather(1, order[..., None].expand(-1, -1, 2)),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """A batch's maps (n, c, h, w), their scores (n, c), and whether these have positions."""
+
+    maps: Tensor
+    values: Tensor
+    has_positions: bool
+
+    def positions(self, rows: Tensor) -> Tensor:
+        """(c, any, 2): where the maps of some rows (c, any) have their scores, the first of equal
+        ones; anything where the row is below 0, and -1 if scores have no positions."""
+        if not self.has_positions:
+            return torch.full((*rows.shape, 2), NONE, device=rows.device)
+        if self.maps.device.type in _IN_REACH:
+            flat = self._of_some(rows)
+        else:
+            flat = self._first(self.maps, self.values).T.gather(1, rows.clamp(min=0))
+        width = self.maps.shape[3]
+        return torch.stack([flat // width, flat % width], dim=-1)
+
+    def _of_some(self, rows: Tensor) -> Tensor:
+        """Flattened positions (c, any) of the rows that are not below 0, which are most often few."""
+        channel, slot = (rows >= 0).nonzero(as_tuple=True)
+        which = rows[channel, slot], channel
+        flat = torch.zeros_like(rows)
+        flat[channel, slot] = self._first(self.maps[which], self.values[which])
+        return flat
+
+    @staticmethod
+    def _first(maps: Tensor, values: Tensor) -> Tensor:
+        """The flattened position of the first value of each map (..., h, w) that is its score."""
+        is_score = maps.flatten(-2) == values[..., None]
+        return is_score.byte().argmax(dim=-1)

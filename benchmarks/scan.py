@@ -1,0 +1,126 @@
+"""A scan of every convolution, side by side with the bare forward to the last of them.
+
+    python benchmarks/scan.py                     # the table of docs/speed.md; --device cuda on a GPU
+
+Both run the same images, which are in memory, in batches of the same size, in one process and in
+turns. The bare forward has one hook, which ends it behind the last convolution. Printed are the median
+seconds of each, the median over the turns of their ratio, and what a scan takes before its first
+image, of a model whose anatomy was traced before. Weights are random: they do not change what is
+computed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+import torchvision
+from timing import device_name
+from torch import Tensor, nn
+
+from featviz import Images, Preprocess, anatomy, scan
+from featviz.hooks import evaluating
+
+MODELS = ("alexnet", "vgg16", "resnet18", "squeezenet1_1")
+HEADS = ("model", "batch", "forward", "scan", "ratio", "start")
+
+
+class End(Exception):
+    """The last convolution has run."""
+
+
+def bare(model: nn.Module, last: nn.Module, batches: list[Tensor]) -> Callable[[], None]:
+    """The forward of every batch, as far as that layer."""
+
+    def end(module: nn.Module, given: object, output: object) -> None:
+        raise End
+
+    def work() -> None:
+        handle = last.register_forward_hook(end)
+        try:
+            with evaluating(model), torch.no_grad():
+                for batch in batches:
+                    with suppress(End):
+                        model(batch)
+        finally:
+            handle.remove()
+
+    return work
+
+
+def timed(work: Callable[[], object], device: str) -> float:
+    """Seconds until the work is done, on a GPU too."""
+    start = time.perf_counter()
+    work()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def row(model: nn.Module, name: str, batch_size: int, args: argparse.Namespace) -> str:
+    """One model, in turns; the first turn warms up and does not count."""
+    pixels = torch.rand(
+        args.images, 3, args.size, args.size, generator=torch.Generator().manual_seed(0)
+    )
+    images = Images([str(i) for i in range(args.images)], pixels.__getitem__, Preprocess())
+    layers = anatomy(model, (3, args.size, args.size)).select("conv")
+    last = model.get_submodule(layers[-1].name)
+    batches = [batch.to(args.device) for batch in pixels.split(batch_size)]
+    forward = bare(model, last, batches)
+    few = images.subset(range(batch_size))
+    forwards, scans, starts = [], [], []
+    for _ in range(args.turns + 1):
+        forwards.append(timed(forward, args.device))
+        scans.append(timed(lambda: scan(model, images, layers, batch_size=batch_size), args.device))
+        short = timed(bare(model, last, batches[:1]), args.device)
+        starts.append(
+            timed(lambda: scan(model, few, layers, batch_size=batch_size), args.device) - short
+        )
+    ratio = statistics.median(s / f for s, f in zip(scans[1:], forwards[1:], strict=True))
+    cells = [
+        name,
+        str(batch_size),
+        f"{statistics.median(forwards[1:]):.2f} s",
+        f"{statistics.median(scans[1:]):.2f} s",
+        f"{ratio:.3f}",
+        f"{statistics.median(starts[1:]):.2f} s",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def made(name: str, device: str) -> nn.Module:
+    """A model by its name; ``timm:NAME`` is timm's."""
+    torch.manual_seed(0)
+    if name.startswith("timm:"):
+        model: nn.Module = importlib.import_module("timm").create_model(name.removeprefix("timm:"))
+    else:
+        model = torchvision.models.get_model(name, weights=None)
+    return model.to(device).eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="MODEL")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", type=int, default=224, help="pixels (default: 224)")
+    parser.add_argument("--images", type=int, default=256, help="in each turn (default: 256)")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=(16, 32), metavar="N")
+    parser.add_argument("--turns", type=int, default=3, help="that count (default: 3)")
+    args = parser.parse_args()
+    print(f"{device_name(args.device)}, torch {torch.__version__}")
+    print(f"| {' | '.join(HEADS)} |")
+    print(f"|{' --- |' * len(HEADS)}")
+    for name in args.models:
+        model = made(name, args.device)
+        for batch_size in args.batch_sizes:
+            print(row(model, name, batch_size, args), flush=True)
+
+
+if __name__ == "__main__":
+    main()
