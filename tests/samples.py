@@ -71,7 +71,7 @@ def _same_layer(a: LayerScan, b: LayerScan) -> bool:
     if a.layer != b.layer or a.statistics.count != b.statistics.count:
         return False
     tops = all(same_bits(*_pair(a.top, b.top, n)) for n in ("scores", "images", "positions"))
-    counted = ("total", "maximum", "active", "histogram")
+    counted = ("sums", "maximum", "active", "histogram")
     return tops and all(same_bits(*_pair(a.statistics, b.statistics, n)) for n in counted)
 
 

@@ -46,7 +46,7 @@ from featviz.records.statistics import Statistics
 from featviz.records.topk import NONE, TopK
 from featviz.units import Layer
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST = "scan.json"
 _entries = fields.list_of(fields.entry)
 

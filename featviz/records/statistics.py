@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featviz.records.sums import added, empty_sums, total_of
+
 _OCTAVES = (-16, 16)
 BINS = 2 + 4 * (_OCTAVES[1] - _OCTAVES[0])
 """Bins of a histogram: not above zero; below 2**-16; then four to each doubling, the last without
 an end."""
-_ARRAYS = ("total", "maximum", "active", "histogram")
+_ARRAYS = ("sums", "maximum", "active", "histogram")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -22,8 +24,7 @@ class Statistics:
 
     Attributes:
         count: number of images.
-        total: (c,) float64, the sum of the maxima. (Sums of other orders can differ in the last
-            bits.)
+        sums: (c, LIMBS) int64, the sum of the maxima, exact: see `featviz.records.sums`.
         maximum: (c,) float32.
         active: (c,) int64, how many images have a maximum above zero.
         histogram: (c, BINS) int64, how many images have a maximum in each bin; ``bin_edges`` gives
@@ -40,21 +41,22 @@ class Statistics:
     """
 
     count: int
-    total: Tensor
+    sums: Tensor
     maximum: Tensor
     active: Tensor
     histogram: Tensor
 
     def __repr__(self) -> str:
         dead = int(self.dead.sum())
-        return f"<Statistics of {len(self.total)} units over {self.count} images, {dead} dead>"
+        return f"<Statistics of {len(self.maximum)} units over {self.count} images, {dead} dead>"
 
     @classmethod
     def empty(cls, channels: int) -> Statistics:
         """Of no image yet."""
         zeros = torch.zeros(channels, dtype=torch.int64)
         histogram = torch.zeros(channels, BINS, dtype=torch.int64)
-        return cls(0, zeros.double(), torch.full((channels,), -torch.inf), zeros, histogram)
+        maximum = torch.full((channels,), -torch.inf)
+        return cls(0, empty_sums(channels), maximum, zeros, histogram)
 
     def update(self, peaks: Tensor) -> Statistics:
         """These, and the maxima (n, c) of a batch, on the device of these."""
@@ -63,7 +65,7 @@ class Statistics:
         counts = torch.zeros_like(self.histogram).scatter_add_(1, _bins(peaks.T), ones)
         return Statistics(
             self.count + len(peaks),
-            self.total + peaks.double().sum(dim=0),
+            added(self.sums, peaks),
             torch.maximum(self.maximum, peaks.amax(dim=0)),
             self.active + (peaks > 0).sum(dim=0),
             self.histogram + counts,
@@ -73,7 +75,7 @@ class Statistics:
         """These and those of other images."""
         return Statistics(
             self.count + other.count,
-            self.total + other.total,
+            self.sums + other.sums,
             torch.maximum(self.maximum, other.maximum),
             self.active + other.active,
             self.histogram + other.histogram,
@@ -84,9 +86,15 @@ class Statistics:
         return Statistics(self.count, *(getattr(self, name).to(device) for name in _ARRAYS))
 
     @property
+    def total(self) -> Tensor:
+        """(c,) float64, the sum of the maxima, rounded once."""
+        return total_of(self.sums)
+
+    @property
     def mean(self) -> Tensor:
-        """(c,) float32, of the maxima."""
-        return (self.total / max(self.count, 1)).float()
+        """(c,) float32, of the maxima; infinite where one of them is."""
+        mean = (self.total / max(self.count, 1)).float()
+        return torch.where(self.maximum.cpu() == torch.inf, torch.inf, mean)
 
     @property
     def fraction_active(self) -> Tensor:
