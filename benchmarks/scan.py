@@ -67,7 +67,8 @@ def row(model: nn.Module, name: str, batch_size: int, args: argparse.Namespace) 
         args.images, 3, args.size, args.size, generator=torch.Generator().manual_seed(0)
     )
     images = Images([str(i) for i in range(args.images)], pixels.__getitem__, Preprocess())
-    layers = anatomy(model, (3, args.size, args.size)).select("conv")
+    net = anatomy(model, (3, args.size, args.size))
+    layers = net.select("conv")
     last = model.get_submodule(layers[-1].name)
     batches = [batch.to(args.device) for batch in pixels.split(batch_size)]
     forward = bare(model, last, batches)
@@ -75,10 +76,13 @@ def row(model: nn.Module, name: str, batch_size: int, args: argparse.Namespace) 
     forwards, scans, starts = [], [], []
     for _ in range(args.turns + 1):
         forwards.append(timed(forward, args.device))
-        scans.append(timed(lambda: scan(model, images, layers, batch_size=batch_size), args.device))
+        scans.append(
+            timed(lambda: scan(model, images, layers, batch_size=batch_size, net=net), args.device)
+        )
         short = timed(bare(model, last, batches[:1]), args.device)
         starts.append(
-            timed(lambda: scan(model, few, layers, batch_size=batch_size), args.device) - short
+            timed(lambda: scan(model, few, layers, batch_size=batch_size, net=net), args.device)
+            - short
         )
     ratio = statistics.median(s / f for s, f in zip(scans[1:], forwards[1:], strict=True))
     cells = [

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from laws import randint, same_bits, untouched
+from laws import randint, randn, same_bits, untouched
 from nets import Raises, Reused, integers, plain
 from samples import LAYERS, Samples, same_scan, scanned
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from featviz import Preprocess, Scan, TopK, anatomy, scan
+from featviz import Preprocess, Scan, TopK, anatomy, open_images, scan
 from featviz.errors import FeatvizError, ImageError, LayerError, NumberError, UsageError
 from featviz.images import Images
+from featviz.records import topk
+
+scan_module = sys.modules["featviz.methods.scan"]
 
 # --- law 7
 
@@ -331,3 +336,79 @@ def test_an_infinite_response_is_the_strongest() -> None:
     top = TopK.empty(1, 3).update(maps, [0, 1, 2, 3])
     assert top.images.tolist() == [[1, 2, 0]]
     assert top.scores[0, 0] == torch.inf
+
+
+class Waiting(TorchDispatchMode):
+    """Counts the operations for which a GPU would have to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique"):
+            self.names.append(name)
+        if name == "index" and any(i is not None and i.dtype == torch.bool for i in args[1]):
+            self.names.append(name)
+        return func(*args, **kwargs or {})
+
+
+class Watched(nn.Module):
+    """A network that notes what is waited for between its layers, that is, in hooks."""
+
+    def __init__(self, network: nn.Sequential) -> None:
+        super().__init__()
+        self.network = network
+        self.waiting: list[str] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        with Waiting() as mode:
+            try:
+                y: Tensor = self.network(x)
+            finally:  # a forward is ended behind the last layer that is read
+                self.waiting += mode.names
+        return y
+
+
+@pytest.mark.parametrize("score", ["max", "mean", "quantile:0.9"])
+def test_hooks_do_not_wait_for_the_device(score: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where Python reads no value until a checkpoint; the records are the same."""
+    images = open_images(randn(40, 3, 16, 16).sigmoid())
+    expected = scan(plain(), images, "*", k=3, batch_size=8, score=score)
+    model = Watched(plain())
+    for module in (topk, scan_module):
+        monkeypatch.setattr(module, "IN_REACH", set())
+    result = scan(model, images, "network.*", k=3, batch_size=8, score=score)
+    assert model.waiting == []
+    assert len(result) == len(expected)
+    for name, layer_scan in expected.items():
+        own = result[f"network.{name}"]
+        assert same_bits(own.top.scores, layer_scan.top.scores)
+        assert same_bits(own.top.images, layer_scan.top.images)
+        assert same_bits(own.top.positions, layer_scan.top.positions)
+        assert same_bits(own.statistics.sums, layer_scan.statistics.sums)
+
+
+def test_what_is_waited_for_is_noticed() -> None:
+    """The test above can fail: on the CPU the hooks look for positions only where they are needed."""
+    model = Watched(plain())
+    scan(model, open_images(randn(8, 3, 16, 16).sigmoid()), "network.*", k=3)
+    assert "nonzero" in model.waiting
+
+
+def test_a_nan_that_is_noticed_late_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU, at the next checkpoint: the record stays as it was at the one before."""
+    monkeypatch.setattr(scan_module, "IN_REACH", set())
+    monkeypatch.setattr(scan_module, "SAVE_EVERY", -1.0)
+    pixels = randn(12, 3, 16, 16).sigmoid()
+    pixels[9, 0, 0, 0] = 1
+    model = Poisoned()
+    with pytest.raises(NumberError, match=r"layer '.*' gives NaN on image"):
+        scan(model, open_images(pixels), "*", batch_size=4, out=tmp_path)
+    saved = Scan.load(tmp_path)
+    assert saved.done == 8
+    for layer_scan in saved.values():
+        assert not layer_scan.top.scores.isnan().any()

@@ -113,7 +113,7 @@ def test_what_is_refused() -> None:
         scanned(score=lambda maps: maps)
     with pytest.raises(UsageError, match="gives float"):
         scanned(score=lambda maps: 0.5)
-    with pytest.raises(NumberError, match="score gives NaN"):
+    with pytest.raises(NumberError, match="score of layer '0' gives NaN"):
         scanned(score=lambda maps: maps.amax(dim=(2, 3)) * torch.nan)
     by_mean = scanned(score="mean")
     with pytest.raises(UsageError, match=r"'3' are ranked by mean.*quantile"):

@@ -16,7 +16,7 @@ from featviz.images.collection import Images
 from featviz.methods._inputs import check_rows
 from featviz.units import Layer
 
-_TOGETHER = 2  # images in the batch that is compared with one image alone
+_TOGETHER = 2  # images, of which one is compared alone and in a batch
 
 
 def check_steady(
@@ -44,34 +44,35 @@ def check_steady(
     images = _first_images(data)
     parameter = parameter_of(model)
     x = data.preprocess.normalize(torch.stack(images)).to(parameter)
+    alone = x[-1:]
+    among = alone
+    if batch_size > 1 and len(x) > 1:
+        among = torch.cat([x[:1], alone, x[:1]])  # neither the first nor the last
     with evaluating(model), torch.no_grad():
-        start = _first_difference(model, x[:1], x[:1], layers, net, forward)
-        if start is not None:
-            raise ModelError(
-                f"the forward pass is random: the same image, run twice, gives other values "
-                f"{_from(start)} (dropout or noise that eval mode does not turn off, "
-                "or state that is kept between calls)"
-            )
-        if batch_size == 1 or len(x) == 1:
+        start = _first_difference(model, alone, among, layers, net, forward)
+        if start is None:
             return
-        start = _first_difference(model, x[:1], x, layers, net, forward)
-        if start is None:  # the first image may be what the other one depends on
-            start = _first_difference(model, x[1:], x.flip(0), layers, net, forward)
-        if start is not None:
-            raise ModelError(
-                "the forward pass depends on the batch: an image has other values among others than "
-                f"alone, {_from(start)} (statistics of the batch, say): scan with batch_size=1",
-                "batch_size",
-            )
+        again = _first_difference(model, alone, alone, layers, net, forward)
+    if again is not None:
+        raise ModelError(
+            f"the forward pass is random: the same image, run twice, gives other values "
+            f"{_from(again)} (dropout or noise that eval mode does not turn off, "
+            "or state that is kept between calls)"
+        )
+    raise ModelError(
+        "the forward pass depends on the batch: an image has other values among others than "
+        f"alone, {_from(start)} (statistics of the batch, say): scan with batch_size=1",
+        "batch_size",
+    )
 
 
 def _first_images(data: Images) -> list[Tensor]:
-    """The first images that can be read, of one shape, each read twice."""
+    """The first images that can be read, of one shape; the first of them is read twice."""
     images: list[Tensor] = []
     for index in range(len(data)):
         try:
             image = data.fetch(index)
-            again = data.fetch(index)
+            again = image if images else data.fetch(index)
         except ImageError:
             continue
         if image.shape != again.shape or not torch.equal(image, again):
@@ -95,8 +96,8 @@ def _first_difference(
     net: Sequence[Layer],
     forward: Forward | None,
 ) -> Layer | None:
-    """The first layer that gives the first image other values in the second forward than in the
-    first; None if those that matter give the same."""
+    """The first layer that gives an image other values in another forward, in the middle of which it
+    is, than alone; None if those that matter give the same."""
     first = read(model, alone, layers, forward=forward)
     second = read(model, other, layers, forward=forward)
     for name, output in second.items():
@@ -116,12 +117,12 @@ def _differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> set[str]:
 
 
 def _differs(first: Tensor, second: Tensor) -> bool:
-    """Whether the first row of two outputs differs by more than rounding; NaN is said elsewhere."""
+    """Whether the middle rows of two outputs differ by more than rounding; NaN is said elsewhere."""
     if first.shape[1:] != second.shape[1:]:
         return True
     if not first.is_floating_point():
         return False  # quantised and whole numbers round by steps
-    a, b = first[0].double(), second[0].double()
+    a, b = first[len(first) // 2].double(), second[len(second) // 2].double()
     scale = max(float(a.abs().max()) if a.numel() else 0.0, torch.finfo(first.dtype).tiny)
     tolerance = torch.finfo(first.dtype).eps ** 0.5
     if (

@@ -26,7 +26,7 @@ from featviz.methods._steady import check_steady
 from featviz.records.listing import Listing, Skipped
 from featviz.records.scan import MANIFEST, LayerScan, Scan, has_positions
 from featviz.records.statistics import Statistics
-from featviz.records.topk import TopK
+from featviz.records.topk import IN_REACH, TopK
 from featviz.units import Layer, LayersLike
 
 SAVE_EVERY = 60.0  # seconds of work that an interruption of the worst kind can cost
@@ -40,6 +40,7 @@ def scan(
     *,
     k: int = 9,
     score: Reduction = "max",
+    net: Anatomy | None = None,
     forward: Forward | None = None,
     batch_size: int = 32,
     out: str | Path | None = None,
@@ -68,6 +69,8 @@ def scan(
             ``l2`` norm over positions, which are of no position, so that their exemplars are not
             projected; or a function of maps (n, c, h, w) that gives (n, c). A fully connected layer's
             (n, c) is its score under every name. Of a function the record keeps the name.
+        net: `anatomy` of this model for images of this size, for callers who scan often; None: it is
+            made.
         forward: how the model is called, as of `read`; None: ``model(images)``.
         batch_size: images per forward pass. It does not change which exemplars there are but for
             rounding in the network.
@@ -90,7 +93,7 @@ def scan(
             when it is read again.
         RecordError: ``out`` holds the record of something else.
         NumberError: an activation that is not a number; the message names layer and image.
-        UsageError: ``batch_size`` or ``k`` below 1, no such score, or ``resume`` without ``out``.
+        UsageError: ``batch_size`` or ``k`` below 1, no such score, ``net`` of another size, or ``resume`` without ``out``.
 
     Source: Zeiler & Fergus, section 4.1 and figure 2.
 
@@ -111,7 +114,7 @@ def scan(
         raise UsageError("resume=True: give the folder of the record to go on from", "out")
     scored = _scored(score)
     data = open_images(images)
-    state, net = _begin(model, data, layers, k, name_of(score), sources or {}, forward)
+    state, net = _begin(model, data, layers, k, name_of(score), sources or {}, net, forward)
     chosen = [layer_scan.layer for layer_scan in state.values()]
     if check is not None:
         check(chosen)
@@ -163,13 +166,21 @@ def _begin(
     k: int,
     score: str,
     sources: dict[str, str],
+    net: Anatomy | None,
     forward: Forward | None,
 ) -> tuple[Scan, Anatomy]:
     """A scan of no images yet, of layers that are there and have units; and all layers."""
     input_shape = input_shape_of(data)
     if not isinstance(layers, (str, Layer)):
         layers = list(layers)
-    net = anatomy(model, input_shape, only=layers, forward=forward)
+    if net is None:
+        net = anatomy(model, input_shape, only=layers, forward=forward)
+    elif net.input_shape != input_shape:
+        raise UsageError(
+            f"net is the anatomy for images {net.input_shape}, these are {input_shape}: "
+            "make it for these, or leave it out",
+            "net",
+        )
     chosen = with_units(net, layers)
     stamps = data.stamps()
     identity: dict[str, Any] = fingerprints(model, data, stamps)
@@ -204,6 +215,8 @@ class _Run:
         self.score = score
         self.parameter = parameter_of(model)
         self.skipped: list[Skipped] = []
+        self.numbers = _Numbers(data.keys)
+        self.checked: Scan | None = None  # the last state without NaN
         self.saved = time.monotonic()
 
     def check_strict(self, state: Scan, stale: list[int]) -> None:
@@ -253,13 +266,20 @@ class _Run:
                     bar.update(state.done - bar.n)
                     self._save_sometimes(state)
                 bar.update(len(self.data) - bar.n)
+            self.numbers.check()
         except BaseException:
-            if self.out is not None and state.done:
-                state.save(self.out)
+            self._save_checked(state)
             raise
-        top = {name: layer_scan.top for name, layer_scan in state.items()}
-        statistics = {name: layer_scan.statistics for name, layer_scan in state.items()}
+        top = {name: layer_scan.top.to("cpu") for name, layer_scan in state.items()}
+        statistics = {name: scan.statistics.to("cpu") for name, scan in state.items()}
         return state.with_progress(top, statistics, len(self.data), self.skipped)
+
+    def _save_checked(self, state: Scan) -> None:
+        """Save the last state that is known to hold no NaN: this one, most often."""
+        if self.numbers.are_right():
+            self.checked = state
+        if self.out is not None and self.checked is not None and self.checked.done:
+            self.checked.save(self.out)
 
     def _skip(self, index: int, error: ImageError) -> None:
         if self.strict:
@@ -268,6 +288,8 @@ class _Run:
 
     def _save_sometimes(self, state: Scan) -> None:
         if self.out is not None and time.monotonic() - self.saved > SAVE_EVERY:
+            self.numbers.check()
+            self.checked = state
             state.save(self.out)
             self.saved = time.monotonic()
 
@@ -280,18 +302,23 @@ class _Run:
             check_rows(name, output, len(images))
             maps = as_maps(state[name].layer, output)  # (n, c, h, w)
             peaks = maps.amax(dim=(2, 3))  # (n, c)
-            self._check_numbers(name, peaks, images)
-            scores = self._scores(state[name], maps, peaks)
-            positioned = has_positions(state[name].score, state[name].layer)
-            top[name] = state[name].top.update(maps, images, scores, has_positions=positioned)
-            statistics[name] = state[name].statistics.update(peaks)
+            self.numbers.take(f"layer {name!r}", peaks, images)
+            before = state[name].to(maps.device)
+            scores = self._scores(before, maps, peaks, images)
+            positioned = has_positions(before.score, before.layer)
+            top[name] = before.top.update(maps, images, scores, has_positions=positioned)
+            statistics[name] = before.statistics.update(peaks)
 
         x = self.data.preprocess.normalize(batch).to(self.parameter)
         layers = [layer_scan.layer for layer_scan in state.values()]
         read(self.model, x, layers, reduce=reduce, forward=self.forward)
+        if self.parameter.device.type in IN_REACH:
+            self.numbers.check()
         return state.with_progress(top, statistics, done, list(self.skipped))
 
-    def _scores(self, layer_scan: LayerScan, maps: Tensor, peaks: Tensor) -> Tensor:
+    def _scores(
+        self, layer_scan: LayerScan, maps: Tensor, peaks: Tensor, images: list[int]
+    ) -> Tensor:
         """What images are ranked by, (n, c)."""
         is_vector = not layer_scan.layer.has_maps and not layer_scan.score.startswith("function ")
         if self.score is None or is_vector:
@@ -303,14 +330,39 @@ class _Run:
                 f"score gives {given} for maps {tuple(maps.shape)}: give {tuple(peaks.shape)}",
                 "score",
             )
-        if bool(scores.isnan().any()):
-            raise NumberError(f"score gives NaN for maps of layer {layer_scan.layer.name!r}")
+        self.numbers.take(f"score of layer {layer_scan.layer.name!r}", scores, images)
         return scores
 
-    def _check_numbers(self, name: str, peaks: Tensor, images: list[int]) -> None:
-        wrong = peaks.isnan().any(dim=1)
-        if bool(wrong.any()):
-            key = self.data.keys[images[int(wrong.nonzero()[0])]]
-            raise NumberError(
-                f"layer {name!r} gives NaN on image {key!r}: check weights and preprocessing"
-            )
+
+class _Numbers:
+    """Whether all values so far are numbers, noted on the device where they are, without waiting for
+    it."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self.keys = keys
+        self.first: dict[str, Tensor] = {}  # the first image with NaN, by what gave it
+
+    def take(self, what: str, values: Tensor, images: list[int]) -> None:
+        """Note the values (n, c) of some images."""
+        none = len(self.keys)
+        indices = torch.tensor(images, device=values.device)
+        first = indices.masked_fill(~values.isnan().any(dim=1), none).amin()
+        if what in self.first:
+            first = torch.minimum(first, self.first[what])
+        self.first[what] = first
+
+    def are_right(self) -> bool:
+        return all(int(first) == len(self.keys) for first in self.first.values())
+
+    def check(self) -> None:
+        """Make sure that there was no NaN.
+
+        Raises:
+            NumberError: there was; the message names what gave it, and on which image.
+        """
+        for what, first in self.first.items():
+            if int(first) < len(self.keys):
+                key = self.keys[int(first)]
+                raise NumberError(
+                    f"{what} gives NaN on image {key!r}: check weights and preprocessing"
+                )

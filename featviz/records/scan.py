@@ -13,6 +13,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from featviz.errors import (
     FeatvizError,
     LayerError,
@@ -96,6 +98,10 @@ class LayerScan:
     def __repr__(self) -> str:
         units = f"{self.layer.channels} units, {int(self.statistics.dead.sum())} dead"
         return f"<LayerScan of {self.layer}: {units}, {self.statistics.count} images>"
+
+    def to(self, device: torch.device | str) -> LayerScan:
+        """The same with its exemplars and statistics on a device."""
+        return replace(self, top=self.top.to(device), statistics=self.statistics.to(device))
 
     def strongest(self, channels: list[int] | None = None) -> list[int]:
         """Channels by their strongest response, strongest first; None: of all."""

@@ -29,11 +29,11 @@ def added(sums: Tensor, values: Tensor) -> Tensor:
         values: (n, c) float32, without NaN.
     """
     mantissa, exponent = torch.frexp(values.clamp(-_LARGEST, _LARGEST))
-    whole = (mantissa * 2**24).long()  # values = whole * 2**(exponent - 24)
+    integer = (mantissa * 2**24).long()  # values = integer * 2**(exponent - 24)
     shift = exponent.long() + (_BELOW - 24)
-    whole = whole >> (-shift).clamp(0, 63)
+    integer = integer >> (-shift).clamp(0, 63)
     shift = shift.clamp(min=0)
-    moved = whole << (shift & (_BITS - 1))  # of less than 24 + 32 bits
+    moved = integer << (shift & (_BITS - 1))  # of less than 24 + 32 bits
     channel = torch.arange(len(sums), device=sums.device) * LIMBS
     index = (channel + (shift >> 5)).flatten()
     total = sums.flatten()
@@ -46,6 +46,6 @@ def total_of(sums: Tensor) -> Tensor:
     """Sums (c, LIMBS) as numbers (c,) float64, each rounded once."""
     totals = []
     for limbs in sums.tolist():
-        whole = sum(limb << (_BITS * i) for i, limb in enumerate(limbs))
-        totals.append(whole / 2**_BELOW)
+        integer = sum(limb << (_BITS * i) for i, limb in enumerate(limbs))
+        totals.append(integer / 2**_BELOW)
     return torch.tensor(totals, dtype=torch.float64)

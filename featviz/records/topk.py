@@ -19,7 +19,7 @@ NONE = -1
 _ARRAYS = ("scores", "images", "positions")
 _LOWEST = -1e300
 """Below every finite score, and above those of empty slots: the key of an image whose score is -inf."""
-_IN_REACH = {"cpu"}
+IN_REACH = {"cpu"}
 """Devices whose values Python reads without waiting."""
 
 
@@ -234,7 +234,7 @@ class _Batch:
         ones; anything where the row is below 0, and -1 if scores have no positions."""
         if not self.has_positions:
             return torch.full((*rows.shape, 2), NONE, device=rows.device)
-        if self.maps.device.type in _IN_REACH:
+        if self.maps.device.type in IN_REACH:
             flat = self._of_some(rows)
         else:
             flat = self._first(self.maps, self.values).T.gather(1, rows.clamp(min=0))
