@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
     images = images_from(args, model, synthetic=args.pages).spread(args.pages)
     layers = choose.with_maps(choose.anatomy_of(model, images, args.layers), args.layers)
     for i, key in enumerate(tqdm(images.keys, desc="images", unit="image", leave=False)):
-        maps = responses(model, images.subset([i]), layers, reduce="map")
+        maps = responses(model, images.subset([i]), layers, reduce="map", strict=True)
         shown = [strongest(layer, maps[layer.name][0], args.maps) for layer in layers]
         figure = figures.activation_maps(
             images[i], shown, kept=args.maps, heading=f"{args.model}, {key}"

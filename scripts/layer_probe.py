@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz import Images, Layer, anatomy, figures, load_model, responses
-from featviz.data import LabelledImages, split
+from featviz.data import LabelledImages
 from featviz.errors import LayerError, UsageError, WeightsError
+from featviz.measures.probes import probe
 
-DECAYS = (1e-1, 1e-2, 1e-3)
-CHOSEN_ON = 0.1  # the share of the training images on which the weight decay is chosen
 PIXELS = "pixels"
 """What the pixels are called beside the layers."""
 TRAINED, UNTRAINED = "trained", "initial weights"
@@ -150,15 +149,14 @@ def pixel_features(sets: Sets, args: argparse.Namespace) -> Features:
 
 def layer_features(
     model: nn.Module, layers: Sequence[Layer], data: LabelledImages, args: argparse.Namespace
-) -> dict[str, Tensor]:
+) -> Mapping[str, Tensor]:
     """By layer, (n, features): what it returns, rectified and averaged."""
 
     def reduce(output: Tensor) -> Tensor:
         return pooled(output.clamp(min=0), args.features).float()
 
-    return responses(
-        model, data.images, layers, reduce=reduce, batch_size=args.batch_size, progress=True
-    )
+    options = {"batch_size": args.batch_size, "strict": True, "progress": True}
+    return responses(model, data.images, layers, reduce=reduce, **options)
 
 
 def pooled(output: Tensor, most: int) -> Tensor:
@@ -201,58 +199,6 @@ def probed(
     truth = torch.tensor(sets.testing.targets)
     row |= probe(features.training, targets, features.testing, truth, len(sets.classes), seed)
     return [row]
-
-
-def probe(
-    training: Tensor, targets: Tensor, testing: Tensor, truth: Tensor, classes: int, seed: int
-) -> dict[str, float]:
-    """Logistic regression on standardised features: the weight decay chosen, and the accuracies."""
-    mean, deviation = training.mean(dim=0), training.std(dim=0)
-    varying = deviation > 1e-6 * deviation.max().clamp(min=1e-30)
-    if not bool(varying.any()):
-        varying = torch.ones_like(varying)
-    scale = deviation[varying].clamp(min=1e-12)
-    training = (training[:, varying] - mean[varying]) / scale
-    testing = (testing[:, varying] - mean[varying]) / scale
-    fitted_on, chosen_on = split(len(training), CHOSEN_ON, seed)
-    tried = {}
-    for decay in DECAYS:
-        weights = fit(training[fitted_on], targets[fitted_on], classes, decay)
-        tried[decay] = share_right(training[chosen_on], targets[chosen_on], weights)
-    best = max(tried, key=lambda decay: (tried[decay], decay))
-    weights = fit(training, targets, classes, best)
-    return {
-        "weight decay": best,
-        "train accuracy": share_right(training, targets, weights),
-        "test accuracy": share_right(testing, truth, weights),
-    }
-
-
-def fit(x: Tensor, targets: Tensor, classes: int, decay: float) -> Tensor:
-    """The weights (features + 1, classes) of least cross-entropy plus ``decay`` times half their
-    squares, by L-BFGS.
-    """
-    x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
-    weights = torch.zeros(x.shape[1], classes, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [weights], max_iter=40, history_size=8, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        penalty = decay / 2 * weights[:-1].square().sum()
-        loss = F.cross_entropy(x @ weights, targets) + penalty
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return weights.detach()
-
-
-def share_right(x: Tensor, targets: Tensor, weights: Tensor) -> float:
-    """The share of rows of x whose class is the most probable by these weights."""
-    classes = (x @ weights[:-1] + weights[-1]).argmax(dim=1)
-    return float((classes == targets).double().mean())
 
 
 if __name__ == "__main__":

@@ -66,9 +66,8 @@ def main(args: argparse.Namespace) -> None:
     layer = choose.rectified(net, choose.with_maps(net, args.layers)[-1])
     indices = chosen(images, args)
     classes = choose.classes_of(args, model, images)
-    sums = responses(model, images, layer, reduce="sum", batch_size=args.batch_size, progress=True)[
-        layer.name
-    ]
+    options = {"batch_size": args.batch_size, "strict": True, "progress": True}
+    sums = responses(model, images, layer, reduce="sum", **options)[layer.name]
     rows = []
     table = []
     for i in tqdm(indices, desc="images", leave=False):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -495,3 +496,81 @@ def strongest_by(
         y, x = divmod(values.index(value), plane.shape[1]) if value in values else (-1, -1)
         ranked.append((-value, image, y, x))
     return [(-value, image, y, x) for value, image, y, x in sorted(ranked)[:k]]
+
+
+def class_selectivity(values: list[float], labels: list[str]) -> tuple[float, str]:
+    """Of one unit: (highest - others) / (highest + others), and the class of the highest mean."""
+    means = {}
+    for label in sorted(set(labels)):
+        own = [value for value, other in zip(values, labels, strict=True) if other == label]
+        means[label] = sum(own) / len(own)
+    preferred = max(means, key=lambda label: means[label])
+    rest = [mean for label, mean in means.items() if label != preferred]
+    others = sum(rest) / len(rest)
+    return (means[preferred] - others) / (means[preferred] + others), preferred
+
+
+def pair_likeness(a: list[float], b: list[float], kind: str) -> float:
+    """The cosine of two lists, or that of what they differ from their means by; -1 for zeros."""
+    if kind == "correlation":
+        a = [value - sum(a) / len(a) for value in a]
+        b = [value - sum(b) / len(b) for value in b]
+    across = sum(x * y for x, y in zip(a, b, strict=True))
+    size = (sum(x * x for x in a) * sum(y * y for y in b)) ** 0.5
+    return across / size if size else -1.0
+
+
+def cka(a: list[list[float]], b: list[list[float]]) -> float:
+    """HSIC(a, b) / sqrt(HSIC(a, a) HSIC(b, b)) with the centring matrix written out."""
+    n = len(a)
+    centring = np.eye(n) - np.ones((n, n)) / n
+
+    def hsic(k: Any, other: Any) -> float:
+        return float(np.trace(k @ centring @ other @ centring)) / (n - 1) ** 2
+
+    k, other = np.array(a) @ np.array(a).T, np.array(b) @ np.array(b).T
+    return hsic(k, other) / (hsic(k, k) * hsic(other, other)) ** 0.5
+
+
+def mask_iou(maps: Any, masks: Any, share: float) -> float:
+    """Of one unit's maps (n, h, w) and one concept's masks (n, height, width), pixel by pixel."""
+    ordered = sorted(maps.ravel().tolist(), reverse=True)
+    threshold = ordered[int(share * len(ordered))]
+    both = either = 0
+    for plane, mask in zip(maps, masks, strict=True):
+        for y in range(mask.shape[0]):
+            for x in range(mask.shape[1]):
+                above = _bilinear(plane, y, x, mask.shape) > threshold
+                both += bool(above and mask[y, x])
+                either += bool(above or mask[y, x])
+    return both / either if either else 0.0
+
+
+def _bilinear(plane: Any, y: int, x: int, size: tuple[int, int]) -> float:
+    """The value of a map (h, w) at the middle of a pixel of the image that it spans."""
+    weights = []
+    for position, pixels, length in ((y, size[0], plane.shape[0]), (x, size[1], plane.shape[1])):
+        at = min(max((position + 0.5) * length / pixels - 0.5, 0.0), length - 1.0)
+        low = int(at)
+        weights.append([(low, 1 - at + low), (min(low + 1, length - 1), at - low)])
+    total = 0.0
+    for row, vertical in weights[0]:
+        for column, horizontal in weights[1]:
+            total += float(plane[row, column]) * vertical * horizontal
+    return total
+
+
+def grating(
+    height: int, width: int, orientation: float, wavelength: float, phase: float, contrast: float
+) -> list[list[float]]:
+    """Pixel by pixel: the distance from the bar through the middle, in wavelengths."""
+    angle = math.radians(orientation)
+    rows = []
+    for y in range(height):
+        row = []
+        for x in range(width):
+            distance = (x - width // 2) * math.sin(angle) + (y - height // 2) * math.cos(angle)
+            turn = 2 * math.pi * distance / wavelength + math.radians(phase)
+            row.append(0.5 + contrast * math.cos(turn) / 2)
+        rows.append(row)
+    return rows

@@ -33,6 +33,7 @@ FLOORS = (
     {"models"},
     {"data"},
     {"methods"},
+    {"measures"},
     {"checks"},
     {"figures"},
     {"gallery"},
@@ -47,7 +48,14 @@ BASES = {"methods.fill", "methods.transforms"}
 """What several methods stand on."""
 COMPOSED = {"methods.evolve": {"methods.scan", "methods.project_exemplars", "methods.responses"}}
 """The one method that is made of others."""
-PACKAGES = ("featviz", "featviz.figures", "featviz.gallery", "featviz.data", "featviz.models")
+PACKAGES = (
+    "featviz",
+    "featviz.figures",
+    "featviz.gallery",
+    "featviz.data",
+    "featviz.measures",
+    "featviz.models",
+)
 RECORDS = {
     "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "LayerScan", "Listing",
     "OcclusionMaps", "Responses", "Scan", "Statistics", "SweepResult", "TopK", "Track",

@@ -14,9 +14,11 @@ from featviz.figures.maps import LayerMaps, activation_maps, filters_and_maps, m
 from featviz.figures.occlusion_maps import OccludedImage, occlusion
 from featviz.figures.page import DPI, Page, save
 from featviz.figures.patches import top_patches
+from featviz.figures.similarity import cka
 from featviz.figures.tables import ablation, layer_probe
 from featviz.figures.tracks import evolution, settling
 from featviz.figures.trust import convergence, networks, randomisation
+from featviz.figures.tuning_curves import tuning
 
 __all__ = [
     "DPI",
@@ -28,6 +30,7 @@ __all__ = [
     "ablation",
     "activation_maps",
     "attributions",
+    "cka",
     "convergence",
     "correspondence",
     "equivariance",
@@ -47,4 +50,5 @@ __all__ = [
     "sharing",
     "strides",
     "top_patches",
+    "tuning",
 ]
