@@ -28,13 +28,12 @@ class Progress(Protocol):
     def skipped(self) -> list[Skipped]: ...
 
 
-def check_resumes(earlier: Progress, begun: Progress, what: str) -> None:
+def check_resumes(earlier: Progress, begun: Progress) -> None:
     """Make sure that a record, read from disk, was made from the same things as another that is about
     to begin.
 
     Args:
         earlier, begun: the two.
-        what: what the record is, for the message: ``the scan``.
 
     Raises:
         RecordError: it was not; the message says what differs.
@@ -49,7 +48,7 @@ def check_resumes(earlier: Progress, begun: Progress, what: str) -> None:
             differences.append(f"{key} was {short(before.get(key))}, is {short(value)}")
     if differences:
         raise RecordError(
-            f"{what} on disk was made from something else: {'; '.join(differences)}. "
+            f"the record on disk was made from something else: {'; '.join(differences)}. "
             "Choose another folder, or begin afresh",
             "out",
             "fresh",

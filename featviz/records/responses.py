@@ -132,7 +132,7 @@ class Responses(Mapping[str, Tensor]):
         Raises:
             RecordError: it was not; the message says what differs.
         """
-        check_resumes(self, begun, "the record")
+        check_resumes(self, begun)
 
     @classmethod
     def load(cls, folder: str | Path) -> Responses:

@@ -271,7 +271,7 @@ class Scan(Mapping[str, LayerScan]):
         Raises:
             RecordError: it was not; the message says what differs.
         """
-        check_resumes(self, begun, "the scan")
+        check_resumes(self, begun)
 
     def stale(self, begun: Scan) -> list[int]:
         """The images that could not be read when this scan looked at them and have changed since."""
