@@ -14,7 +14,7 @@ from oracles import output, strongest_by
 from samples import Samples, same_scan, scanned
 from torch import Tensor, nn
 
-from featviz import Scan, check, figures, gallery, open_images, project_exemplars, scan
+from featviz import Scan, check, cli, figures, gallery, open_images, project_exemplars, scan
 from featviz.errors import NumberError, RecordError, UsageError
 from featviz.records._progress import checksum
 
@@ -151,3 +151,18 @@ def test_the_strongest_of_each_class() -> None:
     assert same_bits(by_label["b"][1], images[3])
     result = {label: scan(plain(), own, "3", k=2) for label, own in by_label.items()}
     assert set(result["a"]["3"].listing.labels) == {"a"}
+
+
+def test_the_commands_rank_by_a_score_that_can_be_projected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = ("grid", "--limit", "8", "--k", "2", "--layers", "conv1", "--max-channels", "2")
+    assert cli.main([*grid, "--score", "quantile:0.9", "--out", "out"]) == 0
+    assert Scan.load("out").score == "quantile:0.9"
+    assert cli.main([*grid, "--out", "out"]) == 1
+    assert 'score was "quantile:0.9", is "max"' in capsys.readouterr().err
+    for score, message in (("mean", "no position: give max or quantile:0.99"), ("x", "give 'max'")):
+        with pytest.raises(SystemExit):
+            cli.main([*grid, "--score", score])
+        assert message in " ".join(capsys.readouterr().err.split())
