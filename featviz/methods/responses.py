@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -259,7 +259,7 @@ class _Run:
         self.done = n
         bar.update(n - bar.n)
 
-    def _batches(self, indices: Sequence[int]) -> Any:
+    def _batches(self, indices: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         return self.data.batches(indices, self.how.batch_size, on_error=self._skip)
 
     def _skip(self, index: int, error: ImageError) -> None:
