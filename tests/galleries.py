@@ -109,6 +109,7 @@ def made_up(folder: Path, units: int, *, side: int = 96, kinds: int = 8, labels:
     data = {"tile": [side, side], "k": 9, "rules": ["deconvnet"], "input": [224, 224]}
     data["blocks"] = sprites.block_names(["deconvnet"], "projection")
     own = {"title": "made up", "folder": layer["folder"], "images": "images", "units": numbers}
+    own["marks"] = {}
     record = site.new({}, ABOUT, [layer])
     record["images"] = []
     for i in range(500):

@@ -38,8 +38,10 @@ from featviz import (
 )
 from featviz.cli import grid
 from featviz.errors import ImageError, RecordError, RuleError, UsageError
-from featviz.gallery import _build, site, sprites
+from featviz.gallery import _build, _rules, site, sprites
+from featviz.gallery._trust import mark, summary
 from featviz.gallery.numbers import dominating, rounded, standing_out, text, unit_numbers
+from featviz.records.likeness import HIGH
 from featviz.tiles import blur_of, opacity
 
 STATIC = r"static/(gallery\.css|(gallery|panel|figure|search)\.js)"
@@ -982,10 +984,11 @@ def test_a_layer_says_whether_its_pictures_tell_units_and_images_apart(tmp_path:
     (line, *_) = gallery.remarks(tmp_path)
     assert line.startswith("0: These deconvnet pictures hardly tell one unit from another")
     (side,) = data_of(tmp_path / "layer-000.html")["sides"]
-    assert side["remarks"] == [badge["remark"] for badge in layer["trust"] if badge["remark"]]
+    assert side["marks"]["deconvnet"].startswith("hardly tells units (1.00)")
     words = " ".join(Pages(tmp_path / "layer-000.html").text.split())
-    assert "deconvnet: hardly tells units apart" in words
-    assert "different units that respond at one position of one image: 1.00" in words
+    assert badges["deconvnet"]["remark"] in words
+    assert "Specificity: 1.00, the likeness of pictures of different units" in words
+    assert f"Above {HIGH} a picture says little" in words
 
 
 def test_a_damaged_badge_is_refused_by_name(made: Made, tmp_path: Path) -> None:
@@ -1006,6 +1009,62 @@ def test_a_gallery_shows_the_deconvnet_and_relevance_unless_told_otherwise(
     assert gallery.default_rules(result, model, images) == (["deconvnet", "lrp"], "")
     gallery.build(result, model, images, tmp_path)
     assert gallery.is_finished(result, tmp_path, ["deconvnet", "lrp"])
+
+
+def badge(units: float | None, images: float | None, remark: str = "") -> dict[str, Any]:
+    return {"rule": "lrp", "units": units, "images": images, "remark": remark}
+
+
+def test_a_badge_in_a_sentence_and_in_few_words() -> None:
+    assert summary(badge(None, None)) == mark(badge(None, None)) == ""
+    assert summary(badge(0.3, 0.1)) == (
+        "These lrp pictures tell units (cosine 0.30) and images (cosine 0.10) apart."
+    )
+    assert summary(badge(None, -0.1)) == "These lrp pictures tell images (cosine -0.10) apart."
+    assert summary(badge(0.9, 0.1, "They do not.")) == "They do not."
+    assert mark(badge(HIGH, None)) == ""
+    assert mark(badge(0.97, 0.1)) == "hardly tells units (0.97) apart"
+    assert mark(badge(0.97, 0.9)) == "hardly tells units (0.97) or images (0.90) apart"
+
+
+def test_the_rules_of_a_gallery_that_is_there_are_not_measured_again(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images, result = made
+    gallery.build(result, model, images, tmp_path, rules=["guided"])
+    monkeypatch.setattr(_rules, "forward_pass", None)
+    assert gallery.default_rules(result, model, images, tmp_path) == (["guided"], "")
+    gallery.build(result, model, images, tmp_path)
+    with pytest.raises(TypeError):
+        gallery.build(result, model, images, tmp_path, fresh=True)
+
+
+def test_default_rules_have_a_meaning_at_the_first_layer_the_middle_and_the_last() -> None:
+    """The deconvnet has none where a sigmoid is all there is, and has one as soon as a rectifier is
+    there too: the last layer alone would not tell."""
+    images = open_images([torch.rand(3, 12, 12, generator=generator(seed)) for seed in range(4)])
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)
+    )
+    last = featviz.scan(model, images, ["4"], k=2)
+    assert gallery.default_rules(last, model, images)[0][0] == "deconvnet"
+    both = featviz.scan(model, images, ["2", "4"], k=2)
+    rules, reason = gallery.default_rules(both, model, images)
+    assert "deconvnet" not in rules
+    assert "found no rectifier" in reason
+
+
+def test_where_no_default_rule_has_a_meaning_a_warning_says_so(tmp_path: Path) -> None:
+    images = open_images([torch.rand(3, 12, 12, generator=generator(seed)) for seed in range(4)])
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.Conv2d(4, 4, 3))
+    result = featviz.scan(model, images, ["2"], k=2)
+    with untouched(model):
+        rules, reason = gallery.default_rules(result, model, images)
+    assert rules == ["gradient"]
+    assert reason.startswith("no deconvnet and no lrp: rule 'deconvnet' found no rectifier")
+    with pytest.warns(UserWarning, match="shown under gradient: no deconvnet and no lrp"):
+        gallery.build(result, model, images, tmp_path)
+    assert gallery.is_finished(result, tmp_path, ["gradient"])
 
 
 def test_a_rule_without_meaning_is_left_out_by_default_and_the_reason_given(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def _make(args: argparse.Namespace, out: Path) -> None:
         lambda layers: gallery.check_free(out),
         forward=forward,
     )
-    rules = args.rule or _default_rules(result, model, images, forward)
+    rules = args.rule or _default_rules(result, model, images, None if args.fresh else out, forward)
     if not args.fresh and gallery.is_finished(result, out, rules, args.title, args.view):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
         _report(out)
@@ -110,12 +111,12 @@ def _make(args: argparse.Namespace, out: Path) -> None:
 
 
 def _default_rules(
-    result: Scan, model: nn.Module, images: Images, forward: Forward | None
+    result: Scan, model: nn.Module, images: Images, out: Path | None, forward: Forward | None
 ) -> list[str]:
     """The rules of a gallery for which none is given; says why one is left out."""
-    rules, reason = gallery.default_rules(result, model, images, forward)
+    rules, reason = gallery.default_rules(result, model, images, out, forward)
     if reason:
-        print(f"shown under {', '.join(rules)} alone: {reason}")
+        print(f"shown under {', '.join(rules)} alone: {reason}", file=sys.stderr)
     return rules
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -16,7 +17,8 @@ from featviz.errors import RecordError, UsageError
 from featviz.files import write_atomic
 from featviz.forward import Forward, check_module
 from featviz.gallery import site, sprites
-from featviz.gallery._trust import default_rules, trust
+from featviz.gallery._rules import default_rules
+from featviz.gallery._trust import marks, trust
 from featviz.gallery._units import Units, filters_of
 from featviz.gallery.numbers import front_units, layer_numbers, optional_text, text, unit_numbers
 from featviz.images import Images, open_images
@@ -98,7 +100,9 @@ def build(
     folder = Path(out)
     data = open_images(images)
     if rules is None:
-        rules, _ = default_rules(result, model, data, forward)
+        rules, reason = default_rules(result, model, data, None if fresh else folder, forward)
+        if rules == ["gradient"] and reason:
+            warnings.warn(f"shown under gradient: {reason}", stacklevel=2)
     chosen_rules = _checked_rules(rules)
     if not result.complete:
         raise UsageError(
@@ -368,7 +372,7 @@ class _Work:
             "folder": entry["folder"],
             "images": "images",
             "units": units.numbers,
-            "remarks": [badge["remark"] for badge in entry["trust"] if badge["remark"]],
+            "marks": marks(entry["trust"]),
         }
         write_atomic(units.folder / "units.json", site.strict_json(units.numbers))
         write_atomic(units.folder / "data.json", json.dumps(data))

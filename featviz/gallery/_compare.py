@@ -15,6 +15,7 @@ from torch import Tensor
 from featviz.errors import RecordError, UsageError, first_line
 from featviz.files import write_atomic
 from featviz.gallery import site, sprites
+from featviz.gallery._trust import marks
 from featviz.records import _fields as fields
 
 Record = dict[str, Any]
@@ -234,6 +235,7 @@ def _write_layer(out: Path, about: Record, i: int, name: str, pair: Pair) -> Rec
         folder = f"{gallery.letter}/{own['folder']}"
         units = _read(gallery, out, own, "units.json", fields.list_of(_unit, own["channels"]))
         side = {"title": gallery.title, "folder": folder, "images": "images", "units": units}
+        side["marks"] = marks(own.get("trust", []))
         sides.append(side)
         # the units that stand out in the first network are shown of both
         _write_strip(out / folder, entry["strip"], units, data)

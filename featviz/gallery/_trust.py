@@ -6,43 +6,16 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
 
-from torch import nn
+from featviz.records.likeness import HIGH, Likeness, better_rule, remark
 
-from featviz.errors import RuleError
-from featviz.forward import Forward
-from featviz.images.collection import Images
-from featviz.methods.project import project
-from featviz.records.likeness import Likeness, better_rule, remark
-from featviz.records.scan import Scan
+_KINDS = ("units", "images")
 
-RULES = ("deconvnet", "lrp")
-"""What a gallery shows unless it is told otherwise: the paper's rule, and the one whose pictures tell units and
-images apart on most networks (docs/trust.md)."""
-
-
-def default_rules(
-    result: Scan, model: nn.Module, images: Images, forward: Forward | None = None
-) -> tuple[list[str], str]:
-    """The rules of a gallery that was asked for none, and why one of `RULES` is left out, if it is.
-
-    A rule is left out where it has no meaning on the network, as far as its deepest layer.
-    """
-    deepest = list(result.values())[-1].layer
-    skipped = {skip.key for skip in result.skipped}
-    index = next(i for i, key in enumerate(images.keys) if key not in skipped)
-    x = images.preprocess.normalize(images[index])
-    rules, reasons = [], []
-    for rule in RULES:
-        try:
-            project(model, x, deepest.unit(0), rule=rule, forward=forward)
-            rules.append(rule)
-        except RuleError as error:
-            reasons.append(str(error))
-    return rules or ["gradient"], "; ".join(reasons)
+Badge = Mapping[str, Any]
+"""What is known of the pictures of a layer under one rule, as its entry in the record holds it."""
 
 
 def trust(rules: Sequence[str], likenesses: Mapping[str, Likeness]) -> list[dict[str, Any]]:
-    """For each rule what its badge says, as a layer's entry in the record holds it."""
+    """The badge of each rule."""
     badges = []
     for rule in rules:
         likeness = likenesses.get(rule, Likeness())
@@ -58,6 +31,27 @@ def trust(rules: Sequence[str], likenesses: Mapping[str, Likeness]) -> list[dict
             }
         )
     return badges
+
+
+def summary(badge: Badge) -> str:
+    """A badge in a sentence, with its numbers; empty where nothing was measured."""
+    if badge["remark"]:
+        return str(badge["remark"])
+    apart = [f"{kind} (cosine {badge[kind]:.2f})" for kind in _KINDS if badge[kind] is not None]
+    return f"These {badge['rule']} pictures tell {' and '.join(apart)} apart." if apart else ""
+
+
+def mark(badge: Badge) -> str:
+    """What stands beside the pictures of a rule that hardly depend on the unit or on the image; empty
+    where they do."""
+    measured = [kind for kind in _KINDS if badge[kind] is not None]
+    alike = [f"{kind} ({badge[kind]:.2f})" for kind in measured if badge[kind] > HIGH]
+    return f"hardly tells {' or '.join(alike)} apart" if alike else ""
+
+
+def marks(badges: Sequence[Badge]) -> dict[str, str]:
+    """By rule, its mark; only rules that have some."""
+    return {badge["rule"]: mark(badge) for badge in badges if mark(badge)}
 
 
 def _rounded(value: float) -> float | None:

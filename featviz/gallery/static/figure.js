@@ -38,10 +38,11 @@ featviz.download = (() => {
     const [w, h] = [(first.width / data.blocks.length) * n * scale, first.height * scale];
     const columns = Math.max(1, Math.min(shown.length, Math.round(Math.sqrt((1.3 * shown.length * (h + 28)) / (w + 12)))));
     const rows = Math.ceil(shown.length / columns);
-    const head = 54;
+    const marks = marksOf(shown, blocks);
+    const head = marks.length ? 74 : 54;
     const canvas = make("canvas", { width: Math.max(620, Math.ceil(columns * (w + 12) + 16)), height: Math.ceil(head + rows * (h + 28) + 12) });
     const pen = canvas.getContext("2d");
-    writeHead(pen, units, blocks);
+    writeHead(pen, units, blocks, marks);
     const put = ({ unit, side }, picture, i) => {
       const [x, y] = [12 + (i % columns) * (w + 12), head + Math.floor(i / columns) * (h + 28)];
       const blockWidth = picture.width / data.blocks.length;
@@ -61,7 +62,17 @@ featviz.download = (() => {
     const pixels = Math.max(1, count) * height * height * blocks;
     return Math.min(Math.max(1, Math.round(96 / height)), Math.sqrt(3e7 / pixels));
   }
-  function writeHead(pen, units, blocks) {
+  /** What a reader has to know of the pictures of a figure: which hardly depend on the unit or on the image. */
+  function marksOf(shown, blocks) {
+    const { data } = featviz.page;
+    const rules = blocks.map((block) => data.blocks[block].rule);
+    const marks = shown.flatMap(({ side }) => rules.filter((rule) => side.marks[rule]).map((rule) => {
+      const whose = data.sides.length > 1 ? `${side.title}: ` : "";
+      return `${whose}${rule} ${side.marks[rule]}`;
+    }));
+    return [...new Set(marks)];
+  }
+  function writeHead(pen, units, blocks, marks) {
     const { data } = featviz.page;
     pen.fillStyle = "#fff";
     pen.fillRect(0, 0, pen.canvas.width, pen.canvas.height);
@@ -72,6 +83,7 @@ featviz.download = (() => {
     pen.font = "13px sans-serif";
     const captions = blocks.map((block) => caption(data, block));
     pen.fillText(`${captions.join(" | ")}: the ${data.k} strongest responses; middle grey = 0`, 12, 44, pen.canvas.width - 24);
+    if (marks.length) pen.fillText(`≈ ${marks.join("; ")}`, 12, 64, pen.canvas.width - 24);
   }
 
   /** One page that shows the canvas. */

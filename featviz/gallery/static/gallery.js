@@ -138,7 +138,7 @@ const featviz = (() => {
       ? make("div", { class: "picture dead" + crispClass(data), text: "dead" })
       : make("div", { class: "picture" + crispClass(data) }))));
   }
-  /** Make room in every tile for what the switch shows, and draw it. */
+  /** Make room in every tile for what the switch shows, draw it, and show the badge of its rule. */
   function refill() {
     const { data, items } = page;
     page.blocks = shownBlocks(data, page.show, [page.rule]);
@@ -148,6 +148,7 @@ const featviz = (() => {
       $(".faces", item).replaceChildren(...item.faces);
       if (item.near) draw(item);
     });
+    document.querySelectorAll(".trust").forEach((badge) => { badge.hidden = badge.dataset.rule !== page.rule; });
   }
   /** A tile in words, for who does not see it. */
   function description(unit) {

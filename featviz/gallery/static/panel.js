@@ -7,10 +7,14 @@ featviz.panel = (() => {
   function panel(data, side, unit) {
     const heading = data.sides.length > 1 ? [make("h3", { text: side.title })] : [];
     if (unit.dead) return [...heading, make("p", { class: "notice", text: "This unit is dead: no image activates it, so there is nothing to project." })];
-    const remarks = (side.remarks || []).map((text) => make("p", { class: "notice", text }));
-    return [...heading, make("dl", { class: "stats" }, ...facts(unit)), ...remarks, blocks(data, side, unit),
+    return [...heading, make("dl", { class: "stats" }, ...facts(unit)), badge(), blocks(data, side, unit),
       make("h3", { text: "Where in the images" }), exemplars(data, side, unit),
       make("h3", { text: "Strongest response in each image, over the data set" }), histogram(unit)];
+  }
+  /** The page's badge of the chosen rule again; a comparison has none. */
+  function badge() {
+    const shown = $("main .trust:not([hidden])");
+    return shown ? shown.cloneNode(true) : "";
   }
   function facts(unit) {
     const values = [
@@ -32,7 +36,7 @@ featviz.panel = (() => {
   function blocks(data, side, unit) {
     const shown = panelBlocks(data);
     const figures = shown.map((block) => make("figure", {},
-      make("figcaption", { text: caption(data, block) }),
+      make("figcaption", { text: caption(data, block) }, marked(data, side, block)),
       make("div", { class: "picture" + crispClass(data), role: "img", "aria-label": `${caption(data, block)} of unit ${unit.unit}` })));
     const pictures = figures.map((figure) => $(".picture", figure));
     load(side, unit.unit).then(
@@ -42,6 +46,12 @@ featviz.panel = (() => {
       make("figcaption", { text: "its filter, the weights" }),
       make("img", { class: "picture crisp", src: unit.weights, alt: `weights of unit ${unit.unit}` }))] : [];
     return make("div", { class: "blocks" }, ...weights, ...figures);
+  }
+
+  /** Beside the name of pictures that hardly depend on the unit or on the image: that they do not. */
+  function marked(data, side, block) {
+    const mark = side.marks[data.blocks[block].rule];
+    return mark ? make("span", { class: "mark" }, make("span", { "aria-hidden": "true", text: "≈ " }), mark) : null;
   }
 
   const COMPUTED = {
