@@ -8,8 +8,8 @@ from torch import Tensor
 
 from featviz.errors import UsageError, did_you_mean
 from featviz.records.exemplars import Exemplars
-from featviz.rules import RULES
-from featviz.tiles import blur_of, heat_tiles, masked_tiles, picture_tiles, signal_tiles
+from featviz.rules import is_relevance
+from featviz.tiles import heat_tiles, masked_tiles, picture_tiles, signal_tiles
 
 VIEWS = {
     "masked": "the patches, faded to grey where their signal is weak",
@@ -22,12 +22,6 @@ PATCH = "patch"
 """What every view stands beside: the pixels alone."""
 
 ViewsLike = str | Sequence[str] | None
-
-
-def is_relevance(rule: str) -> bool:
-    """Whether a rule's projections say how much each pixel adds to the response or takes from it,
-    rather than which change of it would raise the response."""
-    return rule in RULES and RULES[rule].is_relevance
 
 
 def views_for(rule: str, views: ViewsLike = None) -> list[str]:
@@ -78,11 +72,9 @@ def view_tiles(
     signals = exemplars.projections[rule][row]
     if view == "projection":
         return signal_tiles(signals, visible, size)
-    image = exemplars.layer.field.extent  # but for what strides leave over at its edges
-    blur = blur_of((image.height, image.width), (patches.shape[-2], patches.shape[-1]))
     if view == "heat":
-        return heat_tiles(patches, signals, visible, size, blur)
-    return masked_tiles(patches, signals, visible, size, blur)
+        return heat_tiles(patches, signals, visible, size, exemplars.blur)
+    return masked_tiles(patches, signals, visible, size, exemplars.blur)
 
 
 def without_signal(exemplars: Exemplars, rule: str) -> int:

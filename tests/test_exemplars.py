@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import re
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
 import pytest
 import torch
 from laws import randint, same_bits
 from nets import plain
+from PIL import Image
 
 from featviz import Exemplars, open_images, project_exemplars, scan
 from featviz.errors import RuleError, UnitError, UsageError
+from featviz.records.likeness import Likeness
+from featviz.tiles import sheet
+from featviz.views import PATCH, view_tiles, views_for
 
 TENSORS = ("patches", "visible", "boxes", "scores", "images", "full_image", "fallback", "dead")
 
@@ -124,3 +134,26 @@ def test_a_notebook_shows_units_and_names_the_dead() -> None:
     assert page.count("<img") == int((~exemplars.dead).sum())
     assert page.count("dead: no image activates it") == int(exemplars.dead.sum())
     assert "&lt;Exemplars of 8 units of 3" in page
+
+
+@pytest.mark.parametrize("rule", ["deconvnet", "lrp"])
+def test_a_notebook_shows_the_views_that_grids_show_above_the_patches(rule: str) -> None:
+    model, data = plain(), open_images(randint(0, 4, 6, 3, 24, 24) / 4)
+    exemplars = project_exemplars(model, data, scan(model, data, "3", k=2)["3"], rule=rule)
+    row = int((~exemplars.dead).nonzero()[0])
+    data_of = re.compile(r'src="data:image/png;base64,([^"]+)"')
+    first = base64.b64decode(data_of.findall(exemplars._repr_html_())[0])
+    picture = torch.from_numpy(np.asarray(Image.open(BytesIO(first))).copy()).permute(2, 0, 1)
+    size = (picture.shape[1] - 2) // 3, (picture.shape[2] - 1) // 2
+    lines = []
+    for view in (*views_for(rule), PATCH):
+        lines.append(view_tiles(exemplars, row, rule, view, size))
+    assert torch.equal(picture, sheet(torch.cat(lines), 2))
+
+
+def test_a_notebook_says_where_pictures_hardly_tell_units_apart() -> None:
+    model, data = plain(), open_images(randint(0, 4, 6, 3, 24, 24) / 4)
+    exemplars = project_exemplars(model, data, scan(model, data, "3", k=2)["3"])
+    alike = replace(exemplars, likeness={"deconvnet": Likeness(0.97, 0.1, 4, 4)})
+    assert "hardly tell one unit from another (cosine 0.97)" in alike._repr_html_()
+    assert "hardly tell" not in replace(exemplars, likeness={})._repr_html_()

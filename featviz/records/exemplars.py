@@ -15,7 +15,15 @@ from torch import Tensor
 
 from featviz.errors import RuleError, UnitError, UsageError
 from featviz.records.likeness import Likeness, remark
-from featviz.tiles import picture_tiles, sheet, signal_tiles
+from featviz.rules import is_relevance
+from featviz.tiles import (
+    blur_of,
+    heat_tiles,
+    masked_tiles,
+    picture_tiles,
+    sheet,
+    signal_tiles,
+)
 from featviz.units import Layer
 
 _PER_EXEMPLAR = ("patches", "visible", "boxes", "scores", "images", "full_image", "fallback")
@@ -79,14 +87,17 @@ class Exemplars:
         return f"<Exemplars of {len(self.channels)} units of {self.layer}, k={self.k}, {size}: {rules}>"
 
     def _repr_html_(self) -> str:
-        """The units as a notebook shows them: projections under the first rule beside the patches."""
+        """The units as a notebook shows them, and what is to be known of the pictures."""
         rows = [self._html_row(row) for row in range(min(len(self.channels), _SHOWN))]
         more = len(self.channels) - len(rows)
         note = f"<p>and {more} more units</p>" if more else ""
         table = "<table>" + "".join(rows) + "</table>"
-        return f"<p>{escape(repr(self))}</p>{table}{note}"
+        lines = filter(None, [repr(self), self.remark()])
+        return "".join(f"<p>{escape(line)}</p>" for line in lines) + table + note
 
     def _html_row(self, row: int) -> str:
+        """From above, as grids have it: the patches masked by the first rule, its projections or heat
+        maps, and the patches."""
         channel = self.channels[row]
         if self.dead[row]:
             return f"<tr><td>{channel}</td><td>dead: no image activates it</td></tr>"
@@ -94,16 +105,26 @@ class Exemplars:
         scale = _SIDE / max(height, width)
         size = max(1, round(height * scale)), max(1, round(width * scale))
         visible = self.visible[row]
-        projections = next(iter(self.projections.values()))
-        signals = signal_tiles(projections[row], visible, size)
-        patches = picture_tiles(self.patches[row], visible, size)
-        lines = torch.cat([signals, patches])  # the projections above their patches
+        patches, signals = self.patches[row], self.projections[self.rule()][row]
+        masked = masked_tiles(patches, signals, visible, size, self.blur)
+        if is_relevance(self.rule()):
+            drawn = heat_tiles(patches, signals, visible, size, self.blur)
+        else:
+            drawn = signal_tiles(signals, visible, size)
+        lines = torch.cat([masked, drawn, picture_tiles(patches, visible, size)])
         return f"<tr><td>{channel}</td><td>{_html_picture(sheet(lines, self.k))}</td></tr>"
 
     @property
     def k(self) -> int:
         """Exemplars of each unit."""
         return self.scores.shape[1]
+
+    @property
+    def blur(self) -> float:
+        """Of masks and heat maps, the standard deviation of the blur, in pixels of a patch."""
+        image = self.layer.field.extent  # but for what strides leave over at its edges
+        height, width = self.visible.shape[-2:]
+        return blur_of((image.height, image.width), (height, width))
 
     @property
     def rules(self) -> list[str]:
@@ -219,4 +240,4 @@ def _html_picture(pixels: Tensor) -> str:
     buffer = BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="projections above their patches" src="data:image/png;base64,{data}">'
+    return f'<img alt="masked patches and projections above their patches" src="data:image/png;base64,{data}">'

@@ -146,6 +146,12 @@ def backward_rule(
         yield set_hooks(graph, restore)
 
 
+def is_relevance(rule: str) -> bool:
+    """Whether a rule's projections say how much each pixel adds to the response or takes from it,
+    rather than which change of it would raise the response."""
+    return rule in RULES and RULES[rule].is_relevance
+
+
 def any_relevance(rules: Iterable[str]) -> bool:
     """Whether one of these rules gives relevance."""
     return any(RULES[rule].is_relevance for rule in rules)
