@@ -145,9 +145,8 @@ def test_a_notebook_shows_the_views_that_grids_show_above_the_patches(rule: str)
     first = base64.b64decode(data_of.findall(exemplars._repr_html_())[0])
     picture = torch.from_numpy(np.asarray(Image.open(BytesIO(first))).copy()).permute(2, 0, 1)
     size = (picture.shape[1] - 2) // 3, (picture.shape[2] - 1) // 2
-    lines = []
-    for view in (*views_for(rule), PATCH):
-        lines.append(view_tiles(exemplars, row, rule, view, size))
+    views = [*views_for(rule), PATCH]
+    lines = [view_tiles(exemplars, row, rule, view, size) for view in views]
     assert torch.equal(picture, sheet(torch.cat(lines), 2))
 
 

@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from galleries import HOSTILE, LABELS, LAYER, made_up, tiny
+from laws import generator
 from PIL import Image
+from torch import nn
 
-from featviz import Exemplars, LayerScan, Scan, gallery
+from featviz import Exemplars, LayerScan, Scan, gallery, scan
 from featviz.gallery import _build
 from featviz.gallery.numbers import text
 
@@ -944,3 +947,56 @@ def test_a_missing_tile_is_named_as_such(
     assert len(tab.errors) >= 2
     assert all("ERR_FILE_NOT_FOUND" in error or error.endswith("/0.js") for error in tab.errors)
     tab.errors.clear()
+
+
+# --- whether pictures tell units and images apart
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A layer whose units are all the same, so that the deconvnet draws one picture of them."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False))
+    model[0].weight.data[:] = torch.rand(1, 3, 3, 3, generator=generator())
+    images = [torch.rand(3, 16, 16, generator=generator(seed)) for seed in range(6)]
+    out = tmp_path_factory.mktemp("alike")
+    result = scan(model, images, ["0"], k=3)
+    gallery.build(result, model, images, out, rules=["deconvnet", "lrp"])
+    return out
+
+
+def test_badges_follow_the_rule_and_open_by_the_keyboard(
+    opened: Callable[..., Tab], alike: Path
+) -> None:
+    page = opened(alike).go("layer-000.html")
+    shown = page.locator("main .trust:visible")
+    for rule in ("lrp", "deconvnet"):
+        page.click(f"#rule >> text='{rule}'")
+        assert shown.count() == 1
+        assert re.search(
+            rf"These {rule} pictures .*\d\.\d\d", shown.locator("summary").inner_text()
+        )
+    assert not shown.locator("p").first.is_visible()
+    shown.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert shown.locator("p").first.inner_text().startswith("Specificity: 1.00")
+
+
+def test_a_panel_marks_every_rule_and_has_the_badge_of_the_chosen(
+    opened: Callable[..., Tab], alike: Path
+) -> None:
+    page = opened(alike).go("layer-000.html#unit-1")
+    page.wait_for_selector(OPEN)
+    assert page.locator("#unit .trust").get_attribute("data-rule") == "deconvnet"
+    caption = page.locator("#unit figcaption:has-text('deconvnet projections')")
+    assert "hardly tells units (1.00)" in caption.inner_text()
+
+
+def test_the_front_page_marks_layers_whose_pictures_say_little(
+    opened: Callable[..., Tab], alike: Path
+) -> None:
+    page = opened(alike).go("index.html")
+    mark = page.locator(".layer .mark")
+    assert "deconvnet hardly tells units (1.00)" in mark.inner_text()
+    mark.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("main .trust:visible")
