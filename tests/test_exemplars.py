@@ -141,13 +141,15 @@ def test_a_notebook_shows_the_views_that_grids_show_above_the_patches(rule: str)
     model, data = plain(), open_images(randint(0, 4, 6, 3, 24, 24) / 4)
     exemplars = project_exemplars(model, data, scan(model, data, "3", k=2)["3"], rule=rule)
     row = int((~exemplars.dead).nonzero()[0])
-    data_of = re.compile(r'src="data:image/png;base64,([^"]+)"')
+    data_of = re.compile(r'src="data:image/webp;base64,([^"]+)"')
     first = base64.b64decode(data_of.findall(exemplars._repr_html_())[0])
     picture = torch.from_numpy(np.asarray(Image.open(BytesIO(first))).copy()).permute(2, 0, 1)
     size = (picture.shape[1] - 2) // 3, (picture.shape[2] - 1) // 2
     views = [*views_for(rule), PATCH]
     lines = [view_tiles(exemplars, row, rule, view, size) for view in views]
-    assert torch.equal(picture, sheet(torch.cat(lines), 2))
+    expected = sheet(torch.cat(lines), 2)
+    assert picture.shape == expected.shape
+    assert (picture.float() - expected.float()).abs().mean() < 12, "but for what packing loses"
 
 
 def test_a_notebook_says_where_pictures_hardly_tell_units_apart() -> None:

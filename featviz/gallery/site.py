@@ -14,7 +14,7 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from featviz.errors import RecordError, UsageError, first_line
 from featviz.files import write_atomic
-from featviz.gallery._trust import mark, summary
+from featviz.gallery import _trust
 from featviz.records import _fields as fields
 from featviz.records.likeness import HIGH
 
@@ -187,7 +187,7 @@ def strict_json(value: Any, **options: Any) -> str:
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN')  # texts are passed over
 _STRICT = {"Infinity": "1e999", "-Infinity": "-1e999", "NaN": "null"}
 _PAGES.policies["json.dumps_function"] = strict_json
-_PAGES.filters |= {"summary": summary, "mark": mark}
+_PAGES.filters |= {"summary": _trust.summary, "mark": _trust.mark}
 _PAGES.globals["HIGH"] = HIGH
 
 

@@ -238,6 +238,6 @@ class Exemplars:
 def _html_picture(pixels: Tensor) -> str:
     """A picture (3, h, w) uint8 as an element of a page, with its pixels in it."""
     buffer = BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, "PNG")
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(buffer, "WEBP", quality=85)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="masked patches and projections above their patches" src="data:image/png;base64,{data}">'
+    return f'<img alt="masked patches and projections above their patches" src="data:image/webp;base64,{data}">'
