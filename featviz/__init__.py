@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from featviz.methods.correspondence import Correspondence, correspondence
     from featviz.methods.equivariance import equivariance
     from featviz.methods.evolve import Evolution, Track, evolve
+    from featviz.methods.merge import merge
     from featviz.methods.occlude import OcclusionMaps, occlude
     from featviz.methods.project import project
     from featviz.methods.project_exemplars import project_exemplars
@@ -80,6 +81,7 @@ else:
             "methods.correspondence": ["Correspondence", "correspondence"],
             "methods.equivariance": ["equivariance"],
             "methods.evolve": ["Evolution", "Track", "evolve"],
+            "methods.merge": ["merge"],
             "methods.occlude": ["OcclusionMaps", "occlude"],
             "methods.project": ["project"],
             "methods.project_exemplars": ["project_exemplars"],
@@ -109,7 +111,7 @@ __all__ = [
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
     "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
-    "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "occlude",
+    "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "merge", "occlude",
     "open_images", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
     "responses", "scan", "sweep", "watch",
 ]  # fmt: skip

@@ -167,15 +167,15 @@ class Slashed(nn.Module):
         return self.up(self._modules["in/side"](x))  # type: ignore[misc]
 
 
-def test_two_files_without_pickle_and_without_layer_names(tmp_path: Path) -> None:
+def test_three_files_without_pickle_and_without_layer_names(tmp_path: Path) -> None:
     """Law 9."""
     out = tmp_path / "out"
     result = scanned(model=integers(Slashed()), layers=["in/side", "up"], out=out)
     files = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
     manifest = json.loads((out / "scan.json").read_text())
-    assert files == sorted([manifest["arrays"], "scan.json"])
+    assert files == sorted([manifest["arrays"], manifest["listing"], "scan.json"])
     assert not any("side" in name for name in files)
-    assert manifest["schema"] == 4
+    assert manifest["schema"] == 5
     assert [entry["name"] for entry in manifest["layers"]] == ["in/side", "up"]
     with np.load(out / manifest["arrays"], allow_pickle=False) as arrays:
         assert all(value.dtype != object for value in arrays.values())
@@ -185,8 +185,33 @@ def test_two_files_without_pickle_and_without_layer_names(tmp_path: Path) -> Non
 def test_a_second_save_replaces_the_first(tmp_path: Path) -> None:
     scanned(k=2).save(tmp_path)
     scanned(k=3).save(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
     assert Scan.load(tmp_path).k == 3
+
+
+def test_the_listing_is_written_once(tmp_path: Path) -> None:
+    """It grows with the data set, and a record is written every minute."""
+    scanned(k=2).save(tmp_path)
+    (listing,) = tmp_path.glob("listing-*.json")
+    before = listing.stat().st_mtime_ns
+    scanned(k=3).save(tmp_path)
+    assert listing.stat().st_mtime_ns == before
+    scanned(Samples(22)).save(tmp_path)
+    (other,) = tmp_path.glob("listing-*.json")
+    assert other != listing
+
+
+def test_a_damaged_listing_is_a_record_error(tmp_path: Path) -> None:
+    scanned().save(tmp_path)
+    (listing,) = tmp_path.glob("listing-*.json")
+    data = listing.read_bytes()
+    for wrong in (b"", b"{}", data[:-1], data.replace(b"003", b"004")):
+        listing.write_bytes(wrong)
+        with pytest.raises(RecordError, match="its hash is another"):
+            Scan.load(tmp_path)
+    listing.unlink()
+    with pytest.raises(RecordError, match=f"{listing.name} is missing"):
+        Scan.load(tmp_path)
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
@@ -205,7 +230,7 @@ def without(entries: dict[str, Any], name: str) -> dict[str, Any]:
 def damaged_manifests(manifest: dict[str, Any]) -> Iterator[str]:
     """Manifests with one thing wrong."""
     yield from ("", "[]", "3", "{", "null", '"scan"')
-    for name in without(manifest, "complete"):  # which is for the reader's eyes
+    for name in manifest.keys() - {"complete", "done"}:  # which are for the reader's eyes
         yield json.dumps(without(manifest, name))
     first, *others = manifest["layers"]
     for name in first:
@@ -219,12 +244,18 @@ def damaged_manifests(manifest: dict[str, Any]) -> Iterator[str]:
         {"layers": others},
         {"layers": [*others, first]},
         {"layers": [first | {"shape": [7, 10, 10]}, *others]},
-        {"keys": manifest["keys"][:3]},
-        {"labels": manifest["labels"][:3]},
-        {"keys": manifest["keys"][:3], "labels": manifest["labels"][:3], "done": 3},
-        {"done": 24},
-        {"done": -1},
-        {"done": None},
+        {"listing": "../" + manifest["listing"]},
+        {"listing": "listing-0123456789abcdef.json"},
+        {"ranges": [[0, 24]]},
+        {"ranges": [[-1, 3]]},
+        {"ranges": [[0, 3]]},
+        {"ranges": [[5, 23], [0, 5]]},
+        {"ranges": [[0, 5], [5, 23]]},
+        {"ranges": [[5, 3]]},
+        {"ranges": [[0]]},
+        {"ranges": None},
+        {"span": [0, 22]},
+        {"span": None},
         {"skipped": [{}]},
     )
     for change in changes:
@@ -248,10 +279,10 @@ def test_another_schema_is_refused_in_a_sentence(schema: object, tmp_path: Path)
     path = scanned().save(tmp_path)
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"schema": schema}))
-    with pytest.raises(RecordError, match=r"schema .*, this version reads 4") as error:
+    with pytest.raises(RecordError, match=r"schema .*, this version reads 5") as error:
         Scan.load(tmp_path)
     assert error.value.arguments == ("fresh",)
-    with pytest.raises(RecordError, match="this version reads 4"):
+    with pytest.raises(RecordError, match="this version reads 5"):
         scanned(out=tmp_path, resume=True)
     path.write_text(json.dumps({"schema": 1}))  # nothing else of it is looked at
     with pytest.raises(RecordError, match="schema 1"):

@@ -270,6 +270,8 @@ def scanned(
     check: Callable[[list[Layer]], None],
     *,
     forward: Forward | None = None,
+    shard: tuple[int, int] | None = None,
+    progress: bool = True,
 ) -> Scan:
     """The scan that the arguments ask for, gone on with where ``out`` has the beginning of it;
     ``check`` is called with its layers before any image is looked at."""
@@ -286,12 +288,13 @@ def scanned(
         score=args.score,
         forward=forward,
         batch_size=args.batch_size,
+        shard=shard,
         out=out,
         resume=not args.fresh,
         strict=args.strict,
         sources=sources,
         check=check,
-        progress=True,
+        progress=progress,
     )
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from featviz import __version__
-from featviz.cli import check, features, gallery, grid, layers, train
+from featviz.cli import check, features, gallery, grid, layers, merge, scan, train
 from featviz.cli.endings import exit_code
 
 
@@ -25,6 +25,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"featviz {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (check, features, gallery, grid, layers, train):
+    for command in (check, features, gallery, grid, layers, merge, scan, train):
         command.register(commands)
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from featviz.images.sources import open_images
 from featviz.methods._inputs import check_rows, fingerprints, input_shape_of, with_units
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._steady import check_steady
-from featviz.records.listing import Listing, Skipped
+from featviz.records.listing import Listing, Range, Skipped
 from featviz.records.scan import MANIFEST, LayerScan, Scan, has_positions
 from featviz.records.statistics import Statistics
 from featviz.records.topk import IN_REACH, TopK
@@ -43,6 +44,7 @@ def scan(
     net: Anatomy | None = None,
     forward: Forward | None = None,
     batch_size: int = 32,
+    shard: tuple[int, int] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     strict: bool = False,
@@ -74,6 +76,8 @@ def scan(
         forward: how the model is called, as of `read`; None: ``model(images)``.
         batch_size: images per forward pass. It does not change which exemplars there are but for
             rounding in the network.
+        shard: (i, n): only the images of shard i of n, from 0. Shards are of whole batches, so that
+            merged they have the bits of one scan. ``out`` is the folder of all of them; see `merge`.
         out: folder where the record is written, at the end, every minute, and when interrupted.
             Where another process scans to it, that is waited for, and a warning says so.
         resume: go on from the record in ``out``, if there is one, made from the same model, images,
@@ -113,15 +117,18 @@ def scan(
     if resume and out is None:
         raise UsageError("resume=True: give the folder of the record to go on from", "out")
     scored = _scored(score)
+    _check_shard(shard, out)
     data = open_images(images)
     state, net = _begin(model, data, layers, k, name_of(score), sources or {}, net, forward)
+    if shard is not None:
+        state = replace(state, shard=range_of(shard, len(data), batch_size))
     chosen = [layer_scan.layer for layer_scan in state.values()]
     if check is not None:
         check(chosen)
-    run = _Run(model, data, batch_size, out, strict, forward, scored)
-    if out is None:
+    run = _Run(model, data, batch_size, out, shard, strict, forward, scored)
+    if run.out is None:
         return _finished(run, state, net, resume, progress)
-    with claimed(Path(out)):
+    with claimed(run.out):
         return _finished(run, state, net, resume, progress)
 
 
@@ -143,20 +150,47 @@ def _finished(run: _Run, begun: Scan, net: Anatomy, resume: bool, progress: bool
         state.check_resumes(begun)
         stale = state.stale(begun)
         run.check_strict(state, stale)
-        if state.complete and not stale:
+        if state.finished and not stale:
             return state.renewed(begun)
     chosen = [layer_scan.layer for layer_scan in state.values()]
     check_steady(run.model, run.data, chosen, list(net.values()), run.batch_size, run.forward)
     state = run.all_of(run.again(state, stale).renewed(begun), progress)
-    if not any(layer_scan.statistics.count for layer_scan in state.values()):
+    if state.skipped and not any(own.statistics.count for own in state.values()):
         first = state.skipped[0]
         raise ImageError(
-            f"none of the {len(run.data)} images can be read; "
-            f"the first: {first.key!r}, {first.reason}"
+            f"none of the {state.done} images can be read; the first: {first.key!r}, {first.reason}"
         )
-    if run.out is not None:
-        state.save(run.out)
+    run.save(state)
     return state
+
+
+def _check_shard(shard: tuple[int, int] | None, out: str | Path | None) -> None:
+    if shard is None:
+        return
+    i, n = shard
+    if not 0 <= i < n:
+        raise UsageError(f"shard={shard}: give (i, n), a shard i from 0 to n - 1", "shard")
+    others = None if out is None else shards_in(Path(out))
+    if others not in (None, n):
+        raise UsageError(
+            f"shard={shard}: {str(out)!r} has shards of {others}: give one of {others}, or another "
+            "folder",
+            "shard",
+            "out",
+        )
+
+
+def range_of(shard: tuple[int, int], images: int, batch_size: int) -> Range:
+    """The images of shard i of n: as many batches as of any other, or one more."""
+    i, n = shard
+    batches = -(-images // batch_size)
+    start, stop = (min(j * batches // n * batch_size, images) for j in (i, i + 1))
+    return start, stop
+
+
+def folder_of(out: Path, shard: tuple[int, int]) -> Path:
+    """Where the record of shard i of n lies."""
+    return out / f"shard-{shard[0]:05d}-of-{shard[1]:05d}"
 
 
 def _begin(
@@ -193,6 +227,13 @@ def _begin(
     return Scan(begun, listing, identity, sources=sources), net
 
 
+def shards_in(out: Path) -> int | None:
+    """How many shards a folder was divided in; None: there is none yet."""
+    for path in out.glob("shard-*-of-*/scan.json"):
+        return int(path.parent.name.rpartition("-")[2])
+    return None
+
+
 class _Run:
     """One pass over images, from where a scan stands."""
 
@@ -202,6 +243,7 @@ class _Run:
         data: Images,
         batch_size: int,
         out: str | Path | None,
+        shard: tuple[int, int] | None,
         strict: bool,
         forward: Forward | None,
         score: Callable[[Tensor], Tensor] | None,
@@ -209,13 +251,18 @@ class _Run:
         self.model = model
         self.data = data
         self.batch_size = batch_size
+        self.listing_in = None
         self.out = None if out is None else Path(out)
+        if self.out is not None and shard is not None:
+            self.listing_in = self.out
+            self.out = folder_of(self.out, shard)
         self.strict = strict
         self.forward = forward
         self.score = score
         self.parameter = parameter_of(model)
         self.skipped: list[Skipped] = []
         self.numbers = _Numbers(data.keys)
+        self.most = batch_size  # images that fit into the device's memory at once
         self.checked: Scan | None = None  # the last state without NaN
         self.saved = time.monotonic()
 
@@ -233,10 +280,10 @@ class _Run:
         if not stale:
             return state
         self.skipped = [skipped for skipped in state.skipped if skipped.index not in stale]
-        done = state.done
+        position = state.position
         with evaluating(self.model), torch.no_grad():
             for images, batch in self._batches(stale):
-                state = self._advanced(state, images, batch, done)
+                state = self._advanced(state, images, batch, position)
         self.skipped.sort(key=lambda skipped: skipped.index)
         return replace(state, skipped=list(self.skipped))
 
@@ -246,12 +293,12 @@ class _Run:
     def all_of(self, state: Scan, progress: bool) -> Scan:
         """The scan of all images; what is done is saved when it is interrupted."""
         self.skipped = list(state.skipped)
-        begin = state.done
-        batches = self._batches(range(begin, len(self.data)))
+        begin, (start, stop) = state.position, state.span
+        batches = self._batches(range(begin, stop))
         bar = tqdm(
             desc="scan",
-            total=len(self.data),
-            initial=state.done,
+            total=stop - start,
+            initial=begin - start,
             unit="image",
             disable=not progress,
         )
@@ -261,25 +308,30 @@ class _Run:
                     number = (images[-1] - begin) // self.batch_size + 1
                     # those at the end of the batch that cannot be read are done too, or the next
                     # batches would be others after an interruption
-                    done = min(begin + number * self.batch_size, len(self.data))
-                    state = self._advanced(state, images, batch, done)
+                    position = min(begin + number * self.batch_size, stop)
+                    state = self._advanced(state, images, batch, position)
                     bar.update(state.done - bar.n)
                     self._save_sometimes(state)
-                bar.update(len(self.data) - bar.n)
+                bar.update(stop - start - bar.n)
             self.numbers.check()
         except BaseException:
             self._save_checked(state)
             raise
         top = {name: layer_scan.top.to("cpu") for name, layer_scan in state.items()}
         statistics = {name: scan.statistics.to("cpu") for name, scan in state.items()}
-        return state.with_progress(top, statistics, len(self.data), self.skipped)
+        return state.with_progress(top, statistics, stop, self.skipped)
 
     def _save_checked(self, state: Scan) -> None:
         """Save the last state that is known to hold no NaN: this one, most often."""
         if self.numbers.are_right():
             self.checked = state
-        if self.out is not None and self.checked is not None and self.checked.done:
-            self.checked.save(self.out)
+        if self.checked is not None and self.checked.done:
+            self.save(self.checked)
+
+    def save(self, state: Scan) -> None:
+        """Write the record, if there is a folder for it."""
+        if self.out is not None:
+            state.save(self.out, listing_in=self.listing_in)
 
     def _skip(self, index: int, error: ImageError) -> None:
         if self.strict:
@@ -290,11 +342,30 @@ class _Run:
         if self.out is not None and time.monotonic() - self.saved > SAVE_EVERY:
             self.numbers.check()
             self.checked = state
-            state.save(self.out)
+            self.save(state)
             self.saved = time.monotonic()
 
-    def _advanced(self, state: Scan, images: list[int], batch: Tensor, done: int) -> Scan:
-        """The scan after one more batch, with which ``done`` images are looked at."""
+    def _advanced(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:
+        """The scan after one more batch, with which the images before a position are looked at; half
+        of it at a time where the device has not the memory for all."""
+        for start in range(0, len(images), self.most):
+            chosen = slice(start, start + self.most)
+            try:
+                state = self._with(state, images[chosen], batch[chosen], position)
+            except torch.OutOfMemoryError:
+                if self.most == 1:
+                    raise
+                self.most = -(-min(self.most, len(images)) // 2)
+                warnings.warn(
+                    f"the device has too little memory for {len(images)} images: "
+                    f"{self.most} at once from here on",
+                    stacklevel=2,
+                )
+                return self._advanced(state, images[start:], batch[start:], position)
+        return state
+
+    def _with(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:
+        """The scan after some images at once."""
         top: dict[str, TopK] = {}
         statistics: dict[str, Statistics] = {}
 
@@ -314,7 +385,7 @@ class _Run:
         read(self.model, x, layers, reduce=reduce, forward=self.forward)
         if self.parameter.device.type in IN_REACH:
             self.numbers.check()
-        return state.with_progress(top, statistics, done, list(self.skipped))
+        return state.with_progress(top, statistics, position, list(self.skipped))
 
     def _scores(
         self, layer_scan: LayerScan, maps: Tensor, peaks: Tensor, images: list[int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,15 @@ def own_arrays(arrays: Mapping[str, Any], i: int) -> dict[str, Any]:
 
 
 def check_arrays(
-    layer: Layer, arrays: Mapping[str, Any], k: int, done: int, *, has_positions: bool = True
+    layer: Layer,
+    arrays: Mapping[str, Any],
+    k: int,
+    ranges: Sequence[tuple[int, int]],
+    *,
+    has_positions: bool = True,
 ) -> None:
-    """Make sure that arrays have the shapes and types of a layer's, and indices within its bounds.
+    """Make sure that arrays have the shapes and types of a layer's, and indices within its bounds:
+    those of images in the ranges that were looked at.
 
     Raises:
         ValueError: they do not, as after an edit or a mixture of two records.
@@ -79,8 +85,11 @@ def check_arrays(
             )
     images, positions = arrays["images"], arrays["positions"]
     filled = images != NONE
-    if ((images < NONE) | (images >= done)).any():
-        raise ValueError(f"layer {layer.name!r} has exemplars that are not of the {done} images")
+    known = images == NONE
+    for start, stop in ranges:
+        known |= (start <= images) & (images < stop)
+    if not known.all():
+        raise ValueError(f"layer {layer.name!r} has exemplars that are not of the images {ranges}")
     empty_slots = ~filled if has_positions else slice(None)
     is_wrong = has_positions and (positions[filled] < 0).any()
     if (positions[empty_slots] != NONE).any() or is_wrong:

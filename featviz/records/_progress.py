@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from featviz.errors import RecordError
 from featviz.records._arrays import hash_of
-from featviz.records.listing import Listing, Skipped
+from featviz.records.listing import Listing, Range, Skipped, is_in
 
 
 class Progress(Protocol):
@@ -22,7 +22,7 @@ class Progress(Protocol):
     def listing(self) -> Listing: ...
 
     @property
-    def done(self) -> int: ...
+    def ranges(self) -> list[Range]: ...
 
     @property
     def skipped(self) -> list[Skipped]: ...
@@ -58,7 +58,7 @@ def check_resumes(earlier: Progress, begun: Progress) -> None:
 def _changes(earlier: Progress, begun: Progress) -> list[str]:
     """In words, how many of the images that the record has looked at are others by now."""
     skipped = {entry.index for entry in earlier.skipped}
-    changed = [i for i in _changed(earlier, begun) if i < earlier.done and i not in skipped]
+    changed = [i for i in _changed(earlier, begun) if is_in(earlier.ranges, i) and i not in skipped]
     if not changed:
         return []
     first = earlier.listing.keys[changed[0]]

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from featviz.files import write_atomic
 from featviz.records import _fields as fields
+from featviz.records._arrays import hash_of
 from featviz.records._fields import Entry
 
+Range = tuple[int, int]
+"""Images from the first index up to the second, which is not included."""
+FILE_NAME = re.compile(r"listing-[0-9a-f]{16}\.json")
 _entries = fields.list_of(fields.entry)
 
 
@@ -54,9 +63,46 @@ class Listing:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @cached_property
+    def packed(self) -> tuple[str, bytes]:
+        """The name and the content of the file that holds keys, labels and stamps."""
+        stamps = self.stamps if any(self.stamps) else []
+        entries = {"keys": self.keys, "labels": self.labels, "stamps": stamps}
+        data = json.dumps(entries, indent=0).encode()
+        return f"listing-{hash_of(data)}.json", data
+
     def __repr__(self) -> str:
         size = "x".join(map(str, self.input_shape))
         return f"<Listing of {len(self)} images of {size}>"
+
+
+def save_listing(listing: Listing, folder: Path) -> str:
+    """Write the file of keys, labels and stamps, if it is not there already; its name, by its hash."""
+    name, data = listing.packed
+    if not (folder / name).exists():
+        write_atomic(folder / name, data)
+    return name
+
+
+def remove_older_listings(folder: Path, name: str) -> None:
+    """Remove the listings of earlier records."""
+    for old in folder.glob("listing-*.json"):
+        if old.name != name and FILE_NAME.fullmatch(old.name):
+            old.unlink(missing_ok=True)
+
+
+def stored_listing(folder: Path, manifest: Entry) -> Listing:
+    """The listing that a manifest speaks of: its file is in the same folder, or, of a shard, in the
+    one above."""
+    name = manifest.take("listing", fields.matching(FILE_NAME.pattern))
+    path = folder / name
+    if not path.exists() and (folder.parent / name).exists():
+        path = folder.parent / name
+    data = path.read_bytes()
+    if name != f"listing-{hash_of(data)}.json":
+        raise ValueError(f"{name} is not as it was written: its hash is another")
+    shape = {"input_shape": manifest.value["input_shape"]}
+    return listing_from(Entry(json.loads(data) | shape))
 
 
 def listing_to_json(listing: Listing, skipped: Sequence[Skipped]) -> dict[str, Any]:
@@ -79,13 +125,18 @@ def listing_from(manifest: Entry) -> Listing:
     return Listing(keys, labels, (c, h, w), stamps)
 
 
-def skipped_from(manifest: Entry, listing: Listing, done: int) -> list[Skipped]:
-    """Those of a manifest's first ``done`` images that could not be read."""
+def skipped_from(manifest: Entry, listing: Listing, ranges: Sequence[Range]) -> list[Skipped]:
+    """Those of a manifest's images so far, which lie in some ranges, that could not be read."""
     skipped = [_entry_from(entry, listing) for entry in manifest.take("skipped", _entries)]
     indices = [entry.index for entry in skipped]
-    if indices != sorted(set(indices)) or (indices and indices[-1] >= done):
-        raise ValueError(f"skipped names images that are not among the first {done}, each once")
+    if indices != sorted(set(indices)) or not all(is_in(ranges, index) for index in indices):
+        raise ValueError(f"skipped names images that are not among {ranges}, each once")
     return skipped
+
+
+def is_in(ranges: Sequence[Range], index: int) -> bool:
+    """Whether an image lies in one of some ranges."""
+    return any(start <= index < stop for start, stop in ranges)
 
 
 def _entry_from(entry: Entry, listing: Listing) -> Skipped:

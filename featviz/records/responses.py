@@ -21,6 +21,7 @@ from featviz.records._progress import check_resumes, checksum, short
 from featviz.records._rows import mapped
 from featviz.records.listing import (
     Listing,
+    Range,
     Skipped,
     check_fingerprints,
     listing_from,
@@ -103,6 +104,11 @@ class Responses(Mapping[str, Tensor]):
     def reduce(self) -> str:
         """The name of the reduction."""
         return str(self.identity["reduce"])
+
+    @property
+    def ranges(self) -> list[Range]:
+        """The images that were looked at, as ranges of indices."""
+        return [(0, self.done)]
 
     @property
     def complete(self) -> bool:
@@ -200,7 +206,7 @@ def _unpacked(manifest: Entry, folder: Path) -> Responses:
     """The responses that a manifest and its arrays describe, each field checked."""
     listing = listing_from(manifest)
     done = manifest.take("done", fields.integer(0, len(listing)))
-    skipped = skipped_from(manifest, listing, done)
+    skipped = skipped_from(manifest, listing, [(0, done)])
     tensors, layers = {}, {}
     for entry in manifest.take("layers", fields.list_of(fields.entry)):
         layer = layer_from(entry)

@@ -8,7 +8,7 @@ import random
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -36,19 +36,22 @@ from featviz.records._arrays import (
 from featviz.records._fields import Entry
 from featviz.records._layers import layer_from, layer_to_json
 from featviz.records._progress import check_resumes, checksum, short, stale
+from featviz.records._ranges import in_words, is_within, joined, overlap
 from featviz.records.listing import (
     Listing,
+    Range,
     Skipped,
     check_fingerprints,
-    listing_from,
-    listing_to_json,
+    remove_older_listings,
+    save_listing,
     skipped_from,
+    stored_listing,
 )
 from featviz.records.statistics import Statistics
 from featviz.records.topk import NONE, TopK
 from featviz.units import Layer
 
-SCHEMA = 4
+SCHEMA = 5
 MANIFEST = "scan.json"
 _entries = fields.list_of(fields.entry)
 
@@ -98,6 +101,11 @@ class LayerScan:
     def __repr__(self) -> str:
         units = f"{self.layer.channels} units, {int(self.statistics.dead.sum())} dead"
         return f"<LayerScan of {self.layer}: {units}, {self.statistics.count} images>"
+
+    def merge(self, other: LayerScan) -> LayerScan:
+        """This layer over its images and over others."""
+        top = self.top.merge(other.top)
+        return replace(self, top=top, statistics=self.statistics.merge(other.statistics))
 
     def to(self, device: torch.device | str) -> LayerScan:
         """The same with its exemplars and statistics on a device."""
@@ -170,7 +178,9 @@ class Scan(Mapping[str, LayerScan]):
         listing: the images.
         identity: fingerprints of what the scan was made from: ``model``, ``images``,
             ``preprocess``, ``layers``, ``k``, ``score``.
-        done: images looked at so far; ``complete`` says whether these are all.
+        ranges: the images looked at so far, as ranges of indices, in order and apart; ``done`` says
+            how many these are, ``complete`` whether they are all.
+        shard: the range that a shard has to look at; None: all images.
         skipped: images that could not be read.
         sources: free text about model, weights and data, for titles.
 
@@ -187,7 +197,8 @@ class Scan(Mapping[str, LayerScan]):
     layers: dict[str, LayerScan]
     listing: Listing
     identity: dict[str, Any]
-    done: int = 0
+    ranges: list[Range] = field(default_factory=list)
+    shard: Range | None = None
     skipped: list[Skipped] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
 
@@ -229,9 +240,42 @@ class Scan(Mapping[str, LayerScan]):
         return f"<p>{escape(repr(self))}</p><table><tr>{head}</tr>{rows}</table>"
 
     @property
+    def span(self) -> Range:
+        """The range that has to be looked at."""
+        return self.shard or (0, len(self.listing))
+
+    @property
+    def done(self) -> int:
+        """How many images were looked at."""
+        return sum(stop - start for start, stop in self.ranges)
+
+    @property
     def complete(self) -> bool:
-        """Whether every image was looked at."""
+        """Whether every image of the listing was looked at."""
         return self.done == len(self.listing)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every image of the span was looked at."""
+        return self.ranges == joined([self.span])
+
+    @property
+    def position(self) -> int:
+        """The first image that is still to be looked at.
+
+        Raises:
+            RecordError: there are several, since some of the shards are missing.
+        """
+        if not self.ranges:
+            return self.span[0]
+        if len(self.ranges) > 1 or self.ranges[0][0] != self.span[0]:
+            raise RecordError(
+                f"the scan is merged of shards that are not all: it has the images "
+                f"{in_words(self.ranges)} of {len(self.listing)}. Scan the missing shards and merge "
+                "them all",
+                "out",
+            )
+        return self.ranges[0][1]
 
     @property
     def k(self) -> int:
@@ -254,15 +298,48 @@ class Scan(Mapping[str, LayerScan]):
         self,
         top: Mapping[str, TopK],
         statistics: Mapping[str, Statistics],
-        done: int,
+        position: int,
         skipped: list[Skipped],
     ) -> Scan:
-        """This scan after more images."""
+        """This scan after more images, up to a position."""
         layers = {
             name: replace(layer_scan, top=top[name], statistics=statistics[name])
             for name, layer_scan in self.items()
         }
-        return replace(self, layers=layers, done=done, skipped=skipped)
+        ranges = joined([(self.span[0], position)])
+        return replace(self, layers=layers, ranges=ranges, skipped=skipped)
+
+    def merge(self, other: Scan) -> Scan:
+        """This scan and another of the same network and listing.
+
+        Merging is commutative and associative, and the result has the bits of one scan of all the
+        images. A scan of images that are all in the other adds nothing.
+
+        Raises:
+            RecordError: the two are of different things, or each holds images of the other, but not
+                all: then merge the shards themselves.
+        """
+        _check_mergeable(self, other)
+        if is_within(other.ranges, self.ranges):
+            return self
+        if is_within(self.ranges, other.ranges):
+            return other
+        if overlap(self.ranges, other.ranges):
+            raise RecordError(
+                f"scans of the images {in_words(self.ranges)} and {in_words(other.ranges)} share some "
+                "and neither has all of the other's: merge the shards that they are made of"
+            )
+        layers = {name: own.merge(other[name]) for name, own in self.items()}
+        skipped = sorted([*self.skipped, *other.skipped], key=lambda entry: entry.index)
+        return Scan(
+            layers,
+            self.listing,
+            self.identity,
+            joined([*self.ranges, *other.ranges]),
+            None,
+            skipped,
+            self.sources,
+        )
 
     def check_resumes(self, begun: Scan) -> None:
         """Make sure that this record, read from disk, was made from the same things as a scan that
@@ -283,9 +360,14 @@ class Scan(Mapping[str, LayerScan]):
         layers = {name: replace(scan, listing=listing) for name, scan in self.items()}
         return replace(self, layers=layers, listing=listing, identity=begun.identity)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, *, listing_in: str | Path | None = None) -> Path:
         """Write ``scan.json`` and its arrays to ``folder``; what was there before stays intact until
         the new is complete.
+
+        Args:
+            folder: to write to.
+            listing_in: the folder above it, where the listing lies that shards have in common; None:
+                ``folder``.
 
         Returns:
             The path of ``scan.json``.
@@ -294,7 +376,10 @@ class Scan(Mapping[str, LayerScan]):
         data = packed((scan.top, scan.statistics) for scan in self.values())
         arrays = arrays_name(data)
         write_atomic(folder / arrays, data)
-        write_atomic(folder / MANIFEST, json.dumps(_manifest(self, arrays), indent=1))
+        listing = save_listing(self.listing, Path(listing_in or folder))
+        write_atomic(folder / MANIFEST, json.dumps(_manifest(self, arrays, listing), indent=1))
+        if listing_in is None:
+            remove_older_listings(folder, listing)
         for old in folder.glob("scan-*.npz"):
             if old.name != arrays and ARRAYS_NAME.fullmatch(old.name):
                 old.unlink()
@@ -311,7 +396,7 @@ class Scan(Mapping[str, LayerScan]):
         try:
             manifest = fields.Entry(json.loads(path.read_bytes()))
             _check_schema(path, manifest)
-            return _unpacked(manifest, stored_arrays(path.parent, manifest))
+            return _unpacked(manifest, path.parent)
         except FeatvizError:
             raise
         except FileNotFoundError as error:
@@ -353,17 +438,21 @@ def _html_row(layer_scan: LayerScan) -> str:
     return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
 
 
-def _manifest(scan: Scan, arrays: str) -> dict[str, Any]:
+def _manifest(scan: Scan, arrays: str, listing: str) -> dict[str, Any]:
     manifest = {
         "schema": SCHEMA,
         "arrays": arrays,
+        "listing": listing,
+        "input_shape": scan.listing.input_shape,
+        "ranges": scan.ranges,
+        "span": scan.span,
         "done": scan.done,
         "complete": scan.complete,
+        "skipped": [asdict(skipped) for skipped in scan.skipped],
         "identity": scan.identity,
         "sources": scan.sources,
         "counts": [layer_scan.statistics.count for layer_scan in scan.values()],
         "layers": [layer_to_json(layer_scan.layer) for layer_scan in scan.values()],
-        **listing_to_json(scan.listing, scan.skipped),
     }
     return manifest | {"checksum": checksum(manifest)}
 
@@ -377,11 +466,16 @@ def _check_schema(path: Path, manifest: Entry) -> None:
         )
 
 
-def _unpacked(manifest: Entry, arrays: dict[str, Any]) -> Scan:
+def _unpacked(manifest: Entry, folder: Path) -> Scan:
     """The scan that a manifest and its arrays describe, each field checked."""
-    listing = listing_from(manifest)
-    done = manifest.take("done", fields.integer(0, len(listing)))
-    skipped = skipped_from(manifest, listing, done)
+    arrays = stored_arrays(folder, manifest)
+    listing = stored_listing(folder, manifest)
+    span = _range_from("span", manifest.value["span"], len(listing))
+    ranges = [_range_from("ranges", own, len(listing)) for own in manifest.value["ranges"]]
+    if joined(ranges) != ranges or not is_within(ranges, [span]):
+        raise ValueError(f"ranges are {ranges}, which are not of {span}, in order and apart")
+    skipped = skipped_from(manifest, listing, ranges)
+    done = sum(stop - start for start, stop in ranges)
     chosen = [layer_from(entry) for entry in manifest.take("layers", _entries)]
     names = [layer.name for layer in chosen]
     if not names or len(set(names)) != len(names):
@@ -394,13 +488,40 @@ def _unpacked(manifest: Entry, arrays: dict[str, Any]) -> Scan:
     for i, layer in enumerate(chosen):
         own = own_arrays(arrays, i)
         score = str(identity["score"])
-        check_arrays(layer, own, k, done, has_positions=has_positions(score, layer))
+        check_arrays(layer, own, k, ranges, has_positions=has_positions(score, layer))
         statistics = Statistics.from_arrays(counts[i], own)
         layers[layer.name] = LayerScan(layer, TopK.from_arrays(own), statistics, listing, score)
     sources = manifest.take("sources", fields.texts)
     if manifest.take("checksum", fields.text) != checksum(manifest.value):
         raise ValueError("the manifest is not as it was written: its checksum is another")
-    return Scan(layers, listing, identity, done, skipped, sources)
+    return Scan(layers, listing, identity, ranges, span, skipped, sources)
+
+
+def _range_from(name: str, value: Any, n: int) -> Range:
+    start, stop = fields.list_of(fields.integer(0, n), 2)(name, value)
+    if start > stop:
+        raise fields.wrong(name, value, "a range of indices")
+    return start, stop
+
+
+def _check_mergeable(first: Scan, second: Scan) -> None:
+    """Make sure that two scans are of the same things.
+
+    Raises:
+        RecordError: they are not; the message says what differs.
+    """
+    differing = [
+        key
+        for key in sorted({*first.identity, *second.identity})
+        if first.identity.get(key) != second.identity.get(key)
+    ]
+    if first.listing.keys != second.listing.keys:
+        differing.append("images")
+    if differing:
+        raise RecordError(
+            f"two scans of other {', '.join(dict.fromkeys(differing))} do not merge: scan all shards "
+            "with the same model, weights, images, layers, k and score"
+        )
 
 
 def _identity_from(manifest: Entry, names: list[str]) -> tuple[int, dict[str, Any]]:

@@ -1,0 +1,159 @@
+"""``featviz scan``: the scan alone, of all images or of one shard of them, by one process or many."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from featviz.cli.arguments import (
+    add_image_arguments,
+    add_k,
+    add_layers,
+    add_model_arguments,
+    add_output,
+    add_score,
+    in_turn,
+    positive,
+    report,
+    scanned,
+    slug,
+)
+from featviz.cli.sources import images_from, network_from
+from featviz.errors import UsageError
+from featviz.methods.merge import merge
+from featviz.methods.scan import shards_in
+from featviz.records.scan import MANIFEST, Scan
+
+_PER_SHARD = 4096
+"""Images of a shard where nothing else is asked for: what a rank that dies has to do again."""
+
+
+def register(commands: Any) -> None:
+    """Add the command ``scan``."""
+    parser = commands.add_parser(
+        "scan", help="find the strongest responses of every unit; by shards, or under torchrun"
+    )
+    add_model_arguments(parser)
+    add_image_arguments(parser)
+    add_layers(parser)
+    add_k(parser)
+    add_score(parser)
+    parser.add_argument(
+        "--shard",
+        type=part,
+        metavar="I/N",
+        help="only shard I of N, from 0; featviz merge makes one scan of them",
+    )
+    parser.add_argument(
+        "--shards",
+        type=positive,
+        metavar="N",
+        help=f"under torchrun: how many shards ranks take in turns (default: {_PER_SHARD} images each)",
+    )
+    going = parser.add_mutually_exclusive_group()
+    going.add_argument("--fresh", action="store_true", help="scan again even if there is a record")
+    going.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the record that is there (which is done without this, too)",
+    )
+    add_output(parser, "folder for the record (default: outputs/MODEL-scan)")
+    parser.set_defaults(
+        run=run, goes_on="What was scanned is kept: the same command goes on from there."
+    )
+
+
+def part(text: str) -> tuple[int, int]:
+    """(i, n), from 3/16."""
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 0/16 or 15/16")
+    return int(i), int(n)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Scan, and print what there is."""
+    out = args.out or Path("outputs") / f"{slug(args.model)}-scan"
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1 and args.shard is None:
+        _among_ranks(args, out, int(os.environ["RANK"]), ranks)
+        return
+    if args.shards is not None:
+        raise UsageError("--shards goes with torchrun; alone give --shard I/N", "shard")
+    if args.shard is not None:
+        _report(_scanned(args, out, args.shard), out)
+        return
+    with in_turn(out):
+        _report(_scanned(args, out, None), out)
+
+
+def _scanned(
+    args: argparse.Namespace, out: Path, shard: tuple[int, int] | None, *, progress: bool = True
+) -> Scan:
+    model, forward = network_from(args)
+    images = images_from(args, model, forward=forward)
+    return scanned(
+        args,
+        model,
+        images,
+        out,
+        lambda layers: None,
+        forward=forward,
+        shard=shard,
+        progress=progress,
+    )
+
+
+def _among_ranks(args: argparse.Namespace, out: Path, rank: int, ranks: int) -> None:
+    """Every rank scans its share of the shards; the first then merges all."""
+    if args.device is None and torch.cuda.is_available():
+        args.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    try:
+        model, forward = network_from(args)
+        images = images_from(args, model, forward=forward)
+        n = _number(args, out, len(images), rank, ranks)
+        for i in range(rank, n, ranks):
+            scanned(
+                args,
+                model,
+                images,
+                out,
+                lambda layers: None,
+                forward=forward,
+                shard=(i, n),
+                progress=rank == 0,
+            )
+        torch.distributed.barrier()
+        if rank == 0:
+            _report(merge(out, out=out), out)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _number(args: argparse.Namespace, out: Path, images: int, rank: int, ranks: int) -> int:
+    """How many shards there are: as many as in the folder already, whatever the number of ranks."""
+    n = args.shards or max(ranks, -(-images // _PER_SHARD))
+    if not args.fresh:
+        n = shards_in(out) or n
+    elif rank == 0:
+        for old in out.glob("shard-*-of-*/scan.json"):
+            old.unlink()
+    agreed = [n]
+    torch.distributed.broadcast_object_list(agreed, src=0)
+    return agreed[0]
+
+
+def _report(result: Scan, out: Path) -> None:
+    report(result)
+    units = sum(layer_scan.layer.channels for layer_scan in result.values())
+    start, stop = result.span
+    print(
+        f"{len(result)} layers, {units} units, images {start} to {stop - 1} of "
+        f"{len(result.listing)}: {out / MANIFEST}"
+    )

@@ -1,0 +1,70 @@
+"""One scan of the shards of a data set, whoever made them, in whatever order, and however often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from featviz.errors import RecordError, UsageError
+from featviz.records._ranges import in_words, is_within, without
+from featviz.records.scan import Scan
+
+
+def merge(
+    shards: str | Path | Iterable[Scan | str | Path], *, out: str | Path | None = None
+) -> Scan:
+    """Merge scans of parts of a data set to the scan of all of it.
+
+    The result has the bits of one scan of all the images, but for rounding in the network where
+    shards are not of whole batches. A shard that comes twice counts once, so shards may be made again
+    where it is not known whether they were.
+
+    Args:
+        shards: the folder that `scan` was given for all shards, or scans and folders of scans. One
+            after another is read, so that only two are in memory.
+        out: folder where the result is written.
+
+    Raises:
+        RecordError: no shard is there, one is damaged or of something else, or images are missing;
+            the message says which.
+        UsageError: ``shards`` is empty.
+
+    Example:
+        >>> from featviz import load_model, merge, open_images, scan
+        >>> from featviz.data import SyntheticImages
+        >>> from featviz.models import MINI_PREPROCESS
+        >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
+        >>> shards = [scan(model, images, "conv1", batch_size=2, shard=(i, 3)) for i in range(3)]
+        >>> merge(shards)
+        <Scan of 1 layers, 32 units, k=9, 8 of 8 images>
+    """
+    result: Scan | None = None
+    for own in _records(shards):
+        record = own if isinstance(own, Scan) else Scan.load(own)
+        if result is None:
+            result = replace(record, shard=None)
+        elif not is_within(record.ranges, result.ranges):
+            result = result.merge(record)
+    if result is None:
+        raise UsageError("there are no shards to merge: give at least one", "shards")
+    missing = without((0, len(result.listing)), result.ranges)
+    if missing:
+        raise RecordError(
+            f"the images {in_words(missing)} of {len(result.listing)} are in no shard: scan the "
+            "shards that are missing, or not finished, and merge again",
+        )
+    if out is not None:
+        result.save(out)
+    return result
+
+
+def _records(shards: str | Path | Iterable[Scan | str | Path]) -> list[Scan | str | Path]:
+    if not isinstance(shards, (str, Path)):
+        return list(shards)
+    folders = sorted(path.parent for path in Path(shards).glob("shard-*-of-*/scan.json"))
+    if not folders:
+        raise RecordError(
+            f"no shards in {str(shards)!r}: scan with shard=(i, n) and out={str(shards)!r}", "out"
+        )
+    return list(folders)

@@ -1,0 +1,212 @@
+"""Shards: merged in any order, in any tree and however often, they are one scan to the last bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from samples import Samples, same_scan, scanned
+
+from featviz import Scan, merge
+from featviz.errors import RecordError, UsageError
+from featviz.methods.scan import range_of
+from featviz.records._ranges import in_words, is_within, joined, overlap, without
+
+N = 23
+law = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+ranges = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)).map(sorted).map(tuple))
+
+
+# --- ranges, against sets of numbers
+
+
+def numbers(own: Any) -> set[int]:
+    return {i for start, stop in own for i in range(start, stop)}
+
+
+@law
+@given(a=ranges, b=ranges)
+def test_ranges_are_sets_of_numbers(a: Any, b: Any) -> None:
+    own, other = joined(a), joined(b)
+    assert numbers(own) == numbers(a)
+    assert all(x[1] < y[0] for x, y in pairwise(own))
+    assert is_within(own, other) == (numbers(a) <= numbers(b))
+    assert overlap(own, other) == bool(numbers(a) & numbers(b))
+    assert numbers(without((0, 12), own)) == set(range(12)) - numbers(a)
+
+
+def test_ranges_in_words() -> None:
+    assert in_words([(0, 6), (8, 9)]) == "0 to 5, 8 to 8"
+    assert in_words([]) == "none"
+
+
+@law
+@given(images=st.integers(0, 60), batch=st.integers(1, 9), n=st.integers(1, 20))
+def test_shards_are_whole_batches_and_all_images(images: int, batch: int, n: int) -> None:
+    own = [range_of((i, n), images, batch) for i in range(n)]
+    assert [own[0][0], own[-1][1]] == [0, images]
+    assert all(a[1] == b[0] for a, b in pairwise(own))
+    assert all(start % batch == 0 or start == images for start, _ in own)
+
+
+# --- merging
+
+
+def shards(n: int, **options: Any) -> list[Scan]:
+    return [scanned(batch_size=3, shard=(i, n), **options) for i in range(n)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 11])
+def test_all_shards_are_one_scan(n: int) -> None:
+    """11 are more than there are batches: some are empty."""
+    merged = merge(shards(n))
+    assert same_scan(merged, scanned(batch_size=3))
+    assert merged.complete
+
+
+WHOLE = scanned(batch_size=3)
+PARTS = shards(5)
+
+
+def nested(a: Scan, b: Scan) -> bool:
+    """Whether one has all images of the other."""
+    return is_within(a.ranges, b.ranges) or is_within(b.ranges, a.ranges)
+
+
+@law
+@given(seed=st.integers(0, 10**6), doubled=st.lists(st.integers(0, 4)))
+def test_any_tree_with_doubled_shards_gives_the_same_bits(seed: int, doubled: list[int]) -> None:
+    draw = random.Random(seed)
+    trees = [*PARTS, *(PARTS[i] for i in doubled)]
+    draw.shuffle(trees)
+    while len(trees) > 1:
+        first, second = trees.pop(), trees.pop()
+        try:
+            trees.insert(draw.randrange(len(trees) + 1), first.merge(second))
+        except (
+            RecordError
+        ) as error:  # both hold a shard, and each something else: their leaves then
+            assert "merge the shards that they are made of" in str(error)
+            trees = [merge(PARTS)]
+    assert same_scan(trees[0], WHOLE)
+
+
+@law
+@given(a=st.integers(0, 4), b=st.integers(0, 4))
+def test_merging_is_commutative_and_idempotent(a: int, b: int) -> None:
+    assert same_scan(PARTS[a].merge(PARTS[b]), PARTS[b].merge(PARTS[a]))
+    assert PARTS[a].merge(PARTS[a]) is PARTS[a]
+
+
+def test_a_missing_shard_is_named() -> None:
+    with pytest.raises(RecordError, match="the images 9 to 11 of 23 are in no shard"):
+        merge([PARTS[i] for i in (0, 1, 3, 4)])
+
+
+def test_shards_of_other_things_do_not_merge() -> None:
+    other = scanned(k=5, batch_size=3, shard=(1, 5))
+    with pytest.raises(RecordError, match="two scans of other k do not merge"):
+        PARTS[0].merge(other)
+    with pytest.raises(RecordError, match="images"):
+        PARTS[0].merge(scanned(Samples(22), batch_size=3, shard=(1, 5)))
+
+
+def test_nothing_to_merge(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no shards to merge"):
+        merge([])
+    with pytest.raises(RecordError, match="no shards in"):
+        merge(tmp_path)
+
+
+# --- on disk
+
+
+def test_shards_in_a_folder_share_their_listing(tmp_path: Path) -> None:
+    shards(4, out=tmp_path)
+    assert len(list(tmp_path.rglob("listing-*.json"))) == 1
+    assert same_scan(merge(tmp_path, out=tmp_path), WHOLE)
+    assert same_scan(Scan.load(tmp_path), WHOLE)
+
+
+def test_an_interrupted_shard_goes_on(tmp_path: Path) -> None:
+    for i in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            scanned(
+                Samples(interrupt=range_of((i, 3), N, 3)[0] + 4),
+                batch_size=3, shard=(i, 3), out=tmp_path,
+            )  # fmt: skip
+    with pytest.raises(RecordError, match=r"are in no shard: scan the shards that are missing"):
+        merge(tmp_path)
+    shards(3, out=tmp_path, resume=True)
+    assert same_scan(merge(tmp_path), WHOLE)
+
+
+def test_a_folder_has_shards_of_one_number(tmp_path: Path) -> None:
+    scanned(batch_size=3, shard=(0, 4), out=tmp_path)
+    with pytest.raises(UsageError, match="has shards of 4: give one of 4, or another folder"):
+        scanned(batch_size=3, shard=(0, 5), out=tmp_path)
+
+
+@pytest.mark.parametrize("shard", [(-1, 3), (3, 3), (0, 0)])
+def test_a_shard_that_is_none(shard: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match=r"give \(i, n\)"):
+        scanned(shard=shard)
+
+
+# --- processes that are killed
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import featviz.methods.scan as module
+import time
+from samples import Samples, scanned
+sys.modules["featviz.methods.scan"].SAVE_EVERY = 0.0
+class Slow(Samples):
+    def __getitem__(self, i):
+        time.sleep(0.01)
+        return super().__getitem__(i)
+i, n = int(sys.argv[3]), int(sys.argv[4])
+print("begins", flush=True)
+scanned(Slow(), batch_size=3, shard=(i, n), out=Path(sys.argv[2]), resume=True)
+print("ends", flush=True)
+"""
+
+
+def run(folder: Path, i: int, n: int) -> subprocess.Popen[str]:
+    here = str(Path(__file__).parent)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, here, str(folder), str(i), str(n)],
+        stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_kills_at_random_points_cost_no_bit(seed: int, tmp_path: Path) -> None:
+    """Two processes, each killed at random moments until it comes through."""
+    draw = random.Random(seed)
+    for i in range(2):
+        for _ in range(3):
+            process = run(tmp_path, i, 2)
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(draw.random() * 0.2)
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        process = run(tmp_path, i, 2)
+        assert "ends" in process.communicate()[0]
+    assert same_scan(merge(tmp_path), WHOLE)
