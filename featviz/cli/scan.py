@@ -26,7 +26,7 @@ from featviz.cli.arguments import (
 from featviz.cli.sources import images_from, network_from
 from featviz.errors import UsageError
 from featviz.methods.merge import merge
-from featviz.methods.scan import shards_in
+from featviz.methods.scan import folder_of, shards_in
 from featviz.records.scan import MANIFEST, Scan
 
 _PER_SHARD = 4096
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     if args.shards is not None:
         raise UsageError("--shards goes with torchrun; alone give --shard I/N", "shard")
     if args.shard is not None:
-        _report(_scanned(args, out, args.shard), out)
+        _report(_scanned(args, out, args.shard), folder_of(out, args.shard))
         return
     with in_turn(out):
         _report(_scanned(args, out, None), out)
