@@ -621,7 +621,7 @@ def test_crops_that_did_not_do_are_counted_and_named(
 def test_an_unfinished_scan_is_refused(made: Made, tmp_path: Path) -> None:
     model, images, result = made
     with pytest.raises(UsageError, match=r"5 of 24 images"):
-        gallery.build(replace(result, done=5), model, images, tmp_path)
+        gallery.build(replace(result, ranges=[(0, 5)]), model, images, tmp_path)
     assert files(tmp_path) == {}
 
 
