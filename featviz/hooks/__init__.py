@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from featviz.errors import UsageError
 from featviz.forward import Forward, call_model
-from featviz.hooks._activations import Activations
 from featviz.hooks._compiled import eagerly
 from featviz.hooks._keeping import Device, Keeping, Reduce, keeping
 from featviz.hooks._reader import Every, Reader, Stop
 from featviz.hooks._set import around, on_call
 from featviz.hooks._targets import CONVOLUTIONS, targets_of
+from featviz.hooks.activations import Activations
 from featviz.patterns import resolve
 from featviz.units import LayersLike
 

@@ -110,9 +110,10 @@ class Follower:
         for target in self.wanted:
             if target.name not in names:
                 times = self.calls[target.path]
+                compiled = " (code that was compiled before the block calls none)"
                 raise LayerError(
-                    f"layer {target.name!r} took no part in this forward: "
-                    f"its module was called {times} times, counted from @0"
+                    f"layer {target.name!r} took no part in this forward: its module was called "
+                    f"{times} times, counted from @0{'' if times else compiled}"
                 )
 
     def _targets_of(self, path: str) -> list[Target]:

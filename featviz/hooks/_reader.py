@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from featviz.errors import LayerError
-from featviz.hooks._activations import Activations, Arrival, Gradients, watchable
 from featviz.hooks._follower import Follower, runs_again
 from featviz.hooks._keeping import Keeping, shares_memory, storages
 from featviz.hooks._structure import mapped
 from featviz.hooks._targets import Target
+from featviz.hooks.activations import Activations, Arrival, Gradients, watchable
 
 Every = bool | Callable[[str, Any], object]
 """Whether what every forward reads is kept, in lists; or a function of name and value."""

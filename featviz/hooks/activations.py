@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ class Activations(dict[str, Any]):
     Attributes:
         gradients: by layer, what arrived at it when something was carried back.
 
-    It is pickled and copied as a plain dictionary.
+    It is pickled and copied as an ordered dictionary, which ``torch.load`` reads with ``weights_only=True``.
 
     Example:
         >>> import torch
@@ -60,8 +61,8 @@ class Activations(dict[str, Any]):
         if not self.has_run:
             raise LayerError(
                 f"nothing is read of layer {name!r}: no forward of the model came to its end in this "
-                "block (code that was compiled before it, copies of the model and other threads are "
-                "not read)"
+                "block (code that was compiled before the block, copies of the model and other threads "
+                "are not read)"
             )
         raise LayerError(f"nothing is read of layer {name!r}: it took no part in the last forward")
 
@@ -69,7 +70,7 @@ class Activations(dict[str, Any]):
         return f"<Activations {_listed(self)}>"
 
     def __reduce__(self) -> Any:
-        return dict, (dict(self),)
+        return OrderedDict, (), None, None, iter(self.items())
 
 
 class Gradients(Mapping[str, Any]):
