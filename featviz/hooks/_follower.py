@@ -88,7 +88,8 @@ class Follower:
                 f"layer {path!r} is called more than once in one forward: "
                 f"say which call, '{path}@0' or '{path}@1'"
             )
-        self.used.update(target.name for target in targets)
+        for target in targets:
+            self.used.add(target.name)
         return targets
 
     def close(self) -> None:
