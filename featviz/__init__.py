@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from featviz.gallery._watch import watch
     from featviz.geometry import Box, ReceptiveField
     from featviz.hooks import capture, read
+    from featviz.hooks.activations import Activations
     from featviz.images import Images, Preprocess, open_images
     from featviz.methods.attribute import attribute
     from featviz.methods.connections import Connections, connections
@@ -75,6 +76,7 @@ else:
             "gallery._watch": ["watch"],
             "geometry": ["Box", "ReceptiveField"],
             "hooks": ["capture", "read"],
+            "hooks.activations": ["Activations"],
             "images": ["Images", "Preprocess", "open_images"],
             "methods.attribute": ["attribute"],
             "methods.connections": ["Connections", "connections"],
@@ -105,7 +107,7 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError",
+    "Activations", "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError",
     "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Listing", "ModelError",
     "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Responses", "Rotate",
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",

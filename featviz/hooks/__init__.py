@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from featviz.errors import UsageError
 from featviz.forward import Forward, call_model
-from featviz.hooks._reader import Reader, Reduce, Stop
+from featviz.hooks._compiled import eagerly
+from featviz.hooks._keeping import Device, Keeping, Reduce, keeping
+from featviz.hooks._reader import Every, Reader, Stop
 from featviz.hooks._set import around, on_call
 from featviz.hooks._targets import CONVOLUTIONS, targets_of
+from featviz.hooks.activations import Activations
 from featviz.patterns import resolve
 from featviz.units import LayersLike
 
@@ -31,8 +36,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def capture(
-    model: nn.Module, layers: LayersLike, *, inputs: bool = False, reduce: Reduce | None = None
-) -> Iterator[Mapping[str, Any]]:
+    model: nn.Module,
+    layers: LayersLike,
+    *,
+    inputs: bool = False,
+    gradients: bool = False,
+    reduce: Reduce | None = None,
+    to: Device | None = None,
+    dtype: torch.dtype | None = None,
+    every: Every = False,
+) -> Iterator[Activations]:
     """Read the outputs of layers, in every forward pass within the block.
 
     Args:
@@ -41,37 +54,70 @@ def capture(
             that is used several times is ``name@i``, from 0.
         inputs: read the inputs of the layers instead of their outputs; several arguments are a
             tuple, keyword arguments last.
+        gradients: also keep what arrives at the layers when something is carried back, in
+            ``acts.gradients``: see below.
         reduce: ``reduce(name, output)`` is kept instead of the output. It runs on the output's
             device as the layer fires, so that nothing large is held: of a view, such as
             ``output[:, 3]``, a copy is kept.
+        to: the device on which values are kept, such as ``"cpu"``; None: where they are.
+        dtype: the type in which floating point values are kept; None: as they are.
+        every: False: what the last forward read is kept. True: what each forward read, in a list
+            for each layer; a forward that raised adds nothing. A function: it is called with the
+            name and what is kept of the layer, as each is read.
 
     Yields:
-        A mapping from each name to the output in the last forward pass: a tensor, most often
-        (n, c, h, w), on the autograd graph where there is one, and unchanged where the next layer
-        works in place. What took no part in that forward is not there.
+        `Activations`, a dictionary from each name to the output in the last forward pass: a tensor,
+        most often (n, c, h, w), on the autograd graph where there is one, and unchanged where the
+        next layer works in place. Tuples, named tuples, lists, dictionaries and data classes keep
+        their structure; any other object is kept as it is, not copied. What took no part in that
+        forward is not there.
 
     Raises:
-        LayerError: no such layer, a module used several times under its bare name, a layer that
-            returns no tensor, one that is looked up and took no part in the last forward, or, at the
-            end of the block, one that took part in none.
+        LayerError: no such layer, a module used several times under its bare name, a layer that is
+            looked up and took no part in the last forward, or, at the end of the block, one that
+            took part in none.
+        UsageError: ``reduce``, ``to``, ``dtype`` or ``every`` has a value that is not allowed.
 
-    After the block, also when the forward raised, no hook is left and nothing else has changed.
+    After the block, also when the forward raised, no hook is left on the model and nothing else has
+    changed.
+
+    With ``reduce``, ``to`` or ``dtype``, what is kept is on the graph beside the way from the layer to
+    the model's output: ``torch.autograd.grad(loss, acts[name])`` is for values that are kept as they are.
+
+    ``acts.gradients[name]`` has the shape of the layer's output (or its structure, or that of its
+    inputs), is off the graph, and is reduced and converted as the output is. It is there after
+    ``loss.backward()`` or ``torch.autograd.grad``, within the block or after it. Several backward
+    passes of one forward add up, as in ``.grad``; with ``reduce``, the last is kept. A new forward
+    forgets it; with ``every=True``, there is a list of one for each forward, None where none arrived.
+    A layer before which nothing requires a gradient gets one all the same; what is behind it then
+    requires gradients too. A loss that is scaled, as by ``torch.amp.GradScaler``, gives gradients that
+    are scaled.
 
     A module of the model that is called by itself, as ``model.encode(x)`` calls some, makes a
     forward of its own: calls are counted, and earlier outputs forgotten, of the layers below it.
     What other threads run is not read, nor is a copy of the model, nor what a backward pass computes
-    once more.
+    once more. A model that ``torch.compile`` has compiled runs as it was written within the block.
 
     Example:
         >>> import torch
         >>> from featviz import capture, load_model
         >>> model = load_model("zfmini")
-        >>> with capture(model, "conv2, pool5") as acts:
-        ...     _ = model(torch.zeros(1, 3, 96, 96))
+        >>> with capture(model, "conv2, pool5", gradients=True) as acts:
+        ...     model(torch.zeros(1, 3, 96, 96))[:, 0].sum().backward()
         >>> acts["conv2"].shape
         torch.Size([1, 48, 21, 21])
+        >>> acts.gradients
+        <Gradients conv2 (1, 48, 21, 21), pool5 (1, 64, 4, 4)>
     """
-    reader = Reader(targets_of(model, layers), reduce, inputs)
+    if not isinstance(every, bool) and not callable(every):
+        raise UsageError(f"every={every!r}: give True, False, or a function of name and value")
+    reader = Reader(
+        targets_of(model, layers),
+        keeping(reduce, to, dtype),
+        inputs=inputs,
+        gradients=gradients,
+        every=every,
+    )
     with _hooked(model, reader):
         yield reader.values
         reader.check_used()
@@ -84,16 +130,18 @@ def read(
     *,
     inputs: bool = False,
     reduce: Reduce | None = None,
+    to: Device | None = None,
+    dtype: torch.dtype | None = None,
     forward: Forward | None = None,
-) -> dict[str, Any]:
+) -> Activations:
     """Run one forward pass, as far as needed, and return the outputs of layers.
 
     Args:
         model: any module; it stays in its mode and on its device.
         x: what the model takes, most often (n, c, h, w) in model space.
-        layers, inputs, reduce: as of `capture`. The forward ends when every layer is read, if all are
-            `Layer` objects or ``name@i``; a bare name is only known to be called once when the
-            forward has gone to its end.
+        layers, inputs, reduce, to, dtype: as of `capture`. The forward ends when every layer is read,
+            if all are `Layer` objects or ``name@i``; a bare name is only known to be called once when
+            the forward has gone to its end.
         forward: ``forward(model, images)`` calls the model on a batch of images, for one that takes
             several inputs, a dictionary or keyword arguments; None: ``model(images)``. Calls of a
             layer are counted from its beginning to its end.
@@ -103,7 +151,7 @@ def read(
 
     Raises:
         LayerError: as of `capture`.
-        UsageError: ``forward`` cannot be called.
+        UsageError: as of `capture`; ``forward`` cannot be called.
 
     Example:
         >>> import torch
@@ -111,12 +159,15 @@ def read(
         >>> read(load_model("zfmini"), torch.zeros(1, 3, 96, 96), "pool5")["pool5"].shape
         torch.Size([1, 64, 4, 4])
     """
-    reader = Reader(targets_of(model, layers), reduce, inputs, is_single=True)
-    reader.stops = all(target.call is not None for target in reader.wanted)
+    targets = targets_of(model, layers)
+    wanted = chain.from_iterable(targets.values())
+    stops = all(target.call is not None for target in wanted)
+    keep = keeping(reduce, to, dtype)
+    reader = Reader(targets, keep, inputs=inputs, is_single=True, stops=stops)
     with _hooked(model, reader), suppress(Stop):
         call_model(model, x, forward)
         reader.check_all()
-    return dict(reader.values)
+    return reader.values
 
 
 def read_with_output(
@@ -129,28 +180,18 @@ def read_with_output(
 ) -> tuple[dict[str, Any], Any]:
     """Run one forward pass to its end: the outputs of layers as `read` gives them, and the
     model's."""
-    reader = Reader(targets_of(model, layers), reduce, inputs=False, is_single=True)
+    reader = Reader(targets_of(model, layers), Keeping(reduce), is_single=True)
     with _hooked(model, reader):
         output = call_model(model, x, forward)
         reader.check_all()
-    return dict(reader.values), output
-
-
-@contextmanager
-def eagerly(model: nn.Module) -> Iterator[None]:
-    """Within the block, what ``torch.compile`` has compiled of a model runs as it was written:
-    compiled code that ran before hooks were set would pass them by."""
-    if not _is_compiled(model):
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    return reader.values, output
 
 
 @contextmanager
 def _hooked(model: nn.Module, reader: Reader) -> Iterator[None]:
     """The reader's hooks within the block."""
     with ExitStack() as restore:
+        restore.callback(reader.close)
         restore.enter_context(eagerly(model))
         for path, targets in reader.targets.items():
             restore.callback(on_call(path, targets[0].module, reader).remove)
@@ -159,14 +200,6 @@ def _hooked(model: nn.Module, reader: Reader) -> Iterator[None]:
                 for handle in around(path, model.get_submodule(path), reader):
                     restore.callback(handle.remove)
         yield
-
-
-def _is_compiled(model: nn.Module) -> bool:
-    """Whether a model, or a module in it, is ``torch.compile(module)`` or had its ``compile`` called."""
-    return any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-        for module in model.modules()
-    )
 
 
 def layer_names(model: nn.Module, layers: LayersLike = "*") -> list[str]:

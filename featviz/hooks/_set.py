@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from featviz.errors import LayerError
-from featviz.hooks._reader import Reader, caller
+from featviz.hooks._follower import Follower, caller
+from featviz.hooks._reader import Reader
 
 
 def on_call(path: str, module: nn.Module, reader: Reader) -> Any:
@@ -31,7 +33,7 @@ def on_call(path: str, module: nn.Module, reader: Reader) -> Any:
         return copies[: len(args)], dict(zip(kwargs, copies[len(args) :], strict=True))
 
     def on_output(args: tuple[Any, ...], output: Any) -> Any:
-        return reader.take(path, output)
+        return reader.take(path, output, args)
 
     if reader.inputs:
         hook = _Hook(module, reader, on_inputs)
@@ -39,31 +41,48 @@ def on_call(path: str, module: nn.Module, reader: Reader) -> Any:
     return module.register_forward_hook(_Hook(module, reader, on_output))
 
 
-def around(path: str, module: nn.Module, reader: Reader) -> list[Any]:
+def around(path: str, module: nn.Module, follower: Follower) -> list[Any]:
     """Set the hooks that tell where a module begins, before any other, and where it ends."""
-    begin = _Hook(module, reader, lambda args: reader.enter(path))
-    end = _Hook(module, reader, lambda args, output: reader.leave(path))
+
+    def on_begin(args: tuple[Any, ...]) -> None:
+        follower.enter(path)
+
+    def on_end(args: tuple[Any, ...], output: Any) -> None:
+        has_raised = output is None and sys.exc_info()[0] is not None
+        follower.leave(path, has_raised)
+
+    begin = _Hook(module, follower, on_begin)
+    end = _Hook(module, follower, on_end)
     return [
         module.register_forward_pre_hook(begin, prepend=True),
-        module.register_forward_hook(end),
+        module.register_forward_hook(end, always_call=True),
     ]
 
 
 class _Hook:
     """A hook of one block on one module; a copy of it, as in a copy of the model, does nothing."""
 
-    def __init__(self, module: nn.Module, reader: Reader, work: Callable[..., Any]) -> None:
+    def __init__(self, module: nn.Module, reader: Follower, work: Callable[..., Any]) -> None:
         self.module = module
         self.reader = reader
         self.work = work
 
     def __call__(self, module: nn.Module, *args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return _untraced(self, module, *args)
+        return self._run(module, *args)
+
+    def _run(self, module: nn.Module, *args: Any) -> Any:
         if module is not self.module or caller() != self.reader.owner:
             return None
         return self.work(*args)
 
     def __reduce__(self) -> Any:
         return _idle_hook, ()
+
+
+# compiled code calls it between two graphs
+_untraced = torch.compiler.disable(_Hook._run)  # type: ignore[no-untyped-call]
 
 
 def _idle_hook() -> Callable[..., None]:
