@@ -25,7 +25,8 @@ from featviz.errors import (
 )
 from featviz.fields.anatomy import Anatomy, anatomy
 from featviz.fields.maps import as_maps
-from featviz.hooks import capture, eagerly, evaluating
+from featviz.forward import Forward, call_model
+from featviz.hooks import eagerly, evaluating, read_with_output
 from featviz.images.preprocess import Preprocess
 from featviz.images.tensors import as_batch
 from featviz.methods._inputs import batch_for, has_classes, shape_of
@@ -50,6 +51,7 @@ def attribute(
     steps: int = 50,
     window: int | None = None,
     batch_size: int = 16,
+    forward: Forward | None = None,
 ) -> Tensor:
     """Attribute the responses of units to the pixels of images.
 
@@ -86,6 +88,7 @@ def attribute(
             its top left, and of the fill ``blur``; None: an eighth of the image's shorter side.
         batch_size: images in a forward pass of ``integrated_gradients`` (steps) and of
             ``feature_ablation`` (squares); the others run one image, or an image and its baseline.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
 
     Returns:
         (n, c, h, w) on the device and of the type of ``x``, for each unit or image; of ``grad_cam``
@@ -114,7 +117,7 @@ def attribute(
     _check_gradients(model)
     images = batch_for(model, x)
     names = [unit.layer for target in targets for _, unit in _terms(target)]
-    net = anatomy(model, shape_of(images), only=[])
+    net = anatomy(model, shape_of(images), only=[], forward=forward)
     for name in names:
         net.select([name])
     side = window or max(1, min(images.shape[2:]) // 8)
@@ -123,7 +126,7 @@ def attribute(
         for i in range(n):
             image = images[i % len(images)][None]
             target = targets[i % len(targets)]
-            response = _Response.at(model, net, target, image)
+            response = _Response.at(model, net, target, image, forward)
             baseline = filled(image, fill, (side, side), preprocess).contiguous()
             work = _Work(response, image, baseline, layer, steps, side, batch_size)
             results.append(METHODS[method](work).detach().to(given))
@@ -209,17 +212,20 @@ class _Response:
     net: Anatomy
     target: Target
     layers: dict[str, Layer]
+    forward: Forward | None
     positions: dict[Unit, tuple[int, int]] = field(default_factory=dict)
 
     @staticmethod
-    def at(model: nn.Module, net: Anatomy, target: Target, image: Tensor) -> _Response:
+    def at(
+        model: nn.Module, net: Anatomy, target: Target, image: Tensor, forward: Forward | None
+    ) -> _Response:
         """That of a target in this image, (1, c, h, w), whose positions it keeps.
 
         Raises:
             NumberError: it is not a number there.
         """
         layers = {unit.layer: net.layer_of(unit) for _, unit in _terms(target)}
-        response = _Response(model, net, target, layers)
+        response = _Response(model, net, target, layers, forward)
         with torch.no_grad():
             value = float(response(image))
         if value != value:
@@ -243,11 +249,10 @@ class _Response:
             wanted[layer.name] = layer
         x = x.clone()  # a model may work in place on its input
         if not wanted:
-            return self._of_output(self.model(x)), None
-        with capture(self.model, list(wanted.values())) as acts:
-            output = self.model(x)
-            value = self._of_layers(acts) if self.layers else self._of_output(output)
-            return value, None if layer is None else acts[layer.name]
+            return self._of_output(call_model(self.model, x, self.forward)), None
+        acts, output = read_with_output(self.model, x, list(wanted.values()), forward=self.forward)
+        value = self._of_layers(acts) if self.layers else self._of_output(output)
+        return value, None if layer is None else acts[layer.name]
 
     def _of_output(self, output: object) -> Tensor:
         if not has_classes(output):
