@@ -16,14 +16,15 @@ def with_meaning(
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """The rules that have a meaning between a layer and an image (c, h, w) in model space, and why
     each of the others is left out."""
+    passed = forward_pass(
+        model, [layer], image[None], parameters=any_relevance(RULES), forward=forward
+    )
+    output = passed.values[layer.name]
     rules = []
     reasons = {}
     for rule in RULES:
-        passed = forward_pass(
-            model, [layer], image[None], parameters=any_relevance([rule]), forward=forward
-        )
         try:
-            with backward_rule(rule, passed.values[layer.name], passed.x, copies=passed.copies):
+            with backward_rule(rule, output, passed.x, copies=passed.copies):
                 rules.append(rule)
         except RuleError as error:
             reasons[rule] = f"left out: {error}"

@@ -79,8 +79,9 @@ def attribute(
             ``grad_cam``: the positive part of the sum of a layer's maps, each weighted by its mean
             gradient, resized bilinearly to the image (Selvaraju et al., arXiv 1610.02391),
             featviz's own, since captum reads the last call of a module used several times.
-        layer: of ``grad_cam``. None: the last convolution called before the layer of the unit (so
-            for a unit of a convolution the convolution before it), as it is before its rectifier.
+        layer: of ``grad_cam``. None: the last convolution that is called before the layer of the unit
+            and that the unit depends on (so for a unit of a convolution the convolution before it), as
+            it is before its rectifier.
         fill: the baseline, as of `occlude`: ``gray``, ``mean``, ``blur``, or a value in model space.
         preprocess: the preprocessing of the images, for the fill ``gray``; None: gray is 0.
         steps: of ``integrated_gradients``.
@@ -242,17 +243,15 @@ class _Response:
         """Of images (n, c, h, w), (n,)."""
         return self.beside(x)[0]
 
-    def beside(self, x: Tensor, layer: Layer | None = None) -> tuple[Tensor, Tensor | None]:
-        """The response (n,), and the output of a layer on the same graph."""
-        wanted = {own.name: own for own in self.layers.values()}
-        if layer is not None:
-            wanted[layer.name] = layer
+    def beside(self, x: Tensor, layers: Sequence[Layer] = ()) -> tuple[Tensor, list[Tensor]]:
+        """The response (n,), and the outputs of layers on the same graph."""
+        wanted = {layer.name: layer for layer in [*self.layers.values(), *layers]}
         x = x.clone()  # a model may work in place on its input
         if not wanted:
-            return self._of_output(call_model(self.model, x, self.forward)), None
+            return self._of_output(call_model(self.model, x, self.forward)), []
         acts, output = read_with_output(self.model, x, list(wanted.values()), forward=self.forward)
         value = self._of_layers(acts) if self.layers else self._of_output(output)
-        return value, None if layer is None else acts[layer.name]
+        return value, [acts[layer.name] for layer in layers]
 
     def _of_output(self, output: object) -> Tensor:
         if not has_classes(output):
@@ -407,25 +406,33 @@ def _check_sum(work: _Work, result: Tensor, value: Tensor) -> None:
 
 
 def _grad_cam(work: _Work) -> Tensor:
-    layer = _cam_layer(work)
-    value, output = work.response.beside(work.leaf, layer)
-    assert output is not None
-    gradient = None
-    if _differentiable(work, value).requires_grad and output.requires_grad:
-        (gradient,) = torch.autograd.grad(value.sum(), output, allow_unused=True)
-    if gradient is None:
-        raise LayerError(
-            f"{work.response.name} does not depend on layer {layer.name!r}: give a layer before it",
-            "layer",
-        )
-    weights = as_maps(layer, gradient).mean(dim=(2, 3), keepdim=True)
-    cam = (weights * as_maps(layer, output)).sum(dim=1, keepdim=True).clamp(min=0)
-    size = (work.image.shape[2], work.image.shape[3])
-    return F.interpolate(cam.detach(), size=size, mode="bilinear", align_corners=False)
+    layers = _cam_layers(work)
+    value, outputs = work.response.beside(work.leaf, layers)
+    total = _differentiable(work, value).sum()
+    for layer, output in zip(reversed(layers), reversed(outputs), strict=True):
+        gradient = _gradient_at(total, output)
+        if gradient is not None:
+            weights = as_maps(layer, gradient).mean(dim=(2, 3), keepdim=True)
+            cam = (weights * as_maps(layer, output)).sum(dim=1, keepdim=True).clamp(min=0)
+            size = (work.image.shape[2], work.image.shape[3])
+            return F.interpolate(cam.detach(), size=size, mode="bilinear", align_corners=False)
+    raise LayerError(
+        f"{work.response.name} does not depend on layer {layers[-1].name!r}: give a layer before it",
+        "layer",
+    )
 
 
-def _cam_layer(work: _Work) -> Layer:
-    """The layer that is asked for, or the last convolution before the first of the target's layers."""
+def _gradient_at(value: Tensor, output: Tensor) -> Tensor | None:
+    """The gradient at a layer's output; None where the value does not depend on it."""
+    if not output.requires_grad:
+        return None
+    (gradient,) = torch.autograd.grad(value, output, allow_unused=True, retain_graph=True)
+    return gradient
+
+
+def _cam_layers(work: _Work) -> list[Layer]:
+    """The layer that is asked for, or all convolutions called before the first of the target's
+    layers: the last that the response depends on is meant."""
     net = work.response.net
     if work.layer is not None:
         chosen = net.select(work.layer)
@@ -433,19 +440,19 @@ def _cam_layer(work: _Work) -> Layer:
             raise LayerError(
                 f"layer={str(work.layer)!r}: give one layer that has maps (n, c, h, w)", "layer"
             )
-        return chosen[0]
+        return chosen
     own = {layer.name for layer in work.response.layers.values()}
-    last = None
+    before: list[Layer] = []
     for layer in net.values():
         if layer.name in own:
             break
         if layer.is_convolution and layer.has_maps:
-            last = layer
-    if last is None:
+            before.append(layer)
+    if not before:
         raise LayerError(
             f"{work.response.name} has no convolution before it: give layer, one with maps", "layer"
         )
-    return last
+    return before
 
 
 METHODS: dict[str, Callable[[_Work], Tensor]] = {
