@@ -132,6 +132,10 @@ def biases(names: Sequence[str], trained: Sequence[str], folder: str | None) -> 
         print(f"| {name}, trained |{shares(model, batch_of(images))}", flush=True)
 
 
+def rounded(value: float) -> str:
+    return f"{round(value, 3) + 0:.3f}"  # and no -0
+
+
 @contextmanager
 def taken_by_biases() -> Iterator[list[float]]:
     """The relevance that the bias of each layer is given within the block."""
@@ -171,8 +175,8 @@ def shares(model: nn.Module, images: Tensor) -> str:
         rows.append((share, taken, 1 - share - taken))
     cells = []
     for column in zip(*rows, strict=True):
-        mean = statistics.mean(column)
-        cells.append(f"{mean:.3f} ({min(column):.3f} to {max(column):.3f})")
+        mean, low, high = map(rounded, (statistics.mean(column), min(column), max(column)))
+        cells.append(f"{mean} ({low} to {high})")
     return f" {' | '.join(cells)} |"
 
 
