@@ -1,13 +1,17 @@
 """The rule lrp: how much of the activation arrives at the pixels, and its speed beside the plain
 gradient and zennit.
 
-    python benchmarks/relevance.py conservation     # the table of docs/right.md
+    python benchmarks/relevance.py conservation     # the tables of docs/right.md
+    python benchmarks/relevance.py biases --trained timm:tf_efficientnet_lite0=FILE --images photos/
     python benchmarks/relevance.py speed            # the table of docs/speed.md
 
 Conservation: for each classifier of torchvision and of some families of timm, in float64, with random
 weights and without biases, the sum of relevance over the sum that the unit has: 1 where nothing is
-lost. Networks without meaning for lrp are listed with the reason. Speed: four images of 224 px in one
-batch, one class, in turns in one process; medians of the ratios to the gradient."""
+lost. Networks without meaning for lrp are listed with the reason. Biases: the same with biases and
+batch statistics, random or trained, and the shares that biases take: those of layers with weights,
+batch norm merged, as the rule hands it out, and by what is left those of norms that follow no layer
+directly. Speed: four images of 224 px in one batch, one class, in turns in one process; medians of the
+ratios to the gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ import argparse
 import copy
 import statistics
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,10 +28,14 @@ import torch
 import torchvision
 from timing import device_name, timed
 from torch import Tensor, nn
+from torchvision_models import build
 
+from featviz import Images, load_model, open_images
+from featviz.data import SyntheticImages
 from featviz.errors import RuleError
+from featviz.models import MINI_PREPROCESS, preprocessing
 from featviz.rules import backward_rule, picture_of
-from featviz.rules.gamma import GAMMA
+from featviz.rules.gamma import GAMMA, Convolution, Gamma
 
 TIMM = (
     "coatnet_0_rw_224", "convnextv2_atto", "cspdarknet53", "dla34", "dpn68",
@@ -43,8 +52,14 @@ TIMED = {
     "squeezenet1_1": "",
     "mobilenet_v2": "",
 }
+BIASED = (
+    "alexnet", "vgg11_bn", "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0",
+    "shufflenet_v2_x1_0", "densenet121",
+)  # fmt: skip
+IMAGES = 4  # of which the table of biases gives the mean and the range
 BIGGEST = 100_000_000  # parameters; larger ones are of the same families
 SIDE = 224
+SMALL_SIDE = 112  # of the table of biases
 TURNS = 7
 
 
@@ -67,10 +82,10 @@ def networks() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
 def conservation(models: list[str]) -> None:
     print("| model | layers with weights | relevance / activation |\n| --- | --- | --- |")
     refused = []
-    for name, build in networks():
+    for name, make in networks():
         if models and name not in models:
             continue
-        model = build()
+        model = make()
         if sum(p.numel() for p in model.parameters()) > BIGGEST:
             continue
         model = without_biases(model.eval().double())
@@ -99,6 +114,70 @@ def arrived(model: nn.Module, x: Tensor) -> tuple[float, int]:
         (signal,) = torch.autograd.grad(out[unit], x)
     total = picture_of("lrp", signal, x).sum() / out[unit].detach()
     return float(total), kinds["convolution"] + kinds["linear"]
+
+
+def biases(names: Sequence[str], trained: Sequence[str], folder: str | None) -> None:
+    print(
+        "| model | relevance / activation | of biases | of norms apart |\n| --- | --- | --- | --- |"
+    )
+    for name in names:
+        noise = torch.randn(IMAGES, 3, SMALL_SIDE, SMALL_SIDE)
+        print(f"| {name} |{shares(build(name).double(), noise)}", flush=True)
+    synthetic = open_images(SyntheticImages(IMAGES), MINI_PREPROCESS)
+    print(f"| zfmini, trained |{shares(load_model('zfmini').double(), batch_of(synthetic))}")
+    for entry in trained:
+        name, _, file = entry.partition("=")
+        model = load_model(name, file).double()
+        images = open_images(folder, preprocessing(name)).spread(IMAGES)
+        print(f"| {name}, trained |{shares(model, batch_of(images))}", flush=True)
+
+
+def rounded(value: float) -> str:
+    return f"{round(value, 3) + 0:.3f}"  # and no -0
+
+
+@contextmanager
+def taken_by_biases() -> Iterator[list[float]]:
+    """The relevance that the bias of each layer is given within the block."""
+    amounts: list[float] = []
+    correct = Gamma.correct
+
+    def noted(self: Gamma, own: Tensor) -> Tensor:
+        b, signal = self.weights.b, self.signal
+        if b is not None and signal is not None:
+            if isinstance(self.weights, Convolution):
+                b = b.view(-1, *[1] * (signal.dim() - 2))
+            toward = signal if self.sign_of_y is None else signal * self.sign_of_y
+            given = (1 + GAMMA / 2) * b * signal + GAMMA / 2 * b.abs() * toward
+            amounts.append(float(given.sum()))
+        return correct(self, own)
+
+    Gamma.correct = noted  # type: ignore[method-assign]
+    try:
+        yield amounts
+    finally:
+        Gamma.correct = correct  # type: ignore[method-assign]
+
+
+def batch_of(images: Images) -> Tensor:
+    return torch.stack([images.preprocess.normalize(image) for image in images])
+
+
+def shares(model: nn.Module, images: Tensor) -> str:
+    """The end of a row: the mean over images, and the range."""
+    rows = []
+    for image in images.double():
+        x = image[None].requires_grad_()
+        with taken_by_biases() as amounts:
+            share, _ = arrived(model, x)
+        with torch.no_grad():
+            taken = sum(amounts) / float(model(x).amax())
+        rows.append((share, taken, 1 - share - taken))
+    cells = []
+    for column in zip(*rows, strict=True):
+        mean, low, high = map(rounded, (statistics.mean(column), min(column), max(column)))
+        cells.append(f"{mean} ({low} to {high})")
+    return f" {' | '.join(cells)} |"
 
 
 def speed(device: str) -> None:
@@ -159,14 +238,21 @@ def by_zennit(model: nn.Module, images: Tensor, canonizer: str) -> Callable[[], 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=("conservation", "speed"))
+    parser.add_argument("table", choices=("conservation", "biases", "speed"))
     parser.add_argument("--models", default="", help="names with commas (default: all)")
+    parser.add_argument(
+        "--trained", nargs="+", default=[], metavar="NAME=FILE", help="biases: other networks"
+    )
+    parser.add_argument("--images", metavar="DIR", help="biases: what the others are shown")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
+    names = [name.strip() for name in args.models.split(",") if name.strip()]
     if args.table == "conservation":
-        conservation([name.strip() for name in args.models.split(",") if name.strip()])
+        conservation(names)
+    elif args.table == "biases":
+        biases(names or BIASED, args.trained, args.images)
     else:
         speed(args.device)
 

@@ -184,6 +184,31 @@ def test_units_of_a_convolution_are_explained_by_the_convolution_before() -> Non
         attribute(model, x, Unit("0", 2), method="grad_cam")
 
 
+class Fire(nn.Module):
+    """Two convolutions beside each other, below them one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(3, 4, 1)
+        self.a = nn.Conv2d(4, 5, 1)
+        self.b = nn.Conv2d(4, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.squeeze(x).relu()
+        return torch.cat([self.a(x), self.b(x)], dim=1)
+
+
+def test_grad_cam_reads_the_last_convolution_on_the_way() -> None:
+    torch.manual_seed(0)
+    model, x = Fire().eval(), randn(3, 8, 8)
+    unit = Unit("b", 2, at=(3, 3))
+    with untouched(model):
+        result = attribute(model, x, unit, method="grad_cam")
+    assert same_bits(result, attribute(model, x, unit, method="grad_cam", layer="squeeze"))
+    with pytest.raises(LayerError, match="does not depend on layer 'a'"):
+        attribute(model, x, unit, method="grad_cam", layer="a")
+
+
 # --- rectifiers that captum's DeepLIFT misses
 
 

@@ -29,6 +29,7 @@ from featviz.checks.localisation import localisation, masks_of, shares
 from featviz.checks.randomisation import randomisation, spread
 from featviz.checks.reactivation import SHARES, reactivation
 from featviz.checks.specificity import other_units, specificity
+from featviz.cli.check import table
 from featviz.data import SyntheticImages
 from featviz.data.synthetic import sample_of
 from featviz.errors import (
@@ -657,6 +658,77 @@ class Uncopied(nn.Sequential):
 def test_a_model_that_cannot_be_copied_is_refused() -> None:
     with pytest.raises(ModelError, match=r"cannot be copied \(it holds a file\).*leave out"):
         copied(Uncopied())
+
+
+# --- rules without a meaning
+
+
+class Attention(nn.Module):
+    """Attention among all positions of maps (n, 6, h, w)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        mixed: Tensor = self.attention(tokens, tokens, tokens)[0]
+        return mixed.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def around(middle: nn.Module) -> nn.Sequential:
+    """A network of which ``lrp`` has a meaning below the first convolution alone."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), middle, nn.Conv2d(6, 6, 3)).eval()
+
+
+@pytest.mark.parametrize("middle", [nn.Softplus(), Attention()])
+def test_a_default_rule_without_a_meaning_is_left_out(middle: nn.Module) -> None:
+    model, data = around(middle), open_images(torch.rand(6, 3, 24, 24, generator=generator()))
+    result = scan(model, data, "0, 3", k=2)
+    with untouched(model), pytest.warns(UserWarning, match="left out: rule 'lrp'") as warned:
+        checks = check(model, data, result, units=3, images_per_unit=2)
+    assert len(warned) == 1
+    assert "rule 'lrp' has no meaning at" in checks.absent["3: lrp"]
+    assert "0: lrp" not in checks.absent
+    assert checks.get("0", "lrp", "kept") is not None
+    assert checks.get("3", "lrp", "kept") is None
+    assert checks.get("3", "guided", "kept") is not None
+    assert set(checks.best()) == {"0", "3"}
+    rows = [line.split() for line in table(checks)]
+    dashes = [row for row in rows if row[2:] and set(row[2:]) == {"-"}]
+    assert [row[:2] for row in dashes] == [["3", "lrp"]]
+
+
+def test_a_named_rule_without_a_meaning_is_an_error() -> None:
+    model = around(nn.Softplus())
+    data = open_images(torch.rand(6, 3, 24, 24, generator=generator()))
+    result = scan(model, data, "3", k=2)
+    with untouched(model), pytest.raises(RuleError, match="rule 'lrp' has no meaning at softplus"):
+        check(model, data, result, rules=["gradient", "lrp"], units=2, images_per_unit=2)
+
+
+def test_the_command_names_what_it_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own_softplus.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.Softplus(), nn.Conv2d(6, 6, 3))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    command = [
+        "check", "--model", "own_softplus:net", "--weights", "initial", "--layers", "2",
+        "--limit", "6", "--units", "2", "--images-per-unit", "2", "--best", "--out", "out",
+    ]  # fmt: skip
+    assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert out.count("left out: rule 'lrp' has no meaning at softplus") == 1
+    assert "best rule" in out
+    assert Checks.load(tmp_path / "out").absent["2: lrp"].startswith("left out: ")
+    assert cli.main([*command, "--rule", "lrp"]) == 1
+    assert "no meaning at softplus" in capsys.readouterr().err
 
 
 # --- the record

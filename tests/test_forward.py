@@ -135,6 +135,15 @@ def evolution(model: nn.Module, forward: Any) -> Any:
         return featviz.evolve(model, images(), "b", files, 2, forward=forward)
 
 
+def checked(model: nn.Module, forward: Any) -> Any:
+    result = featviz.scan(model, images(), "a, b", k=2, forward=forward)
+    checks = featviz.check(
+        model, images(), result, attributions=["input_x_gradient"], units=2, images_per_unit=2,
+        forward=forward,
+    )  # fmt: skip
+    return checks.rows()
+
+
 def trained(model: nn.Module, forward: Any) -> Any:
     data: Any = [(image, i % 3) for i, image in enumerate(images())]
     copy = integers(type(model)())
@@ -164,6 +173,13 @@ VERBS: dict[str, Callable[[nn.Module, Any], Any]] = {
         model, X, "a, b", Translate(2, 2), forward=f
     ),
     "correspondence": lambda model, f: featviz.correspondence(model, X, "a, b", BOXES, forward=f),
+    "attribute": lambda model, f: featviz.attribute(
+        model, X[0], [*UNITS, 1], method="deep_lift", forward=f
+    ),
+    "attribute class": lambda model, f: featviz.attribute(
+        model, X[0], 1, method="grad_cam", forward=f
+    ),
+    "check": checked,
     "connections": lambda model, f: featviz.connections(model, SHAPE, forward=f),
     "evolve": evolution,
     "gallery": pages,

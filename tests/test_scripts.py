@@ -28,20 +28,23 @@ from featviz import (
     Images,
     OcclusionMaps,
     Preprocess,
+    Unit,
     anatomy,
     figures,
     load_model,
     open_images,
+    project,
     scan,
 )
 from featviz.data import CLASSES, SyntheticImages
 from featviz.errors import FeatvizError
 from featviz.figures import OccludedImage
 from featviz.models import MINI_PREPROCESS
+from featviz.rules import RULES
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
-SHARED = ("choose", "labelled", "shared")
+SHARED = ("choose", "labelled", "resnet20", "shared")
 RUNNABLE = [name for name in NAMES if name not in SHARED]
 TINY = """
 from torch import nn
@@ -896,3 +899,12 @@ def test_exact_equivariance_is_circled() -> None:
     lines = figure.axes[0].lines
     circled = [list(line.get_xdata()) for line in lines if line.get_fillstyle() == "none"]
     assert circled == [[0, 2], [0]]
+
+
+def test_resnet20_is_that_of_the_paper() -> None:
+    model = load_model("scripts.resnet20:resnet20", num_classes=10)
+    assert sum(p.numel() for p in model.parameters()) == 269_722  # 0.27 million, in its table 6
+    net = anatomy(model, (3, 32, 32))
+    assert len(net.select("conv")) == 19
+    for rule in RULES:
+        assert project(model, randn(3, 32, 32), Unit("11.conv2", 3), rule=rule, net=net).any()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from featviz.checks._signals import ReadImage, Signal, Signals, Target
+from featviz.forward import Forward
 from featviz.methods.attribute import attribute
 from featviz.units import Layer, Unit
 
@@ -20,6 +21,7 @@ class Attributions:
     layer: Layer
     methods: tuple[str, ...]
     read_image: ReadImage
+    forward: Forward | None = None
 
     def __call__(self, model: nn.Module, targets: Sequence[Target]) -> dict[str, list[Signal]]:
         """Signals by method."""
@@ -39,7 +41,9 @@ class Attributions:
         for image, slots in by_image.items():
             own = [targets[slot] for slot in slots]
             units = [Unit(self.layer.name, t.channel, at=(t.y, t.x)) for t in own]
-            results = attribute(model, self.read_image(image), units, method=method)
+            results = attribute(
+                model, self.read_image(image), units, method=method, forward=self.forward
+            )
             maps |= dict(zip(slots, results.cpu(), strict=True))
         signals = []
         for slot, target in enumerate(targets):

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from featviz.checks._signals import seeded
 from featviz.errors import ModelError, first_line
 from featviz.fields.anatomy import anatomy
+from featviz.forward import Forward
 from featviz.hooks import evaluating, read
 from featviz.units import Layer
 
 
-def modules_below(model: nn.Module, layer: Layer, image: Tensor) -> list[str]:
+def modules_below(
+    model: nn.Module, layer: Layer, image: Tensor, forward: Forward | None = None
+) -> list[str]:
     """The modules with weights that a layer's units depend on, from the layer's own down to the image
     (c, h, w).
 
@@ -23,8 +26,8 @@ def modules_below(model: nn.Module, layer: Layer, image: Tensor) -> list[str]:
         ModelError: there is none, or the model cannot be copied.
     """
     network = copied(model)
-    used = _used_parameters(network, layer, image)
-    finished = _in_order(model, image)
+    used = _used_parameters(network, layer, image, forward)
+    finished = _in_order(model, image, forward)
     names = []
     for name, module in network.named_modules():
         if name and any(id(parameter) in used for parameter in module.parameters(recurse=False)):
@@ -37,22 +40,25 @@ def modules_below(model: nn.Module, layer: Layer, image: Tensor) -> list[str]:
     return sorted(names, key=lambda name: finished.get(name, -1), reverse=True)
 
 
-def _used_parameters(network: nn.Module, layer: Layer, image: Tensor) -> set[int]:
+def _used_parameters(
+    network: nn.Module, layer: Layer, image: Tensor, forward: Forward | None
+) -> set[int]:
     """The identities of the parameters that the layer's output depends on."""
     parameters = [p for p in network.parameters() if p.is_floating_point()]
     for parameter in parameters:
         parameter.requires_grad_(True)
     with evaluating(network), torch.enable_grad():
-        output = read(network, image[None].clone(), [layer])[layer.name]
+        values = read(network, image[None].clone(), [layer], forward=forward)
+        output = values[layer.name]
         gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
     used = zip(parameters, gradients, strict=True)
     return {id(parameter) for parameter, gradient in used if gradient is not None}
 
 
-def _in_order(model: nn.Module, image: Tensor) -> dict[str, int]:
+def _in_order(model: nn.Module, image: Tensor, forward: Forward | None) -> dict[str, int]:
     """When each module has finished in a forward pass, for the first time."""
     channels, height, width = image.shape
-    net = anatomy(model, (channels, height, width), only=[])
+    net = anatomy(model, (channels, height, width), only=[], forward=forward)
     finished: dict[str, int] = {}
     for i, layer in enumerate(net.values()):
         finished.setdefault(layer.call.rpartition("@")[0], i)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.fields.maps import as_maps
+from featviz.forward import Forward
 from featviz.geometry import Box
 from featviz.hooks import evaluating, read
 from featviz.methods._backproject import MEMORY, FieldRefuted, Job, Settings, backproject
@@ -75,10 +76,11 @@ class Projections:
     rules: tuple[str, ...]
     read_image: ReadImage
     memory: int = MEMORY
+    forward: Forward | None = None
 
     def __call__(self, model: nn.Module, targets: Sequence[Target]) -> dict[str, list[Signal]]:
         """Signals by rule. The responses are those of this model, read on the full images."""
-        responses = responses_at(model, self.layer, targets, self.read_image, self.memory)
+        responses = self._responses(model, targets)
         jobs: dict[int, list[Job]] = defaultdict(list)
         for slot, (target, response) in enumerate(zip(targets, responses, strict=True)):
             job = Job(slot, target.channel, target.y, target.x, response)
@@ -88,11 +90,17 @@ class Projections:
         except FieldRefuted as refuted:
             return self._projected(model, refuted.layer, jobs)
 
+    def _responses(self, model: nn.Module, targets: Sequence[Target]) -> list[float]:
+        """The response of each target on its full image."""
+        reading = Reading(model, self.layer, self.read_image, self.memory, self.forward)
+        maps = reading.maps_of(target.image for target in targets)
+        return [float(maps[t.image][t.channel, t.y, t.x]) for t in targets]
+
     def _projected(
         self, model: nn.Module, layer: Layer, jobs: Mapping[int, list[Job]]
     ) -> dict[str, list[Signal]]:
         by_slot: dict[int, tuple[Box, dict[str, Tensor]]] = {}
-        settings = Settings(self.rules, self.memory)
+        settings = Settings(self.rules, self.memory, forward=self.forward)
         for done in backproject(model, layer, jobs, self.read_image, settings):
             # a copy, so that the crop's signal is not held by its box
             own = {rule: signal.cpu().clone() for rule, signal in done.signals.items()}
@@ -105,39 +113,43 @@ class Projections:
         return signals
 
 
-def responses_at(
-    model: nn.Module,
-    layer: Layer,
-    targets: Sequence[Target],
-    read_image: ReadImage,
-    memory: int = MEMORY,
-) -> list[float]:
-    """The response of each target on its full image."""
-    maps = dict(maps_of(model, layer, (t.image for t in targets), read_image, memory))
-    return [float(maps[t.image][t.channel, t.y, t.x]) for t in targets]
+@dataclass(frozen=True)
+class Reading:
+    """How a layer's activation maps are read.
 
+    Attributes:
+        model, layer: the network, and the layer that is read.
+        read_image: gives an image in model space.
+        memory: bytes that a batch may take.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
+    """
 
-def maps_of(
-    model: nn.Module,
-    layer: Layer,
-    images: Iterable[int],
-    read_image: ReadImage,
-    memory: int = MEMORY,
-) -> list[tuple[int, Tensor]]:
-    """The activation maps (c, h, w) of a layer for each image, once."""
-    chosen = list(dict.fromkeys(images))
-    maps: list[tuple[int, Tensor]] = []
-    for some in in_chunks(chosen, fitting(layer, memory)):
-        batch = torch.stack([read_image(image) for image in some])
-        maps += zip(some, outputs(model, layer, batch).cpu(), strict=True)
-    return maps
+    model: nn.Module
+    layer: Layer
+    read_image: ReadImage
+    memory: int = MEMORY
+    forward: Forward | None = None
 
+    @property
+    def batch_size(self) -> int:
+        """How many images fit into memory at once."""
+        return fitting(self.layer, self.memory)
 
-def outputs(model: nn.Module, layer: Layer, batch: Tensor) -> Tensor:
-    """A layer's activation maps (n, c, h, w) for a batch, without gradients."""
-    with evaluating(model), torch.no_grad():
-        # a model may work in place on its input
-        return as_maps(layer, read(model, batch.clone(), [layer])[layer.name])
+    def maps_of(self, images: Iterable[int]) -> dict[int, Tensor]:
+        """The activation maps (c, h, w) for each image."""
+        chosen = list(dict.fromkeys(images))
+        maps: dict[int, Tensor] = {}
+        for some in in_chunks(chosen, self.batch_size):
+            batch = torch.stack([self.read_image(image) for image in some])
+            maps |= zip(some, self.outputs(batch).cpu(), strict=True)
+        return maps
+
+    def outputs(self, batch: Tensor) -> Tensor:
+        """The activation maps (n, c, h, w) for a batch, without gradients."""
+        with evaluating(self.model), torch.no_grad():
+            # a model may work in place on its input
+            values = read(self.model, batch.clone(), [self.layer], forward=self.forward)
+            return as_maps(self.layer, values[self.layer.name])
 
 
 def fitting(layer: Layer, memory: int = MEMORY) -> int:

@@ -8,7 +8,8 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from featviz.checks._signals import ReadImage, Signal, Signals, Target, fitting
+from featviz.checks._signals import ReadImage, Reading, Signal, Signals, Target
+from featviz.forward import Forward
 from featviz.geometry import Box
 from featviz.images.collection import Images
 from featviz.methods._backproject import MEMORY
@@ -27,6 +28,8 @@ class Subject:
         signals: makes signals of targets, by name.
         seed: of every choice at random.
         memory: bytes that a batch may take.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
+        reading: reads the layer's activation maps.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Subject:
         signals: Signals,
         seed: int = 0,
         memory: int = MEMORY,
+        forward: Forward | None = None,
     ) -> None:
         self.model = model
         self.layer = layer
@@ -47,7 +51,8 @@ class Subject:
         self.exemplars = list(exemplars)
         self.signals = signals
         self.seed = seed
-        self.memory = memory
+        self.forward = forward
+        self.reading = Reading(model, layer, read_image, memory, forward)
 
     @cached_property
     def own(self) -> Mapping[str, list[Signal]]:
@@ -62,7 +67,7 @@ class Subject:
     @property
     def batch_size(self) -> int:
         """How many images fit into memory at once."""
-        return fitting(self.layer, self.memory)
+        return self.reading.batch_size
 
     def own_box(self, i: int) -> Box:
         """The box of an exemplar's signals."""

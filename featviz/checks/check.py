@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,7 +13,8 @@ from tqdm import tqdm
 
 from featviz.checks._attributions import Attributions, together
 from featviz.checks._bootstrap import Value, interval
-from featviz.checks._signals import Projections, Signals, Target, seeded
+from featviz.checks._rules import with_meaning
+from featviz.checks._signals import Projections, ReadImage, Signals, Target, seeded
 from featviz.checks._subject import Subject
 from featviz.checks.convergence import convergence
 from featviz.checks.image_dependence import image_dependence
@@ -22,6 +24,7 @@ from featviz.checks.reactivation import reactivation
 from featviz.checks.specificity import specificity
 from featviz.errors import ImageError, UnitError, UsageError, did_you_mean
 from featviz.fields.anatomy import parameter_of
+from featviz.forward import Forward
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._backproject import MEMORY
@@ -51,7 +54,7 @@ def check(
     images: Any,
     scan: Scan,
     layers: LayersLike | None = None,
-    rules: Sequence[str] = tuple(RULES),
+    rules: Sequence[str] | None = None,
     *,
     attributions: Sequence[str] = (),
     checks: Sequence[str] | None = None,
@@ -59,6 +62,7 @@ def check(
     images_per_unit: int = 4,
     seed: int = 0,
     memory: int = MEMORY,
+    forward: Forward | None = None,
     progress: bool = False,
 ) -> Checks:
     """Measure how far pictures of units can be trusted, for several rules.
@@ -81,7 +85,8 @@ def check(
         model, images: those of the scan.
         scan: with at least ``images_per_unit`` exemplars of each unit.
         layers: of the scan; None: all of them.
-        rules: backward rules, which share each forward pass.
+        rules: backward rules, which share each forward pass. None: all; one that has no meaning
+            below a layer is left out there, with a warning, and `Checks.absent` holds the reason.
         attributions: methods of `featviz.attribute` as further rows; each takes several times as long as a
             rule. They have no convergence.
         checks: which; None: all.
@@ -91,6 +96,7 @@ def check(
             at the first of them, reactivation at the first two.
         seed: of every choice at random. The same seed gives the same numbers.
         memory: bytes that a batch may take.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
         progress: show a progress bar.
 
     Returns:
@@ -100,7 +106,7 @@ def check(
     Raises:
         LayerError: a layer that is not in the scan.
         UnitError: a unit that is not there, or that no image activates.
-        RuleError: no such rule, or it has no meaning on this network.
+        RuleError: no such rule, or one that is named has no meaning on this network.
         ImageError: the images are not those of the scan, or fewer than two.
         ModelError: it cannot be copied, or the layer depends on no weights (randomisation).
         UsageError: no such check or method of attribution, no rules, or no units; more images per unit than the scan has, or
@@ -125,7 +131,7 @@ def check(
         raise UsageError(f"scan is {scan!r}: give what featviz.scan returns", "scan")
     names = list(CHECKS) if checks is None else _listed("checks", checks)
     check_names(names, list(CHECKS))
-    chosen_rules = _chosen_rules(rules)
+    chosen_rules = None if rules is None else _chosen_rules(rules)
     methods = _chosen_methods(attributions)
     data = open_images(images)
     _check_images(data, scan)
@@ -133,11 +139,23 @@ def check(
     chosen_layers = _chosen_layers(scan, layers)
     channels = {s.layer.name: _chosen_units(s, units, seed) for s in chosen_layers}
     subjects = []
+    absent: dict[str, str] = {}
     for layer_scan in chosen_layers:
-        targets = _exemplars(layer_scan, channels[layer_scan.layer.name], images_per_unit)
+        layer = layer_scan.layer
+        targets = _exemplars(layer_scan, channels[layer.name], images_per_unit)
+        read_image = _reader(model, data, layer_scan)
+        own_rules = chosen_rules
+        if own_rules is None:
+            own_rules, reasons = with_meaning(model, layer, read_image(targets[0].image), forward)
+            absent |= {f"{layer}: {rule}": reason for rule, reason in reasons.items()}
+        signals: Signals = Projections(layer, own_rules, read_image, memory, forward)
+        if methods:
+            signals = together(signals, Attributions(layer, methods, read_image, forward))
         subjects.append(
-            _subject(model, data, layer_scan, targets, chosen_rules, methods, seed, memory)
+            Subject(model, layer, data, read_image, targets, signals, seed, memory, forward)
         )
+    for reason in dict.fromkeys(absent.values()):
+        warnings.warn(reason, stacklevel=3)
     settings = {
         "checks": names,
         "units": channels,
@@ -145,15 +163,19 @@ def check(
         "seed": seed,
         "identity": dict(scan.identity),
     }
-    return _measured(subjects, names, settings, seed, progress)
+    return _measured(subjects, names, absent, settings, seed, progress)
 
 
 def _measured(
-    subjects: list[Subject], names: list[str], settings: dict[str, Any], seed: int, progress: bool
+    subjects: list[Subject],
+    names: list[str],
+    absent: dict[str, str],
+    settings: dict[str, Any],
+    seed: int,
+    progress: bool,
 ) -> Checks:
     """Every check of every subject."""
     measured: list[Measured] = []
-    absent: dict[str, str] = {}
     total = len(subjects) * len(names)
     with tqdm(desc="check", total=total, unit="check", disable=not progress, leave=False) as bar:
         while subjects:
@@ -193,16 +215,7 @@ def _reason(subject: Subject, name: str) -> dict[str, str]:
     return {where: "no exemplar has a signal that can be compared"}
 
 
-def _subject(
-    model: nn.Module,
-    data: Images,
-    layer_scan: LayerScan,
-    targets: list[Target],
-    rules: tuple[str, ...],
-    methods: tuple[str, ...],
-    seed: int,
-    memory: int,
-) -> Subject:
+def _reader(model: nn.Module, data: Images, layer_scan: LayerScan) -> ReadImage:
     parameter = parameter_of(model)
 
     def read_image(index: int) -> Tensor:
@@ -210,11 +223,7 @@ def _subject(
         normal: Tensor = data.preprocess.normalize(pixels).to(parameter)
         return normal
 
-    layer = layer_scan.layer
-    signals: Signals = Projections(layer, rules, read_image, memory)
-    if methods:
-        signals = together(signals, Attributions(layer, methods, read_image))
-    return Subject(model, layer, data, read_image, targets, signals, seed, memory)
+    return read_image
 
 
 def _exemplars(layer_scan: LayerScan, channels: list[int], n: int) -> list[Target]:

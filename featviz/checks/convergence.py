@@ -51,8 +51,8 @@ def layers_on_the_way(subject: Subject) -> list[Layer]:
     """The layers with weights below the subject's own, from the top."""
     image = subject.image_of(subject.exemplars[0])
     channels, height, width = image.shape
-    net = anatomy(subject.model, (channels, height, width), only=[])
-    below = set(modules_below(subject.model, subject.layer, image))
+    net = anatomy(subject.model, (channels, height, width), only=[], forward=subject.forward)
+    below = set(modules_below(subject.model, subject.layer, image, subject.forward))
     layers = list(net.values())
     names = [layer.name for layer in layers]
     earlier = layers[: names.index(subject.layer.name)]
@@ -65,7 +65,13 @@ def _of_batch(
     """All of one forward pass."""
     images = torch.stack([subject.image_of(target) for target in targets])
     layers = [*way, subject.layer]
-    passed = forward_pass(subject.model, layers, images, parameters=any_relevance(rules))
+    passed = forward_pass(
+        subject.model,
+        layers,
+        images,
+        parameters=any_relevance(rules),
+        forward=subject.forward,
+    )
     starts = [random_start(subject, passed, targets, draw) for draw in ("first", "second")]
     output = passed.values[subject.layer.name]
     stations = {layer.name: passed.values[layer.name] for layer in way} | {"image": passed.x}

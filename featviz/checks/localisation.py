@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from featviz.checks._bootstrap import Value
-from featviz.checks._signals import maps_of
 from featviz.checks._subject import Subject
 from featviz.data.synthetic import sample_of
 from featviz.geometry import Box
@@ -38,7 +37,7 @@ def localisation(subject: Subject) -> list[Value]:
     known = {image: own for image, own in masks.items() if own}
     if not known:
         return []
-    maps = dict(maps_of(subject.model, subject.layer, known, subject.read_image, subject.memory))
+    maps = subject.reading.maps_of(known)
     values: list[Value] = []
     for channel, indices in subject.by_unit().items():
         own = [i for i in indices if subject.exemplars[i].image in known]

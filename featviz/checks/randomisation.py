@@ -11,6 +11,7 @@ from featviz.checks._likeness import spearman, ssim
 from featviz.checks._networks import copied, modules_below, reinitialise
 from featviz.checks._signals import Signal
 from featviz.checks._subject import Subject
+from featviz.forward import Forward
 from featviz.units import Layer
 
 STAGES = 4
@@ -47,25 +48,31 @@ def randomisation(subject: Subject) -> list[Value]:
     Source: Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018.
     """
     image = subject.image_of(subject.exemplars[0])
-    modules = modules_below(subject.model, subject.layer, image)
+    modules = modules_below(subject.model, subject.layer, image, subject.forward)
     stages = spread(modules, STAGES)
     chosen = subject.strongest(IMAGES)
     values = []
-    for name, network in cascade(subject.model, subject.layer, image, subject.seed):
+    steps = cascade(subject.model, subject.layer, image, subject.seed, forward=subject.forward)
+    for name, network in steps:
         if name in stages:
             values += _compared(subject, network, chosen, "randomisation", name)
     values += [value._replace(step="") for value in values if value.step == modules[-1]]
     for name in stages:
         network = copied(subject.model)
         reinitialise(network.get_submodule(name), subject.seed, name)
-        steps = _compared(subject, network, chosen, "independent", name)
-        values += steps
-        values += [value._replace(step="") for value in steps]
+        alone = _compared(subject, network, chosen, "independent", name)
+        values += alone
+        values += [value._replace(step="") for value in alone]
     return values
 
 
 def cascade(
-    model: nn.Module, layer: Layer, image: Tensor, seed: int = 0
+    model: nn.Module,
+    layer: Layer,
+    image: Tensor,
+    seed: int = 0,
+    *,
+    forward: Forward | None = None,
 ) -> Iterator[tuple[str, nn.Module]]:
     """A copy of the model whose layers are re-initialised one after the other, from a layer's own down
     to the image.
@@ -75,6 +82,7 @@ def cascade(
         layer: of the unit that is looked at; layers above it are left as they are.
         image: (c, h, w) in model space.
         seed: of the new weights.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
 
     Yields:
         The name of the module that was re-initialised last, and the network. It is one network,
@@ -95,7 +103,7 @@ def cascade(
         ['conv3', 'conv2', 'conv1']
     """
     network = copied(model)
-    for name in modules_below(model, layer, image):
+    for name in modules_below(model, layer, image, forward):
         reinitialise(network.get_submodule(name), seed, name)
         yield name, network
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from featviz.checks._bootstrap import Value
 from featviz.checks._likeness import smoothed
-from featviz.checks._signals import Target, generator, outputs
+from featviz.checks._signals import Target, generator
 from featviz.checks._subject import Subject
 from featviz.fields.crop import Crop, crop_for
 from featviz.geometry import Box
@@ -154,5 +154,5 @@ def _responses(subject: Subject, target: Target, images: Tensor, crop: Crop) -> 
     maps = []
     for start in range(0, len(crops), subject.batch_size):
         batch = crops[start : start + subject.batch_size]
-        maps.append(outputs(subject.model, subject.layer, batch))
+        maps.append(subject.reading.outputs(batch))
     return torch.cat(maps)[:, target.channel, y, x].double().cpu()

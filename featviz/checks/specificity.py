@@ -6,7 +6,7 @@ from torch import Tensor
 
 from featviz.checks._bootstrap import Value
 from featviz.checks._likeness import cosine
-from featviz.checks._signals import Target, in_chunks, maps_of, seeded
+from featviz.checks._signals import Target, in_chunks, seeded
 from featviz.checks._subject import Subject
 
 OTHERS = 5
@@ -38,7 +38,7 @@ def specificity(subject: Subject) -> list[Value]:
 def _of_chunk(subject: Subject, chunk: list[int]) -> list[Value]:
     exemplars = [subject.exemplars[i] for i in chunk]
     images = [target.image for target in exemplars]
-    maps = dict(maps_of(subject.model, subject.layer, images, subject.read_image, subject.memory))
+    maps = subject.reading.maps_of(images)
     others: list[Target] = []
     owners: list[int] = []
     for i, exemplar in zip(chunk, exemplars, strict=True):

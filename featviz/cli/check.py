@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,7 @@ from featviz.cli.arguments import (
     scanned,
     slug,
 )
-from featviz.cli.sources import (
-    images_from,
-    model_from,
-)
+from featviz.cli.sources import images_from, network_from
 from featviz.methods.attribute import METHODS
 from featviz.records.checks import Checks, check_names
 from featviz.rules import RULES
@@ -59,7 +57,7 @@ def register(commands: Any) -> None:
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
-    add_rules(parser, default=list(RULES), note="all")
+    add_rules(parser, default=None, note="all that have a meaning")
     parser.add_argument(
         "--attributions",
         type=lambda text: [name.strip() for name in text.split(",")],
@@ -119,10 +117,11 @@ def run(args: argparse.Namespace) -> None:
     out = args.out or Path("outputs") / f"{slug(args.model)}-check"
     args.k = max(args.images_per_unit, 2)
     args.score = "max"
-    with in_turn(out):
-        model = model_from(args)
-        images = images_from(args, model, synthetic=_SYNTHETIC)
-        result = scanned(args, model, images, out, lambda layers: None)
+    with in_turn(out), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "left out: ")  # a line below says it
+        model, forward = network_from(args)
+        images = images_from(args, model, forward=forward, synthetic=_SYNTHETIC)
+        result = scanned(args, model, images, out, lambda layers: None, forward=forward)
         report(result)
         checks = check(
             model,
@@ -135,6 +134,7 @@ def run(args: argparse.Namespace) -> None:
             images_per_unit=args.images_per_unit,
             seed=args.seed,
             memory=args.memory,
+            forward=forward,
             progress=True,
         )
         path = checks.save(out)
@@ -149,14 +149,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def table(checks: Checks) -> list[str]:
-    """A line for each layer and rule, below the heads."""
+    """A line for each layer and rule, below the heads; of a rule that was left out, dashes."""
     shown = [measure for measure in COLUMNS if measure in checks.measures]
     rows = [["layer", "rule", *(COLUMNS[measure] for measure in shown)]]
     for layer in checks.layers:
-        for rule in checks.rules:
-            numbers = [checks.get(layer, rule, measure) for measure in shown]
-            cells = ["" if number is None else f"{number.value:.2f}" for number in numbers]
-            rows.append([layer, rule, *cells])
+        for rule in dict.fromkeys([*checks.rules, *RULES]):
+            if f"{layer}: {rule}" in checks.absent:
+                rows.append([layer, rule, *("-" for _ in shown)])
+            elif rule in checks.rules:
+                numbers = [checks.get(layer, rule, measure) for measure in shown]
+                cells = ["" if number is None else f"{number.value:.2f}" for number in numbers]
+                rows.append([layer, rule, *cells])
     return _aligned(rows, left=2)
 
 

@@ -25,7 +25,8 @@ from featviz.errors import (
 )
 from featviz.fields.anatomy import Anatomy, anatomy
 from featviz.fields.maps import as_maps
-from featviz.hooks import capture, eagerly, evaluating
+from featviz.forward import Forward, call_model
+from featviz.hooks import eagerly, evaluating, read_with_output
 from featviz.images.preprocess import Preprocess
 from featviz.images.tensors import as_batch
 from featviz.methods._inputs import batch_for, has_classes, shape_of
@@ -50,6 +51,7 @@ def attribute(
     steps: int = 50,
     window: int | None = None,
     batch_size: int = 16,
+    forward: Forward | None = None,
 ) -> Tensor:
     """Attribute the responses of units to the pixels of images.
 
@@ -77,8 +79,9 @@ def attribute(
             ``grad_cam``: the positive part of the sum of a layer's maps, each weighted by its mean
             gradient, resized bilinearly to the image (Selvaraju et al., arXiv 1610.02391),
             featviz's own, since captum reads the last call of a module used several times.
-        layer: of ``grad_cam``. None: the last convolution called before the layer of the unit (so
-            for a unit of a convolution the convolution before it), as it is before its rectifier.
+        layer: of ``grad_cam``. None: the last convolution that is called before the layer of the unit
+            and that the unit depends on (so for a unit of a convolution the convolution before it), as
+            it is before its rectifier.
         fill: the baseline, as of `occlude`: ``gray``, ``mean``, ``blur``, or a value in model space.
         preprocess: the preprocessing of the images, for the fill ``gray``; None: gray is 0.
         steps: of ``integrated_gradients``.
@@ -86,6 +89,7 @@ def attribute(
             its top left, and of the fill ``blur``; None: an eighth of the image's shorter side.
         batch_size: images in a forward pass of ``integrated_gradients`` (steps) and of
             ``feature_ablation`` (squares); the others run one image, or an image and its baseline.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
 
     Returns:
         (n, c, h, w) on the device and of the type of ``x``, for each unit or image; of ``grad_cam``
@@ -114,7 +118,7 @@ def attribute(
     _check_gradients(model)
     images = batch_for(model, x)
     names = [unit.layer for target in targets for _, unit in _terms(target)]
-    net = anatomy(model, shape_of(images), only=[])
+    net = anatomy(model, shape_of(images), only=[], forward=forward)
     for name in names:
         net.select([name])
     side = window or max(1, min(images.shape[2:]) // 8)
@@ -123,7 +127,7 @@ def attribute(
         for i in range(n):
             image = images[i % len(images)][None]
             target = targets[i % len(targets)]
-            response = _Response.at(model, net, target, image)
+            response = _Response.at(model, net, target, image, forward)
             baseline = filled(image, fill, (side, side), preprocess).contiguous()
             work = _Work(response, image, baseline, layer, steps, side, batch_size)
             results.append(METHODS[method](work).detach().to(given))
@@ -209,17 +213,20 @@ class _Response:
     net: Anatomy
     target: Target
     layers: dict[str, Layer]
+    forward: Forward | None
     positions: dict[Unit, tuple[int, int]] = field(default_factory=dict)
 
     @staticmethod
-    def at(model: nn.Module, net: Anatomy, target: Target, image: Tensor) -> _Response:
+    def at(
+        model: nn.Module, net: Anatomy, target: Target, image: Tensor, forward: Forward | None
+    ) -> _Response:
         """That of a target in this image, (1, c, h, w), whose positions it keeps.
 
         Raises:
             NumberError: it is not a number there.
         """
         layers = {unit.layer: net.layer_of(unit) for _, unit in _terms(target)}
-        response = _Response(model, net, target, layers)
+        response = _Response(model, net, target, layers, forward)
         with torch.no_grad():
             value = float(response(image))
         if value != value:
@@ -236,18 +243,15 @@ class _Response:
         """Of images (n, c, h, w), (n,)."""
         return self.beside(x)[0]
 
-    def beside(self, x: Tensor, layer: Layer | None = None) -> tuple[Tensor, Tensor | None]:
-        """The response (n,), and the output of a layer on the same graph."""
-        wanted = {own.name: own for own in self.layers.values()}
-        if layer is not None:
-            wanted[layer.name] = layer
+    def beside(self, x: Tensor, layers: Sequence[Layer] = ()) -> tuple[Tensor, list[Tensor]]:
+        """The response (n,), and the outputs of layers on the same graph."""
+        wanted = {layer.name: layer for layer in [*self.layers.values(), *layers]}
         x = x.clone()  # a model may work in place on its input
         if not wanted:
-            return self._of_output(self.model(x)), None
-        with capture(self.model, list(wanted.values())) as acts:
-            output = self.model(x)
-            value = self._of_layers(acts) if self.layers else self._of_output(output)
-            return value, None if layer is None else acts[layer.name]
+            return self._of_output(call_model(self.model, x, self.forward)), []
+        acts, output = read_with_output(self.model, x, list(wanted.values()), forward=self.forward)
+        value = self._of_layers(acts) if self.layers else self._of_output(output)
+        return value, [acts[layer.name] for layer in layers]
 
     def _of_output(self, output: object) -> Tensor:
         if not has_classes(output):
@@ -402,25 +406,33 @@ def _check_sum(work: _Work, result: Tensor, value: Tensor) -> None:
 
 
 def _grad_cam(work: _Work) -> Tensor:
-    layer = _cam_layer(work)
-    value, output = work.response.beside(work.leaf, layer)
-    assert output is not None
-    gradient = None
-    if _differentiable(work, value).requires_grad and output.requires_grad:
-        (gradient,) = torch.autograd.grad(value.sum(), output, allow_unused=True)
-    if gradient is None:
-        raise LayerError(
-            f"{work.response.name} does not depend on layer {layer.name!r}: give a layer before it",
-            "layer",
-        )
-    weights = as_maps(layer, gradient).mean(dim=(2, 3), keepdim=True)
-    cam = (weights * as_maps(layer, output)).sum(dim=1, keepdim=True).clamp(min=0)
-    size = (work.image.shape[2], work.image.shape[3])
-    return F.interpolate(cam.detach(), size=size, mode="bilinear", align_corners=False)
+    layers = _cam_layers(work)
+    value, outputs = work.response.beside(work.leaf, layers)
+    total = _differentiable(work, value).sum()
+    for layer, output in zip(reversed(layers), reversed(outputs), strict=True):
+        gradient = _gradient_at(total, output)
+        if gradient is not None:
+            weights = as_maps(layer, gradient).mean(dim=(2, 3), keepdim=True)
+            cam = (weights * as_maps(layer, output)).sum(dim=1, keepdim=True).clamp(min=0)
+            size = (work.image.shape[2], work.image.shape[3])
+            return F.interpolate(cam.detach(), size=size, mode="bilinear", align_corners=False)
+    raise LayerError(
+        f"{work.response.name} does not depend on layer {layers[-1].name!r}: give a layer before it",
+        "layer",
+    )
 
 
-def _cam_layer(work: _Work) -> Layer:
-    """The layer that is asked for, or the last convolution before the first of the target's layers."""
+def _gradient_at(value: Tensor, output: Tensor) -> Tensor | None:
+    """The gradient at a layer's output; None where the value does not depend on it."""
+    if not output.requires_grad:
+        return None
+    (gradient,) = torch.autograd.grad(value, output, allow_unused=True, retain_graph=True)
+    return gradient
+
+
+def _cam_layers(work: _Work) -> list[Layer]:
+    """The layer that is asked for, or all convolutions called before the first of the target's
+    layers: the last that the response depends on is meant."""
     net = work.response.net
     if work.layer is not None:
         chosen = net.select(work.layer)
@@ -428,19 +440,19 @@ def _cam_layer(work: _Work) -> Layer:
             raise LayerError(
                 f"layer={str(work.layer)!r}: give one layer that has maps (n, c, h, w)", "layer"
             )
-        return chosen[0]
+        return chosen
     own = {layer.name for layer in work.response.layers.values()}
-    last = None
+    before: list[Layer] = []
     for layer in net.values():
         if layer.name in own:
             break
         if layer.is_convolution and layer.has_maps:
-            last = layer
-    if last is None:
+            before.append(layer)
+    if not before:
         raise LayerError(
             f"{work.response.name} has no convolution before it: give layer, one with maps", "layer"
         )
-    return last
+    return before
 
 
 METHODS: dict[str, Callable[[_Work], Tensor]] = {

@@ -52,7 +52,7 @@ class Checks:
 
     Attributes:
         measured: every number.
-        absent: why there is no number, by measure, or by ``layer: measure``.
+        absent: why there is no number, by measure, or by ``layer: measure`` or ``layer: rule``.
         settings: what was asked for: ``checks``, ``units``, ``images_per_unit``, ``seed``, and
             ``identity``, the fingerprints of the scan.
 

@@ -10,9 +10,9 @@ and that of a negative output in the same way with min for max. Since max(a, 0) 
 min(a, 0) = (a - |a|) / 2, both are
 
     R_j = ((1 + gamma / 2) x_j w_j + gamma / 2 sign(y) |x_j w_j|) R / y * ratio
-    ratio = |y| / ((1 + gamma / 2) |y| + gamma / 2 (sum(|x w|) + |b|))
+    ratio = 1 / (1 + gamma / 2 + gamma / 2 (sum(|x w|) + |b|) / |y|)
 
-with a ratio of 0 to 1, so that nothing is divided by a small number. Relevance travels as R = y g, the
+with a ratio of 0 to 1, which is 0 where y is 0. Relevance travels as R = y g, the
 value times a signal g, so that sums, concatenations, pooling and rectifiers need nothing but their
 gradient. Then a layer scales what arrives, s = g ratio, and its input is given
 
@@ -44,7 +44,7 @@ class Weights(ABC):
     Attributes:
         x: the input.
         w: the weights, with batch norm merged.
-        b: the bias, with batch norm merged, of a shape that adds to the output; None: none.
+        b: the bias, with batch norm merged; None: none.
     """
 
     x: Tensor
@@ -52,14 +52,13 @@ class Weights(ABC):
     b: Tensor | None
 
     @abstractmethod
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """The operation of this kind on other inputs and weights, without a bias."""
+    def forward(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        """The operation of this kind on other inputs, weights and biases."""
 
     @property
     def y(self) -> Tensor:
         """The output, computed once more."""
-        y = self.forward(self.x, self.w)
-        return y if self.b is None else y + self.b
+        return self.forward(self.x, self.w, self.b)
 
     @abstractmethod
     def backward(self, signal: Tensor, w: Tensor) -> Tensor:
@@ -75,8 +74,8 @@ class Convolution(Weights):
     b: Tensor | None
     settings: tuple[Any, ...]
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        result: Tensor = torch.ops.aten.convolution(x, w, None, *self.settings)
+    def forward(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        result: Tensor = torch.ops.aten.convolution(x, w, b, *self.settings)
         return result
 
     def backward(self, signal: Tensor, w: Tensor) -> Tensor:
@@ -96,8 +95,9 @@ class Product(Weights):
     b: Tensor | None
     is_left: bool = False
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return w @ x if self.is_left else x @ w
+    def forward(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        y = w @ x if self.is_left else x @ w
+        return y if b is None else y.add_(b)
 
     def backward(self, signal: Tensor, w: Tensor) -> Tensor:
         return w.mT @ signal if self.is_left else signal @ w.mT
@@ -108,24 +108,32 @@ class Gamma:
 
     Args:
         weights: of the layer.
-        y: its output, or what has the same positive part and no negative one, if a rectifier alone
-            takes it.
+        y: its output; where no signal comes back, the sign may be another, or the value 0.
+        positive: whether a signal comes back from positive outputs alone.
+        rectified: whether no input is negative, as far as the graph tells; if not, they are looked at.
     """
 
-    def __init__(self, weights: Weights, y: Tensor) -> None:
+    def __init__(
+        self, weights: Weights, y: Tensor, *, positive: bool = False, rectified: bool = False
+    ) -> None:
         self.weights = weights
-        self.sign_of_x = _sign(weights.x)
-        self.sign_of_y = _sign(y)
-        size = y if self.sign_of_y is None else y.abs()
-        inputs = weights.x if self.sign_of_x is None else weights.x.abs()
-        self.sizes = weights.w.abs()
-        total = weights.forward(inputs, self.sizes)
-        if weights.b is not None:
-            total += weights.b.abs()
-        tiny = torch.finfo(y.dtype).tiny  # where all is 0 there is no relevance
-        below = total.mul_(GAMMA / 2).add_(size, alpha=1 + GAMMA / 2).add_(tiny)
-        self.ratio = size / below
+        self.sign_of_x = None if rectified else _sign(weights.x)
+        self.sign_of_y = None if positive else _sign(y)
+        self.sizes = weights.w.abs().mul_(GAMMA / 2)
+        self.ratio = self._ratio(y)
         self.signal: Tensor | None = None
+
+    def _ratio(self, y: Tensor) -> Tensor:
+        """All in the memory of the first result: on CPUs new memory takes longer than arithmetic."""
+        tiny = torch.finfo(y.dtype).tiny  # where all is 0 there is no relevance
+        x, b = self.weights.x, self.weights.b
+        inputs = x if self.sign_of_x is None else x.abs()
+        if b is not None:
+            b = b.abs().mul_(GAMMA / 2).add_(tiny)
+        total = self.weights.forward(inputs, self.sizes, b)
+        if b is None:
+            total.add_(tiny)
+        return total.div_(y).abs_().add_(1 + GAMMA / 2).reciprocal_()
 
     def scale(self, signals: Signals) -> Signals:
         """Before the layer, or before the batch norm behind it: g to s."""
@@ -143,8 +151,8 @@ class Gamma:
             signal = signal * self.sign_of_y
         toward = self.weights.backward(signal, self.sizes)
         if self.sign_of_x is not None:
-            toward *= self.sign_of_x
-        return toward.mul_(GAMMA / 2).add_(own, alpha=1 + GAMMA / 2)
+            toward.mul_(self.sign_of_x)
+        return toward.add_(own, alpha=1 + GAMMA / 2)
 
 
 def _sign(values: Tensor) -> Tensor | None:

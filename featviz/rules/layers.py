@@ -39,7 +39,7 @@ def output_of(graph: Graph, norm: Any) -> Tensor:
     scale, shift = _affine(graph, norm)
     x: Tensor = norm._saved_input
     ones = [1] * (x.dim() - 2)
-    return x * scale.view(-1, *ones) + shift.view(-1, *ones)
+    return torch.addcmul(shift.view(-1, *ones), x, scale.view(-1, *ones))
 
 
 def weights_of(graph: Graph, node: Any, norm: Any) -> tuple[Weights, int]:
@@ -68,8 +68,6 @@ def _convolution(graph: Graph, node: Any, norm: Any) -> Weights:
         scale, shift = _affine(graph, norm)
         w = w * scale.view(-1, 1, *ones)
         b = shift if b is None else b * scale + shift
-    if b is not None:
-        b = b.view(-1, *ones)
     return Convolution(node._saved_input.detach(), w.detach(), b, settings)
 
 

@@ -24,7 +24,8 @@ _SMALL = 1e-8
 
 
 def quotient(graph: Graph, node: Any) -> Tensor | None:
-    """f(x) / x of an activation; None where the gradient is that already, and for other nodes.
+    """f(x) / x of an activation; None where the gradient is that already, but for what `saturated`
+    gives, and for other nodes.
 
     Raises:
         RuleError: f(0) is not 0, so that there is no such factor.
@@ -35,6 +36,8 @@ def quotient(graph: Graph, node: Any) -> Tensor | None:
         if not low <= 0 <= high:
             raise graph.refusal(f"a clamp to {low} and {high}, between which 0 is not")
         x = _input(node)
+        if low == 0 and name == "Hardtanh":
+            return None
         if low == 0:  # and no signal comes back where x is negative
             return x.clamp(low, high) / x.clamp(min=torch.finfo(x.dtype).tiny)
         return _divided(x.clamp(low, high), x, 1.0)
@@ -94,6 +97,26 @@ def bounds(graph: Graph, node: Node) -> tuple[float, float]:
     return values[0], values[1]
 
 
+def saturated(graph: Graph, node: Node) -> tuple[tuple[Tensor, ...], Tensor] | None:
+    """Where the input of a ReLU6 reaches its upper bound, as indices of each axis, and f(x) / x there;
+    elsewhere that is the derivative. None: nowhere."""
+    _, high = bounds(graph, node)
+    x = _input(node)
+    if bool(x.amax() < high):  # faster than a mask
+        return None
+    positions = (x >= high).nonzero(as_tuple=True)
+    return positions, high / x[positions]
+
+
+def is_rectified(graph: Graph, node: Node | None) -> bool:
+    """Whether a node is an activation that gives nothing below 0 and no signal to what is below 0,
+    as far as its name tells."""
+    if node is None:
+        return False
+    name = name_of(node)
+    return name == "Relu" or (name in _BOUNDS and bounds(graph, node)[0] == 0)
+
+
 def known_input(graph: Graph, node: Node) -> Tensor | None:
     """The output of a node as the activation behind it keeps it, if that alone takes it.
 
@@ -108,9 +131,8 @@ def known_input(graph: Graph, node: Node) -> Tensor | None:
         result: Tensor = consumer._saved_result
         return result
     if name in _BOUNDS:
-        low, _ = bounds(graph, consumer)
         x: Tensor = consumer._saved_self
-        return x.clamp(min=0) if low == 0 else x
+        return x
     if name in ("Hardswish", "Silu", "Mish", "Gelu"):
         kept: Tensor = consumer._saved_self
         return kept

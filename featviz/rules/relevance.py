@@ -37,7 +37,7 @@ from torch.autograd.graph import Node
 from featviz.rules.gamma import Gamma
 from featviz.rules.graph import Graph, Signals, name_of
 from featviz.rules.layers import NORM, WEIGHTS, merged_norm, output_of, weights_of
-from featviz.rules.quotients import known_input, quotient
+from featviz.rules.quotients import is_rectified, known_input, quotient, saturated
 from featviz.rules.rectifiers import LINEAR, PARALLEL, kind_of
 
 Linear = Callable[[Tensor], Tensor]
@@ -72,10 +72,11 @@ def relevance(graph: Graph, restore: ExitStack) -> Counter[str]:
     held = _held(graph)
     carrying = _carrying(graph, held)
     counts: Counter[str] = Counter()
-    for node in carrying:
-        kind = _set_hooks(graph, node, held, restore)
-        if kind is not None:
-            counts[kind] += 1
+    with torch.no_grad():
+        for node in carrying:
+            kind = _set_hooks(graph, node, held, restore)
+            if kind is not None:
+                counts[kind] += 1
     return counts
 
 
@@ -89,7 +90,9 @@ def _set_hooks(graph: Graph, node: Node, held: dict[Node, int], restore: ExitSta
         _set_gamma(graph, node, restore)
         return "convolution" if name == "Convolution" else "linear"
     factor = quotient(graph, node)
-    if factor is not None:
+    if factor is None and name == "Hardtanh":
+        _set_where_saturated(graph, node, restore)
+    elif factor is not None:
         restore.callback(_replace_derivative(node, factor).remove)
     elif name in _NORMS or (NORM.fullmatch(name) and node._saved_training):  # type: ignore[attr-defined]
         restore.callback(_standardise(node, name).remove)
@@ -124,9 +127,11 @@ def _set_gamma(graph: Graph, node: Node, restore: ExitStack) -> None:
     weights, operand = weights_of(graph, node, norm)
     top = norm or node
     y = known_input(graph, top)
+    positive = y is not None and is_rectified(graph, graph.above[top][0])
     if y is None:
         y = weights.y if norm is None else output_of(graph, norm)
-    gamma = Gamma(weights, y)
+    below = node.next_functions[operand][0]
+    gamma = Gamma(weights, y, positive=positive, rectified=is_rectified(graph, below))
 
     def correct(inputs: Signals, outputs: Signals) -> Signals | None:
         own = inputs[operand]
@@ -147,6 +152,23 @@ def _replace_derivative(node: Node, factor: Tensor) -> Any:
         return outputs[0] * factor, *inputs[1:]
 
     return node.register_hook(replaced)
+
+
+def _set_where_saturated(graph: Graph, node: Node, restore: ExitStack) -> None:
+    """A hook behind a ReLU6 whose input reaches its upper bound somewhere: f(x) / x there."""
+    reached = saturated(graph, node)
+    if reached is None:
+        return
+    positions, factor = reached
+
+    def replaced(inputs: Signals, outputs: Signals) -> Signals | None:
+        if inputs[0] is None or outputs[0] is None:
+            return None
+        # f'(x) g, made by the node and needed no more, is written over
+        inputs[0][positions] = outputs[0][positions] * factor
+        return inputs
+
+    restore.callback(node.register_hook(replaced).remove)
 
 
 def _standardise(node: Any, name: str) -> Any:
