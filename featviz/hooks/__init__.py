@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from featviz.forward import Forward, call_model
+from featviz.hooks._compiled import eagerly as eagerly
+from featviz.hooks._edit import check_unedited, edit, edits_are_local, edits_fingerprint
 from featviz.hooks._reader import Reader, Reduce, Stop
 from featviz.hooks._set import around, on_call
 from featviz.hooks._targets import CONVOLUTIONS, targets_of
@@ -137,17 +139,6 @@ def read_with_output(
 
 
 @contextmanager
-def eagerly(model: nn.Module) -> Iterator[None]:
-    """Within the block, what ``torch.compile`` has compiled of a model runs as it was written:
-    compiled code that ran before hooks were set would pass them by."""
-    if not _is_compiled(model):
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-@contextmanager
 def _hooked(model: nn.Module, reader: Reader) -> Iterator[None]:
     """The reader's hooks within the block."""
     with ExitStack() as restore:
@@ -159,14 +150,6 @@ def _hooked(model: nn.Module, reader: Reader) -> Iterator[None]:
                 for handle in around(path, model.get_submodule(path), reader):
                     restore.callback(handle.remove)
         yield
-
-
-def _is_compiled(model: nn.Module) -> bool:
-    """Whether a model, or a module in it, is ``torch.compile(module)`` or had its ``compile`` called."""
-    return any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-        for module in model.modules()
-    )
 
 
 def layer_names(model: nn.Module, layers: LayersLike = "*") -> list[str]:

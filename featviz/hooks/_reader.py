@@ -115,21 +115,26 @@ class Reader:
                     f"its module was called {times} times, counted from @0"
                 )
 
-    def take(self, path: str, value: Any) -> Any:
-        """Read what a module returns or is given; what comes back takes its place, unless None."""
+    def due(self, path: str) -> list[Target]:
+        """A module is called: those of its targets that this call is."""
         if self.entered is None and not self.is_single:  # called by itself, from outside the model
             self._forget(self.targets[path])
             self.has_run = True
         call = self.calls[path]
         self.calls[path] += 1
         targets = [target for target in self.targets[path] if target.call in (None, call)]
-        if not targets:
-            return None
         if call > 0 and any(target.call is None for target in targets):
             raise LayerError(
                 f"layer {path!r} is called more than once in one forward: "
                 f"say which call, '{path}@0' or '{path}@1'"
             )
+        return targets
+
+    def take(self, path: str, value: Any) -> Any:
+        """Read what a module returns or is given; what comes back takes its place, unless None."""
+        targets = self.due(path)
+        if not targets:
+            return None
         if not self.inputs and not isinstance(value, Tensor):
             kind = type(value).__name__
             raise LayerError(
