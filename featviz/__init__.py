@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from featviz._lazy import lazily
 
 if TYPE_CHECKING:
-    from featviz import figures, gallery
+    from featviz import edits, figures, gallery
     from featviz.checks.check import check
     from featviz.errors import (
         FeatvizError,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from featviz.fields.anatomy import Anatomy, anatomy, receptive_fields
     from featviz.gallery._watch import watch
     from featviz.geometry import Box, ReceptiveField
-    from featviz.hooks import capture, read
+    from featviz.hooks import capture, edit, read
     from featviz.images import Images, Preprocess, open_images
     from featviz.methods.attribute import attribute
     from featviz.methods.connections import Connections, connections
@@ -73,7 +73,7 @@ else:
             "fields.anatomy": ["Anatomy", "anatomy", "receptive_fields"],
             "gallery._watch": ["watch"],
             "geometry": ["Box", "ReceptiveField"],
-            "hooks": ["capture", "read"],
+            "hooks": ["capture", "edit", "read"],
             "images": ["Images", "Preprocess", "open_images"],
             "methods.attribute": ["attribute"],
             "methods.connections": ["Connections", "connections"],
@@ -109,7 +109,7 @@ __all__ = [
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
     "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
-    "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "occlude",
+    "edit", "edits", "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "occlude",
     "open_images", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
     "responses", "scan", "sweep", "watch",
 ]  # fmt: skip

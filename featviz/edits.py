@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import LayerError, UnitError, UsageError
+from featviz.rules.graph import mark_edited
 from featviz.units import Layer
 
 Channels = int | Sequence[int] | None
@@ -120,13 +121,13 @@ def zero(channels: Channels = None) -> Edit:
         >>> model = load_model("zfmini")
         >>> with edit(model, {"conv2": edits.zero([3, 5])}), capture(model, "conv2") as acts:
         ...     _ = model(torch.randn(1, 3, 96, 96))
-        >>> float(acts["conv2"][:, [3, 5]].abs().max())
-        0.0
+        >>> bool(acts["conv2"][:, [3, 5]].any())
+        False
     """
     chosen = _channels(channels)
 
     def apply(site: Site, output: Tensor) -> Tensor:
-        return torch.where(_mask(site, output, chosen), 0, output)
+        return _chosen(_mask(site, output, chosen), 0, output)
 
     return Edit(f"zero({_text(chosen)})", apply)
 
@@ -147,7 +148,7 @@ def scale(channels: Channels, factor: float) -> Edit:
     number = float(factor)
 
     def apply(site: Site, output: Tensor) -> Tensor:
-        return torch.where(_mask(site, output, chosen), output * number, output)
+        return _chosen(_mask(site, output, chosen), output * number, output)
 
     return Edit(f"scale({_text(chosen)}, {number})", apply)
 
@@ -204,7 +205,7 @@ def mean(channels: Channels, means: Tensor | Scanned) -> Edit:
                 "channels: give one for each"
             )
         put = values.to(output)[_across(output, dim)]
-        return torch.where(_mask(site, output, chosen), put, output)
+        return _chosen(_mask(site, output, chosen), put, output)
 
     return Edit(f"mean({_text(chosen)})", apply, (values,))
 
@@ -265,7 +266,7 @@ def patch(
                 f"the source of the patch has no layer {site.name!r}: it has {', '.join(kept)}"
             )
         mask = _mask(site, output, chosen) & _position_mask(site, output, positions)
-        return torch.where(mask, _like(site, _tensor(given), output), output)
+        return _chosen(mask, _like(site, _tensor(given), output), output)
 
     text = f"patch of {_text(chosen)} at {'all' if positions is None else list(positions)}"
     values = tuple(value for value in kept.values() if isinstance(value, Tensor))
@@ -296,9 +297,9 @@ def _positions(at: Positions) -> tuple[tuple[int, int], ...] | None:
     if at is None:
         return None
     several: Any = at
-    if not any(isinstance(item, Sequence) for item in several):
-        several = [at]
     try:
+        if not any(isinstance(item, Sequence) for item in several):
+            several = [at]
         pairs = tuple((index(y), index(x)) for y, x in several)
     except (TypeError, ValueError):
         raise UnitError(f"at={at!r}: give (y, x), several of these, or None for all") from None
@@ -336,6 +337,13 @@ def _text(channels: tuple[int, ...] | None) -> str:
 
 
 # --- tensors like an output
+
+
+def _chosen(mask: Tensor, put: Tensor | float, output: Tensor) -> Tensor:
+    """Other values where the mask is true, and the output's elsewhere."""
+    edited = torch.where(mask, put, output)
+    mark_edited(edited)
+    return edited
 
 
 def _across(output: Tensor, dim: int) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ FLOORS = (
     {"geometry"},
     {"units", "files", "forward", "inplace"},
     {"patterns", "images", "rules", "tiles", "models.local", "models.zeiler_fergus"},
+    {"edits"},
     {"hooks"},
     {"fields"},
     {"records"},

@@ -298,10 +298,7 @@ def _jobs_of(hook: EditHook, module: nn.Module) -> dict[Job, None]:
     if not isinstance(editor, Editor) or editor.owner != caller():
         return {}
     return {
-        job: None
-        for target, jobs in editor.jobs.items()
-        for job in jobs
-        if target.module is module
+        job: None for target, jobs in editor.jobs.items() for job in jobs if target.module is module
     }
 
 
