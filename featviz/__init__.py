@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from featviz.geometry import Box, ReceptiveField
     from featviz.hooks import capture, edit, read
     from featviz.images import Images, Preprocess, open_images
+    from featviz.methods.ablate import Ablation, ablate
     from featviz.methods.attribute import attribute
     from featviz.methods.connections import Connections, connections
     from featviz.methods.correspondence import Correspondence, correspondence
@@ -75,6 +76,7 @@ else:
             "geometry": ["Box", "ReceptiveField"],
             "hooks": ["capture", "edit", "read"],
             "images": ["Images", "Preprocess", "open_images"],
+            "methods.ablate": ["Ablation", "ablate"],
             "methods.attribute": ["attribute"],
             "methods.connections": ["Connections", "connections"],
             "methods.correspondence": ["Correspondence", "correspondence"],
@@ -103,12 +105,12 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError",
+    "Ablation", "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError",
     "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Listing", "ModelError",
     "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Responses", "Rotate",
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
-    "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
+    "ablate", "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
     "edit", "edits", "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "occlude",
     "open_images", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
     "responses", "scan", "sweep", "watch",
