@@ -25,11 +25,8 @@ from torch import Tensor, nn
 from featviz import Images, Layer, Preprocess, ablate, anatomy, edit, edits, open_images
 from featviz.hooks import evaluating
 
-LAYERS = (
-    "layer1.2", "layer2.0", "layer2.2", "layer3.0", "layer3.0.down.0", "layer3.1.conv1", "layer3.1",
-    "layer3.2.conv1", "layer3.2",
-)  # fmt: skip
-TURNS = 5
+LAYERS = ("layer1.2", "layer2.2", "layer3.0", "layer3.1.conv1", "layer3.1", "layer3.2.conv1")
+TURNS = 3
 BATCH = 128
 
 
@@ -84,16 +81,16 @@ def speed(args: argparse.Namespace) -> None:
     model = ResNet20().eval().to(args.device)
     images = open_images(torch.rand(args.images, 3, 32, 32), Preprocess((0.5,) * 3, (0.5,) * 3))
     net = anatomy(model, (3, 32, 32), only=[])
-    print(f"{args.images} images, {args.units} units, {device_name(args.device)}\n")
-    print("| layer | a forward for each | `ablate` | times faster | largest difference |")
-    print("| --- | --- | --- | --- | --- |")
-    for name in LAYERS:
+    print(f"{args.images} images, batches of {BATCH}, {device_name(args.device)}\n")
+    print("| layer | units | a forward for each | `ablate` | times faster | largest difference |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in args.layers:
         print(timed_row(model, images, net[name], args), flush=True)
 
 
 def timed_row(model: nn.Module, images: Images, layer: Layer, args: argparse.Namespace) -> str:
     """A row of the table: both ways in turns."""
-    units = range(args.units)
+    units = range(min(args.units or layer.channels, layer.channels))
 
     def suffixes() -> Tensor:
         result = ablate(model, images, layer, units, batch_size=BATCH)
@@ -114,6 +111,7 @@ def timed_row(model: nn.Module, images: Images, layer: Layer, args: argparse.Nam
         difference = max(difference, float((scores - expected).abs().max()))
     cells = (
         f"`{layer.name}`",
+        str(len(units)),
         f"{statistics.median(slow):.1f} s",
         f"{statistics.median(fast):.1f} s",
         f"{statistics.median(ratios):.1f}",
@@ -170,8 +168,9 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("speed", "identity"))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--units", type=int, default=16)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--units", type=int, help="of each layer (default: all)")
+    parser.add_argument("--layers", nargs="+", default=LAYERS)
     parser.add_argument("--turns", type=int, default=TURNS)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*weights.*", category=FutureWarning)
