@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from featviz.geometry import Box, ReceptiveField
     from featviz.hooks import capture, edit, read
     from featviz.images import Images, Preprocess, open_images
-    from featviz.methods.ablate import Ablation, ablate
+    from featviz.methods.ablate import ablate
     from featviz.methods.attribute import attribute
     from featviz.methods.connections import Connections, connections
     from featviz.methods.correspondence import Correspondence, correspondence
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from featviz.methods.sweep import SweepResult, sweep
     from featviz.methods.transforms import Rotate, Scale, Translate
     from featviz.models import load_model, load_weights, preprocessing
+    from featviz.records.ablation import Ablation
     from featviz.records.checks import Checks
     from featviz.records.exemplars import Exemplars
     from featviz.records.listing import Listing, Skipped
@@ -76,7 +77,7 @@ else:
             "geometry": ["Box", "ReceptiveField"],
             "hooks": ["capture", "edit", "read"],
             "images": ["Images", "Preprocess", "open_images"],
-            "methods.ablate": ["Ablation", "ablate"],
+            "methods.ablate": ["ablate"],
             "methods.attribute": ["attribute"],
             "methods.connections": ["Connections", "connections"],
             "methods.correspondence": ["Correspondence", "correspondence"],
@@ -90,6 +91,7 @@ else:
             "methods.sweep": ["SweepResult", "sweep"],
             "methods.transforms": ["Rotate", "Scale", "Translate"],
             "models": ["load_model", "load_weights", "preprocessing"],
+            "records.ablation": ["Ablation"],
             "records.checks": ["Checks"],
             "records.exemplars": ["Exemplars"],
             "records.listing": ["Listing", "Skipped"],

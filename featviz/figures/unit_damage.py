@@ -22,7 +22,7 @@ from featviz.figures.page import (
     title_axes,
     titled,
 )
-from featviz.methods.ablate import Ablation
+from featviz.records.ablation import Ablation
 
 _WIDE, _NARROW, _HIGH, _GAP = 430, 300, 300, 64  # pixels: plots, and left of each for its numbers
 _OVERALL, _CLASS = COLORS[0], COLORS[1]
