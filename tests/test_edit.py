@@ -710,6 +710,15 @@ def test_patches_of_other_values_have_other_fingerprints() -> None:
     assert one.fingerprint() == again.fingerprint() != two.fingerprint()
 
 
+def test_an_edit_of_inputs_has_another_fingerprint() -> None:
+    model = plain()
+    prints = {weights_fingerprint(model)}
+    for name, inputs in (("0", False), ("0", True), ("3", True)):
+        with edit(model, {name: edits.zero(0)}, inputs=inputs):
+            prints.add(weights_fingerprint(model))
+    assert len(prints) == 4
+
+
 def test_what_works_on_copies_is_refused(tmp_path: Path) -> None:
     model, what, _ = channels_off()
     images = open_images(pictures(), IDENTITY)

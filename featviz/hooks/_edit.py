@@ -173,7 +173,7 @@ def edit(model: nn.Module, edits: Edits, *, inputs: bool = False) -> Iterator[No
         >>> bool((edited == model(x)).all())
         False
     """
-    editor = Editor(_jobs(model, edits), inputs)
+    editor = Editor(_jobs(model, edits, inputs), inputs)
     with ExitStack() as restore:
         restore.enter_context(eagerly(model))
         for path, targets in editor.targets.items():
@@ -186,7 +186,7 @@ def edit(model: nn.Module, edits: Edits, *, inputs: bool = False) -> Iterator[No
         editor.check_used()
 
 
-def _jobs(model: nn.Module, edits: Edits) -> list[Job]:
+def _jobs(model: nn.Module, edits: Edits, inputs: bool) -> list[Job]:
     """What is to be done, in the order in which it is given."""
     if not isinstance(edits, Mapping):
         raise UsageError(f"edits are a {type(edits).__name__}: give a dictionary, an edit by layer")
@@ -198,7 +198,9 @@ def _jobs(model: nn.Module, edits: Edits) -> list[Job]:
                 f"the edit of layer {str(key)!r} is {what!r}: give one of featviz.edits, or a function "
                 "of the layer's output"
             )
-        mark = what.fingerprint() if isinstance(what, Edit) else uuid.uuid4().hex[:16]
+        mark = what.fingerprint() if isinstance(what, Edit) else uuid.uuid4().hex
+        if inputs:
+            mark += " of inputs"
         for targets in targets_of(model, key).values():
             for target in targets:
                 layer = key if isinstance(key, Layer) else None
