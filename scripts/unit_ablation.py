@@ -6,13 +6,14 @@ selective units are those that matter.
 
 After Zhou et al. (arXiv 1806.02891) and Morcos et al. (ICLR 2018). Without --layers the units are
 those of the rectifier behind the last convolution. The class selectivity of a unit is (m - r) / (m + r),
-of its mean response m to the class that activates it most and r to all others; it is meant for responses
-above zero. The images need labels that are the model's classes."""
+of its mean response m to the class that activates it most and r to all others; responses below zero
+count as zero. The images need labels that are the model's classes."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import choose
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from featviz import Ablation, Images, Layer, ablate, figures, responses
 from featviz.errors import LayerError, UsageError
+from featviz.measures import class_selectivity
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -58,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     means = responses(
         model, images, [layer], reduce="mean", batch_size=args.batch_size, progress=True
     )
-    index = selectivity(means[layer.name], torch.tensor(labels))
+    index = selectivity(means[layer.name], labels)
     figure = figures.unit_ablation(result, index, heading=args.model)
     write(figure, table(result, index), args.out, "unit_ablation")
     print(summary(result))
@@ -90,16 +92,12 @@ def layer_of(model: nn.Module, images: Images, layers: str | None) -> Layer:
     return chosen[0]
 
 
-def selectivity(means: Tensor, labels: Tensor) -> Tensor:
-    """The class selectivity (u,) of units, from 0 to 1, of their responses (n, u) to images of classes
-    (n,); NaN where a unit responds to none."""
-    by_class = [means[labels == label].double().mean(dim=0) for label in labels.unique()]
-    classes = torch.stack(by_class)  # (classes, u)
-    if len(classes) == 1:
-        return torch.full_like(classes[0], torch.nan)
-    highest = classes.amax(dim=0)
-    others = (classes.sum(dim=0) - highest) / (len(classes) - 1)
-    return (highest - others) / (highest + others)
+def selectivity(means: Tensor, labels: Sequence[int]) -> Tensor:
+    """The class selectivity (u,) of units, from 0 to 1, of their responses (n, u) to images of these
+    classes; NaN for a unit that responds to none, and where there is a single class."""
+    if len(set(labels)) == 1:
+        return torch.full((means.shape[1],), torch.nan)
+    return class_selectivity(means, labels).selectivity
 
 
 def table(result: Ablation, index: Tensor) -> Rows:

@@ -930,6 +930,7 @@ def test_unit_ablation_needs_the_models_own_labels(folders: tuple[str, str], fai
 
 def test_selectivity_is_1_for_a_unit_of_one_class() -> None:
     means = torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 3.0, 0.0]])
-    index = script("unit_ablation").selectivity(means, torch.tensor([5, 5, 7, 7]))
+    index = script("unit_ablation").selectivity(means, [5, 5, 7, 7])
     assert index[:2].tolist() == [1.0, pytest.approx(1 / 3)]
     assert index[2].isnan()
+    assert script("unit_ablation").selectivity(means, [5] * 4).isnan().all()
