@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from featviz._lazy import lazily
 
 if TYPE_CHECKING:
-    from featviz import figures, gallery
+    from featviz import edits, figures, gallery
     from featviz.checks.check import check
     from featviz.errors import (
         FeatvizError,
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from featviz.fields.anatomy import Anatomy, anatomy, receptive_fields
     from featviz.gallery._watch import watch
     from featviz.geometry import Box, ReceptiveField
-    from featviz.hooks import capture, read
+    from featviz.hooks import capture, edit, read
     from featviz.hooks.activations import Activations
     from featviz.images import Images, Preprocess, open_images
+    from featviz.methods.ablate import ablate
     from featviz.methods.attribute import attribute
     from featviz.methods.connections import Connections, connections
     from featviz.methods.correspondence import Correspondence, correspondence
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from featviz.methods.sweep import SweepResult, sweep
     from featviz.methods.transforms import Rotate, Scale, Translate
     from featviz.models import load_model, load_weights, preprocessing
+    from featviz.records.ablation import Ablation
     from featviz.records.checks import Checks
     from featviz.records.exemplars import Exemplars
     from featviz.records.listing import Listing, Skipped
@@ -75,9 +77,10 @@ else:
             "fields.anatomy": ["Anatomy", "anatomy", "receptive_fields"],
             "gallery._watch": ["watch"],
             "geometry": ["Box", "ReceptiveField"],
-            "hooks": ["capture", "read"],
+            "hooks": ["capture", "edit", "read"],
             "hooks.activations": ["Activations"],
             "images": ["Images", "Preprocess", "open_images"],
+            "methods.ablate": ["ablate"],
             "methods.attribute": ["attribute"],
             "methods.connections": ["Connections", "connections"],
             "methods.correspondence": ["Correspondence", "correspondence"],
@@ -92,6 +95,7 @@ else:
             "methods.sweep": ["SweepResult", "sweep"],
             "methods.transforms": ["Rotate", "Scale", "Translate"],
             "models": ["load_model", "load_weights", "preprocessing"],
+            "records.ablation": ["Ablation"],
             "records.checks": ["Checks"],
             "records.exemplars": ["Exemplars"],
             "records.listing": ["Listing", "Skipped"],
@@ -107,13 +111,13 @@ else:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Activations", "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "FeatvizError",
-    "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Listing", "ModelError",
+    "Ablation", "Activations", "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars",
+    "FeatvizError", "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Listing", "ModelError",
     "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Responses", "Rotate",
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
-    "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
-    "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "merge", "occlude",
+    "ablate", "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
+    "edit", "edits", "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "merge", "occlude",
     "open_images", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
     "responses", "scan", "sweep", "watch",
 ]  # fmt: skip

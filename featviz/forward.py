@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,24 @@ from featviz.errors import ModelError, UsageError
 
 Forward = Callable[[nn.Module, Tensor], Any]
 """Calls a model on a batch of images (n, c, h, w) in model space, and returns its output."""
+
+_running = threading.local()
+
+
+class Pass:
+    """One forward pass, which may call a model, or what is in it, several times.
+
+    Attributes:
+        is_done: whether it has come to its end.
+    """
+
+    def __init__(self) -> None:
+        self.is_done = False
+
+
+def current_pass() -> Pass | None:
+    """The forward pass of `call_model` that runs in this thread; None: there is none."""
+    return getattr(_running, "current", None)
 
 
 def call_model(model: nn.Module, images: Any, forward: Forward | None = None) -> Any:
@@ -25,13 +44,18 @@ def call_model(model: nn.Module, images: Any, forward: Forward | None = None) ->
     Raises:
         UsageError: ``forward`` cannot be called.
     """
-    if forward is None:
-        return model(images)
-    if not callable(forward):
+    if forward is not None and not callable(forward):
         raise UsageError(
             f"forward={forward!r} cannot be called: give a function forward(model, images), or None"
         )
-    return forward(model, images)
+    before = current_pass()
+    _running.current = Pass()
+    try:
+        output = model(images) if forward is None else forward(model, images)
+        _running.current.is_done = True
+    finally:
+        _running.current = before
+    return output
 
 
 def check_module(model: object) -> None:

@@ -125,8 +125,8 @@ def name_of(images: Images, index: int) -> str:
 
 
 def classes_of(args: argparse.Namespace, model: nn.Module, images: Images) -> list[str] | None:
-    """The names of a model's classes: the images' labels, sorted, or the synthetic images' classes,
-    where the model has as many, else ``class 0``, ``class 1`` ...
+    """The names of a model's classes: the images' labels, sorted, or the synthetic images' classes, in
+    their own order, where the model has as many, else ``class 0``, ``class 1`` ...
 
     None where the classifier is not trained, since only some of the weights were given, or there is
     none.
@@ -138,7 +138,8 @@ def classes_of(args: argparse.Namespace, model: nn.Module, images: Images) -> li
         )
         return None
     labels = sorted({label for label in images.labels if label is not None})
-    for names in (labels, CLASSES):
+    known = (CLASSES, labels) if args.images is None else (labels, CLASSES)
+    for names in known:
         if len(names) == len(outputs):
             return list(names)
     return [f"class {i}" for i in range(len(outputs))]

@@ -186,6 +186,24 @@ def peak(plane: Tensor) -> tuple[float, int, int]:
     return best
 
 
+def ablated(
+    model: nn.Module, layer: str, images: Tensor, channel: int, value: float
+) -> list[list[float]]:
+    """The output for each image (c, h, w) alone, with a channel of a layer at one value: a forward pass
+    for each."""
+
+    def put(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        output = output.clone()
+        output[0, channel] = value
+        return output
+
+    handle = dict(model.named_modules())[layer].register_forward_hook(put)
+    with torch.no_grad():
+        rows = [model(image[None].clone())[0].tolist() for image in images]
+    handle.remove()
+    return rows
+
+
 def exemplars(
     model: nn.Module, images: list[Tensor], layer: str, k: int
 ) -> list[list[tuple[float, int, int, int]]]:

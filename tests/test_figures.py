@@ -22,7 +22,16 @@ from PIL import Image
 from torch import Tensor
 
 import featviz
-from featviz import Box, Checks, Correspondence, Exemplars, OcclusionMaps, SweepResult, figures
+from featviz import (
+    Ablation,
+    Box,
+    Checks,
+    Correspondence,
+    Exemplars,
+    OcclusionMaps,
+    SweepResult,
+    figures,
+)
 from featviz.errors import RuleError, UsageError
 from featviz.figures import LayerMaps, OccludedImage, Strided, SweptTransform, page
 from featviz.figures.blocks import tile_size, unit_block, unit_tiles
@@ -36,7 +45,7 @@ from featviz.units import Layer
 
 LONG = "features.denseblock1.denselayer12.conv2.with_a_name_that_does_not_end"
 CHANNELS = [1, 2, 3, 4, 13]
-WITHOUT_IMAGES = ("convergence", "equivariance", "sharing", "settling")
+WITHOUT_IMAGES = ("convergence", "equivariance", "sharing", "settling", "unit ablation")
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -73,6 +82,23 @@ def exemplars(c: int = 3, k: int = 4, units: int = 3, name: str = "conv1") -> Ex
         full_image=torch.zeros(units, k, dtype=torch.bool),
         fallback=torch.zeros(units, k, dtype=torch.bool),
         dead=dead,
+    )
+
+
+def ablation() -> Ablation:
+    """Three units of a layer with a long name, three classes, one without images."""
+    return Ablation(
+        layer=layer(LONG),
+        channels=[0, 4, 7],
+        by="mean",
+        images=9,
+        baseline=torch.zeros(3, dtype=torch.float64),
+        ablated=torch.zeros(3, 3, dtype=torch.float64),
+        labelled=torch.tensor([4, 0, 5]),
+        right=torch.tensor([4, 0, 3]),
+        right_ablated=torch.tensor([[0, 0, 3], [4, 0, 4], [3, 0, 3]]),
+        replays=27,
+        fallbacks=0,
     )
 
 
@@ -235,6 +261,9 @@ SEVERAL: dict[str, Callable[..., Figure]] = {
     ),
     "evolution": lambda c, fig: figures.evolution(evolution(c), fig=fig),
     "settling": lambda c, fig: figures.settling(evolution(c), fig=fig),
+    "unit ablation": lambda c, fig: figures.unit_ablation(
+        ablation(), torch.tensor([0.1, float("nan"), 0.7]), heading=LONG, fig=fig
+    ),
 }
 # and each with a single panel, as a function of ax
 SINGLE: dict[str, Callable[..., Figure]] = {
@@ -635,3 +664,24 @@ def test_a_feature_that_jumps_is_marked() -> None:
     marks = [len(axes.patches) for axes in figure.axes]
     assert marks == [int(track.jumped.sum()) for track in result.values()]
     assert texts(figure).count("dead") == 2
+
+
+def test_units_without_labels_or_numbers_are_not_drawn() -> None:
+    result = ablation()
+    with pytest.raises(UsageError, match="for 3 units"):
+        figures.unit_ablation(result, torch.zeros(2))
+    with pytest.raises(UsageError, match="0 units"):
+        figures.unit_ablation(replace(result, channels=[]), torch.zeros(0))
+    with pytest.raises(UsageError, match="give labels"):
+        figures.unit_ablation(replace(result, labelled=None), torch.zeros(3))
+
+
+def test_ranks_of_ties_are_shared() -> None:
+    labels = [
+        axes.get_xlabel()
+        for axes in figures.unit_ablation(ablation(), torch.tensor([0.1, 0.5, 0.7])).axes
+    ]
+    assert labels[1].endswith("(rank correlation -0.50)")
+    assert labels[2].endswith("(rank correlation -0.50)")
+    constant = figures.unit_ablation(ablation(), torch.full((3,), 0.5))
+    assert constant.axes[1].get_xlabel().endswith("(rank correlation -)")

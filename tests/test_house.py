@@ -26,6 +26,7 @@ FLOORS = (
     {"geometry"},
     {"units", "files", "forward", "inplace"},
     {"patterns", "images", "rules", "tiles", "models.local", "models.zeiler_fergus"},
+    {"edits"},
     {"hooks"},
     {"fields"},
     {"records"},
@@ -57,8 +58,8 @@ PACKAGES = (
     "featviz.models",
 )
 RECORDS = {
-    "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "LayerScan", "Listing",
-    "OcclusionMaps", "Responses", "Scan", "Statistics", "SweepResult", "TopK", "Track",
+    "Ablation", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "LayerScan",
+    "Listing", "OcclusionMaps", "Responses", "Scan", "Statistics", "SweepResult", "TopK", "Track",
 }  # fmt: skip
 LOST = {
     "cuts", "ends", "found", "info", "infos", "inside", "masking", "mine", "one",

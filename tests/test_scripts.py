@@ -189,6 +189,7 @@ SMALLEST = {
     "feature_evolution": "--units 1 --epochs 1 --limit 1 --layers conv1 --input-size 48",
     "first_layer": "--units 1 --epochs 1 --limit 1",
     "ablation": "--epochs 1 --limit 1 --variants none",
+    "unit_ablation": "--limit 2",
     "randomization": "--limit 1 --show 1 --stages 1 --rule gradient",
     "without_pooling": "--epochs 1 --limit 4 --show 1 --units 1",
     "layer_probe": "--features 1 --limit 2 --layers conv1 --no-initial",
@@ -325,7 +326,7 @@ def test_layers_are_spread_from_the_first_to_the_last(most: int, expected: list[
 
 def test_classes_are_those_of_the_labels_or_the_synthetic_ones() -> None:
     choose = script("choose")
-    args = argparse.Namespace(partial=False)
+    args = argparse.Namespace(partial=False, images="photos")
 
     def images(labels: Sequence[str | None]) -> Images:
         keys = [str(i) for i in range(len(labels))]
@@ -341,8 +342,16 @@ def test_classes_are_those_of_the_labels_or_the_synthetic_ones() -> None:
         "class 2",
     ]
     assert choose.classes_of(args, model(96), images(["b"])) == list(CLASSES)
+    assert choose.classes_of(args, model(96), images(CLASSES)) == sorted(CLASSES)
+    drawn = argparse.Namespace(partial=False, images=None)
+    assert choose.classes_of(drawn, model(96), images(CLASSES)) == list(CLASSES)
     assert choose.classes_of(args, nn.Conv2d(3, 2, 1), images(["b"])) is None
-    assert choose.classes_of(argparse.Namespace(partial=True), model(2), images(["b", "a"])) is None
+    assert (
+        choose.classes_of(
+            argparse.Namespace(partial=True, images="photos"), model(2), images(["b", "a"])
+        )
+        is None
+    )
     in_training = model(2)
     with untouched(in_training):
         choose.classes_of(args, in_training, images(["b", "a"]))
@@ -908,3 +917,32 @@ def test_resnet20_is_that_of_the_paper() -> None:
     assert len(net.select("conv")) == 19
     for rule in RULES:
         assert project(model, randn(3, 32, 32), Unit("11.conv2", 3), rule=rule, net=net).any()
+
+
+# --- unit_ablation
+
+
+def test_unit_ablation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("unit_ablation --limit 60 --layers conv5 --by mean") == 0
+    table = rows("unit_ablation")
+    assert [row["unit"] for row in table] == [str(i) for i in range(64)]
+    for row in table:
+        assert float(row["class drop"]) >= float(row["drop"])
+    assert "conv5: without a unit" in capsys.readouterr().out
+    assert run("unit_ablation --limit 60") == 0
+    assert rows("unit_ablation")[0]["layer"] == "relu5"
+
+
+def test_unit_ablation_needs_the_models_own_labels(folders: tuple[str, str], fails: Any) -> None:
+    own = f"--model {tiny('tiny_ninth')} --input-size 32 --images train"
+    assert run(f"unit_ablation {own}") == 0
+    assert "the label 'blue' is none of the model's 96" in fails("unit_ablation --images train")
+    assert "means 4 layers" in fails(f"unit_ablation {own} --layers 0,1,2,3")
+
+
+def test_selectivity_is_1_for_a_unit_of_one_class() -> None:
+    means = torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 3.0, 0.0]])
+    index = script("unit_ablation").selectivity(means, [5, 5, 7, 7])
+    assert index[:2].tolist() == [1.0, pytest.approx(1 / 3)]
+    assert index[2].isnan()
+    assert script("unit_ablation").selectivity(means, [5] * 4).isnan().all()

@@ -12,7 +12,7 @@ from featviz.checks._signals import seeded
 from featviz.errors import ModelError, first_line
 from featviz.fields.anatomy import anatomy
 from featviz.forward import Forward
-from featviz.hooks import evaluating, read
+from featviz.hooks import check_unedited, evaluating, read
 from featviz.units import Layer
 
 
@@ -69,8 +69,9 @@ def copied(model: nn.Module) -> nn.Module:
     """A copy of the model, with weights of its own.
 
     Raises:
-        ModelError: it cannot be copied.
+        ModelError: it cannot be copied, or is edited.
     """
+    check_unedited(model, "the check 'randomisation'")
     try:
         return copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:

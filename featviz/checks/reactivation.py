@@ -13,6 +13,7 @@ from featviz.checks._signals import Target, generator
 from featviz.checks._subject import Subject
 from featviz.fields.crop import Crop, crop_for
 from featviz.geometry import Box
+from featviz.hooks import edits_are_local
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
 """Of the receptive field, what is kept or removed."""
@@ -136,7 +137,9 @@ def responses_to(subject: Subject, target: Target, images: Tensor) -> Tensor:
     size = (images.shape[2], images.shape[3])
     full = Crop(Box(0, 0, *size), (target.y, target.x))
     crop = crop_for(subject.layer.field, target.y, target.x, size)
-    if crop is None:
+    if crop is None or not edits_are_local(
+        subject.model
+    ):  # an edit of positions means others on it
         return _responses(subject, target, images, full)
     expected = _responses(subject, target, images[:1], full)
     try:

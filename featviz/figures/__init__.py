@@ -19,6 +19,7 @@ from featviz.figures.tables import ablation, layer_probe
 from featviz.figures.tracks import evolution, settling
 from featviz.figures.trust import convergence, networks, randomisation
 from featviz.figures.tuning_curves import tuning
+from featviz.figures.unit_damage import unit_ablation
 
 __all__ = [
     "DPI",
@@ -51,4 +52,5 @@ __all__ = [
     "strides",
     "top_patches",
     "tuning",
+    "unit_ablation",
 ]

@@ -1,4 +1,4 @@
-"""Reading the outputs of layers, with forward hooks that are removed afterwards."""
+"""Reading and editing the outputs of layers, with forward hooks that are removed afterwards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from featviz.errors import UsageError
 from featviz.forward import Forward, call_model
-from featviz.hooks._compiled import eagerly
+from featviz.hooks._compiled import eagerly as eagerly
+from featviz.hooks._edit import check_unedited as check_unedited
+from featviz.hooks._edit import edit as edit
+from featviz.hooks._edit import edits_are_local as edits_are_local
+from featviz.hooks._edit import edits_fingerprint as edits_fingerprint
 from featviz.hooks._keeping import Device, Keeping, Reduce, keeping
 from featviz.hooks._reader import Every, Reader, Stop
 from featviz.hooks._set import around, on_call

@@ -25,6 +25,7 @@ from featviz.fields.crop import Crop, crop_for
 from featviz.fields.maps import as_maps
 from featviz.forward import Forward
 from featviz.geometry import Box
+from featviz.hooks import edits_are_local
 from featviz.methods._conv_at import Positions, conv_at, is_plain
 from featviz.methods._forward_pass import Passed, forward_pass
 from featviz.methods._noise import NONE, Noise
@@ -180,7 +181,8 @@ class _Engine:
         self.settings = settings
         self.typical = typical
         self.waiting: dict[tuple[int, int, int], list[_Work]] = defaultdict(list)
-        self.extent = _EXTENTS[0]
+        # an edit of positions means others on a crop
+        self.extent = _EXTENTS[0] if edits_are_local(model) else "full"
 
     def crops(self, key: int, image: Tensor, jobs: Sequence[Job]) -> list[_Work]:
         """The crops of one image that serve these jobs; one for those that share it."""

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from featviz.errors import LayerError, UsageError, WeightsError, did_you_mean
 from featviz.forward import Forward, check_module
+from featviz.hooks import check_unedited
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 
@@ -309,6 +310,7 @@ def _at_each(
     model: nn.Module, files: Mapping[int, Path], what: str, progress: bool
 ) -> Iterator[nn.Module]:
     """One copy of the model, with the weights of one checkpoint after the other."""
+    check_unedited(model, "evolve")
     network = deepcopy(model).eval()
     bar = tqdm(files.values(), desc=f"{what} checkpoints", unit="checkpoint", disable=not progress)
     for path in bar:

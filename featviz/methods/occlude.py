@@ -17,7 +17,7 @@ from tqdm import tqdm
 from featviz.errors import UsageError
 from featviz.forward import Forward
 from featviz.geometry import Box
-from featviz.hooks import evaluating
+from featviz.hooks import edits_are_local, evaluating
 from featviz.images.preprocess import Preprocess
 from featviz.methods._incremental import (
     IncrementalForward,
@@ -197,7 +197,8 @@ def occlude(
         reader = Reader(model, image, scores, forward)
         baseline = reader.read(image[None].clone())
         entered = None
-        if incremental and len(boxes) >= FEW:
+        # an edit of positions means others on a crop
+        if incremental and len(boxes) >= FEW and edits_are_local(model):
             names = set(reader.units)
             entered = find_incremental(model, reader.net, names, image, cover, boxes, forward)
         run = _Run(reader, image, cover, boxes, entered)

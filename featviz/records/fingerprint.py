@@ -7,13 +7,18 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from featviz.hooks import edits_fingerprint
+
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of a model's parameters and buffers, names and bits."""
+    """A hash of a model's parameters and buffers, names and bits; and of its edits, where there are
+    some."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
             digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
             flat = value.detach().cpu().contiguous().flatten()
             digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    edits = edits_fingerprint(model)
+    weights = digest.hexdigest()[:16]
+    return f"{weights}, edited {edits}" if edits else weights

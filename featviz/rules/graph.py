@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -14,6 +15,7 @@ from featviz.errors import RuleError
 
 Signals = tuple[Tensor | None, ...]
 """What a node is given, or hands on: one for each of its outputs or operands, None where there is none."""
+_EDITED = "featviz: edited"
 
 
 class Graph:
@@ -75,6 +77,23 @@ def name_of(node: Node) -> str:
     in place.
     """
     return re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
+
+
+def mark_edited(output: Tensor) -> None:
+    """Let rules know that the node of a tensor only puts other values into it."""
+    if output.grad_fn is not None:
+        _metadata(output.grad_fn)[_EDITED] = True
+
+
+def is_edited(node: Node) -> bool:
+    """Whether a node only puts other values into a tensor, as an edit does: it hands the signal of what
+    it keeps on."""
+    return _EDITED in _metadata(node)
+
+
+def _metadata(node: Node) -> dict[str, Any]:
+    metadata: Any = node.metadata  # a method by its type, and a dictionary in truth
+    return metadata  # type: ignore[no-any-return]
 
 
 def _nodes(starts: Iterable[Node]) -> list[Node]:

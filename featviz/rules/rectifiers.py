@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from featviz.errors import RuleError
-from featviz.rules.graph import Graph, Signals, name_of
+from featviz.rules.graph import Graph, Signals, is_edited, name_of
 
 Hook = Callable[[Node], Any]
 """Sets a hook on the node of a rectifier, and returns the hook's handle."""
@@ -128,7 +128,7 @@ def _rectifiers(graph: Graph) -> list[_Rectifier]:
     rectifiers: list[_Rectifier] = []
     others: set[str] = set()
     for node in graph.nodes:
-        if node in graph.copies:
+        if node in graph.copies or is_edited(node):
             continue
         name = name_of(node)
         kind = kind_of(node)
