@@ -12,6 +12,7 @@ from featviz._lazy import lazily
 if TYPE_CHECKING:
     from featviz import edits, figures, gallery
     from featviz.checks.check import check
+    from featviz.dictionaries._attach import directions
     from featviz.errors import (
         FeatvizError,
         ImageError,
@@ -61,6 +62,7 @@ else:
         __name__,
         {
             "checks.check": ["check"],
+            "dictionaries._attach": ["directions"],
             "errors": [
                 "FeatvizError",
                 "ImageError",
@@ -117,7 +119,7 @@ __all__ = [
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
     "ablate", "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
-    "edit", "edits", "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "merge", "occlude",
+    "directions", "edit", "edits", "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "merge", "occlude",
     "open_images", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
     "responses", "scan", "sweep", "watch",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featviz.attached import modules_of
 from featviz.errors import FeatvizError, ModelError, first_line
 from featviz.fields.footprint import Footprint
 from featviz.fields.tracer import Tracer
@@ -74,7 +75,7 @@ def trace(model: nn.Module, image: Tensor, forward: Forward | None = None) -> Tr
         return note
 
     with ExitStack() as restore:
-        for name, module in model.named_modules():
+        for name, module in modules_of(model).items():
             if name and not isinstance(module, torch.jit.ScriptModule):  # those take no hooks
                 restore.callback(module.register_forward_hook(hook_of(name)).remove)
         restore.enter_context(evaluating(model))

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from featviz.attached import modules_of
 from featviz.gallery import sprites
 from featviz.patterns import split_call
 from featviz.records.exemplars import Exemplars
@@ -76,7 +77,7 @@ def filters_of(model: nn.Module, layer: Layer, channels: int) -> list[Tensor] | 
     window = layer.kernel, layer.stride
     if field.kind != "exact" or window != (field.size, field.stride):
         return None  # something lies between it and the image
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     name, _ = split_call(layer.call)
     weight = getattr(modules[name], "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() != 4:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featviz.attached import attached, modules_of, submodule
 from featviz.errors import UsageError
 from featviz.forward import Forward, call_model
 from featviz.hooks._compiled import eagerly as eagerly
@@ -29,9 +30,11 @@ from featviz.units import LayersLike
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode within the block; afterwards every module is in the mode in which it was."""
-    modes = {module: module.training for module in model.modules()}
+    roots = [model, *attached(model).values()]
+    modes = {module: module.training for root in roots for module in root.modules()}
     try:
-        model.eval()  # which a model may override, and which may raise
+        for root in roots:
+            root.eval()  # which a model may override, and which may raise
         yield
     finally:
         for module, mode in modes.items():
@@ -201,7 +204,7 @@ def _hooked(model: nn.Module, reader: Reader) -> Iterator[None]:
             restore.callback(on_call(path, targets[0].module, reader).remove)
         if not reader.is_single:
             for path in reader.below:
-                for handle in around(path, model.get_submodule(path), reader):
+                for handle in around(path, submodule(model, path), reader):
                     restore.callback(handle.remove)
         yield
 
@@ -218,5 +221,5 @@ def layer_names(model: nn.Module, layers: LayersLike = "*") -> list[str]:
         >>> layer_names(load_model("zfmini"), "conv")
         ['conv1', 'conv2', 'conv3', 'conv4', 'conv5']
     """
-    known = {path: isinstance(m, CONVOLUTIONS) for path, m in model.named_modules() if path}
+    known = {path: isinstance(m, CONVOLUTIONS) for path, m in modules_of(model).items() if path}
     return resolve(layers, known)

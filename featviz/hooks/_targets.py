@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from featviz.attached import modules_of
 from featviz.errors import LayerError, did_you_mean
 from featviz.forward import check_module
 from featviz.models.local import LocallyConnected2d
@@ -30,7 +31,7 @@ class Target:
 def targets_of(model: nn.Module, layers: LayersLike) -> dict[str, list[Target]]:
     """The layers that are asked for, by module."""
     check_module(model)
-    modules = {path: module for path, module in model.named_modules() if path}
+    modules = {path: module for path, module in modules_of(model).items() if path}
     known = {path: isinstance(module, CONVOLUTIONS) for path, module in modules.items()}
     calls: dict[str, int | None] = {}
     for item in items_of(layers, known):

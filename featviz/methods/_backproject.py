@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from featviz.attached import modules_of, submodule
 from featviz.errors import FeatvizError, LayerError, RecordError, did_you_mean
 from featviz.fields.crop import Crop, crop_for
 from featviz.fields.maps import as_maps
@@ -417,7 +418,7 @@ def _responses(
 def _module_of(model: nn.Module, layer: Layer) -> nn.Module:
     path = layer.call.rpartition("@")[0]
     try:
-        return model.get_submodule(path)
+        return submodule(model, path)
     except AttributeError:
-        nearest = did_you_mean(path, (name for name, _ in model.named_modules()))
+        nearest = did_you_mean(path, modules_of(model))
         raise LayerError(f"no layer {path!r} in this model{nearest}") from None

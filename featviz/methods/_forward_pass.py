@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from featviz.attached import attached
 from featviz.errors import ModelError
 from featviz.forward import Forward
 from featviz.hooks import evaluating, read
@@ -64,7 +65,9 @@ def forward_pass(
 
 def _frozen(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that ask for no gradient and can have one."""
-    return [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
+    roots = [model, *attached(model).values()]
+    parameters = chain.from_iterable(root.parameters() for root in roots)
+    return [p for p in parameters if not p.requires_grad and p.is_floating_point()]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from featviz.attached import modules_of
 from featviz.fields.crop import crop_for
 from featviz.forward import Forward, call_model
 from featviz.geometry import Box, ReceptiveField
@@ -164,7 +165,7 @@ def find_incremental(
     expected = call_model(model, batch.clone(), forward)  # a model may work in place
     if not isinstance(expected, Tensor) or not expected.is_floating_point():
         return None
-    modules = dict(model.named_modules())
+    modules = modules_of(model)
     size = image.shape[1], image.shape[2]
     for layer in _candidates(layers, before, windows, size)[:TRIALS]:
         module = modules[layer.name]
