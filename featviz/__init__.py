@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from featviz._lazy import lazily
 
 if TYPE_CHECKING:
-    from featviz import edits, figures, gallery
+    from featviz import dictionaries, edits, figures, gallery
     from featviz.checks.check import check
     from featviz.dictionaries._attach import directions
     from featviz.errors import (
@@ -119,7 +119,7 @@ __all__ = [
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
     "ablate", "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
-    "directions", "edit", "edits", "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "merge", "occlude",
+    "dictionaries", "directions", "edit", "edits", "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "merge", "occlude",
     "open_images", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
     "responses", "scan", "sweep", "watch",
 ]  # fmt: skip

@@ -65,15 +65,20 @@ class Directions(nn.Module):
     def _product(self, output: Tensor, weight: Tensor) -> Tensor:
         axis = _channel_axis(output, weight.shape[1])
         if output.shape[axis] != weight.shape[1]:
-            raise LayerError(
-                f"the directions {self.name!r} are of {weight.shape[1]} channels, and layer "
-                f"{self.at!r} returns {output.shape[axis]} ({tuple(output.shape)}): give a matrix "
-                f"(directions, {output.shape[axis]})",
-                "weights",
-            )
+            raise self._misfit(weight, output.shape[axis])
         if output.dim() == 4 and axis == 1:
             return F.conv2d(output, weight[:, :, None, None])
         return F.linear(output.movedim(axis, -1), weight).movedim(-1, axis)
+
+    def _misfit(self, weight: Tensor, channels: int) -> LayerError:
+        remedy = f"give a matrix (directions, {channels})"
+        if weight.shape[0] == channels:
+            remedy = "give its transpose"
+        return LayerError(
+            f"the directions {self.name!r} are of {weight.shape[1]} channels, and layer {self.at!r} "
+            f"has {channels}: {remedy}",
+            "directions",
+        )
 
     def _encoded(self, output: Tensor, encoder: Encoder) -> Tensor:
         """What the module or the function makes of the rows, each the channels of one position."""
@@ -88,14 +93,14 @@ class Directions(nn.Module):
             raise LayerError(
                 f"the directions {self.name!r} cannot be computed of rows {tuple(rows.shape)}, the "
                 f"channels of layer {self.at!r} at its positions: {first_line(error)}",
-                "weights",
+                "directions",
             ) from error
         if not isinstance(encoded, Tensor) or encoded.dim() != 2 or len(encoded) != len(rows):
             raise LayerError(
                 f"the directions {self.name!r} give {_described(encoded)} for rows "
                 f"{tuple(rows.shape)}: give a module or a function from rows (r, c) to a tensor "
                 "(r, directions)",
-                "weights",
+                "directions",
             )
         return encoded.reshape(*maps.shape[:-1], encoded.shape[1]).movedim(-1, axis)
 

@@ -271,7 +271,7 @@ def test_a_module_that_is_called_several_times_has_directions_of_each_call() -> 
     with directions(model, "relu", torch.eye(4)[:2]) as layer:
         values = read(model, image()[None], [f"{layer}@0", "relu@0"])
         assert same_bits(values[f"{layer}@0"], values["relu@0"][:, :2])
-        with pytest.raises(LayerError, match="of 4 channels, and layer 'relu' returns 5"):
+        with pytest.raises(LayerError, match="of 4 channels, and layer 'relu' has 5"):
             model(image()[None])
 
 
@@ -425,7 +425,8 @@ def test_weights_of_another_kind() -> None:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (torch.eye(7), r"are of 7 channels, and layer '3' returns 8 \(\(1, 8, 6, 6\)\)"),
+        (torch.eye(7), r"are of 7 channels, and layer '3' has 8: give a matrix \(directions, 8\)"),
+        (torch.ones(8, 3), "are of 3 channels, and layer '3' has 8: give its transpose"),
         (nn.Linear(7, 2), r"cannot be computed of rows \(36, 8\).*: mat1 and mat2"),
         (lambda rows: (rows, rows), "give a tuple for rows"),
         (lambda rows: rows.sum(dim=0), r"give a tensor of shape \(8,\) for rows"),

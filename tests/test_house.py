@@ -51,6 +51,7 @@ COMPOSED = {"methods.evolve": {"methods.scan", "methods.project_exemplars", "met
 """The one method that is made of others."""
 PACKAGES = (
     "featviz",
+    "featviz.dictionaries",
     "featviz.figures",
     "featviz.gallery",
     "featviz.data",

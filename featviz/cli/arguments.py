@@ -280,6 +280,8 @@ def scanned(
         "weights": str(args.weights or "default"),
         "images": args.images or "synthetic",
     }
+    if vars(args).get("directions") is not None:
+        sources["directions"] = f"{args.directions} at {args.at}"
     return scan(
         model,
         images,

@@ -26,6 +26,7 @@ from featviz.cli.arguments import (
     scanned,
     slug,
 )
+from featviz.cli.directed import add_directions, directed
 from featviz.cli.sources import (
     images_from,
     network_from,
@@ -43,6 +44,7 @@ def register(commands: Any) -> None:
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
+    add_directions(parser)
     add_rules(parser, default=None, note="deconvnet, and lrp where it has a meaning")
     add_views(parser)
     add_k(parser)
@@ -76,6 +78,13 @@ def run(args: argparse.Namespace) -> None:
 def _make(args: argparse.Namespace, out: Path) -> None:
     """Make the gallery."""
     model, forward = network_from(args)
+    with directed(args, model):
+        _make_of(args, model, forward, out)
+
+
+def _make_of(
+    args: argparse.Namespace, model: nn.Module, forward: Forward | None, out: Path
+) -> None:
     images = images_from(args, model, forward=forward)
     # other files in the folder are an error before the scan, which can take long
     result = scanned(

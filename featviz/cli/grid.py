@@ -32,6 +32,7 @@ from featviz.cli.arguments import (
     scanned,
     slug,
 )
+from featviz.cli.directed import add_directions, directed
 from featviz.cli.sources import (
     images_from,
     network_from,
@@ -59,6 +60,7 @@ def register(commands: Any) -> None:
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
+    add_directions(parser)
     add_rules(parser)
     parser.add_argument(
         "--smooth",
@@ -114,6 +116,13 @@ def run(args: argparse.Namespace) -> None:
 def _draw(args: argparse.Namespace, out: Path) -> None:
     """Draw the figures to a folder."""
     model, forward = network_from(args)
+    with directed(args, model):
+        _draw_of(args, model, forward, out)
+
+
+def _draw_of(
+    args: argparse.Namespace, model: nn.Module, forward: Forward | None, out: Path
+) -> None:
     images = images_from(args, model, forward=forward)
     result = scanned(
         args,

@@ -96,7 +96,7 @@ def _existing(model: nn.Module, layer: str | Layer) -> str:
                 f"layer {at!r} is one call of a module: give its name, {bare!r}, whose directions "
                 f"then have calls too, such as '{bare}.directions@{call}'"
             )
-        raise LayerError(f"no layer {at!r}{did_you_mean(at, modules)}")
+        raise LayerError(f"no layer {at!r}{did_you_mean(at, modules)}", "at")
     if isinstance(modules[at], torch.jit.ScriptModule):
         raise LayerError(
             f"layer {at!r} is scripted, which takes no hooks: use the model before it was scripted"
@@ -118,18 +118,21 @@ def _checked_weights(model: nn.Module, at: str, weights: object) -> Tensor | Enc
         raise UsageError(
             f"weights is a {type(weights).__name__}: give a matrix (directions, channels), or a "
             "module or a function of rows",
-            "weights",
+            "directions",
         )
-    matrix = torch.as_tensor(weights)
+    matrix = torch.tensor(weights) if isinstance(weights, np.ndarray) else weights.detach()
     if matrix.dim() == 1:
         matrix = matrix[None]
     if matrix.dim() != 2 or not matrix.numel():
         raise UsageError(
-            f"weights has the shape {tuple(matrix.shape)}: give (directions, channels)", "weights"
+            f"weights has the shape {tuple(matrix.shape)}: give (directions, channels)",
+            "directions",
         )
     matrix = matrix.to(_parameter_near(model, at))
     if not bool(matrix.isfinite().all()):
-        raise NumberError("weights holds values that are not finite: look at how they were made")
+        raise NumberError(
+            "weights holds values that are not finite: look at how they were made", "directions"
+        )
     return matrix
 
 

@@ -1,0 +1,57 @@
+"""``--directions``: a layer of directions beside those of the model, while a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+
+from featviz.dictionaries import load_directions
+from featviz.dictionaries._attach import directions
+from featviz.errors import UsageError
+
+
+def add_directions(parser: argparse.ArgumentParser) -> None:
+    """--directions and what goes with it; --layers is then by default the directions alone."""
+    group = parser.add_argument_group("directions")
+    group.add_argument(
+        "--directions",
+        type=Path,
+        metavar="FILE",
+        help="directions of a layer's channels, drawn as units: a matrix (directions, channels) in a "
+        ".npy, .npz, .safetensors or .pt file; unless --layers is given, they are all that is drawn",
+    )
+    group.add_argument("--at", metavar="LAYER", help="the layer that --directions are of")
+    group.add_argument(
+        "--directions-key",
+        metavar="KEY",
+        help="key of the matrix in the file (default: the only matrix)",
+    )
+    parser.set_defaults(layers=None)
+
+
+@contextmanager
+def directed(args: argparse.Namespace, model: nn.Module) -> Iterator[None]:
+    """Within the block the model has the directions that the arguments name; ``args.layers`` are
+    they, unless others are given.
+
+    Raises:
+        UsageError: one of --directions and --at is given without the other.
+    """
+    if args.directions is None:
+        if args.at is not None or args.directions_key is not None:
+            raise UsageError("--at and --directions-key go with --directions FILE")
+        args.layers = args.layers or "conv"
+        yield
+        return
+    if args.at is None:
+        raise UsageError("--directions goes with --at LAYER, the layer that they are of")
+    weights = load_directions(args.directions, key=args.directions_key)
+    name = re.sub(r"[^\w-]+", "_", args.directions.stem)
+    with directions(model, args.at, weights, name=name) as layer:
+        args.layers = args.layers or layer
+        yield
