@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from featviz.dictionaries._rows import check_count, checked_rows, unit_length
 from featviz.errors import UsageError
+
+_NOTHING = 1e-12
+"""What is zero in a factor, as a share of its largest entry at first."""
 
 
 def principal_components(rows: Tensor, d: int) -> Tensor:
@@ -89,13 +93,13 @@ def nmf(rows: Tensor, d: int, *, iterations: int = 200, seed: int = 0) -> Tensor
             "rows",
         )
     weights, directions = _factors(values, d, seed)
-    tiny = torch.finfo(values.dtype).tiny
+    least = float(directions.max()) * _NOTHING
     for _ in range(iterations):
-        directions = (
-            directions * (weights.T @ values) / _above(weights.T @ weights @ directions, tiny)
+        directions = _updated(
+            directions, weights.T @ values, weights.T @ weights @ directions, least
         )
-        weights = (
-            weights * (values @ directions.T) / _above(weights @ (directions @ directions.T), tiny)
+        weights = _updated(
+            weights, values @ directions.T, weights @ (directions @ directions.T), least
         )
     shares = weights.sum(dim=0) * directions.sum(dim=1)
     order = shares.argsort(descending=True, stable=True)
@@ -111,6 +115,8 @@ def _factors(values: Tensor, d: int, seed: int) -> tuple[Tensor, Tensor]:
     return weights.to(values), directions.to(values)
 
 
-def _above(values: Tensor, least: float) -> Tensor:
-    """Values as divisors."""
-    return values.clamp(min=least)
+def _updated(factor: Tensor, upper: Tensor, lower: Tensor, least: float) -> Tensor:
+    """A factor after a multiplicative update. Entries that vanish are set to zero, where they stay: they
+    would become so small that processors slow down."""
+    tiny = torch.finfo(factor.dtype).tiny
+    return F.threshold(factor * upper / lower.clamp(min=tiny), least, 0.0)
