@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -305,7 +306,8 @@ def test_commands_draw_directions(command: str, here: Path) -> None:
     result = Scan.load(here / "out" / ("scan" if command == "gallery" else ""))
     assert list(result) == ["conv3.my_nmf"]
     assert result["conv3.my_nmf"].layer.channels == 3
-    assert result.sources["directions"] == "my nmf.npy at conv3"
+    content = hashlib.sha256((here / "my nmf.npy").read_bytes()).hexdigest()[:16]
+    assert result.sources["directions"] == f"my nmf.npy at conv3, fingerprint {content}"
 
 
 def test_other_weights_in_the_file_are_other_directions(

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from featviz.cli.directed import source_of_directions
 from featviz.errors import RuleError, UsageError
 from featviz.files import claimed
 from featviz.forward import Forward
@@ -280,8 +281,7 @@ def scanned(
         "weights": str(args.weights or "default"),
         "images": args.images or "synthetic",
     }
-    if vars(args).get("directions") is not None:
-        sources["directions"] = f"{args.directions} at {args.at}"
+    sources |= source_of_directions(args)
     return scan(
         model,
         images,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,14 @@ def add_directions(parser: argparse.ArgumentParser) -> None:
         help="key of the matrix in the file (default: the only matrix)",
     )
     parser.set_defaults(layers=None)
+
+
+def source_of_directions(args: argparse.Namespace) -> dict[str, str]:
+    """What a record says of the directions, with a hash of their file; nothing where there are none."""
+    if vars(args).get("directions") is None:
+        return {}
+    content = hashlib.sha256(args.directions.read_bytes()).hexdigest()[:16]
+    return {"directions": f"{args.directions} at {args.at}, fingerprint {content}"}
 
 
 @contextmanager
