@@ -20,16 +20,21 @@ from featviz import (
     Unit,
     anatomy,
     capture,
+    check,
     directions,
+    load_model,
     occlude,
+    open_images,
     project,
     project_exemplars,
     read,
     responses,
     scan,
 )
+from featviz.data import SyntheticImages
 from featviz.errors import LayerError, NumberError, RecordError, UsageError
 from featviz.hooks import layer_names
+from featviz.models import MINI_PREPROCESS
 from featviz.records.fingerprint import weights_fingerprint
 
 RULES = ("gradient", "deconvnet", "guided", "lrp")
@@ -300,6 +305,17 @@ def test_a_copy_has_directions_of_its_own() -> None:
     assert same_bits(read(twin, image()[None], layer)[layer], read(model, image()[None], "3")["3"])
     with pytest.raises(LayerError):
         read(model, image()[None], layer)
+
+
+def test_checks_that_copy_the_model_take_directions() -> None:
+    model = load_model("zfmini")
+    images = open_images(SyntheticImages(8), MINI_PREPROCESS)
+    with untouched(model), directions(model, "conv2", randn(3, 48)) as layer:
+        result = scan(model, images, layer, k=4)
+        measured = check(
+            model, images, result, layer, ["guided"], units=2, checks=["randomisation"]
+        )
+    assert "randomisation" in {row["measure"] for row in measured.rows()}
 
 
 def test_threads_have_directions_of_one_model() -> None:
