@@ -14,6 +14,7 @@ from torch import nn
 from featviz.dictionaries import load_directions
 from featviz.dictionaries._attach import directions
 from featviz.errors import UsageError
+from featviz.patterns import CONV
 
 
 def add_directions(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +55,8 @@ def directed(args: argparse.Namespace, model: nn.Module) -> Iterator[None]:
     if args.directions is None:
         if args.at is not None or args.directions_key is not None:
             raise UsageError("--at and --directions-key go with --directions FILE")
-        args.layers = args.layers or "conv"
+        if args.layers is None:
+            args.layers = CONV
         yield
         return
     if args.at is None:
@@ -62,5 +64,6 @@ def directed(args: argparse.Namespace, model: nn.Module) -> Iterator[None]:
     weights = load_directions(args.directions, key=args.directions_key)
     name = re.sub(r"[^\w-]+", "_", args.directions.stem)
     with directions(model, args.at, weights, name=name) as layer:
-        args.layers = args.layers or layer
+        if args.layers is None:
+            args.layers = layer
         yield
