@@ -119,7 +119,8 @@ __all__ = [
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
     "ablate", "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
-    "dictionaries", "directions", "edit", "edits", "equivariance", "evolve", "figures", "gallery", "load_model", "load_weights", "merge", "occlude",
+    "dictionaries", "directions", "edit", "edits", "equivariance", "evolve", "figures", "gallery",
+    "load_model", "load_weights", "merge", "occlude",
     "open_images", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
     "responses", "scan", "sweep", "watch",
 ]  # fmt: skip

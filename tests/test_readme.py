@@ -144,7 +144,9 @@ def documented() -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", sorted(set(featviz.__all__) - {"dictionaries", "edits", "figures", "gallery"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(featviz.__all__) - {"dictionaries", "edits", "figures", "gallery"})
+)
 def test_the_reference_has_every_public_name(name: str) -> None:
     module = getattr(featviz, name).__module__
     assert {module, f"{module}.{name}"} & documented(), (

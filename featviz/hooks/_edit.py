@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from featviz.attached import submodule
 from featviz.edits import Edit, Site
 from featviz.errors import LayerError, ModelError, UsageError
 from featviz.forward import Pass, current_pass
@@ -179,7 +180,7 @@ def edit(model: nn.Module, edits: Edits, *, inputs: bool = False) -> Iterator[No
         for path, targets in editor.targets.items():
             restore.callback(_set(path, targets[0].module, editor).remove)
         for path in editor.below:
-            for handle in around(path, model.get_submodule(path), editor):
+            for handle in around(path, submodule(model, path), editor):
                 restore.callback(handle.remove)
         yield
         editor.check_end()
