@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from featviz import (
     capture,
     check,
     directions,
+    edit,
+    edits,
     load_model,
     occlude,
     open_images,
@@ -289,6 +292,34 @@ def test_the_directions_are_those_of_an_edited_output() -> None:
     handle.remove()
     assert same_bits(edited[layer], edited["3"])
     assert same_bits(edited[layer], read(model, image()[None], "3")["3"] * 2)
+
+
+@pytest.mark.parametrize("edited_first", [True, False])
+def test_directions_are_of_the_edited_layer_whichever_block_is_opened_first(
+    edited_first: bool,
+) -> None:
+    model = plain()
+    expected = read(model, image()[None], "3")["3"] * 2
+    attached, doubled = (
+        directions(model, "3", torch.eye(8)),
+        edit(model, {"3": edits.scale([0], 2)}),
+    )
+    with ExitStack() as blocks:
+        for block in (doubled, attached) if edited_first else (attached, doubled):
+            blocks.enter_context(block)
+        own = read(model, image()[None], ["3", "3.directions"])
+    assert same_bits(own["3.directions"], own["3"])
+    assert same_bits(own["3"][:, 0], expected[:, 0])
+
+
+def test_a_direction_can_be_edited_and_nothing_else_changes() -> None:
+    model = plain()
+    bare = model(image()[None])
+    with directions(model, "3", torch.eye(8)) as layer, edit(model, {layer: edits.zero([2])}):
+        own = read(model, image()[None], layer)[layer]
+        assert same_bits(model(image()[None]), bare)
+    assert not own[:, 2].any()
+    assert own[:, 3].any()
 
 
 def test_a_model_of_one_size_is_projected_too() -> None:

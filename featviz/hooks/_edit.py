@@ -1,6 +1,6 @@
 """Editing what layers return, with hooks that are removed afterwards.
 
-The hooks of edits come before those that read, whichever block was opened first: what is read is
+The hooks of edits come before those that read, and before directions, whichever block was opened first: what is read is
 the network as it is edited. Among edits, the block that was opened first comes first."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from featviz.attached import submodule
+from featviz.attached import Attached, submodule
 from featviz.edits import Edit, Site
 from featviz.errors import LayerError, ModelError, UsageError
 from featviz.forward import Pass, current_pass
@@ -239,7 +239,7 @@ def _set(path: str, module: nn.Module, editor: Editor) -> Any:
         handle = module.register_forward_hook(EditHook(module, editor, on_output))
         hooks = module._forward_hooks
     for key, hook in list(hooks.items()):
-        if isinstance(hook, _Hook) and not isinstance(hook, EditHook):
+        if isinstance(hook, (_Hook, Attached)) and not isinstance(hook, EditHook):
             hooks.move_to_end(key)
     return handle
 
