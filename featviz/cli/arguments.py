@@ -76,7 +76,8 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--images",
         metavar="DIR",
-        help="a folder, a .txt list or a .tar of images (default: synthetic ones)",
+        help="a folder, a .txt list, a .tar of images, shards such as 'shards/{000..127}.tar', or the "
+        "address of these, such as s3://bucket/photos (default: synthetic ones)",
     )
     group.add_argument(
         "--limit",
