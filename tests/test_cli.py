@@ -598,6 +598,8 @@ def test_train_refuses_what_cannot_be_trained(fails: Any) -> None:
         (["--weights", "DEFAULT"], "zfmini has no weights 'DEFAULT'"),
         (["--partial"], "--partial goes with --weights FILE"),
         (["--strict"], "--strict goes with --images"),
+        (["--decode", "fast"], "--decode goes with --images"),
+        (["--workers", "2"], "--workers goes with --images"),
         (["--model", "zfmni"], "no model 'zfmni'; did you mean 'zfmini'"),
         (["--model", "gonepackage:net"], "no module 'gonepackage'"),
         (["--device", "toaster"], "no device 'toaster'"),

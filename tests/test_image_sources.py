@@ -379,11 +379,20 @@ def test_a_flipped_bit_in_a_gz_is_refused(pictures: Path, tmp_path: Path) -> Non
         open_images(path)
 
 
-def test_a_tar_is_not_read_by_processes(pictures: Path, tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        tar.add(pictures, arcname="")
+def test_only_a_tar_that_is_not_compressed_is_read_by_processes(
+    pictures: Path, tmp_path: Path
+) -> None:
+    for name, mode in (("x.tar", "w"), ("x.tar.gz", "w:gz")):
+        with tarfile.open(tmp_path / name, mode) as tar:  # type: ignore[call-overload]
+            tar.add(pictures, arcname="")
+    ours, theirs = (open_images(tmp_path / "x.tar", workers=workers) for workers in (0, 2))
+    for (i, a), (j, b) in zip(
+        ours.batches(range(12), 5), theirs.batches(range(12), 5), strict=True
+    ):
+        assert i == j
+        assert torch.equal(a, b)
     with pytest.raises(UsageError, match="workers=2"):
-        open_images(tmp_path / "x.tar", workers=2)
+        open_images(tmp_path / "x.tar.gz", workers=2)
 
 
 # Pictures

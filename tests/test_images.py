@@ -8,11 +8,13 @@ import itertools
 import os
 import pickle
 import tarfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import memory
 import nets
 import numpy as np
 import pytest
@@ -529,3 +531,27 @@ def test_the_content_of_a_tar_is_that_of_its_members(tmp_path: Path) -> None:
 def test_only_files_have_content() -> None:
     with pytest.raises(UsageError, match="no files cannot be compared by content"):
         open_images(torch.rand(2, 3, 4, 4)).by_content()
+
+
+# --- while they are read
+
+
+def test_the_next_batch_is_read_while_the_last_is_worked_on() -> None:
+    is_read = [threading.Event() for _ in range(6)]
+
+    def read(index: int) -> torch.Tensor:
+        is_read[index].set()
+        return torch.zeros(3, 2, 2)
+
+    batches = Images(list("abcdef"), read, Preprocess(), threads=2).batches(range(6), 2)
+    next(batches)
+    for index in (2, 3):
+        assert is_read[index].wait(10), "nobody has asked for it yet"
+    assert not is_read[4].is_set()
+    assert [indices for indices, _ in batches] == [[2, 3], [4, 5]]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    few, many = (memory.peak(memory.filled(tmp_path / str(n), n)) for n in (1000, 20000))
+    assert many < 1.05 * few

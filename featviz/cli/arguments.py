@@ -17,6 +17,7 @@ from featviz.errors import RuleError, UsageError
 from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.images import Images
+from featviz.images.preprocess import DECODES
 from featviz.methods._backproject import MEMORY
 from featviz.methods._reductions import reduction_of
 from featviz.methods.scan import scan
@@ -76,7 +77,8 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--images",
         metavar="DIR",
-        help="a folder, a .txt list or a .tar of images (default: synthetic ones)",
+        help="a folder, a .txt list, a .tar of images, shards such as 'shards/{000..127}.tar', or the "
+        "address of these, such as s3://bucket/photos (default: synthetic ones)",
     )
     group.add_argument(
         "--limit",
@@ -94,6 +96,20 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tell whether an image has changed by a hash of its file (default: by its size and "
         "time of change)",
+    )
+    group.add_argument(
+        "--decode",
+        choices=DECODES,
+        default="exact",
+        help="exact, as networks are trained with, or fast: by TorchCodec where it is installed, large "
+        "photographs at a fraction of their size (default: exact)",
+    )
+    group.add_argument(
+        "--workers",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="processes that read images, for a slow source (default: 0, two threads read)",
     )
     group.add_argument(
         "--batch-size", type=positive, default=32, help="images in a forward pass (default: 32)"
@@ -174,6 +190,13 @@ def positive(text: str) -> int:
     """A whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """A whole number, 0 or above."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or above")
     return int(text)
 
 

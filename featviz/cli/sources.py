@@ -89,7 +89,8 @@ def images_from(
             f"the model takes images of {complete_recipe.channels} channels: image files have 1 "
             "or 3 (from Python, scan takes any tensor)"
         )
-    images = open_images(args.images, complete_recipe)
+    complete_recipe = replace(complete_recipe, decode=args.decode)
+    images = open_images(args.images, complete_recipe, args.workers)
     if args.check_content:
         images = images.by_content()
     if args.limit is not None:
@@ -104,9 +105,15 @@ def _synthetic_images(
     args: argparse.Namespace, recipe: Preprocess | None, complete_recipe: Preprocess, n: int
 ) -> Images:
     """Drawn images, of the size that the recipe gives."""
-    if args.strict or args.check_content:
-        flag = "--strict" if args.strict else "--check-content"
-        raise UsageError(f"{flag} goes with --images")
+    of_files = {
+        "--strict": args.strict,
+        "--check-content": args.check_content,
+        "--decode": args.decode != "exact",
+        "--workers": args.workers,
+    }
+    for flag, given in of_files.items():
+        if given:
+            raise UsageError(f"{flag} goes with --images")
     size = (96, 96)
     if recipe is not None and recipe.size is not None:
         size = recipe.size

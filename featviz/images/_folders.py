@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,13 @@ def why_left_out(name: str) -> str | None:
     if suffix in suffixes():
         return None
     return f"files {suffix}" if suffix else "files without a suffix"
+
+
+def folder_of(key: str) -> str | None:
+    """The innermost folder in a key, which is the label; one object for all keys that share it."""
+    if "/" not in key:
+        return None
+    return sys.intern(key.split("/")[-2])
 
 
 def stamp_of(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -232,14 +232,13 @@ class Images(Sequence[Tensor]):
         """
         if stamps is None:
             stamps = self.stamps()
-        listing = "\n".join(self.keys)
+        lines: Iterable[str] = self.keys
         if any(stamps):
-            listing = "\n".join([listing, *stamps])
-        try:
-            data = listing.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError:  # half a surrogate pair that stands for no byte
-            data = listing.encode("utf-8", "surrogatepass")
-        return hashlib.sha256(data).hexdigest()[:16]
+            lines = chain(self.keys, stamps)
+        digest = hashlib.sha256()
+        for number, line in enumerate(lines):
+            digest.update(_encoded(line if number == 0 else f"\n{line}"))
+        return digest.hexdigest()[:16]
 
     def batches(
         self,
@@ -310,20 +309,19 @@ class Images(Sequence[Tensor]):
     def _by_workers(self, chunks: list[list[int]]) -> Iterator[tuple[list[int], list[Outcome]]]:
         """By processes of torch's, which have the global random numbers to themselves."""
         loader: DataLoader[Any] = DataLoader(
-            _Attempts(self._read, self.keys, self.preprocess),
+            _Attempts(self._read, self.keys, self.preprocess, self._stamp),
             batch_sampler=chunks,
             num_workers=self.workers,
             collate_fn=_as_they_are,
             generator=torch.Generator(),
         )
-        stamps = {index: self._stamp(index) for index in chain.from_iterable(chunks)}
         for chunk, attempts in zip(chunks, loader, strict=True):
             outcomes: list[Outcome] = []
-            for index, attempt in zip(chunk, attempts, strict=True):
+            for index, (stamp, attempt) in zip(chunk, attempts, strict=True):
                 if isinstance(attempt, UsageError):
                     raise attempt
                 if isinstance(attempt, Tensor):
-                    attempt = self._taken(index, stamps[index], attempt)
+                    attempt = self._taken(index, stamp, attempt)
                 outcomes.append(attempt)
             yield chunk, outcomes
 
@@ -380,17 +378,27 @@ class _ByContent:
 
 @dataclass(frozen=True)
 class _Attempts(Dataset[Any]):
-    """Images as a data set of torch's: the pixels of each, or its error."""
+    """Images as a data set of torch's: the stamp of each before it is read, and its pixels or its
+    error."""
 
     read: Read
     keys: list[str]
     preprocess: Preprocess
+    stamp: Callable[[int], str]
 
-    def __getitem__(self, index: int) -> Tensor | ImageError | UsageError:
+    def __getitem__(self, index: int) -> tuple[str, Tensor | ImageError | UsageError]:
+        stamp = self.stamp(index)
         try:
-            return read_pixels(self.read, index, self.keys[index], self.preprocess)
+            return stamp, read_pixels(self.read, index, self.keys[index], self.preprocess)
         except (ImageError, UsageError) as error:
-            return error
+            return stamp, error
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a surrogate pair that stands for no byte
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _no_stamp(index: int) -> str:

@@ -14,7 +14,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
 from featviz.errors import ImageError, UsageError
+from featviz.images import _decoding
 
+DECODES = ("exact", "fast")
 INTERPOLATIONS = tuple(mode.value for mode in InterpolationMode)
 SIXTEEN_BITS = 65535
 OVERSHOOT = 0.25
@@ -53,10 +55,15 @@ class Preprocess:
         range: what is black and what is white in pictures of 16 bits or of floating point, such as
             (0, 4095) of a camera with 12 bits; what lies outside is black or white, and what is not
             a number black. None: 0 and 65535 of 16 bits, 0 and 1 of floating point.
+        decode: ``exact``: pictures are decoded and scaled by Pillow, as networks are trained with.
+            ``fast``: JPEG files by TorchCodec where it is installed, those much larger than
+            ``resize`` at a half, a quarter or an eighth of their size, and scaled by torch. Pixels
+            differ by some steps of 255; see ``docs/speed.md``.
 
     Raises:
         UsageError: mean and std differ in number or are not of images in [0, 1], an interpolation
-            that there is not, or a range whose first number is not below its second.
+            or a way to decode that there is not, or a range whose first number is not below its
+            second.
 
     Example:
         >>> import torch
@@ -73,6 +80,7 @@ class Preprocess:
     interpolation: str = "bilinear"
     exif: bool = True
     range: tuple[float, float] | None = None
+    decode: str = "exact"
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
@@ -98,6 +106,8 @@ class Preprocess:
             raise UsageError(
                 f"interpolation={self.interpolation!r}: there are {', '.join(INTERPOLATIONS)}"
             )
+        if self.decode not in DECODES:
+            raise UsageError(f"decode={self.decode!r}: there are {', '.join(DECODES)}", "decode")
         if self.range is not None:
             _check_black_and_white(self.range)
 
@@ -124,14 +134,39 @@ class Preprocess:
                 "give tensors (c, h, w)",
                 "images",
             )
-        image = _converted(self._upright(image), "L" if self.channels == 1 else "RGB", self.range)
-        resize = cast(Any, transforms.resize)
-        center_crop = cast(Any, transforms.center_crop)
-        if self.resize is not None:
-            image = resize(image, [self.resize], InterpolationMode(self.interpolation))
+        pixels: Any
+        if self.decode == "fast" and self.interpolation in _decoding.SCALED:
+            pixels = self._scaled_fast(image)
+        else:
+            pixels = self._scaled(image)
         if self.size is not None:
-            image = center_crop(image, list(self.size))
-        return transforms.pil_to_tensor(image)
+            pixels = cast(Any, transforms.center_crop)(pixels, list(self.size))
+        if isinstance(pixels, Tensor):
+            return pixels.contiguous()
+        return transforms.pil_to_tensor(pixels)
+
+    def _scaled(self, image: Image.Image) -> Image.Image:
+        """A picture upright, in 8 bits, and scaled, by Pillow."""
+        image = self._upright(image)
+        if self.resize is None:
+            return image
+        resize = cast(Any, transforms.resize)
+        result: Image.Image = resize(image, [self.resize], InterpolationMode(self.interpolation))
+        return result
+
+    def _scaled_fast(self, image: Image.Image) -> Tensor:
+        """The same as (c, h, w) uint8, by whatever is faster."""
+        if self.resize is not None:
+            _decoding.shrink(image, self.resize)
+        pixels = None
+        # TorchCodec turns pictures by EXIF, torchvision does not
+        if self.channels == 3 and _orientation(image) not in _TURNED:
+            pixels = _decoding.decoded(image)
+        if pixels is None:
+            pixels = _decoding.as_tensor(self._upright(image))
+        if self.resize is None:
+            return pixels
+        return _decoding.scaled(pixels, self.resize, self.interpolation)
 
     def picture_size(self, image: Image.Image) -> tuple[int, int]:
         """(height, width) of a picture as it is to be seen, before it is scaled and cut."""
@@ -156,6 +191,8 @@ class Preprocess:
             steps.append(f"range {self.range[0]:g} to {self.range[1]:g}")
         if not self.exif:
             steps.append("not turned by EXIF")
+        if self.decode != "exact":
+            steps.append(f"decoded {self.decode}")
         if self.resize is not None:
             steps.append(f"short side to {self.resize}")
         if self.size is not None:
@@ -169,12 +206,13 @@ class Preprocess:
         return mean, std
 
     def _upright(self, image: Image.Image) -> Image.Image:
-        if not self.exif:
-            return image
-        turn = _TURNED.get(_orientation(image))
-        if turn is None:
-            return image
-        return image.transpose(turn)
+        """A picture turned upright, in 8 bits, of as many channels as the model takes."""
+        turn = None
+        if self.exif:
+            turn = _TURNED.get(_orientation(image))
+        if turn is not None:
+            image = image.transpose(turn)
+        return _converted(image, "L" if self.channels == 1 else "RGB", self.range)
 
 
 def _of_255(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -214,6 +252,8 @@ def _converted(
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), layer)
+    if image.mode == mode:
+        return image  # convert would copy it
     return image.convert(mode)
 
 

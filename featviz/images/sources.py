@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import os
-import tarfile
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+)
 
 from featviz.errors import ImageError, SizeError, UsageError
-from featviz.images._folders import images_below, stamp_of, suffixes
+from featviz.images._folders import folder_of
 from featviz.images._items import channels_of, image_of, in_unit_range
-from featviz.images._tars import TarImages
+from featviz.images._paths import THREADS, from_files, from_path, from_shards, is_tar
+from featviz.images._remote import from_address, is_address
 from featviz.images.collection import Images, hxw
 from featviz.images.preprocess import Preprocess
 
-THREADS = 2
-"""That decode files ahead: Pillow lets go of the interpreter while it works."""
+LABEL_FIELDS = ("label", "labels", "fine_label", "cls", "class")
+"""Where an item that is a dict has its label; the first that is there."""
 TRIED = 16
 """Items that are looked at for the number of channels, where the first cannot be read."""
 
@@ -37,10 +44,15 @@ def open_images(source: Any, preprocess: Preprocess | None = None, workers: int 
               folders that files lie in. Hidden folders, thumbnails and what is no image are left
               out, and counted in ``left_out``.
             - A ``.txt`` list of paths, one a line; a ``.tar`` or ``.tar.gz``; a list of paths.
-            - A data set, map-style: anything with a length and items. An item is an image, a tuple
-              that begins with one, or a dict with one under ``image``, ``img``, ``pixel_values``,
-              ``input`` or ``x``. A DataLoader stands for its data set, read in order by as many
-              workers.
+            - Several tar files: ``shards/{000..127}.tar``, ``shards/*.tar``, a folder that holds
+              no pictures but tar files, a list of their paths. Labels are in the ``.cls`` or
+              ``.json`` beside a picture, by the WebDataset convention.
+            - The address of a folder or of tar files, such as ``s3://bucket/photos``, where fsspec
+              is installed.
+            - A data set, map-style, such as torch's and Hugging Face's: anything with a length and
+              items. An item is an image, a tuple that begins with one, or a dict with one under
+              ``image``, ``img``, ``pixel_values``, ``input`` or ``x``. A DataLoader stands for its
+              data set, read in order by as many workers.
             - A tensor or array of images, or a list of images.
             - ``Images``, returned as they are.
 
@@ -68,7 +80,7 @@ def open_images(source: Any, preprocess: Preprocess | None = None, workers: int 
     if isinstance(source, (Tensor, np.ndarray)):
         return _from_array(source, preprocess, workers)
     if isinstance(source, (str, Path)):
-        return _from_path(Path(source), preprocess or Preprocess(), workers)
+        return _from_text(str(source), preprocess or Preprocess(), workers)
     if isinstance(source, DataLoader):
         _check_loader(source)
         return _from_dataset(source.dataset, preprocess, workers or source.num_workers)
@@ -78,6 +90,10 @@ def open_images(source: Any, preprocess: Preprocess | None = None, workers: int 
         source = list(source)
     if isinstance(source, (list, tuple)):
         return _from_list(source, preprocess, workers)
+    if isinstance(source, Mapping):
+        raise UsageError(
+            f"a dict of {', '.join(map(repr, source))}: give one of its data sets", "images"
+        )
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return _from_dataset(source, preprocess, workers)
     raise UsageError(
@@ -121,99 +137,12 @@ def common_size(images: Images) -> tuple[int, int]:
     return common
 
 
-# Files
-
-
-def _from_path(path: Path, preprocess: Preprocess, workers: int) -> Images:
-    if path.is_dir():
-        return _from_folder(path, preprocess, workers)
-    if not path.exists():
-        raise ImageError(f"no folder or file {str(path)!r}", "images")
-    if path.is_file():  # a pipe would be waited for
-        if path.suffix == ".txt":
-            return _from_files(path.parent, _lines(path), preprocess, workers)
-        if tarfile.is_tarfile(path):
-            return _from_tar(path, preprocess, workers)
-    raise ImageError(f"{str(path)!r} is no folder, no .txt list and no .tar file", "images")
-
-
-def _from_folder(folder: Path, preprocess: Preprocess, workers: int) -> Images:
-    files, left_out = images_below(folder)
-    if not files:
-        what = "is empty"
-        if left_out:
-            what = f"holds {sum(left_out.values())} files, none of them an image"
-        allowed = ", ".join(sorted(suffixes()))
-        raise ImageError(f"the folder {str(folder)!r} {what} ({allowed})", "images")
-    images = _from_files(folder, files, preprocess, workers)
-    images.left_out = dict(left_out)
-    return images
-
-
-def _lines(path: Path) -> list[Path]:
-    """The paths in a list, which are relative to it."""
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    lines = [line.strip() for line in text.splitlines()]
-    return [path.parent / line for line in lines if line]
-
-
-def _from_files(root: Path, files: Sequence[Path], preprocess: Preprocess, workers: int) -> Images:
-    if not files:
-        raise ImageError("the list of images is empty", "images")
-    keys = [_key(path, root) for path in files]
-    labels = [_folder(key) for key in keys]
-    return Images(keys, _Files(list(files)), preprocess, labels, threads=THREADS, workers=workers)
-
-
-def _key(path: Path, root: Path) -> str:
-    if path.is_relative_to(root):
-        path = path.relative_to(root)
-    return path.as_posix()
-
-
-def _folder(key: str) -> str | None:
-    """The innermost folder in a key, which is the label."""
-    if "/" not in key:
-        return None
-    return key.split("/")[-2]
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Reads files."""
-
-    files: list[Path]
-
-    def __call__(self, index: int) -> Image.Image:
-        path = self.files[index]
-        if path.exists() and not path.is_file():
-            raise OSError("it is not a file")  # a pipe would be waited for
-        return Image.open(path)
-
-    def stamp(self, index: int) -> str:
-        return stamp_of(self.files[index])
-
-    def content(self, index: int) -> bytes:
-        """The bytes of a file."""
-        return self.files[index].read_bytes()
-
-
-def _from_tar(path: Path, preprocess: Preprocess, workers: int) -> Images:
-    if workers:
-        raise UsageError(
-            f"workers={workers}: a .tar file is read by threads, so leave workers at 0", "workers"
-        )
-    read = TarImages(path)
-    if not read.members:
-        read.close()
-        others = ", ".join(f"{number} {reason}" for reason, number in read.left_out.items())
-        raise ImageError(f"the file {str(path)!r} holds no images ({others or 'empty'})", "images")
-    keys = [member.name for member in read.members]
-    labels = [_folder(key) for key in keys]
-    return Images(keys, read, preprocess, labels, threads=THREADS, left_out=read.left_out)
-
-
-# Data sets, tensors and lists
+def _from_text(text: str, preprocess: Preprocess, workers: int) -> Images:
+    """From a path or an address."""
+    text = text.removeprefix("file://")
+    if is_address(text):
+        return from_address(text, preprocess, workers)
+    return from_path(text, preprocess, workers)
 
 
 def _from_array(
@@ -247,7 +176,9 @@ def _from_list(source: Sequence[Any], preprocess: Preprocess | None, workers: in
     paths = [item for item in source if isinstance(item, (str, os.PathLike))]
     if len(paths) == len(source):
         files = [Path(path) for path in paths]
-        return _from_files(Path(), files, preprocess or Preprocess(), workers)
+        if files and all(is_tar(path.name) for path in files):
+            return from_shards(files, preprocess or Preprocess(), workers)
+        return from_files(Path(), files, preprocess or Preprocess(), workers)
     if paths:
         raise UsageError(
             f"a list of {len(paths)} paths and {len(source) - len(paths)} other things: "
@@ -266,7 +197,7 @@ def _from_dataset(data: Any, preprocess: Preprocess | None, workers: int) -> Ima
     labels = _classes(data, size)
     if callable(getattr(data, "key", None)):
         keys = [str(data.key(i)) for i in range(size)]
-        labels = [_folder(key) for key in keys]
+        labels = [folder_of(key) for key in keys]
     return Images(keys, read, preprocess, labels, workers=workers)
 
 
@@ -312,18 +243,33 @@ def _as_they_are(read: _Items, size: int) -> Preprocess:
 
 
 def _classes(data: Any, size: int) -> list[str | None] | None:
-    """A label for every item of a data set of torchvision's kind, with ``classes`` and ``targets``."""
-    classes = getattr(data, "classes", None)
-    targets = getattr(data, "targets", None)
+    """A label for every item of a data set: torchvision's ``classes`` and ``targets``, or a column of
+    Hugging Face's with its names; those of a Subset are its data set's. None: it has none."""
+    if isinstance(data, Subset):
+        of_all = _classes(data.dataset, _length(data.dataset))
+        return of_all and [of_all[int(i)] for i in data.indices]
+    classes, targets = getattr(data, "classes", None), getattr(data, "targets", None)
     if classes is None or targets is None:
+        classes, targets = _label_column(data)
+    if targets is None:
         return None
     try:
-        labels: list[str | None] = [str(classes[int(target)]) for target in targets]
+        labels: list[str | None] = [str(classes[int(i)] if classes else i) for i in targets]
     except (TypeError, ValueError, IndexError, KeyError):
         return None  # targets that are not classes, such as boxes
     if len(labels) != size:
         return None
-    return labels
+    return [label and sys.intern(label) for label in labels]
+
+
+def _label_column(data: Any) -> tuple[Any, Any]:
+    """The names of the classes and the labels of Hugging Face's data sets."""
+    features = getattr(data, "features", None)
+    if isinstance(features, Mapping):
+        for name in LABEL_FIELDS:
+            if name in features:
+                return getattr(features[name], "names", None), data[name]
+    return None, None
 
 
 def _check_loader(loader: DataLoader[Any]) -> None:
