@@ -506,6 +506,14 @@ def test_layers_prints_the_table_of_alexnet(capsys: pytest.CaptureFixture[str]) 
     assert "nothing is learned yet" in printed.err
 
 
+def test_weights_that_a_factory_gives_are_not_called_initial(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = factory("cli_own_weights", "nn.Sequential(nn.Conv2d(3, 2, 3))")
+    assert cli.main(["layers", "--model", model, "--input-size", "8"]) == 0
+    assert "nothing is learned yet" not in capsys.readouterr().err
+
+
 def test_layers_takes_an_input_size(capsys: pytest.CaptureFixture[str], fails: Any) -> None:
     assert cli.main(["layers", "--input-size", "128"]) == 0
     assert rows(capsys.readouterr().out)["conv1"][2] == "62x62"

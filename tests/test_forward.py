@@ -3,10 +3,12 @@ wrapped by hand."""
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ from torch import Tensor, nn
 import featviz
 from featviz import Box, Translate, Unit, cli, gallery
 from featviz.data import accuracy, train
-from featviz.errors import FeatvizError, LayerError, ModelError, UsageError
+from featviz.errors import FeatvizError, LayerError, ModelError, RecordError, UsageError
 from featviz.fields.anatomy import receptive_fields
 from featviz.models import load_model, load_with_forward
+from featviz.records._progress import checksum
+from featviz.records.forward_fingerprint import forward_fingerprint
 
 SHAPE = (3, 16, 16)
 
@@ -112,6 +116,12 @@ def images() -> Tensor:
     return torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(1))
 
 
+def scanned(model: nn.Module, forward: Any) -> Any:
+    result = featviz.scan(model, images(), "a, b, head", k=2, forward=forward)
+    assert (result.identity["forward"] is None) == (forward is None)
+    return replace(result, identity=result.identity | {"forward": None})
+
+
 def exemplars(model: nn.Module, forward: Any) -> Any:
     result = featviz.scan(model, images(), "a, b, head", k=2, batch_size=2, forward=forward)
     return [
@@ -160,7 +170,7 @@ VERBS: dict[str, Callable[[nn.Module, Any], Any]] = {
     "anatomy": lambda model, f: dict(featviz.anatomy(model, SHAPE, forward=f)),
     "receptive_fields": lambda model, f: receptive_fields(model, SHAPE, forward=f),
     "read": lambda model, f: featviz.read(model, X, "a, b, head", forward=f),
-    "scan": lambda model, f: featviz.scan(model, images(), "a, b, head", k=2, forward=f),
+    "scan": scanned,
     "project": lambda model, f: featviz.project(model, X[0], UNITS, forward=f),
     "project_exemplars": exemplars,
     "responses": lambda model, f: featviz.responses(model, images(), "a, b, head", forward=f),
@@ -411,3 +421,104 @@ def test_a_traced_graph_that_calls_its_layers_is_no_exported_program() -> None:
 def test_a_function_is_no_model() -> None:
     with pytest.raises(ModelError, match=r"the model is a function: give a torch\.nn\.Module"):
         featviz.anatomy(lambda x: x, SHAPE)  # type: ignore[arg-type]
+
+
+# --- what a record knows of it
+
+SCALE = 2.0
+
+
+def scaled(model: nn.Module, images: Tensor) -> Any:
+    return model(images * SCALE)
+
+
+def times(factor: Any) -> Callable[[nn.Module, Tensor], Any]:
+    return lambda model, images: model(images * factor)
+
+
+class Times:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.myself = self
+
+    def __call__(self, model: nn.Module, images: Tensor) -> Any:
+        return model(images * self.factor)
+
+    def call(self, model: nn.Module, images: Tensor) -> Any:
+        return model(images * self.factor)
+
+
+def by(model: nn.Module, images: Tensor, factor: float = 1.0) -> Any:
+    return model(images * factor)
+
+
+MAKERS: dict[str, Callable[[float], Any]] = {
+    "a number of a closure": times,
+    "a tensor of a closure": lambda factor: times(torch.tensor(factor)),
+    "a partial": lambda factor: partial(by, factor=factor),
+    "a partial of a closure": lambda factor: partial(times(factor)),
+    "an object": Times,
+    "a method": lambda factor: Times(factor).call,
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_fingerprint_of_a_forward_is_of_what_it_does(maker: str) -> None:
+    make = MAKERS[maker]
+    assert forward_fingerprint(make(2.0)) == forward_fingerprint(make(2.0))
+    assert forward_fingerprint(make(2.0)) != forward_fingerprint(make(3.0))
+
+
+def test_a_fingerprint_of_a_forward_sees_the_values_of_its_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = forward_fingerprint(scaled)
+    assert str(before).startswith("scaled ")
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", 3.0)
+    assert forward_fingerprint(scaled) != before
+    assert forward_fingerprint(None) is None
+
+
+def test_a_state_that_changes_from_call_to_call_changes_no_fingerprint() -> None:
+    calls: list[int] = []
+
+    def forward(model: nn.Module, images: Tensor) -> Any:
+        calls.append(len(images))
+        return model(images)
+
+    before = forward_fingerprint(forward)
+    forward(nn.Identity(), torch.zeros(1))
+    assert forward_fingerprint(forward) == before
+
+
+def recorded(verb: str, forward: Any, out: Path, resume: bool) -> Any:
+    """The record of a verb that goes on."""
+    model, images = Plain().eval(), randn(4, *SHAPE, seed=1).sigmoid()
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.1)
+    run = {"scan": featviz.scan, "responses": featviz.responses}[verb]
+    return run(model, images, "a", forward=forward, out=out, resume=resume)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("verb", ["scan", "responses"])
+def test_a_record_of_another_forward_is_refused(verb: str, tmp_path: Path) -> None:
+    recorded(verb, times(2.0), tmp_path, False)
+    recorded(verb, times(2.0), tmp_path, True)
+    with pytest.raises(RecordError, match=r'else: forward was ".*lambda> .*", is ".*lambda> .*"'):
+        recorded(verb, times(3.0), tmp_path, True)
+    with pytest.raises(RecordError, match=r'else: forward was ".*", is null'):
+        recorded(verb, None, tmp_path, True)
+
+
+@pytest.mark.parametrize("verb", ["scan", "responses"])
+def test_a_record_of_earlier_versions_is_of_no_forward(verb: str, tmp_path: Path) -> None:
+    recorded(verb, None, tmp_path, False)
+    path = tmp_path / f"{verb}.json"
+    manifest = json.loads(path.read_text())
+    del manifest["identity"]["forward"]
+    if "checksum" in manifest:
+        manifest["checksum"] = checksum(manifest)
+    path.write_text(json.dumps(manifest))
+    recorded(verb, None, tmp_path, True)
+    with pytest.raises(RecordError, match="forward was null"):
+        recorded(verb, scaled, tmp_path, True)

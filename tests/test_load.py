@@ -6,6 +6,7 @@ import argparse
 import builtins
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -18,10 +19,10 @@ from laws import untouched
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from featviz import load_model, open_images
+from featviz import Preprocess, load_model, open_images, project_exemplars, scan
 from featviz.errors import ModelError, UsageError, WeightsError
 from featviz.models import load_weights, preprocessing
-from featviz.models.recipes import image_channels, model_recipe
+from featviz.models.recipes import IMAGENET_PREPROCESS, image_channels, model_recipe
 
 
 def classifier(outputs: int = 2) -> nn.Sequential:
@@ -611,3 +612,50 @@ def test_a_real_network_is_right_on_real_photographs_by_its_recipe(shared: Path)
         right += key.startswith(ids[int(scores.argmax())])
     assert len(images) == 500
     assert right / len(images) == pytest.approx(0.87, abs=0.005)
+
+
+def test_a_model_of_segmentation_is_scanned_and_projected_by_name() -> None:
+    model, images = load_model("lraspp_mobilenet_v3_large"), torch.rand(2, 3, 32, 32)
+    result = scan(model, images, "backbone.4*", k=1)
+    exemplars = project_exemplars(model, images, next(iter(result.values())), [0])
+    assert exemplars.projections["deconvnet"].any()
+    assert preprocessing("lraspp_mobilenet_v3_large") == replace(
+        IMAGENET_PREPROCESS, size=(520, 520), resize=520
+    )
+
+
+def test_a_detector_is_scanned_by_name_and_normalizes_by_itself() -> None:
+    name = "ssdlite320_mobilenet_v3_large"
+    model, images = load_model(name), torch.rand(2, 3, 32, 32)
+    result = scan(model, images, "backbone.features.0.0.0", k=1)
+    layer = result["backbone.features.0.0.0"].layer
+    assert layer.map_size == (160, 160)  # of the 320 pixels to which it scales
+    assert preprocessing(name) == Preprocess()
+
+
+def test_a_quantised_model_by_name_is_the_one_before_it_is_converted() -> None:
+    assert isinstance(load_model("quantized_shufflenet_v2_x0_5").conv1[0], nn.Conv2d)  # type: ignore[index, union-attr]
+    assert preprocessing("quantized_inception_v3") == preprocessing("inception_v3")
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [("raft_small", "two images, not one"), ("r3d_18", "clips of frames, not images")],
+)
+def test_a_model_that_takes_no_images_is_refused_with_the_remedy(name: str, takes: str) -> None:
+    with pytest.raises(ModelError, match=f"{name} takes {takes}: give package.module:"):
+        load_model(name)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.ao.quantization is deprecated")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_no_model_of_torchvision_s_fetches_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*args: Any, **kwargs: Any) -> Any:
+        raise URLError("no network")
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
+    assert load_model("fcn_resnet50", num_classes=3)
+    with pytest.raises(WeightsError, match="'DEFAULT' of fcn_resnet50 cannot be fetched"):
+        load_model("fcn_resnet50", "DEFAULT")
+    with pytest.raises(WeightsError, match="'DEFAULT' of quantized_resnet18 cannot be fetched"):
+        load_model("quantized_resnet18", "DEFAULT")

@@ -15,7 +15,7 @@ from featviz.forward import Forward
 from featviz.images import Images, Preprocess, common_size, open_images
 from featviz.models import load_weights, load_with_forward, preprocessing
 from featviz.models.load import is_file
-from featviz.models.recipes import image_channels, model_recipe
+from featviz.models.recipes import TIMM, image_channels, model_recipe
 
 
 def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> nn.Module:
@@ -47,7 +47,8 @@ def network_from(
     model, forward = load_with_forward(
         args.model, args.weights, device=device, num_classes=num_classes, key=args.weights_key
     )
-    if args.weights is None and args.model != "zfmini":
+    is_own = ":" in args.model and not args.model.startswith(TIMM)  # whose factory may load weights
+    if args.weights is None and args.model != "zfmini" and not is_own:
         print(
             f"{args.model} has its initial weights: nothing is learned yet (give --weights)",
             file=sys.stderr,
@@ -95,7 +96,7 @@ def images_from(
         images = images.by_content()
     if args.limit is not None:
         images = images.spread(args.limit)
-    if recipe is None:  # nobody gives a size: the images' own
+    if complete_recipe.size is None:  # nobody gives a size: the images' own
         images = images.with_preprocess(replace(complete_recipe, size=common_size(images)))
     _say_recipe(args, model, images.preprocess)
     return images

@@ -172,6 +172,8 @@ def _identity(
     }
     if result.score == "max":  # which earlier versions do not name
         identity.pop("score", None)
+    if result.identity.get("forward") is None:  # nor this
+        identity.pop("forward", None)
     as_read: Record = json.loads(json.dumps(identity))
     return as_read
 

@@ -15,6 +15,7 @@ from featviz.images.collection import Images
 from featviz.images.tensors import as_batch
 from featviz.patterns import items_of
 from featviz.records.fingerprint import weights_fingerprint
+from featviz.records.forward_fingerprint import forward_fingerprint
 from featviz.records.listing import Listing
 from featviz.units import Layer, LayersLike
 
@@ -132,15 +133,19 @@ def input_shape_of(data: Images) -> tuple[int, int, int]:
     raise ImageError(f"none of the {len(data)} images can be read; the first: {first_error}")
 
 
-def fingerprints(model: nn.Module, data: Images, stamps: Sequence[str]) -> dict[str, Any]:
-    """What a record knows its model and images by.
+def fingerprints(
+    model: nn.Module, data: Images, stamps: Sequence[str], forward: Forward | None
+) -> dict[str, Any]:
+    """What a record knows its model and images by, and how the model was called.
 
     Args:
         model, data: the two.
         stamps: of the images' files, as `Images.stamps` gave them.
+        forward: how the model is called.
     """
     return {
         "model": weights_fingerprint(model),
+        "forward": forward_fingerprint(forward),
         "images": data.fingerprint(stamps),
         "preprocess": _plain(asdict(data.preprocess)),
     }

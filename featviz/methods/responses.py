@@ -70,8 +70,8 @@ def responses(
             array file (``.npy``) a layer and ``responses.json``. What was done is kept every minute,
             and when interrupted. Where another process writes to it, that is waited for.
         resume: go on from the record in ``out``, if there is one, made from the same model, images,
-            layers, reduction and type. Of a function, the name alone is compared. Without it a record
-            in ``out`` is replaced.
+            layers, reduction, type and forward. Of a reduction that is a function, the name alone is
+            compared. Without it a record in ``out`` is replaced.
         strict: raise on the first image that cannot be read, instead of skipping and counting it.
         progress: show a progress bar.
 
@@ -144,7 +144,7 @@ def _begin(
     if is_recorded:
         stamps = data.stamps()
         listing = replace(listing, stamps=stamps)
-        identity = fingerprints(model, data, stamps) | identity
+        identity = fingerprints(model, data, stamps, how.forward) | identity
     return Responses({}, {layer.name: layer for layer in chosen}, listing, identity, 0), net
 
 

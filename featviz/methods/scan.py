@@ -81,7 +81,7 @@ def scan(
         out: folder where the record is written, at the end, every minute, and when interrupted.
             Where another process scans to it, that is waited for, and a warning says so.
         resume: go on from the record in ``out``, if there is one, made from the same model, images,
-            layers, k and score. Images that were skipped are tried again where their files have changed.
+            layers, k, score and forward. Images that were skipped are tried again where their files have changed.
         strict: raise on the first image that cannot be read, instead of skipping and counting it.
         sources: free text about model and data, kept in the record.
         check: called with the layers once they are known and before any image is looked at; it may
@@ -217,7 +217,7 @@ def _begin(
         )
     chosen = with_units(net, layers)
     stamps = data.stamps()
-    identity: dict[str, Any] = fingerprints(model, data, stamps)
+    identity: dict[str, Any] = fingerprints(model, data, stamps, forward)
     identity |= {"layers": [layer.name for layer in chosen], "k": k, "score": score}
     listing = Listing(data.keys, data.labels, input_shape, stamps)
     begun = {}

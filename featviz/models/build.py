@@ -29,6 +29,11 @@ DEFAULT = "DEFAULT"
 _OWN: dict[str, Callable[..., nn.Module]] = {"zfmini": zfmini, "zfnet": zfnet}
 _INITIALIZES = ("googlenet", "inception_v3")
 """Builders of torchvision's that take ``init_weights`` without showing it in their signature."""
+_TAKE_OTHERS: dict[ModuleType, str] = {
+    torchvision.models.video: "clips of frames, not images",
+    torchvision.models.optical_flow: "two images, not one",
+}
+"""Modules of torchvision's whose models are not called as ``model(images)``, and what they take."""
 
 
 def build(
@@ -70,12 +75,19 @@ def _from_torchvision(name: str, named: str | None, options: dict[str, Any]) -> 
         raise ModelError(
             f"no model {name!r}{nearest} (or package.module:factory for one of your own)", "model"
         )
+    _check_takes_images(name)
     builder = torchvision.models.get_model_builder(name)
+    taken = inspect.signature(builder).parameters
+    options = dict(options)
+    if "weights_backbone" in taken:
+        options["weights_backbone"] = None  # which would be fetched
     weights = None
     if named is not None:
         weights = _torchvision_weights(name, named)
-    elif name in _INITIALIZES or "init_weights" in inspect.signature(builder).parameters:
-        options = options | {"init_weights": True}  # some warn where it is not said
+        if "quantize" in taken:  # the weights are those of the converted model
+            options["quantize"] = True
+    elif name.removeprefix("quantized_") in _INITIALIZES or "init_weights" in taken:
+        options["init_weights"] = True  # some warn where it is not said
     try:
         return builder(weights=weights, **options)
     except (URLError, OSError) as error:
@@ -84,6 +96,17 @@ def _from_torchvision(name: str, named: str | None, options: dict[str, Any]) -> 
         ) from error
     except ValueError as error:  # such as weights of 1000 classes for a model of another number
         raise ModelError(f"{name} cannot be built: {first_line(error)}", "model") from error
+
+
+def _check_takes_images(name: str) -> None:
+    """Make sure that a model of torchvision's takes a batch of images, and neither clips nor pairs."""
+    for module, takes in _TAKE_OTHERS.items():
+        if name in torchvision.models.list_models(module=module):
+            raise ModelError(
+                f"{name} takes {takes}: give package.module:factory, which returns the "
+                "model and a function forward(model, images) that calls it",
+                "model",
+            )
 
 
 def _torchvision_weights(name: str, named: str) -> Any:

@@ -29,9 +29,10 @@ def load_model(
     """A model by name, with weights, in eval mode.
 
     Args:
-        spec: ``zfmini`` (bundled, trained), ``zfnet``, a name of torchvision's (``resnet18``),
-            ``timm:NAME`` or ``timm:NAME.TAG`` if timm is installed, or ``package.module:factory``, a function without
-            required arguments that returns a module.
+        spec: ``zfmini`` (bundled, trained), ``zfnet``, a name of torchvision's (``resnet18``,
+            ``fcn_resnet50``, ``fasterrcnn_resnet50_fpn``, ``quantized_resnet18``; not of video and
+            optical flow), ``timm:NAME`` or ``timm:NAME.TAG`` if timm is installed, or
+            ``package.module:factory``, a function without required arguments that returns a module.
         weights: a file with a state dict; a name of the model's own weights (``DEFAULT``,
             ``IMAGENET1K_V1``); ``initial`` for untrained; None: bundled ones for zfmini, else
             initial. Initial values are those of seed 0.

@@ -100,8 +100,9 @@ def image_channels(
 
 
 def torchvision_names() -> list[str]:
-    """Torchvision's classifiers."""
-    return torchvision.models.list_models(module=torchvision.models)
+    """Torchvision's models of every kind: classifiers, quantised ones, segmentation, detection,
+    video and optical flow."""
+    return torchvision.models.list_models()
 
 
 def the_timm(name: str) -> Any:
@@ -175,8 +176,12 @@ def _of_torchvision(spec: str, weights: str) -> Preprocess | None:
     if weights not in choices:
         return None
     recipe = cast(Any, choices[weights]).transforms()
+    if not hasattr(recipe, "mean"):  # a detector scales and normalizes by itself
+        return Preprocess()
+    # for segmentation all of the image is scaled, here its centre, since images are of one size
+    size = getattr(recipe, "crop_size", recipe.resize_size)
     return Preprocess(
-        size=(recipe.crop_size[0], recipe.crop_size[-1]),
+        size=(size[0], size[-1]),
         resize=recipe.resize_size[0],
         mean=tuple(recipe.mean),
         std=tuple(recipe.std),

@@ -49,7 +49,7 @@ class Responses(Mapping[str, Tensor]):
         layers: by name.
         listing: the images, with their keys and labels.
         identity: what they were made from: ``layers``, ``reduce`` and ``dtype``; of a record on disk
-            also fingerprints of ``model``, ``images`` and ``preprocess``.
+            also fingerprints of ``model``, ``forward``, ``images`` and ``preprocess``.
         done: images looked at so far; ``complete`` says whether these are all.
         skipped: images that could not be read.
 
@@ -218,7 +218,7 @@ def _unpacked(manifest: Entry, folder: Path) -> Responses:
         raise ValueError("identity.layers are not the layers")
     if manifest.take("checksum", fields.text) != checksum(manifest.value):
         raise ValueError("the manifest is not as it was written: its checksum is another")
-    return Responses(tensors, layers, listing, dict(identity.value), done, skipped)
+    return Responses(tensors, layers, listing, {"forward": None, **identity.value}, done, skipped)
 
 
 def _array(entry: Entry, folder: Path, n: int) -> Tensor:

@@ -177,7 +177,7 @@ class Scan(Mapping[str, LayerScan]):
         layers: by name.
         listing: the images.
         identity: fingerprints of what the scan was made from: ``model``, ``images``,
-            ``preprocess``, ``layers``, ``k``, ``score``.
+            ``preprocess``, ``layers``, ``k``, ``score``, ``forward``.
         ranges: the images looked at so far, as ranges of indices, in order and apart; ``done`` says
             how many these are, ``complete`` whether they are all.
         shard: the range that a shard has to look at; None: all images.
@@ -530,5 +530,5 @@ def _identity_from(manifest: Entry, names: list[str]) -> tuple[int, dict[str, An
     if identity.value["layers"] != names:
         raise ValueError("identity.layers are not the layers")
     k = identity.take("k", fields.integer(1))
-    # a scan of earlier versions, which knew one score, does not name it
-    return k, {"score": "max", **identity.value}
+    # a scan of earlier versions, which knew one score, does not name it, nor how the model was called
+    return k, {"score": "max", "forward": None, **identity.value}
