@@ -50,9 +50,10 @@ if TYPE_CHECKING:
     from featviz.records.ablation import Ablation
     from featviz.records.checks import Checks
     from featviz.records.exemplars import Exemplars
+    from featviz.records.layer_scan import LayerScan
     from featviz.records.listing import Listing, Skipped
     from featviz.records.responses import Responses
-    from featviz.records.scan import LayerScan, Scan
+    from featviz.records.scan import Scan
     from featviz.records.statistics import Statistics
     from featviz.records.topk import TopK
     from featviz.rules import backward_rule
@@ -102,7 +103,8 @@ else:
             "records.exemplars": ["Exemplars"],
             "records.listing": ["Listing", "Skipped"],
             "records.responses": ["Responses"],
-            "records.scan": ["LayerScan", "Scan"],
+            "records.layer_scan": ["LayerScan"],
+            "records.scan": ["Scan"],
             "records.statistics": ["Statistics"],
             "records.topk": ["TopK"],
             "rules": ["backward_rule"],

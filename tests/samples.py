@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from featviz import Scan, scan
-from featviz.records.scan import LayerScan
+from featviz.records.layer_scan import LayerScan
 
 LAYERS = ["0", "3", "4"]
 """Of `nets.plain`: both convolutions, and the last rectifier."""

@@ -19,7 +19,7 @@ from samples import Samples, same_scan, scanned
 
 from featviz import Scan, cli, merge
 from featviz.errors import RecordError, UsageError
-from featviz.methods.scan import range_of
+from featviz.methods._shards import range_of
 from featviz.records._ranges import in_words, is_within, joined, overlap, without
 
 N = 23

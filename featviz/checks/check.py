@@ -32,7 +32,8 @@ from featviz.methods._inputs import check_same_images, scanned_image
 from featviz.methods.attribute import METHODS
 from featviz.patterns import resolve
 from featviz.records.checks import Checks, Measured, check_names
-from featviz.records.scan import LayerScan, Scan
+from featviz.records.layer_scan import LayerScan
+from featviz.records.scan import Scan
 from featviz.rules import RULES, check_rule
 from featviz.units import LayersLike, Unit
 

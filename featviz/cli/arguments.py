@@ -21,8 +21,9 @@ from featviz.images.preprocess import DECODES
 from featviz.methods._backproject import MEMORY
 from featviz.methods._reductions import reduction_of
 from featviz.methods.scan import scan
+from featviz.records.layer_scan import QUANTILE
 from featviz.records.listing import Skipped
-from featviz.records.scan import MANIFEST, QUANTILE, Scan
+from featviz.records.scan import MANIFEST, Scan
 from featviz.rules import RULES, check_rule
 from featviz.units import Layer
 from featviz.views import VIEWS, check_views

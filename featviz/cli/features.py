@@ -24,8 +24,8 @@ from featviz.cli.sources import (
 from featviz.errors import UsageError
 from featviz.methods._reductions import REDUCTIONS, reduction_of
 from featviz.methods.responses import responses
+from featviz.records.layer_scan import QUANTILE
 from featviz.records.responses import MANIFEST, Responses
-from featviz.records.scan import QUANTILE
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 

@@ -43,7 +43,8 @@ from featviz.forward import Forward
 from featviz.images import Images
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.exemplars import Exemplars
-from featviz.records.scan import MANIFEST, LayerScan
+from featviz.records.layer_scan import LayerScan
+from featviz.records.scan import MANIFEST
 from featviz.units import Layer
 
 PAGE = 64  # units on one page of a grid

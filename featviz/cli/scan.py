@@ -25,8 +25,8 @@ from featviz.cli.arguments import (
 )
 from featviz.cli.sources import images_from, network_from
 from featviz.errors import UsageError
+from featviz.methods._shards import folder_of, shards_in
 from featviz.methods.merge import merge
-from featviz.methods.scan import folder_of, shards_in
 from featviz.records.scan import MANIFEST, Scan
 
 _PER_SHARD = 4096

@@ -25,8 +25,9 @@ from featviz.images import Images, open_images
 from featviz.methods._backproject import MEMORY
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.exemplars import Exemplars
+from featviz.records.layer_scan import LayerScan
 from featviz.records.listing import Listing
-from featviz.records.scan import LayerScan, Scan
+from featviz.records.scan import Scan
 from featviz.rules import check_rule
 from featviz.units import Layer
 from featviz.views import ViewsLike

@@ -26,7 +26,8 @@ from featviz.images.sources import open_images
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.methods.scan import scan
 from featviz.records.exemplars import Exemplars
-from featviz.records.scan import LayerScan, Scan
+from featviz.records.layer_scan import LayerScan
+from featviz.records.scan import Scan
 from featviz.rules import check_rule
 from featviz.tiles import OUTSIDE, sheet
 from featviz.units import LayersLike

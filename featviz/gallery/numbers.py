@@ -9,7 +9,7 @@ from typing import Any
 
 from featviz.geometry import Number
 from featviz.records.exemplars import Exemplars
-from featviz.records.scan import LayerScan
+from featviz.records.layer_scan import LayerScan
 from featviz.units import Layer
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from featviz.errors import UsageError, did_you_mean
-from featviz.records.scan import QUANTILE
+from featviz.records.layer_scan import QUANTILE
 
 Reduction = str | Callable[[Tensor], Tensor]
 """The name of a reduction, or a function of maps."""

@@ -28,8 +28,9 @@ from featviz.methods.responses import responses
 from featviz.methods.scan import scan
 from featviz.models.weights import load_weights
 from featviz.records.exemplars import Exemplars
+from featviz.records.layer_scan import LayerScan
 from featviz.records.listing import Listing
-from featviz.records.scan import LayerScan, Scan
+from featviz.records.scan import Scan
 from featviz.rules import check_rule
 from featviz.units import Layer, LayersLike
 

@@ -22,8 +22,8 @@ from featviz.methods._inputs import check_same_images, scanned_image
 from featviz.methods._likeness import Sample
 from featviz.methods._noise import noise_of
 from featviz.records.exemplars import Exemplars
+from featviz.records.layer_scan import LayerScan
 from featviz.records.likeness import HIGH
-from featviz.records.scan import LayerScan
 from featviz.rules import check_rule
 from featviz.units import Unit
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.errors import ImageError, NumberError, UsageError
+from featviz.errors import ImageError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.files import claimed
@@ -22,10 +22,13 @@ from featviz.hooks import evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._inputs import check_rows, fingerprints, input_shape_of, with_units
+from featviz.methods._numbers import Numbers
 from featviz.methods._reductions import Reduction, name_of, reduction_of
+from featviz.methods._shards import check_shard, folder_of, range_of
 from featviz.methods._steady import check_steady
-from featviz.records.listing import Listing, Range, Skipped
-from featviz.records.scan import MANIFEST, LayerScan, Scan, has_positions
+from featviz.records.layer_scan import LayerScan, has_positions
+from featviz.records.listing import Listing, Skipped
+from featviz.records.scan import MANIFEST, Scan
 from featviz.records.statistics import Statistics
 from featviz.records.topk import IN_REACH, TopK
 from featviz.units import Layer, LayersLike
@@ -117,7 +120,7 @@ def scan(
     if resume and out is None:
         raise UsageError("resume=True: give the folder of the record to go on from", "out")
     scored = _scored(score)
-    _check_shard(shard, out)
+    check_shard(shard, out)
     data = open_images(images)
     state, net = _begin(model, data, layers, k, name_of(score), sources or {}, net, forward)
     if shard is not None:
@@ -164,35 +167,6 @@ def _finished(run: _Run, begun: Scan, net: Anatomy, resume: bool, progress: bool
     return state
 
 
-def _check_shard(shard: tuple[int, int] | None, out: str | Path | None) -> None:
-    if shard is None:
-        return
-    i, n = shard
-    if not 0 <= i < n:
-        raise UsageError(f"shard={shard}: give (i, n), a shard i from 0 to n - 1", "shard")
-    others = None if out is None else shards_in(Path(out))
-    if others not in (None, n):
-        raise UsageError(
-            f"shard={shard}: {str(out)!r} has shards of {others}: give one of {others}, or another "
-            "folder",
-            "shard",
-            "out",
-        )
-
-
-def range_of(shard: tuple[int, int], images: int, batch_size: int) -> Range:
-    """The images of shard i of n: as many batches as of any other, or one more."""
-    i, n = shard
-    batches = -(-images // batch_size)
-    start, stop = (min(j * batches // n * batch_size, images) for j in (i, i + 1))
-    return start, stop
-
-
-def folder_of(out: Path, shard: tuple[int, int]) -> Path:
-    """Where the record of shard i of n lies."""
-    return out / f"shard-{shard[0]:05d}-of-{shard[1]:05d}"
-
-
 def _begin(
     model: nn.Module,
     data: Images,
@@ -227,13 +201,6 @@ def _begin(
     return Scan(begun, listing, identity, sources=sources), net
 
 
-def shards_in(out: Path) -> int | None:
-    """How many shards a folder was divided in; None: there is none yet."""
-    for path in out.glob("shard-*-of-*/scan.json"):
-        return int(path.parent.name.rpartition("-")[2])
-    return None
-
-
 class _Run:
     """One pass over images, from where a scan stands."""
 
@@ -261,7 +228,7 @@ class _Run:
         self.score = score
         self.parameter = parameter_of(model)
         self.skipped: list[Skipped] = []
-        self.numbers = _Numbers(data.keys)
+        self.numbers = Numbers(data.keys)
         self.most = batch_size  # images that fit into the device's memory at once
         self.checked: Scan | None = None  # the last state without NaN
         self.saved = time.monotonic()
@@ -403,37 +370,3 @@ class _Run:
             )
         self.numbers.take(f"score of layer {layer_scan.layer.name!r}", scores, images)
         return scores
-
-
-class _Numbers:
-    """Whether all values so far are numbers, noted on the device where they are, without waiting for
-    it."""
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        self.keys = keys
-        self.first: dict[str, Tensor] = {}  # the first image with NaN, by what gave it
-
-    def take(self, what: str, values: Tensor, images: list[int]) -> None:
-        """Note the values (n, c) of some images."""
-        none = len(self.keys)
-        indices = torch.tensor(images, device=values.device)
-        first = indices.masked_fill(~values.isnan().any(dim=1), none).amin()
-        if what in self.first:
-            first = torch.minimum(first, self.first[what])
-        self.first[what] = first
-
-    def are_right(self) -> bool:
-        return all(int(first) == len(self.keys) for first in self.first.values())
-
-    def check(self) -> None:
-        """Make sure that there was no NaN.
-
-        Raises:
-            NumberError: there was; the message names what gave it, and on which image.
-        """
-        for what, first in self.first.items():
-            if int(first) < len(self.keys):
-                key = self.keys[int(first)]
-                raise NumberError(
-                    f"{what} gives NaN on image {key!r}: check weights and preprocessing"
-                )

@@ -4,7 +4,6 @@ moved into place when it is complete."""
 from __future__ import annotations
 
 import json
-import random
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -13,13 +12,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from featviz.errors import (
     FeatvizError,
     LayerError,
     RecordError,
-    UsageError,
     did_you_mean,
     first_line,
 )
@@ -37,6 +33,7 @@ from featviz.records._fields import Entry
 from featviz.records._layers import layer_from, layer_to_json
 from featviz.records._progress import check_resumes, checksum, short, stale
 from featviz.records._ranges import in_words, is_within, joined, overlap
+from featviz.records.layer_scan import LayerScan, has_positions
 from featviz.records.listing import (
     Listing,
     Range,
@@ -48,124 +45,11 @@ from featviz.records.listing import (
     stored_listing,
 )
 from featviz.records.statistics import Statistics
-from featviz.records.topk import NONE, TopK
-from featviz.units import Layer
+from featviz.records.topk import TopK
 
 SCHEMA = 5
 MANIFEST = "scan.json"
 _entries = fields.list_of(fields.entry)
-
-
-QUANTILE = "quantile:"
-"""Before a number from 0 to 1, a score."""
-
-
-def has_positions(score: str, layer: Layer) -> bool:
-    """Whether a score is the value of a position of the layer's maps. A fully connected layer has one
-    position, whose value its score is, unless a function makes something of it."""
-    if score == "max" or score.startswith(QUANTILE):
-        return True
-    return not layer.has_maps and not score.startswith("function ")
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class LayerScan:
-    """One layer of a scan.
-
-    Attributes:
-        layer: what it is, its receptive field included.
-        top: the k strongest exemplars of each of its units.
-        statistics: of each of its units.
-        listing: the images that the indices in ``top`` mean.
-        score: what images are ranked by, ``max`` or as `scan` has it. Statistics are of the maxima.
-
-    Example:
-        >>> from featviz import load_model, open_images, scan
-        >>> from featviz.data import SyntheticImages
-        >>> from featviz.models import MINI_PREPROCESS
-        >>> images = open_images(SyntheticImages(8), MINI_PREPROCESS)
-        >>> result = scan(load_model("zfmini"), images, "conv1, conv2", k=3)
-        >>> conv2 = result["conv2"]
-        >>> sorted(conv2.rows()[0])
-        ['image', 'key', 'label', 'layer', 'rank', 'score', 'unit', 'x', 'y']
-        >>> conv2.top.k, conv2.statistics.count
-        (3, 8)
-    """
-
-    layer: Layer
-    top: TopK
-    statistics: Statistics
-    listing: Listing
-    score: str = "max"
-
-    def __repr__(self) -> str:
-        units = f"{self.layer.channels} units, {int(self.statistics.dead.sum())} dead"
-        return f"<LayerScan of {self.layer}: {units}, {self.statistics.count} images>"
-
-    def merge(self, other: LayerScan) -> LayerScan:
-        """This layer over its images and over others."""
-        top = self.top.merge(other.top)
-        return replace(self, top=top, statistics=self.statistics.merge(other.statistics))
-
-    def to(self, device: torch.device | str) -> LayerScan:
-        """The same with its exemplars and statistics on a device."""
-        return replace(self, top=self.top.to(device), statistics=self.statistics.to(device))
-
-    def strongest(self, channels: list[int] | None = None) -> list[int]:
-        """Channels by their strongest response, strongest first; None: of all."""
-        highest = self.top.scores[:, 0].tolist()
-        some = range(len(highest)) if channels is None else channels
-        return sorted(some, key=lambda channel: (-highest[channel], channel))
-
-    def check_positions(self) -> None:
-        """Make sure that exemplars are of positions, which can be projected.
-
-        Raises:
-            UsageError: they are ranked by a score, such as a mean, that is of no position.
-        """
-        if not has_positions(self.score, self.layer):
-            raise UsageError(
-                f"the exemplars of layer {self.layer.name!r} are ranked by {self.score}, which is of "
-                "no position of the map: scan with score='max' or 'quantile:0.99', or project a unit "
-                "with at='map', all of its positions",
-                "score",
-            )
-
-    def sample(self, n: int, seed: int = 0) -> list[int]:
-        """n random channels of those that some image activates, ascending: all of these if there are
-        no more, and of all channels if none lives. A layer's choice depends on its name and the seed
-        alone."""
-        living = (~self.statistics.dead).nonzero().flatten().tolist()
-        if not living:
-            living = list(range(self.layer.channels))
-        chosen = random.Random(f"{seed} {self.layer}").sample(living, min(n, len(living)))
-        return sorted(chosen)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each exemplar, for a table: layer, unit, rank, score, image, key, label, y, x."""
-        rows = []
-        for channel in range(self.layer.channels):
-            for rank in range(self.top.k):
-                image = int(self.top.images[channel, rank])
-                if image >= 0:
-                    rows.append(self._row(channel, rank, image))
-        return rows
-
-    def _row(self, channel: int, rank: int, image: int) -> dict[str, Any]:
-        y, x = self.top.positions[channel, rank].tolist()
-        if y == NONE:  # the score is of no position
-            y = x = None
-        return {
-            "layer": self.layer.name,
-            "unit": channel,
-            "rank": rank + 1,
-            "score": float(self.top.scores[channel, rank]),
-            "image": image,
-            "key": self.listing.keys[image],
-            "label": self.listing.labels[image],
-            "y": y,
-            "x": x,
-        }
 
 
 @dataclass(frozen=True, eq=False, repr=False)
