@@ -8,8 +8,8 @@ to the end in batches, by featviz's two threads. TorchCodec's rows need it insta
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -118,8 +118,14 @@ def read_through(folder: Path, recipe: Preprocess, decode: str) -> float:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    files = sorted(folder.glob("*.jpg"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="of photographs, .jpg")
+    folder = parser.parse_args().folder
+    files = sorted(folder.rglob("*.jpg"))
+    if not files:
+        parser.error(f"no .jpg files in {str(folder)!r}: give a folder of photographs")
     torch.set_num_threads(1)
     print("| scaling | photographs | way | images/s | largest | mean |")
     print("| --- | --- | --- | --- | --- | --- |")
