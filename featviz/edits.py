@@ -12,6 +12,7 @@ from math import prod
 from operator import index
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -269,6 +270,7 @@ def patch(
         return _chosen(mask, _like(site, _tensor(given), output), output)
 
     text = f"patch of {_text(chosen)} at {'all' if positions is None else list(positions)}"
+    text += f" from {', '.join(kept)}" if any(kept) else ""
     values = tuple(value for value in kept.values() if isinstance(value, Tensor))
     return Edit(text, apply, values, is_local=False)
 
@@ -280,9 +282,16 @@ def _channels(channels: Channels) -> tuple[int, ...] | None:
     """Channels as whole numbers from 0 up."""
     if channels is None:
         return None
-    several = channels if isinstance(channels, (Sequence, Tensor, range)) else [channels]
+    several: Sequence[Any]
+    if isinstance(channels, (np.ndarray, Tensor)):
+        values = torch.as_tensor(channels)
+        if values.dtype == torch.bool:  # a mask
+            values = values.nonzero().flatten()
+        several = values.flatten().tolist()
+    else:
+        several = channels if isinstance(channels, Sequence) else [channels]
     try:
-        numbers = tuple(map(index, several))
+        numbers = tuple(map(_integer, several))
     except TypeError:
         raise UnitError(
             f"channels={channels!r}: give one whole number, several, or None for all"
@@ -290,6 +299,13 @@ def _channels(channels: Channels) -> tuple[int, ...] | None:
     if any(number < 0 for number in numbers):
         raise UnitError(f"channel {min(numbers)}: channels are counted from 0")
     return numbers
+
+
+def _integer(value: Any) -> int:
+    """An integer; True and False are none."""
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError
+    return index(value)
 
 
 def _positions(at: Positions) -> tuple[tuple[int, int], ...] | None:

@@ -14,7 +14,7 @@ from laws import randint, randn, same_bits, untouched
 from nets import Branches, Reused, SqueezeExcite, integers, plain
 from torch import Tensor, nn
 
-from featviz import Images, Preprocess, ablate, anatomy, edit, edits, open_images
+from featviz import Images, Preprocess, ablate, anatomy, directions, edit, edits, open_images
 from featviz.errors import FeatvizError, LayerError, ModelError, UnitError, UsageError
 
 IDENTITY = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -264,3 +264,13 @@ def test_an_image_that_does_not_fit_is_refused() -> None:
         ablate(
             exact(Headed(plain(), 8)), open_images(randn(1, 1, 8, 8).abs().clamp(0, 1)), "body.0"
         )
+
+
+def test_directions_are_refused() -> None:
+    """The network does not use them: without any of them it is the same."""
+    model = plain()
+    with (
+        directions(model, "3", torch.eye(8)) as layer,
+        pytest.raises(LayerError, match="which the network itself does not use"),
+    ):
+        ablate(model, torch.rand(2, 3, 10, 10), layer)

@@ -24,7 +24,7 @@ from nets import Reused, integers, plain
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from featviz import Activations, capture, read
+from featviz import Activations, anatomy, capture, read
 from featviz.errors import LayerError, UsageError
 
 
@@ -784,3 +784,14 @@ def test_memory_is_flat(raises: bool) -> None:
             gc.collect()
             counts.append(len(gc.get_objects()))
     assert counts[-1] <= counts[1] + 5, counts
+
+
+def test_a_read_that_stops_within_a_block_leaves_nothing_open() -> None:
+    model = plain()
+    layer = anatomy(model, (3, 10, 10))["0"]
+    x = torch.rand(1, 3, 10, 10)
+    with capture(model, "3", every=True) as acts:
+        read(model, x, layer)
+        y = model[:3](x)  # type: ignore[index]
+        model[3](y), model[3](y)  # type: ignore[index]
+    assert len(acts["3"]) == 2

@@ -7,9 +7,11 @@ import pickle
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import oracles
 import pytest
 import torch
@@ -25,6 +27,7 @@ from featviz import (
     anatomy,
     capture,
     check,
+    directions,
     edit,
     edits,
     evolve,
@@ -752,3 +755,104 @@ def test_gates_are_edited() -> None:
 def test_edits_show_how_they_were_made() -> None:
     shown = repr(edits.patch(torch.zeros(1), [1], at=(2, 3)))
     assert re.fullmatch(r"<Edit patch of \[1\] at \[\(2, 3\)\]>", shown)
+
+
+def test_an_edit_of_directions_is_in_the_fingerprint() -> None:
+    model = plain()
+    with directions(model, "3", torch.eye(8)) as layer:
+        bare = weights_fingerprint(model)
+        with edit(model, {layer: edits.scale(None, -1.0)}):
+            assert weights_fingerprint(model) != bare
+        assert weights_fingerprint(model) == bare
+
+
+def test_a_patch_is_known_by_which_layer_is_given_what() -> None:
+    a, b = torch.zeros(1, 2, 3, 3), torch.ones(1, 2, 3, 3)
+    first, second = edits.patch({"x": a, "y": b}), edits.patch({"y": a, "x": b})
+    assert first.fingerprint() != second.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "channels", [torch.tensor([False, True, False, True]), np.array([1, 3]), range(1, 4, 2)]
+)
+def test_channels_as_a_mask_an_array_or_a_range(channels: Any) -> None:
+    assert repr(edits.zero(channels)) == "<Edit zero([1, 3])>"
+    assert repr(edits.zero(torch.tensor(3))) == "<Edit zero([3])>"
+    with pytest.raises(UnitError, match="give one whole number"):
+        edits.zero([True, False])  # type: ignore[list-item]
+
+
+def test_a_layer_says_nothing_of_its_inputs() -> None:
+    """Which it may permute: the edit is refused, or is of dimension 1 as with a name."""
+
+    class Last(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.permute(0, 2, 3, 1)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Last(), nn.Conv2d(10, 2, 1))
+    layer = anatomy(model, (3, 12, 12))["1"]
+    with edit(model, {layer: edits.zero([1])}, inputs=True), capture(model, "1") as acts:
+        model(randn(1, 3, 12, 12))
+    assert not acts["1"][..., 1].any()
+    assert acts["1"][..., 0].any()
+
+
+@dataclass
+class Out:
+    """What a layer may return."""
+
+    y: Tensor
+
+
+class GivesData(nn.Module):
+    """Gives a tensor of its own within a data class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.ones(1, 3, 4, 4))
+
+    def forward(self, x: Tensor) -> Out:
+        return Out(self.kept)  # type: ignore[arg-type]
+
+
+def test_data_classes_are_edited_as_other_structures_are() -> None:
+    model = nn.Sequential(GivesData())
+
+    def in_place(out: Out) -> Out:
+        out.y.zero_()
+        return out
+
+    with untouched(model), edit(model, {"0": in_place}):
+        assert not model(randn(1)).y.any()
+    assert model[0].kept.all()  # type: ignore[union-attr]
+    with edit(model, {"0": edits.zero([1])}):
+        assert model(randn(1)).y[0, :, 0, 0].tolist() == [1, 0, 1]
+    with (
+        pytest.raises(UsageError, match="give the same structure"),
+        edit(model, {"0": lambda out: Out(torch.zeros(7))}),
+    ):
+        model(randn(1))
+
+
+def test_a_tensor_that_a_function_puts_in_stays_as_it_is() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> list[Tensor]:
+            return [x + 1]
+
+    class Rectified(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pair = Pair()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu_(self.pair(x)[0])
+
+    put = torch.full((1, 2), -1.0)
+
+    def replaced(values: list[Tensor]) -> list[Tensor]:
+        values[0] = put
+        return values
+
+    with edit(model := Rectified(), {"pair": replaced}):
+        model(torch.zeros(1, 2))
+    assert put.tolist() == [[-1, -1]]

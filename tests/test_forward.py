@@ -119,7 +119,7 @@ def images() -> Tensor:
 def scanned(model: nn.Module, forward: Any) -> Any:
     result = featviz.scan(model, images(), "a, b, head", k=2, forward=forward)
     assert (result.identity["forward"] is None) == (forward is None)
-    return replace(result, identity=result.identity | {"forward": None})
+    return replace(result, identity=result.identity | {"forward": None, "model": ""})
 
 
 def exemplars(model: nn.Module, forward: Any) -> Any:

@@ -326,7 +326,7 @@ def test_images_of_different_sizes_are_an_error_that_names_two(tmp_path: Path) -
     images = open_images(tmp_path)
     with pytest.raises(ImageError, match=r"'a\.png' is 10x12, 'c\.png' 11x12."):
         common_size(images)
-    with pytest.raises(ImageError, match=r"'c\.png' is 11x12, the first was 10x12."):
+    with pytest.raises(ImageError, match=r"'c\.png' is 11x12, the others are 10x12."):
         scan(nets.plain(), images, ["0"])
     assert common_size(images.spread(2)) == (10, 12)
     result = scan(

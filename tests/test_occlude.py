@@ -413,3 +413,15 @@ def test_scores_that_are_not_there_are_named() -> None:
         occlude(model, x, Unit("9", 0), window=8, stride=8)
     with pytest.raises(UnitError, match="channels 0 to 7"):
         occlude(model, x, Unit("7", 1) + Unit("3", 8), window=8, stride=8)
+
+
+def test_units_of_channels_that_come_last() -> None:
+    class Last(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.permute(0, 2, 3, 1)
+
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), Last())
+    image = torch.rand(3, 12, 12)
+    scores = {"first": Unit("0", 2), "last": Unit("1", 2)}
+    maps = occlude(model, image, scores, window=4, stride=4)
+    assert same_bits(maps.scores["first"], maps.scores["last"])

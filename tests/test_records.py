@@ -15,7 +15,7 @@ from nets import integers, plain
 from samples import LAYERS, Samples, same_scan, scanned
 from torch import Tensor, nn
 
-from featviz import LayerScan, Preprocess, Scan, Statistics, open_images
+from featviz import Images, LayerScan, Preprocess, Scan, Statistics, open_images
 from featviz.errors import LayerError, RecordError
 from featviz.records.fingerprint import weights_fingerprint
 from featviz.records.statistics import BINS, bin_edges
@@ -347,3 +347,39 @@ def test_fingerprints_tell_names_and_bits_apart() -> None:
         model[0].bias[0] += 1  # type: ignore[index]
     assert weights_fingerprint(model) != weights_fingerprint(plain())
     assert weights_fingerprint(nn.Sequential(plain())) != weights_fingerprint(plain())
+
+
+def test_images_that_are_no_files_are_known_by_their_pixels(tmp_path: Path) -> None:
+    """Tensors of one shape have the same keys, and no stamps."""
+    zeros, ones = torch.zeros(4, 3, 10, 10), torch.ones(4, 3, 10, 10)
+    scanned(zeros, out=tmp_path)
+    with pytest.raises(RecordError, match="its images are others of the same names"):
+        scanned(ones, out=tmp_path, resume=True)
+    assert same_scan(scanned(zeros, out=tmp_path, resume=True), scanned(zeros))
+
+
+def test_another_network_with_the_same_weights_is_another(tmp_path: Path) -> None:
+    model = plain()
+    other = nn.Sequential(*model)  # type: ignore[misc]
+    other[4] = nn.Sigmoid()
+    scanned(model=model, out=tmp_path)
+    with pytest.raises(RecordError, match="model was"):
+        scanned(model=other, out=tmp_path, resume=True)
+
+
+def test_another_function_as_score_is_another(tmp_path: Path) -> None:
+    scanned(score=lambda maps: maps.mean((2, 3)), out=tmp_path)
+    with pytest.raises(RecordError, match="score was"):
+        scanned(score=lambda maps: -maps.mean((2, 3)), out=tmp_path, resume=True)
+
+
+def test_other_labels_are_others(tmp_path: Path) -> None:
+    pixels = torch.rand(4, 3, 10, 10)
+    keys = [str(i) for i in range(4)]
+    for labels, refused in (("ppqq", False), ("xxyy", True)):
+        images = Images(keys, pixels.__getitem__, Preprocess(), list(labels))
+        if refused:
+            with pytest.raises(RecordError, match="its images have other labels"):
+                scanned(images, out=tmp_path, resume=True)
+        else:
+            scanned(images, out=tmp_path)

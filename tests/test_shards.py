@@ -8,17 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from laws import same_bits
+from nets import plain
 from samples import Samples, same_scan, scanned
+from torch import Tensor, nn
 
 from featviz import Scan, cli, merge
-from featviz.errors import RecordError, UsageError
+from featviz.errors import RecordError, SizeError, UsageError
 from featviz.methods._shards import range_of
 from featviz.records._ranges import in_words, is_within, joined, overlap, without
 
@@ -255,3 +260,84 @@ def test_ranks_of_torchrun_share_the_shards(
         (tmp_path / "out/shard-00001-of-00003/scan.json").unlink()
     assert cli.main(["scan", *SMALL[:-1], "alone"]) == 0
     assert same_scan(Scan.load("out"), Scan.load("alone"))
+
+
+# --- what must not be mixed
+
+
+def test_images_of_another_size_do_not_come_in_by_a_shard(tmp_path: Path) -> None:
+    mixed = [torch.rand(3, 10, 10)] * 4 + [torch.rand(3, 16, 16)] * 4
+    for options in ({"shard": (1, 2)}, {"out": tmp_path}, {"out": tmp_path, "resume": True}):
+        with pytest.raises(SizeError, match="is 16x16, the others are 10x10"):
+            scanned(mixed, batch_size=4, **options)
+    small, large = (torch.rand(8, 3, side, side) for side in (10, 16))
+    first = scanned(small, batch_size=4, shard=(0, 2))
+    with pytest.raises(RecordError, match="two scans of other images"):
+        first.merge(scanned(large, batch_size=4, shard=(1, 2)))
+
+
+def test_a_copy_of_a_shard_that_could_read_more_wins() -> None:
+    class Failing(Samples):
+        def __getitem__(self, i: int) -> Tensor:
+            if i == 1:
+                raise OSError("too late")
+            return super().__getitem__(i)
+
+    failed = scanned(Failing(), batch_size=3)
+    assert [entry.index for entry in failed.skipped] == [1]
+    assert failed.merge(WHOLE) is WHOLE
+    assert WHOLE.merge(failed) is WHOLE
+
+
+def test_a_scan_beside_shards_leaves_their_listing(tmp_path: Path) -> None:
+    shards(2, out=tmp_path)
+    scanned(Samples(22), out=tmp_path)
+    assert same_scan(merge(tmp_path), WHOLE)
+
+
+def test_shards_of_another_batch_size_are_refused_where_it_shows(tmp_path: Path) -> None:
+    scanned(batch_size=3, shard=(1, 5), out=tmp_path)
+    with pytest.raises(RecordError, match="give all shards the same batch_size"):
+        scanned(batch_size=4, shard=(1, 5), out=tmp_path, resume=True)
+
+
+def test_a_shard_without_a_readable_image_is_a_shard() -> None:
+    class Half(Samples):
+        def __getitem__(self, i: int) -> Tensor:
+            if i >= 12:
+                raise OSError("damaged")
+            return super().__getitem__(i)
+
+    own = [scanned(Half(), batch_size=3, shard=(i, 2)) for i in range(2)]
+    assert same_scan(merge(own), scanned(Half(), batch_size=3))
+
+
+# --- memory
+
+
+class Small(nn.Module):
+    """Takes at most two images at once, and keeps note of the tensors of each forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = plain()
+        self.held: list[weakref.ref[Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert not any(tensor() is not None for tensor in self.held)
+        maps = self.network[0](x)
+        if len(x) > 6:
+            self.held.append(weakref.ref(maps))
+            raise torch.OutOfMemoryError("the device has no more")
+        return self.network[1:](maps)  # type: ignore[no-any-return]
+
+
+def test_where_memory_is_short_batches_are_halved() -> None:
+    with pytest.warns(
+        UserWarning, match="has too little memory for 12 images: 6 at once from here"
+    ):
+        result = scanned(model=Small(), layers=["network.3"], batch_size=12)
+    expected = scanned(layers=["3"])
+    for name in ("scores", "images", "positions"):
+        own, other = result["network.3"].top, expected["3"].top
+        assert same_bits(getattr(own, name), getattr(other, name))

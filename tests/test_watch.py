@@ -11,9 +11,10 @@ import pytest
 import torch
 from laws import generator, same_bits, untouched
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from featviz import Images, Preprocess, capture, watch
-from featviz.errors import LayerError, RecordError, UsageError
+from featviz import Images, Preprocess, capture, edit, edits, watch
+from featviz.errors import LayerError, ModelError, RecordError, UsageError
 
 SIDE = 12
 
@@ -247,3 +248,33 @@ def test_a_layer_that_is_not_there(tmp_path: Path) -> None:
         watch(network(), images(), ["7x"], out=tmp_path) as looks,
     ):
         looks.look()
+
+
+def test_an_edited_network_is_refused(tmp_path: Path) -> None:
+    """A look runs in another thread, where it is not edited."""
+    model = network()
+    with (
+        watch(model, images(), "0", out=tmp_path) as looks,
+        edit(model, {"0": edits.zero()}),
+        pytest.raises(ModelError, match="leave the block of edit first"),
+    ):
+        looks.look()
+
+
+@pytest.mark.parametrize("other", [{"rule": "gradient"}, {"units": 1}, {"seed": 1}])
+def test_pictures_of_another_kind_are_refused(tmp_path: Path, other: dict[str, Any]) -> None:
+    trained(network(), 1, out=tmp_path, every=1)
+    with (
+        pytest.raises(RecordError, match=f"of other {next(iter(other))}: choose another folder"),
+        watch(network(), images(), "0, 4", out=tmp_path, **other) as looks,
+    ):
+        looks.look()
+
+
+def test_what_the_backward_pass_runs_again_is_no_step(tmp_path: Path) -> None:
+    model = network()
+    with watch(model, images(), "0", out=tmp_path, every=10) as looks:
+        for _ in range(3):
+            x = torch.rand(2, 3, SIDE, SIDE, requires_grad=True)
+            checkpoint(model.train(), x, use_reentrant=False).sum().backward()
+    assert looks.steps == 3

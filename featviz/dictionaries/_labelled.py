@@ -11,6 +11,7 @@ from featviz.errors import LayerError, UsageError
 from featviz.fields.anatomy import anatomy, parameter_of
 from featviz.forward import Forward
 from featviz.hooks import evaluating, read_with_output
+from featviz.methods._inputs import single_layer
 from featviz.units import Layer
 
 _STEPS = 100  # of the optimiser, which ends before where nothing changes
@@ -122,7 +123,7 @@ def class_weights(
         >>> dictionaries.class_weights(model, "layer4", (3, 64, 64)).shape
         torch.Size([1000, 512])
     """
-    chosen = anatomy(model, input_shape, only=[], forward=forward).select([layer])[0]
+    chosen = single_layer(anatomy(model, input_shape, only=[], forward=forward), layer)
     image = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0))
     with evaluating(model), torch.no_grad():
         image = image.to(parameter_of(model))

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import NumberError, UsageError
+from featviz.fields.anatomy import anatomy
 from featviz.forward import Forward
 from featviz.images.sources import open_images
+from featviz.methods._inputs import input_shape_of, single_layer
 from featviz.methods.responses import responses
 from featviz.units import Layer
 
@@ -56,6 +58,8 @@ def activations(
     if rows < 1:
         raise UsageError(f"rows={rows}: give 1 or more", "rows")
     data = open_images(images)
+    c, h, w = input_shape_of(data)
+    chosen = single_layer(anatomy(model, (c, h, w), only=[], forward=forward), layer)
     each = -(-rows // len(data)) if len(data) else 1
     generator = torch.Generator().manual_seed(seed)
 
@@ -71,10 +75,11 @@ def activations(
     values = responses(
         model,
         data,
-        [layer],
+        [chosen],
         reduce=sampled,
         forward=forward,
         batch_size=batch_size,
+        strict=True,
         progress=progress,
     )
     (samples,) = values.values()
@@ -93,6 +98,9 @@ def checked_rows(rows: Tensor, argument: str = "rows") -> Tensor:
         raise UsageError(
             f"{argument} is {given}: give a tensor (rows, channels), as of activations()", argument
         )
+    if not rows.is_floating_point():
+        kind = str(rows.dtype).removeprefix("torch.")
+        raise UsageError(f"{argument} is of {kind}: give floating point numbers", argument)
     if not bool(rows.isfinite().all()):
         raise NumberError(f"{argument} holds values that are not finite: look at the network")
     return rows

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,11 +15,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from featviz.errors import RecordError, UsageError, first_line
+from featviz.errors import ModelError, RecordError, UsageError, first_line
 from featviz.files import claimed, write_atomic
 from featviz.forward import Forward, check_module
 from featviz.gallery.site import watched_page
 from featviz.gallery.sprites import packed, tile_size
+from featviz.hooks import edits_fingerprint
+from featviz.hooks._follower import caller
+from featviz.hooks._set import _Hook
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods.project_exemplars import project_exemplars
@@ -53,14 +55,18 @@ class Watch:
 
     def __init__(
         self,
+        model: nn.Module,
         out: Path,
         every: int | None,
         observe: Callable[[], Scan],
         draw: Callable[[LayerScan, list[int]], Exemplars],
         units: int,
         seed: int,
+        drawn: dict[str, Any],
         writer: Any,
     ) -> None:
+        self.owner: tuple[int, int] | None = caller()  # the thread of the training
+        self.model = model
         self.out = out
         self.every = every
         self.steps = 0
@@ -72,6 +78,7 @@ class Watch:
         self._seed = seed
         self._writer = writer
         self._identity: dict[str, Any] = {}
+        self._drawn = drawn
         self._trained = False  # since the last forward in eval mode
 
     def __repr__(self) -> str:
@@ -83,15 +90,21 @@ class Watch:
         """Look at the network as it is now, and write what is there.
 
         Raises:
+            ModelError: the network is edited by this thread.
             NumberError: an activation is not a number; the message names layer and image.
         """
+        if edits_fingerprint(self.model):
+            raise ModelError(
+                "the model is edited by the thread that watches, and a look runs in another, where it "
+                "is not: leave the block of edit first"
+            )
         # another thread has no autocast, no inference mode, and no block of hooks of this one
         with ThreadPoolExecutor(1) as other:
             other.submit(self._look).result()
 
-    def forward_begins(self, is_training: bool) -> None:
+    def forward_begins(self, given: Any) -> None:
         """The network is called by the thread that watches."""
-        if not is_training:
+        if not (self.model.training and torch.is_grad_enabled()):
             if self._trained and self.every is None:
                 self.look()
             self._trained = False
@@ -141,6 +154,7 @@ class Watch:
     def _look(self) -> None:
         result = self._observe()
         identity = {key: value for key, value in result.identity.items() if key != "model"}
+        identity |= self._drawn
         self._check(identity)
         row: dict[str, Any] = {"step": self.steps, "layers": {}}
         for i, (name, layer_scan) in enumerate(result.items()):
@@ -189,7 +203,8 @@ class Watch:
             "looks": self.looks,
         }
         write_atomic(self.out / RECORD, json.dumps(record, indent=1))
-        write_atomic(self.out / "index.html", watched_page(self.looks, self.channels))
+        page = watched_page(self.looks, self.channels, self._drawn["rule"])
+        write_atomic(self.out / "index.html", page)
 
 
 @contextmanager
@@ -278,10 +293,11 @@ def watch(
     def draw(layer_scan: LayerScan, channels: list[int]) -> Exemplars:
         return project_exemplars(model, data, layer_scan, channels, rule=rule, forward=forward)
 
-    own = Watch(Path(out), steps, observe, draw, units, seed, writer)
+    drawn = {"rule": rule, "units": units, "seed": seed}
+    own = Watch(model, Path(out), steps, observe, draw, units, seed, drawn, writer)
     with claimed(own.out):
         own.resume()
-        handle = model.register_forward_pre_hook(_Call(model, own))
+        handle = model.register_forward_pre_hook(_Hook(model, own, own.forward_begins))
         try:
             yield own
             handle.remove()
@@ -297,30 +313,6 @@ def _steps(every: int | str) -> int | None:
     if isinstance(every, str) or every < 1:
         raise UsageError(f"every={every!r}: give a number of steps, 1 or more, or 'epoch'", "every")
     return every
-
-
-class _Call:
-    """The hook before the network; a copy of it, as in a copy of the network, does nothing."""
-
-    def __init__(self, model: nn.Module, own: Watch) -> None:
-        self.model = model
-        self.own = own
-        self.thread = threading.get_ident()
-
-    def __call__(self, module: nn.Module, given: Any) -> None:
-        if module is self.model and threading.get_ident() == self.thread:
-            self.own.forward_begins(module.training and torch.is_grad_enabled())
-
-    def __reduce__(self) -> Any:
-        return _no_call, ()
-
-
-def _no_call() -> Callable[..., None]:
-    return _ignore
-
-
-def _ignore(*given: Any) -> None:
-    """The hook of a copy."""
 
 
 def _numbers(layer_scan: LayerScan) -> dict[str, float]:

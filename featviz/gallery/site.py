@@ -311,9 +311,10 @@ def layer_page(
     write_atomic(folder / layer["page"], text)
 
 
-def watched_page(looks: list[dict[str, Any]], channels: dict[str, list[int]]) -> str:
+def watched_page(looks: list[dict[str, Any]], channels: dict[str, list[int]], rule: str) -> str:
     """The page of a watch: its looks, the newest first, and the units that it draws of each layer."""
-    return _PAGES.get_template("watch.html").render(looks=looks, channels=channels)
+    page = _PAGES.get_template("watch.html")
+    return page.render(looks=looks, channels=channels, rule=rule)
 
 
 def script(value: Any) -> str:

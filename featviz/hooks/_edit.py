@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten
 
-from featviz.attached import Attached, submodule
+from featviz.attached import Attached, modules_of, submodule
 from featviz.edits import Edit, Site
 from featviz.errors import LayerError, ModelError, UsageError
 from featviz.forward import Pass, current_pass
 from featviz.hooks._compiled import eagerly
 from featviz.hooks._follower import Follower, caller, runs_again
 from featviz.hooks._set import _Hook, around
+from featviz.hooks._structure import leaves, mapped
 from featviz.hooks._targets import Target, targets_of
 from featviz.units import Layer
 
@@ -49,22 +50,22 @@ class Job:
         """A layer's output, edited; it stays as it is."""
         if isinstance(self.edit, Edit):
             return self._first_tensor_edited(self.edit, value)
-        given = _tensors_copied(value)
+        given = mapped(value, Tensor.clone)
         edited = self.edit(given)
         _check_like(self.target.name, edited, value)
         # what comes next may work in place, on a tensor of the caller's too
-        return edited if edited is given else _tensors_copied(edited)
+        is_own = isinstance(edited, Tensor) and edited is given
+        return edited if is_own else mapped(edited, Tensor.clone)
 
     def _first_tensor_edited(self, edit: Edit, value: Any) -> Any:
-        leaves, structure = tree_flatten(value)
-        for i, leaf in enumerate(leaves):
-            if isinstance(leaf, Tensor):
-                leaves[i] = edit.apply(self.site, leaf)
-                return tree_unflatten(leaves, structure)
-        raise LayerError(
-            f"layer {self.target.name!r} has a {type(value).__name__} without a tensor, which "
-            "cannot be edited: ask for a layer inside it"
-        )
+        tensors = leaves(value)
+        if not tensors:
+            raise LayerError(
+                f"layer {self.target.name!r} has a {type(value).__name__} without a tensor, which "
+                "cannot be edited: ask for a layer inside it"
+            )
+        results = iter([edit.apply(self.site, tensors[0]), *tensors[1:]])
+        return mapped(value, lambda tensor: next(results))
 
 
 class Editor(Follower):
@@ -204,10 +205,15 @@ def _jobs(model: nn.Module, edits: Edits, inputs: bool) -> list[Job]:
             mark += " of inputs"
         for targets in targets_of(model, key).values():
             for target in targets:
-                layer = key if isinstance(key, Layer) else None
-                site = Site(target.name, type(target.module).__name__, layer)
+                site = Site(target.name, type(target.module).__name__, _layer_of(key))
+                if inputs:  # of which a Layer says nothing, and the module's class neither
+                    site = Site(target.name, "", None)
                 jobs.append(Job(own.setdefault(target.name, target), site, what, mark))
     return jobs
+
+
+def _layer_of(key: str | Layer) -> Layer | None:
+    return key if isinstance(key, Layer) else None
 
 
 def _set(path: str, module: nn.Module, editor: Editor) -> Any:
@@ -244,13 +250,6 @@ def _set(path: str, module: nn.Module, editor: Editor) -> Any:
     return handle
 
 
-def _tensors_copied(value: Any) -> Any:
-    """The same structure with tensors as copies, on the autograd graph."""
-    leaves, structure = tree_flatten(value)
-    copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    return tree_unflatten(copies, structure)
-
-
 def _check_like(name: str, edited: Any, value: Any) -> None:
     """Make sure that a function's result can take the place of a layer's output.
 
@@ -259,7 +258,9 @@ def _check_like(name: str, edited: Any, value: Any) -> None:
     """
     given, structure = tree_flatten(value)
     own, own_structure = tree_flatten(edited)
-    if structure == own_structure and list(map(_described, own)) == list(map(_described, given)):
+    is_alike = structure == own_structure and [*map(_described, own)] == [*map(_described, given)]
+    # of data classes, which torch's structures do not know
+    if is_alike and [*map(_described, leaves(edited))] == [*map(_described, leaves(value))]:
         return
     raise UsageError(
         f"the edit of layer {name!r} gives {_in_words(edited)} instead of {_in_words(value)}: "
@@ -288,7 +289,7 @@ def _in_words(value: Any) -> str:
 def _active(model: nn.Module) -> list[Job]:
     """The edits that this thread has on a model."""
     jobs: dict[Job, None] = {}
-    for module in model.modules():
+    for module in modules_of(model).values():  # of directions too
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for hook in hooks.values():
                 if isinstance(hook, EditHook) and hook.module is module:

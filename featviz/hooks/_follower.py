@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Container
 from itertools import chain
 from types import FrameType
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils import checkpoint
 
 from featviz.errors import LayerError
+from featviz.forward import Pass, current_pass
 from featviz.hooks._targets import Target
 
 
@@ -25,8 +27,8 @@ class Follower:
         is_single: whether all that the block runs is one forward, as of `read`; otherwise every call
             of the model from outside begins another.
         calls: by module, how often it has been called in the present forward.
-        entered: the module that was called from outside the model and is running; None: there is
-            none. It is "" for the model itself.
+        entered: the module that was called from outside the model and is running in this pass; "" is
+            the model itself, None: there is none.
         used: the names of the layers that took part in any forward.
         has_run: whether a forward has come to its end.
         wanted: the targets in one list.
@@ -41,7 +43,9 @@ class Follower:
         self.inputs = inputs
         self.is_single = is_single
         self.calls: Counter[str] = Counter()
-        self.entered: str | None = None
+        # by the forward pass of featviz's, if there is one: one that was stopped does not leave
+        self._entered: WeakKeyDictionary[Pass, str | None] = WeakKeyDictionary()
+        self._entered_alone: str | None = None
         self.used: set[str] = set()
         self.has_run = False
         self.wanted = list(chain.from_iterable(targets.values()))
@@ -50,6 +54,20 @@ class Follower:
         for target in self.wanted:
             for path in _paths_above(target.path):
                 self.below.setdefault(path, []).append(target)
+
+    @property
+    def entered(self) -> str | None:
+        """The module that was called from outside the model and is running; None: there is none."""
+        passed = current_pass()
+        return self._entered_alone if passed is None else self._entered.get(passed)
+
+    @entered.setter
+    def entered(self, path: str | None) -> None:
+        passed = current_pass()
+        if passed is None:
+            self._entered_alone = path
+        else:
+            self._entered[passed] = path
 
     def enter(self, path: str) -> None:
         """A module that has targets in it is called: where that is from outside, a forward begins."""

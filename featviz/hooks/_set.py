@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -59,10 +59,16 @@ def around(path: str, module: nn.Module, follower: Follower) -> list[Any]:
     ]
 
 
+class Owned(Protocol):
+    """What hooks work for: that of one thread, and of the backward pass in it."""
+
+    owner: tuple[int, int] | None
+
+
 class _Hook:
     """A hook of one block on one module; a copy of it, as in a copy of the model, does nothing."""
 
-    def __init__(self, module: nn.Module, reader: Follower, work: Callable[..., Any]) -> None:
+    def __init__(self, module: nn.Module, reader: Owned, work: Callable[..., Any]) -> None:
         self.module = module
         self.reader = reader
         self.work = work

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -225,26 +225,36 @@ class Images(Sequence[Tensor]):
             )
 
     def fingerprint(self, stamps: Sequence[str] | None = None) -> str:
-        """A hash of the listing: which keys in which order, and the stamps of their files.
+        """A hash of the listing: which keys in which order, and the stamps of their files, or, where
+        they are no files, the pixels of the first that can be read.
 
         Args:
             stamps: as ``stamps`` gave them; None: those of now.
         """
         if stamps is None:
             stamps = self.stamps()
-        lines: Iterable[str] = self.keys
-        if any(stamps):
-            lines = chain(self.keys, stamps)
+        lines = chain(self.keys, stamps) if any(stamps) else chain(self.keys, [self._sample()])
         digest = hashlib.sha256()
         for number, line in enumerate(lines):
             digest.update(_encoded(line if number == 0 else f"\n{line}"))
         return digest.hexdigest()[:16]
+
+    def _sample(self) -> str:
+        """A hash of the pixels of the first item that can be read; empty if none can."""
+        for index in range(len(self)):
+            try:
+                pixels: Tensor = self[index]
+            except ImageError:
+                continue
+            return hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
+        return ""
 
     def batches(
         self,
         indices: Sequence[int],
         batch_size: int,
         *,
+        shape: tuple[int, int, int] | None = None,
         on_error: Callable[[int, ImageError], None] | None = None,
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Items in order, stacked; read ahead where there are threads or workers to do it.
@@ -252,6 +262,7 @@ class Images(Sequence[Tensor]):
         Args:
             indices: which, in order.
             batch_size: how many at once.
+            shape: (c, h, w) of every item; None: that of the first.
             on_error: told of each image that cannot be read, which is then left out; None: the
                 error is raised.
 
@@ -260,10 +271,10 @@ class Images(Sequence[Tensor]):
 
         Raises:
             ImageError: an image cannot be read.
-            SizeError: an image has another size than the first.
+            SizeError: an image has another shape.
             UsageError: the values of an image are not in [0, 1].
         """
-        expected: tuple[int, ...] | None = None
+        expected: tuple[int, ...] | None = shape
         for chunk, outcomes in self._outcomes(_chunks(indices, batch_size)):
             readable: list[int] = []
             items: list[Tensor] = []
@@ -335,7 +346,7 @@ class Images(Sequence[Tensor]):
     def _check_size(self, index: int, item: Tensor, expected: tuple[int, ...]) -> None:
         if tuple(item.shape) != expected:
             raise SizeError(
-                f"image {self.keys[index]!r} is {hxw(item.shape)}, the first was {hxw(expected)}: "
+                f"image {self.keys[index]!r} is {hxw(item.shape)}, the others are {hxw(expected)}: "
                 "give the size that the model is to see",
                 "size",
             )

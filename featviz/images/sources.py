@@ -242,6 +242,13 @@ def _as_they_are(read: _Items, size: int) -> Preprocess:
     return Preprocess()
 
 
+def _label(target: Any, classes: Any) -> str | None:
+    """The name of a class; None for an index below 0, which stands for no label."""
+    if not classes:
+        return str(target)
+    return str(classes[int(target)]) if int(target) >= 0 else None
+
+
 def _classes(data: Any, size: int) -> list[str | None] | None:
     """A label for every item of a data set: torchvision's ``classes`` and ``targets``, or a column of
     Hugging Face's with its names; those of a Subset are its data set's. None: it has none."""
@@ -254,7 +261,7 @@ def _classes(data: Any, size: int) -> list[str | None] | None:
     if targets is None:
         return None
     try:
-        labels: list[str | None] = [str(classes[int(i)] if classes else i) for i in targets]
+        labels = [_label(i, classes) for i in targets]
     except (TypeError, ValueError, IndexError, KeyError):
         return None  # targets that are not classes, such as boxes
     if len(labels) != size:

@@ -96,7 +96,8 @@ def _products(samples: Tensor, is_centred: bool) -> Tensor:
     mean = torch.zeros(samples.shape[1], dtype=torch.float64)
     if is_centred:
         for start in range(0, len(samples), step):
-            mean += samples[start : start + step].double().sum(dim=0) / len(samples)
+            mean += samples[start : start + step].double().sum(dim=0)
+        mean /= len(samples)
     total = torch.zeros(samples.shape[1], samples.shape[1], dtype=torch.float64)
     for start in range(0, len(samples), step):
         own = samples[start : start + step].double() - mean

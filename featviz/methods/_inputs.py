@@ -49,6 +49,21 @@ def layers_for(
     return net.select(layers)
 
 
+def single_layer(net: Anatomy, layer: str | Layer) -> Layer:
+    """The one layer that is asked for.
+
+    Raises:
+        LayerError: it is not there, or a pattern means several.
+    """
+    chosen = net.select([layer])
+    if len(chosen) != 1:
+        names = ", ".join(map(str, chosen))
+        raise LayerError(
+            f"layer={str(layer)!r} means {len(chosen)} layers, {names}: give one", "layer"
+        )
+    return chosen[0]
+
+
 def batches_of(images: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Images (n, c, h, w), so many at once."""
     for start in range(0, len(images), batch_size):

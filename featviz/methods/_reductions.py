@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from featviz.errors import UsageError, did_you_mean
+from featviz.records.forward_fingerprint import function_fingerprint
 from featviz.records.layer_scan import QUANTILE
 
 Reduction = str | Callable[[Tensor], Tensor]
@@ -43,11 +44,10 @@ def reduction_of(reduce: Reduction, argument: str = "reduce") -> Callable[[Tenso
 
 
 def name_of(reduce: Reduction) -> str:
-    """What a record calls a reduction. Of a function it knows the name alone."""
+    """What a record calls a reduction: a function by its name and a hash of what it does."""
     if isinstance(reduce, str):
         return reduce
-    name = getattr(reduce, "__qualname__", type(reduce).__name__)
-    return f"function {name}"
+    return f"function {function_fingerprint(reduce)}"
 
 
 def _quantile_of(reduce: str, argument: str) -> Callable[[Tensor], Tensor]:

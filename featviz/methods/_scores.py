@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from featviz.errors import UsageError
 from featviz.fields.anatomy import Anatomy, anatomy
+from featviz.fields.maps import as_maps
 from featviz.forward import Forward, call_model
 from featviz.hooks import read_with_output
 from featviz.methods._inputs import has_classes, shape_of
@@ -122,7 +123,8 @@ class Reader:
 
     def _unit_values(self, name: str, output: Tensor) -> dict[Unit, Tensor]:
         """Of a layer's output, all that is going to be read."""
-        return {unit: _unit_value(unit, output[:, unit.channel]) for unit in self.units[name]}
+        maps = as_maps(self.net[name], output)  # (n, c, h, w)
+        return {unit: _unit_value(unit, maps[:, unit.channel]) for unit in self.units[name]}
 
     def fitting_batch(self, image: Tensor) -> int:
         """How many images make a good batch."""
@@ -182,10 +184,8 @@ def _called(score: Callable[[Tensor], Tensor], name: str, output: Tensor, n: int
 
 
 def _unit_value(unit: Unit, planes: Tensor) -> Tensor:
-    """The score of each of n images by a unit, from its maps (n, h, w) or values (n,): (n,)."""
+    """The score of each of n images by a unit, from its maps (n, h, w): (n,)."""
     # copies, not views, of what the next layer may change in place
-    if planes.dim() == 1:
-        return planes.clone()
     if unit.at == "map":
         return planes.sum(dim=(1, 2))
     if unit.at is None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz import edits
+from featviz.attached import attached
 from featviz.edits import Edit, Site
 from featviz.errors import FeatvizError, LayerError, UsageError
 from featviz.fields.anatomy import anatomy, parameter_of
@@ -18,7 +19,7 @@ from featviz.forward import Forward, call_model
 from featviz.hooks import edit, evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._inputs import check_rows, has_classes
+from featviz.methods._inputs import check_rows, has_classes, single_layer
 from featviz.methods._suffix import Suffix, suffix_of
 from featviz.records.ablation import Ablation
 from featviz.units import Layer
@@ -95,15 +96,17 @@ def ablate(
             f"{len(labels)} labels for {len(data)} images: give one for each", "labels"
         )
     c, h, w = data[0].shape
-    chosen = anatomy(model, (c, h, w), only=[], forward=forward).select(layer)  # no field is used
-    if len(chosen) != 1:
-        names = ", ".join(map(str, chosen))
+    net = anatomy(model, (c, h, w), only=[], forward=forward)  # no field is used
+    chosen = single_layer(net, layer)
+    if chosen.name in attached(model):
         raise LayerError(
-            f"layer={str(layer)!r} means {len(chosen)} layers, {names}: give one", "layer"
+            f"layer {chosen.name!r} is directions, which the network itself does not use: ablate "
+            "units of the layer that they are of, or edit that by a function",
+            "layer",
         )
-    channels = _channels(chosen[0], units)
+    channels = _channels(chosen, units)
     with evaluating(model), torch.no_grad():
-        run = _Run(model, data, chosen[0], score, forward, batch_size, progress)
+        run = _Run(model, data, chosen, score, forward, batch_size, progress)
         means, name = run.values_for(by)
         switches = [edits.mean(channel, means) for channel in channels]
         return run.all_images(switches, channels, name, labels)

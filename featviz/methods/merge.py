@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from featviz.errors import RecordError, UsageError
-from featviz.records._ranges import in_words, is_within, without
+from featviz.records._ranges import in_words, without
 from featviz.records.scan import Scan
 
 
@@ -44,7 +44,7 @@ def merge(
         record = own if isinstance(own, Scan) else Scan.load(own)
         if result is None:
             result = replace(record, shard=None)
-        elif not is_within(record.ranges, result.ranges):
+        else:
             result = result.merge(record)
     if result is None:
         raise UsageError("there are no shards to merge: give at least one", "shards")

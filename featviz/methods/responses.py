@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.errors import ImageError, UsageError
+from featviz.errors import ImageError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.files import claimed
@@ -260,7 +260,8 @@ class _Run:
         bar.update(n - bar.n)
 
     def _batches(self, indices: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
-        return self.data.batches(indices, self.how.batch_size, on_error=self._skip)
+        shape = self.begun.listing.input_shape
+        return self.data.batches(indices, self.how.batch_size, shape=shape, on_error=self._skip)
 
     def _skip(self, index: int, error: ImageError) -> None:
         if self.how.strict:
@@ -294,8 +295,18 @@ class _Run:
         else:
             value = self.reduction(maps)
         if isinstance(value, Tensor) and self.how.dtype is not None:
-            return value.to(self.how.dtype)
+            return self._converted(name, value, self.how.dtype)
         return value
+
+    def _converted(self, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+        result = value.to(dtype)
+        if bool((result.isinf() & value.isfinite()).any()):
+            kind = str(dtype).removeprefix("torch.")
+            raise NumberError(
+                f"a response of layer {name!r} is larger than {kind} can hold: give a wider dtype",
+                "dtype",
+            )
+        return result
 
     def _blank(self) -> None:
         """Mark the rows of skipped images."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from featviz.errors import ImageError, UsageError
+from featviz.errors import ImageError, RecordError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.files import claimed
@@ -26,6 +26,7 @@ from featviz.methods._numbers import Numbers
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._shards import check_shard, folder_of, range_of
 from featviz.methods._steady import check_steady
+from featviz.records._ranges import in_words
 from featviz.records.layer_scan import LayerScan, has_positions
 from featviz.records.listing import Listing, Skipped
 from featviz.records.scan import MANIFEST, Scan
@@ -151,14 +152,22 @@ def _finished(run: _Run, begun: Scan, net: Anatomy, resume: bool, progress: bool
     if resume and run.out is not None and (run.out / MANIFEST).exists():
         state = Scan.load(run.out)
         state.check_resumes(begun)
+        if state.span != begun.span:
+            raise RecordError(
+                f"the shard on disk has the images {in_words([state.span])}, and this one has "
+                f"{in_words([begun.span])}: give all shards the same batch_size, or another folder",
+                "batch_size",
+                "out",
+            )
         stale = state.stale(begun)
         run.check_strict(state, stale)
         if state.finished and not stale:
-            return state.renewed(begun)
+            return run.renewed(state, begun)
     chosen = [layer_scan.layer for layer_scan in state.values()]
     check_steady(run.model, run.data, chosen, list(net.values()), run.batch_size, run.forward)
     state = run.all_of(run.again(state, stale).renewed(begun), progress)
-    if state.skipped and not any(own.statistics.count for own in state.values()):
+    is_shard = state.shard is not None  # others may have images that can be read
+    if not is_shard and not any(own.statistics.count for own in state.values()):
         first = state.skipped[0]
         raise ImageError(
             f"none of the {state.done} images can be read; the first: {first.key!r}, {first.reason}"
@@ -227,11 +236,19 @@ class _Run:
         self.forward = forward
         self.score = score
         self.parameter = parameter_of(model)
+        self.shape = input_shape_of(data)
         self.skipped: list[Skipped] = []
         self.numbers = Numbers(data.keys)
         self.most = batch_size  # images that fit into the device's memory at once
         self.checked: Scan | None = None  # the last state without NaN
         self.saved = time.monotonic()
+
+    def renewed(self, state: Scan, begun: Scan) -> Scan:
+        """A finished record with the files as they are now."""
+        result = state.renewed(begun)
+        if result.identity != state.identity:
+            self.save(result)
+        return result
 
     def check_strict(self, state: Scan, stale: list[int]) -> None:
         """Make sure that a strict scan goes on from no record with an image that cannot be read."""
@@ -255,7 +272,8 @@ class _Run:
         return replace(state, skipped=list(self.skipped))
 
     def _batches(self, indices: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
-        return self.data.batches(indices, self.batch_size, on_error=self._skip)
+        shape = self.shape
+        return self.data.batches(indices, self.batch_size, shape=shape, on_error=self._skip)
 
     def all_of(self, state: Scan, progress: bool) -> Scan:
         """The scan of all images; what is done is saved when it is interrupted."""
@@ -319,16 +337,18 @@ class _Run:
             chosen = slice(start, start + self.most)
             try:
                 state = self._with(state, images[chosen], batch[chosen], position)
+                continue
             except torch.OutOfMemoryError:
-                if self.most == 1:
+                if min(self.most, len(images)) == 1:
                     raise
-                self.most = -(-min(self.most, len(images)) // 2)
-                warnings.warn(
-                    f"the device has too little memory for {len(images)} images: "
-                    f"{self.most} at once from here on",
-                    stacklevel=2,
-                )
-                return self._advanced(state, images[start:], batch[start:], position)
+            # here the error is gone, and with it the tensors that its traceback held
+            n = min(self.most, len(images))
+            self.most = -(-n // 2)
+            warnings.warn(
+                f"the device has too little memory for {n} images: {self.most} at once from here on",
+                stacklevel=2,
+            )
+            return self._advanced(state, images[start:], batch[start:], position)
         return state
 
     def _with(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:

@@ -44,6 +44,7 @@ def check_resumes(earlier: Progress, begun: Progress) -> None:
     for key, value in (begun.identity | {"input_shape": begun.listing.input_shape}).items():
         if key == "images" and earlier.listing.keys == begun.listing.keys:
             differences += _changes(earlier, begun)
+            differences += _other_content(earlier, begun)
         elif before.get(key) != value:
             differences.append(f"{key} was {short(before.get(key))}, is {short(value)}")
     if differences:
@@ -63,6 +64,19 @@ def _changes(earlier: Progress, begun: Progress) -> list[str]:
         return []
     first = earlier.listing.keys[changed[0]]
     return [f"{len(changed)} of its images have changed since, the first {first!r}"]
+
+
+def _other_content(earlier: Progress, begun: Progress) -> list[str]:
+    """In words, whether images that are no files are others of the same names, or have other labels."""
+    old, new = earlier.listing, begun.listing
+    if old.input_shape != new.input_shape:
+        return []  # which is said already
+    if old.labels != new.labels:
+        return ["its images have other labels"]
+    is_other = earlier.identity["images"] != begun.identity["images"]
+    if is_other and not any(old.stamps) and not any(new.stamps):
+        return ["its images are others of the same names"]
+    return []
 
 
 def _changed(earlier: Progress, begun: Progress) -> list[int]:

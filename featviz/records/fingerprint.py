@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 import torch
@@ -11,10 +12,13 @@ from torch import Tensor, nn
 from featviz.attached import attached
 from featviz.hooks import edits_fingerprint
 
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Where an object lies in memory, which is elsewhere in each process."""
+
 
 def weights_fingerprint(model: nn.Module) -> str:
-    """A hash of a model's parameters and buffers, names and bits; and of directions and edits,
-    where there are some."""
+    """A hash of a model's parameters and buffers, names and bits, and of the class and the settings
+    of each module; and of directions and edits, where there are some."""
     digest = hashlib.sha256()
     _add_state(digest, model)
     for name, directions in sorted(attached(model).items()):
@@ -26,7 +30,11 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def _add_state(digest: Any, module: nn.Module) -> None:
-    for name, value in sorted(module.state_dict().items()):
+    for name, own in module.named_modules():
+        settings = _ADDRESS.sub("", own.extra_repr())
+        digest.update(f"{name}{type(own).__qualname__}({settings})".encode())
+    # beside the state, buffers that are not part of it
+    for name, value in sorted({**dict(module.named_buffers()), **module.state_dict()}.items()):
         if isinstance(value, Tensor):
             digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
             flat = value.detach().cpu().contiguous().flatten()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Callable
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -33,12 +34,15 @@ def forward_fingerprint(forward: Forward | None) -> str | None:
         >>> forward_fingerprint(forward) == forward_fingerprint(lambda model, x: model(x, 2))
         False
     """
-    if forward is None:
-        return None
-    innermost: Any = forward
+    return None if forward is None else function_fingerprint(forward)
+
+
+def function_fingerprint(function: Callable[..., Any]) -> str:
+    """The name and the hash of any function, as of `forward_fingerprint`."""
+    innermost: Any = function
     while isinstance(innermost, functools.partial):
         innermost = innermost.func
-    description = _Description(innermost.__module__).of(forward)
+    description = _Description(innermost.__module__).of(function)
     name = getattr(innermost, "__qualname__", type(innermost).__qualname__)
     return f"{name} {_hash(repr(description).encode())}"
 

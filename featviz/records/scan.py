@@ -204,6 +204,8 @@ class Scan(Mapping[str, LayerScan]):
                 all: then merge the shards themselves.
         """
         _check_mergeable(self, other)
+        if self.ranges == other.ranges:
+            return min(self, other, key=_skips)
         if is_within(other.ranges, self.ranges):
             return self
         if is_within(self.ranges, other.ranges):
@@ -262,7 +264,7 @@ class Scan(Mapping[str, LayerScan]):
         write_atomic(folder / arrays, data)
         listing = save_listing(self.listing, Path(listing_in or folder))
         write_atomic(folder / MANIFEST, json.dumps(_manifest(self, arrays, listing), indent=1))
-        if listing_in is None:
+        if listing_in is None and not any(folder.glob("shard-*-of-*/scan.json")):
             remove_older_listings(folder, listing)
         for old in folder.glob("scan-*.npz"):
             if old.name != arrays and ARRAYS_NAME.fullmatch(old.name):
@@ -388,6 +390,12 @@ def _range_from(name: str, value: Any, n: int) -> Range:
     return start, stop
 
 
+def _skips(scan: Scan) -> tuple[int, list[tuple[int, str]]]:
+    """Of two scans of the same images the one that could read more of them comes first."""
+    skipped = [(entry.index, entry.reason) for entry in scan.skipped]
+    return len(skipped), skipped
+
+
 def _check_mergeable(first: Scan, second: Scan) -> None:
     """Make sure that two scans are of the same things.
 
@@ -399,7 +407,8 @@ def _check_mergeable(first: Scan, second: Scan) -> None:
         for key in sorted({*first.identity, *second.identity})
         if first.identity.get(key) != second.identity.get(key)
     ]
-    if first.listing.keys != second.listing.keys:
+    listed = [(own.keys, own.labels, own.input_shape) for own in (first.listing, second.listing)]
+    if listed[0] != listed[1]:
         differing.append("images")
     if differing:
         raise RecordError(

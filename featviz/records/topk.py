@@ -210,7 +210,8 @@ class _Slots:
         y, x = self.positions.unbind(dim=2)
         # an image can have a score of -inf too: it comes before the empty slots
         images = self.images.masked_fill(self.images == NONE, torch.iinfo(torch.int64).max)
-        order = torch.arange(self.scores.shape[1]).expand_as(self.scores)
+        n, device = self.scores.shape[1], self.scores.device
+        order = torch.arange(n, device=device).expand_as(self.scores)
         for key, descending in ((x, False), (y, False), (images, False), (self.scores, True)):
             keys = key.gather(1, order)
             order = order.gather(1, keys.sort(dim=1, stable=True, descending=descending).indices)
