@@ -4,9 +4,9 @@
 
 Both run the same images, which are in memory, in batches of the same size, in one process and in
 turns. The bare forward has one hook, which ends it behind the last convolution. Printed are the median
-seconds of each, the median over the turns of their ratio, and what a scan takes before its first
-image, of a model whose anatomy was traced before. Weights are random: they do not change what is
-computed."""
+seconds of each, the median over the turns of their ratio, and the median of what a scan takes before
+its first batch enters the network, of a model whose anatomy was traced before. Weights are random: they
+do not change what is computed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import torchvision
 from timing import device_name
 from torch import Tensor, nn
 
-from featviz import Images, Preprocess, anatomy, scan
+from featviz import Anatomy, Images, Layer, Preprocess, anatomy, scan
 from featviz.hooks import evaluating
 
 MODELS = ("alexnet", "vgg16", "resnet18", "squeezenet1_1")
@@ -61,6 +61,28 @@ def timed(work: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
+def start(
+    model: nn.Module, images: Images, layers: list[Layer], batch_size: int, net: Anatomy
+) -> float:
+    """Seconds of a scan until its first batch enters the network; with them the scan ends."""
+    entered = 0.0
+
+    def enter(module: nn.Module, given: tuple[Tensor]) -> None:
+        nonlocal entered
+        if len(given[0]) == batch_size:
+            entered = time.perf_counter()
+            raise End
+
+    handle = model.register_forward_pre_hook(enter)
+    begun = time.perf_counter()
+    try:
+        with suppress(End):
+            scan(model, images, layers, batch_size=batch_size, net=net)
+    finally:
+        handle.remove()
+    return entered - begun
+
+
 def row(model: nn.Module, name: str, batch_size: int, args: argparse.Namespace) -> str:
     """One model, in turns; the first turn warms up and does not count."""
     pixels = torch.rand(
@@ -72,18 +94,13 @@ def row(model: nn.Module, name: str, batch_size: int, args: argparse.Namespace) 
     last = model.get_submodule(layers[-1].name)
     batches = [batch.to(args.device) for batch in pixels.split(batch_size)]
     forward = bare(model, last, batches)
-    few = images.subset(range(batch_size))
     forwards, scans, starts = [], [], []
     for _ in range(args.turns + 1):
         forwards.append(timed(forward, args.device))
         scans.append(
             timed(lambda: scan(model, images, layers, batch_size=batch_size, net=net), args.device)
         )
-        short = timed(bare(model, last, batches[:1]), args.device)
-        starts.append(
-            timed(lambda: scan(model, few, layers, batch_size=batch_size, net=net), args.device)
-            - short
-        )
+        starts.append(start(model, images, layers, batch_size, net))
     ratio = statistics.median(s / f for s, f in zip(scans[1:], forwards[1:], strict=True))
     cells = [
         name,

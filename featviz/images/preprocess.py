@@ -178,12 +178,12 @@ class Preprocess:
     def normalize(self, images: Tensor) -> Tensor:
         """From [0, 1] to model space; (..., c, h, w), any device."""
         mean, std = self._on(images.device)
-        return (images - mean) / std
+        return (images - mean).div_(std)  # a batch is as large as a layer: one is enough
 
     def denormalize(self, images: Tensor) -> Tensor:
         """From model space to [0, 1]; (..., c, h, w), any device."""
         mean, std = self._on(images.device)
-        return images * std + mean
+        return (images * std).add_(mean)
 
     def __str__(self) -> str:
         steps = []

@@ -1,78 +1,32 @@
-"""The check that a forward pass gives an image the same values every time and in any batch, before a
-data set is scanned: exemplars of another forward pass could not be reproduced."""
+"""The check that a forward pass gives an image the same values every time and in any batch, at the
+beginning of a pass over a data set: exemplars of another forward pass could not be reproduced."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from featviz.errors import ImageError, ModelError
-from featviz.fields.anatomy import parameter_of
 from featviz.forward import Forward
-from featviz.hooks import evaluating, read
+from featviz.hooks import Reduce, read
 from featviz.images.collection import Images
 from featviz.methods._inputs import check_rows
 from featviz.units import Layer
 
-_TOGETHER = 2  # images, of which one is compared alone and in a batch
 
-
-def check_steady(
-    model: nn.Module,
-    data: Images,
-    layers: Sequence[Layer],
-    net: Sequence[Layer],
-    batch_size: int,
-    forward: Forward | None = None,
-) -> None:
-    """Refuse data sets and forward passes that are random or depend on the batch.
-
-    Args:
-        model: in whatever mode; it is looked at in eval mode.
-        data: its first images that can be read are used.
-        layers: those to be scanned.
-        net: all layers in the order of the forward pass, to say where a difference begins.
-        batch_size: of the scan; 1 allows a forward that depends on the batch.
-        forward: how the model is called, as of `read`; None: ``model(images)``.
+def check_repeats(data: Images) -> None:
+    """Refuse a data set that is random: its first image that can be read is read twice.
 
     Raises:
-        ImageError: the data set gives another image when it is read again.
-        ModelError: the same image gives other values when it is run again, or in a batch.
+        ImageError: it is another image when it is read again.
     """
-    images = _first_images(data)
-    parameter = parameter_of(model)
-    x = data.preprocess.normalize(torch.stack(images)).to(parameter)
-    alone = x[-1:]
-    among = alone
-    if batch_size > 1 and len(x) > 1:
-        among = torch.cat([x[:1], alone, x[:1]])  # neither the first nor the last
-    with evaluating(model), torch.no_grad():
-        start = _first_difference(model, alone, among, layers, net, forward)
-        if start is None:
-            return
-        again = _first_difference(model, alone, alone, layers, net, forward)
-    if again is not None:
-        raise ModelError(
-            f"the forward pass is random: the same image, run twice, gives other values "
-            f"{_from(again)} (dropout or noise that eval mode does not turn off, "
-            "or state that is kept between calls)"
-        )
-    raise ModelError(
-        "the forward pass depends on the batch: an image has other values among others than "
-        f"alone, {_from(start)} (statistics of the batch, say): scan with batch_size=1",
-        "batch_size",
-    )
-
-
-def _first_images(data: Images) -> list[Tensor]:
-    """The first images that can be read, of one shape; the first of them is read twice."""
-    images: list[Tensor] = []
     for index in range(len(data)):
         try:
-            image = data.fetch(index)
-            again = image if images else data.fetch(index)
+            image, again = data.fetch(index), data.fetch(index)
         except ImageError:
             continue
         if image.shape != again.shape or not torch.equal(image, again):
@@ -80,56 +34,104 @@ def _first_images(data: Images) -> list[Tensor]:
                 f"image {data.keys[index]!r} is another one when it is read twice: the data set is "
                 "random (crops, flips, noise); give it without augmentation"
             )
-        if images and image.shape != images[0].shape:
-            break  # which the scan itself says
-        images.append(image)
-        if len(images) == _TOGETHER:
-            break
-    return images
+        return
+
+
+@dataclass
+class SteadyReader:
+    """Reads layers batch by batch, and refuses a forward pass that is random or depends on the batch.
+
+    The first batch shows it: one of its images is run alone before.
+
+    Attributes:
+        model: in eval mode.
+        layers: those that are read.
+        net: all layers in the order of the forward pass, to say where a difference begins.
+        batch_size: of the pass; 1 allows a forward that depends on the batch.
+        forward: how the model is called, as of `read`; None: ``model(images)``.
+        is_checked: whether the batches to come need not show it.
+    """
+
+    model: nn.Module
+    layers: Sequence[Layer]
+    net: Sequence[Layer]
+    batch_size: int
+    forward: Forward | None = None
+    is_checked: bool = False
+
+    def read(self, x: Tensor, reduce: Reduce) -> dict[str, Any]:
+        """What `read` gives of a batch (n, c, h, w) in model space.
+
+        Raises:
+            ModelError: the same image gives other values when it is run again, or in a batch.
+        """
+        alone = x[_middle(x), None]
+        expected: dict[str, Any] = {}
+        if not self.is_checked:
+            expected = read(self.model, alone, self.layers, forward=self.forward)
+        differs: list[Tensor] = []  # which are not waited for before the forward is over
+
+        def compared(name: str, output: Tensor) -> Any:
+            check_rows(name, output, len(x))
+            if name in expected:
+                differs.append(_differs(expected[name], output))
+            return reduce(name, output)
+
+        values = read(self.model, x, self.layers, reduce=compared, forward=self.forward)
+        if any(map(bool, differs)):
+            self._refuse(alone, x)
+        self.is_checked |= len(x) > 1 or self.batch_size == 1
+        return values
+
+    def _refuse(self, alone: Tensor, x: Tensor) -> None:
+        """Say what differs, and from which layer on: found, so it may cost something."""
+        again = _first_difference(self.model, alone, alone, self.net, self.forward)
+        if again is not None:
+            raise ModelError(
+                f"the forward pass is random: the same image, run twice, gives other values "
+                f"{_from(again)} (dropout or noise that eval mode does not turn off, "
+                "or state that is kept between calls)"
+            )
+        start = _first_difference(self.model, alone, x, self.net, self.forward)
+        raise ModelError(
+            "the forward pass depends on the batch: an image has other values among others than "
+            f"alone, {_from(start or self.layers[0])} (statistics of the batch, say): "
+            "scan with batch_size=1",
+            "batch_size",
+        )
+
+
+def _middle(x: Tensor) -> int:
+    """Neither the first nor the last row, where there are so many."""
+    return len(x) // 2
 
 
 def _first_difference(
-    model: nn.Module,
-    alone: Tensor,
-    other: Tensor,
-    layers: Sequence[Layer],
-    net: Sequence[Layer],
-    forward: Forward | None,
+    model: nn.Module, alone: Tensor, other: Tensor, net: Sequence[Layer], forward: Forward | None
 ) -> Layer | None:
     """The first layer that gives an image other values in another forward, in the middle of which it
-    is, than alone; None if those that matter give the same."""
-    first = read(model, alone, layers, forward=forward)
-    second = read(model, other, layers, forward=forward)
-    for name, output in second.items():
-        check_rows(name, output, len(other))
-    if not _differing(first, second):
-        return None
-    # found, so it may cost something to say where
+    is, than alone."""
     first = read(model, alone, net, forward=forward)
     second = read(model, other, net, forward=forward)
-    names = _differing(first, second)
-    changed = [layer for layer in net if layer.name in names]
-    return changed[0] if changed else layers[0]
+    for layer in net:
+        if _differs(first[layer.name], second[layer.name]):
+            return layer
+    return None
 
 
-def _differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> set[str]:
-    return {name for name in first if _differs(first[name], second[name])}
-
-
-def _differs(first: Tensor, second: Tensor) -> bool:
+def _differs(first: Tensor, second: Tensor) -> Tensor:
     """Whether the middle rows of two outputs differ by more than rounding; NaN is said elsewhere."""
     if first.shape[1:] != second.shape[1:]:
-        return True
-    if not first.is_floating_point():
-        return False  # quantised and whole numbers round by steps
-    a, b = first[len(first) // 2].double(), second[len(second) // 2].double()
-    scale = max(float(a.abs().max()) if a.numel() else 0.0, torch.finfo(first.dtype).tiny)
+        return torch.tensor(True)
+    if not first.is_floating_point() or not first[0].numel():
+        return torch.tensor(False)  # quantised and whole numbers round by steps
+    a, b = first[_middle(first)].double(), second[_middle(second)].double()
     tolerance = torch.finfo(first.dtype).eps ** 0.5
-    if (
-        first.is_cuda
-    ):  # where rounding is coarser (TF32), and not that of the same kernels in a batch
+    # where rounding is coarser (TF32), and not that of the same kernels in a batch
+    if first.is_cuda:
         tolerance *= 8
-    return bool((a - b).abs().gt(tolerance * scale).any())
+    scale = a.abs().amax().clamp(min=torch.finfo(first.dtype).tiny)
+    return (a - b).abs().gt(tolerance * scale).any()
 
 
 def _from(layer: Layer) -> str:

@@ -17,12 +17,12 @@ from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.files import claimed
 from featviz.forward import Forward
-from featviz.hooks import evaluating, read
+from featviz.hooks import evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._inputs import check_rows, fingerprints, input_shape_of, with_units
+from featviz.methods._inputs import fingerprints, input_shape_of, with_units
 from featviz.methods._reductions import Reduction, name_of, reduction_of
-from featviz.methods._steady import check_steady
+from featviz.methods._steady import SteadyReader, check_repeats
 from featviz.records._progress import stale
 from featviz.records._rows import Rows
 from featviz.records.listing import Listing, Skipped
@@ -102,7 +102,8 @@ def responses(
     data = open_images(images)
     begun, net = _begin(model, data, layers, how, is_recorded=out is not None)
     if out is None:
-        run = _Run(model, data, begun, how, None)
+        reader = _reader(model, begun, net, how, is_checked=True)
+        run = _Run(reader, data, begun, how, None)
         run.all_of([])
         return run.state()
     with claimed(Path(out)):
@@ -158,7 +159,7 @@ def _recorded(
     resume: bool,
 ) -> Responses:
     """The responses to all images, gone on with from the record on disk if it is to be resumed."""
-    run = _Run(model, data, begun, how, out)
+    run = _Run(_reader(model, begun, net, how, is_checked=False), data, begun, how, out)
     again: list[int] = []
     if resume and (out / MANIFEST).exists():
         earlier = Responses.load(out)
@@ -171,26 +172,34 @@ def _recorded(
             if ARRAY_NAME.fullmatch(old.name):
                 old.unlink()
     if run.done < len(data) or again:
-        layers = list(begun.layers.values())
-        check_steady(model, data, layers, list(net.values()), how.batch_size, how.forward)
+        check_repeats(data)
         run.all_of(again)
     run.save()
     return Responses.load(out)
+
+
+def _reader(
+    model: nn.Module, begun: Responses, net: Anatomy, how: _How, *, is_checked: bool
+) -> SteadyReader:
+    """What reads the layers; responses that no record keeps need not be steady."""
+    layers = list(begun.layers.values())
+    return SteadyReader(model, layers, list(net.values()), how.batch_size, how.forward, is_checked)
 
 
 class _Run:
     """One pass over images, from where the responses stand."""
 
     def __init__(
-        self, model: nn.Module, data: Images, begun: Responses, how: _How, out: Path | None
+        self, reader: SteadyReader, data: Images, begun: Responses, how: _How, out: Path | None
     ) -> None:
-        self.model = model
+        self.reader = reader
+        self.model = reader.model
         self.data = data
         self.begun = begun
         self.how = how
         self.out = out
         self.reduction = reduction_of(how.reduce)
-        self.parameter = parameter_of(model)
+        self.parameter = parameter_of(self.model)
         self.rows: dict[str, Rows] = {}
         for i, name in enumerate(begun.layers):
             path = None if out is None else out / array_name(i)
@@ -273,7 +282,6 @@ class _Run:
         n = len(images)
 
         def reduced(name: str, output: Tensor) -> Tensor | None:
-            check_rows(name, output, n)
             value = self._reduced(name, output)
             _check_rows(name, value, n)
             if value.device.type != "cpu":
@@ -282,8 +290,7 @@ class _Run:
             return None
 
         x = self.data.preprocess.normalize(batch).to(self.parameter)
-        layers = list(self.begun.layers.values())
-        values = read(self.model, x, layers, reduce=reduced, forward=self.how.forward)
+        values = self.reader.read(x, reduced)
         for name, value in values.items():
             if value is not None:
                 self.rows[name].write(images, value)

@@ -18,14 +18,14 @@ from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.files import claimed
 from featviz.forward import Forward
-from featviz.hooks import evaluating, read
+from featviz.hooks import evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._inputs import check_rows, fingerprints, input_shape_of, with_units
+from featviz.methods._inputs import fingerprints, input_shape_of, with_units
 from featviz.methods._numbers import Numbers
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._shards import check_shard, folder_of, range_of
-from featviz.methods._steady import check_steady
+from featviz.methods._steady import SteadyReader, check_repeats
 from featviz.records._ranges import in_words
 from featviz.records.layer_scan import LayerScan, has_positions
 from featviz.records.listing import Listing, Skipped
@@ -129,11 +129,12 @@ def scan(
     chosen = [layer_scan.layer for layer_scan in state.values()]
     if check is not None:
         check(chosen)
-    run = _Run(model, data, batch_size, out, shard, strict, forward, scored)
+    reader = SteadyReader(model, chosen, list(net.values()), batch_size, forward)
+    run = _Run(reader, data, batch_size, out, shard, strict, scored)
     if run.out is None:
-        return _finished(run, state, net, resume, progress)
+        return _finished(run, state, resume, progress)
     with claimed(run.out):
-        return _finished(run, state, net, resume, progress)
+        return _finished(run, state, resume, progress)
 
 
 def _scored(score: Reduction) -> Callable[[Tensor], Tensor] | None:
@@ -145,7 +146,7 @@ def _scored(score: Reduction) -> Callable[[Tensor], Tensor] | None:
     return reduction_of(score, "score")
 
 
-def _finished(run: _Run, begun: Scan, net: Anatomy, resume: bool, progress: bool) -> Scan:
+def _finished(run: _Run, begun: Scan, resume: bool, progress: bool) -> Scan:
     """The scan of all images, gone on with from the record on disk if it is to be resumed."""
     state = begun
     stale: list[int] = []
@@ -163,8 +164,7 @@ def _finished(run: _Run, begun: Scan, net: Anatomy, resume: bool, progress: bool
         run.check_strict(state, stale)
         if state.finished and not stale:
             return run.renewed(state, begun)
-    chosen = [layer_scan.layer for layer_scan in state.values()]
-    check_steady(run.model, run.data, chosen, list(net.values()), run.batch_size, run.forward)
+    check_repeats(run.data)
     state = run.all_of(run.again(state, stale).renewed(begun), progress)
     is_shard = state.shard is not None  # others may have images that can be read
     if not is_shard and not any(own.statistics.count for own in state.values()):
@@ -215,16 +215,16 @@ class _Run:
 
     def __init__(
         self,
-        model: nn.Module,
+        reader: SteadyReader,
         data: Images,
         batch_size: int,
         out: str | Path | None,
         shard: tuple[int, int] | None,
         strict: bool,
-        forward: Forward | None,
         score: Callable[[Tensor], Tensor] | None,
     ) -> None:
-        self.model = model
+        self.reader = reader
+        self.model = reader.model
         self.data = data
         self.batch_size = batch_size
         self.listing_in = None
@@ -233,9 +233,8 @@ class _Run:
             self.listing_in = self.out
             self.out = folder_of(self.out, shard)
         self.strict = strict
-        self.forward = forward
         self.score = score
-        self.parameter = parameter_of(model)
+        self.parameter = parameter_of(self.model)
         self.shape = input_shape_of(data)
         self.skipped: list[Skipped] = []
         self.numbers = Numbers(data.keys)
@@ -357,7 +356,6 @@ class _Run:
         statistics: dict[str, Statistics] = {}
 
         def reduce(name: str, output: Tensor) -> None:
-            check_rows(name, output, len(images))
             maps = as_maps(state[name].layer, output)  # (n, c, h, w)
             peaks = maps.amax(dim=(2, 3))  # (n, c)
             self.numbers.take(f"layer {name!r}", peaks, images)
@@ -368,8 +366,7 @@ class _Run:
             statistics[name] = before.statistics.update(peaks)
 
         x = self.data.preprocess.normalize(batch).to(self.parameter)
-        layers = [layer_scan.layer for layer_scan in state.values()]
-        read(self.model, x, layers, reduce=reduce, forward=self.forward)
+        self.reader.read(x, reduce)
         if self.parameter.device.type in IN_REACH:
             self.numbers.check()
         return state.with_progress(top, statistics, position, list(self.skipped))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -14,6 +17,9 @@ from featviz.hooks import edits_fingerprint
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """Where an object lies in memory, which is elsewhere in each process."""
+_PIECE = 2**24
+"""Bytes that a thread hashes at once."""
+_THREADS = 8
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -34,8 +40,21 @@ def _add_state(digest: Any, module: nn.Module) -> None:
         settings = _ADDRESS.sub("", own.extra_repr())
         digest.update(f"{name}{type(own).__qualname__}({settings})".encode())
     # beside the state, buffers that are not part of it
-    for name, value in sorted({**dict(module.named_buffers()), **module.state_dict()}.items()):
-        if isinstance(value, Tensor):
+    state = {**dict(module.named_buffers()), **module.state_dict()}
+    tensors = {name: value for name, value in sorted(state.items()) if isinstance(value, Tensor)}
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
+        pieces = {name: pool.map(_hash, _pieces(value)) for name, value in tensors.items()}
+        for name, value in tensors.items():
             digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-            flat = value.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
+            digest.update(b"".join(pieces[name]))
+
+
+def _pieces(value: Tensor) -> Iterator[Any]:
+    """The bytes of a tensor, cut so that several threads share a large one."""
+    flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+    for start in range(0, len(flat), _PIECE):
+        yield flat[start : start + _PIECE].numpy()
+
+
+def _hash(data: Any) -> bytes:
+    return hashlib.sha256(data).digest()

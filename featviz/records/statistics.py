@@ -15,6 +15,8 @@ _OCTAVES = (-16, 16)
 BINS = 2 + 4 * (_OCTAVES[1] - _OCTAVES[0])
 """Bins of a histogram: not above zero; below 2**-16; then four to each doubling, the last without
 an end."""
+_BIAS = 127
+"""What float32 adds to an exponent."""
 _ARRAYS = ("sums", "maximum", "active", "histogram")
 
 
@@ -123,11 +125,10 @@ class Statistics:
 
 
 def _bins(values: Tensor) -> Tensor:
-    finite = values.clamp(max=torch.finfo(values.dtype).max)  # so that infinity falls in the last
-    mantissa, exponent = torch.frexp(finite)  # values = mantissa * 2**exponent, from 1/2 to 1
-    quarter = ((mantissa - 0.5) * 8).floor().long().clamp(0, 3)
-    bins = 2 + (exponent.long() - 1 - _OCTAVES[0]) * 4 + quarter
-    return torch.where(values <= 0, 0, bins.clamp(1, BINS - 1))
+    # the first bits of a float32 above zero are its exponent, then its quarter of the octave
+    quarters = (values.contiguous().view(torch.int32) >> 21) - 4 * (_BIAS + _OCTAVES[0])
+    bins = (quarters + 2).clamp(1, BINS - 1)  # infinity has the highest exponent
+    return bins.masked_fill(values <= 0, 0).long()
 
 
 def bin_edges() -> np.ndarray[Any, Any]:

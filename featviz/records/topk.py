@@ -4,7 +4,7 @@ sharding gives the same bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -107,6 +107,30 @@ class TopK:
     def _appended(self, scores: Tensor, images: Tensor, batch: _Batch, latest: int) -> TopK:
         """These and images (c, n) that ascend, and come after all of these: so among equal scores
         those that are held go before those of the batch, and these are in order."""
+        if scores.device.type not in IN_REACH:
+            return self._sorted_in(scores, images, batch, latest)
+        # most batches change few units once many images have been
+        room = self.images[:, -1:] == NONE
+        changed = ((scores > self.scores[:, -1:]) | room).any(dim=1).nonzero().flatten()
+        if len(changed) == len(scores):
+            return self._sorted_in(scores, images, batch, latest)
+        few = self._of(changed)._sorted_in(
+            scores[changed], images[changed], batch.of(changed), latest
+        )
+        return TopK(
+            self.scores.index_copy(0, changed, few.scores),
+            self.images.index_copy(0, changed, few.images),
+            self.positions.index_copy(0, changed, few.positions),
+            latest,
+        )
+
+    def _of(self, channels: Tensor) -> TopK:
+        """Those of some units."""
+        scores, images = self.scores[channels], self.images[channels]
+        return TopK(scores, images, self.positions[channels], self.latest)
+
+    def _sorted_in(self, scores: Tensor, images: Tensor, batch: _Batch, latest: int) -> TopK:
+        """The same, by sorting all of them."""
         of_all = torch.cat([self.scores, scores], dim=1)
         numbers = torch.cat([self.images, images], dim=1)
         keys = of_all.double().clamp(min=_LOWEST).masked_fill(numbers == NONE, -torch.inf)
@@ -224,11 +248,17 @@ class _Slots:
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """A batch's maps (n, c, h, w), their scores (n, c), and whether these have positions."""
+    """A batch's maps (n, c, h, w), their scores (n, c), whether these have positions, and of which
+    channels it is; None: of all."""
 
     maps: Tensor
     values: Tensor
     has_positions: bool
+    channels: Tensor | None = None
+
+    def of(self, channels: Tensor) -> _Batch:
+        """That of some channels, where it is of all."""
+        return replace(self, channels=channels)
 
     def positions(self, rows: Tensor) -> Tensor:
         """(c, any, 2): where the maps of some rows (c, any) have their scores, the first of equal
@@ -238,20 +268,27 @@ class _Batch:
         if self.maps.device.type in IN_REACH:
             flat = self._of_some(rows)
         else:
-            flat = self._first(self.maps, self.values).T.gather(1, rows.clamp(min=0))
+            flat = self._first(self.maps.flatten(2), self.values).T.gather(1, rows.clamp(min=0))
         width = self.maps.shape[3]
         return torch.stack([flat // width, flat % width], dim=-1)
 
     def _of_some(self, rows: Tensor) -> Tensor:
         """Flattened positions (c, any) of the rows that are not below 0, which are most often few."""
-        channel, slot = (rows >= 0).nonzero(as_tuple=True)
-        which = rows[channel, slot], channel
+        unit, slot = (rows >= 0).nonzero(as_tuple=True)
+        channel = unit
+        if self.channels is not None:
+            channel = self.channels[unit]
+        which = rows[unit, slot], channel
+        maps, values = self.maps[which].flatten(1), self.values[which]
         flat = torch.zeros_like(rows)
-        flat[channel, slot] = self._first(self.maps[which], self.values[which])
+        maxima, first = maps.max(dim=1)  # which is faster than to compare
+        if not torch.equal(maxima, values):
+            first = self._first(maps, values)
+        flat[unit, slot] = first
         return flat
 
     @staticmethod
     def _first(maps: Tensor, values: Tensor) -> Tensor:
-        """The flattened position of the first value of each map (..., h, w) that is its score."""
-        is_score = maps.flatten(-2) == values[..., None]
+        """The flattened position of the first value of each map (..., h * w) that is its score."""
+        is_score = maps == values[..., None]
         return is_score.byte().argmax(dim=-1)
