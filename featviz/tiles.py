@@ -11,6 +11,9 @@ PAPER = 255
 OUTSIDE = 232
 """The gray of a tile where it lies beyond the edge of its image."""
 
+SQUARES = 32
+"""Up to this height of a tile its pixels are shown as squares where it is enlarged."""
+
 MASK_BLUR = 3 / 224
 """Of a mask, and of a heat map: the standard deviation of its blur, as a share of the image's side.
 The signal of a unit is a scatter of single pixels; blurred this far they close to the shapes that
@@ -61,10 +64,11 @@ def contrast(projections: Tensor) -> Tensor:
 
 
 def resized(tiles: Tensor, size: tuple[int, int]) -> Tensor:
-    """(n, c, h, w) to (n, c, *size): small tiles keep their pixels as squares, large ones are
-    averaged down.
+    """(n, c, h, w) to (n, c, *size): the pixels of small tiles become squares, large ones are
+    interpolated or averaged down.
     """
-    if size[0] >= tiles.shape[-2]:
+    height = tiles.shape[-2]
+    if size[0] == height or (size[0] > height and height <= SQUARES):
         return F.interpolate(tiles, size, mode="nearest")
     return F.interpolate(tiles, size, mode="bilinear", antialias=True)
 

@@ -77,6 +77,7 @@ def exemplars(c: int = 3, k: int = 4, units: int = 3, name: str = "conv1") -> Ex
         projections=projections,
         visible=visible,
         boxes=torch.zeros(units, k, 4, dtype=torch.int64),
+        centers=torch.zeros(units, k, 2, dtype=torch.int64),
         scores=rand(units, k),
         images=torch.zeros(units, k, dtype=torch.int64),
         full_image=torch.zeros(units, k, dtype=torch.bool),

@@ -172,6 +172,16 @@ def add_views(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_full_fields(parser: argparse.ArgumentParser) -> None:
+    """--full-fields."""
+    parser.add_argument(
+        "--full-fields",
+        action="store_true",
+        help="show all of every receptive field (default: tiles of deep layers are cut to where the "
+        "layer's signal is)",
+    )
+
+
 def add_memory(parser: argparse.ArgumentParser) -> None:
     """--memory."""
     parser.add_argument(

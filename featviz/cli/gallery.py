@@ -11,6 +11,7 @@ from torch import nn
 
 from featviz import gallery
 from featviz.cli.arguments import (
+    add_full_fields,
     add_image_arguments,
     add_k,
     add_layers,
@@ -47,6 +48,7 @@ def register(commands: Any) -> None:
     add_directions(parser)
     add_rules(parser, default=None, note="deconvnet, and lrp where it has a meaning")
     add_views(parser)
+    add_full_fields(parser)
     add_k(parser)
     add_score(parser)
     parser.add_argument("--title", help="heading of the pages (default: the model)")
@@ -96,7 +98,9 @@ def _make_of(
         forward=forward,
     )
     rules = args.rule or _default_rules(result, model, images, None if args.fresh else out, forward)
-    if not args.fresh and gallery.is_finished(result, out, rules, args.title, args.view):
+    if not args.fresh and gallery.is_finished(
+        result, out, rules, args.title, args.view, args.full_fields
+    ):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
         _report(out)
         return
@@ -108,6 +112,7 @@ def _make_of(
         out,
         rules=rules,
         views=args.view,
+        full_fields=args.full_fields,
         title=args.title,
         command=args.command,
         fresh=args.fresh,

@@ -15,6 +15,7 @@ from torch import nn
 
 from featviz import figures
 from featviz.cli.arguments import (
+    add_full_fields,
     add_image_arguments,
     add_k,
     add_layers,
@@ -71,6 +72,7 @@ def register(commands: Any) -> None:
         help="average each projection over N noisy copies of its image (default: 0, the image itself)",
     )
     add_views(parser)
+    add_full_fields(parser)
     add_k(parser)
     add_score(parser)
     which = parser.add_mutually_exclusive_group()
@@ -183,6 +185,7 @@ def _draw_layer(
     in_overview = sorted(layer_scan.strongest(channels)[:OVERVIEW_UNITS])
     pages = [channels[start : start + PAGE] for start in range(0, len(channels), PAGE)]
     drawn = _Drawn()
+    effective = None
     for number, page in enumerate(pages, 1):
         exemplars = project_exemplars(
             model,
@@ -197,6 +200,9 @@ def _draw_layer(
             memory=args.memory,
             progress=True,
         )
+        if not args.full_fields:
+            effective = effective or exemplars.effective_size()
+            exemplars = exemplars.focused(effective)
         of_pages = f"-{number}of{len(pages)}" if len(pages) > 1 else ""
         for rule in args.rule:
             figure = figures.grid(exemplars, rule=rule, views=args.view, heading=args.model)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from featviz.errors import UsageError
 from featviz.figures.page import QUIET, Area, text_width
+from featviz.records._focus import ENERGY
 from featviz.records.exemplars import Exemplars
 from featviz.tiles import PAPER, sheet
 from featviz.views import PATCH, VIEWS, ViewsLike, view_tiles, views_for, without_signal
@@ -90,6 +91,23 @@ def silent_note(layers: Sequence[Exemplars], rule: str) -> list[str]:
     if not silent:
         return []
     return [f"{silent} of the exemplars have no signal under {rule}: their tiles are plain grey."]
+
+
+def focus_note(layers: Sequence[Exemplars]) -> list[str]:
+    """The note on tiles that are cut to the effective field, where there are any."""
+    sizes = []
+    for exemplars in layers:
+        if exemplars.is_focused:
+            height, width = exemplars.visible.shape[-2:]
+            sizes.append(f"{height}x{width}")
+    if not sizes:
+        return []
+    share = round(100 * ENERGY)
+    which = "Tiles are" if len(sizes) == len(layers) else "Tiles of deep layers are"
+    return [
+        f"{which} cut to the layer's effective field, which holds {share}% of the energy of its "
+        f"projections: {', '.join(sizes)} pixels."
+    ]
 
 
 def blocks_size(blocks: Tensor, columns: int) -> tuple[int, int]:

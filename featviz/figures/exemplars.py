@@ -15,6 +15,7 @@ from featviz.figures.blocks import (
     LABEL,
     blocks_size,
     draw_blocks,
+    focus_note,
     ranked_by,
     silent_note,
     strongest_responses,
@@ -84,6 +85,7 @@ def grid(
         f"{described(layer)}.",
         f"Above each unit its number. Its {strongest_responses(exemplars)} under {rule}, from the "
         f"left: {views_note(rule, views)}.",
+        *focus_note([exemplars]),
         *silent_note([exemplars], rule),
         *_remarks(exemplars, rule),
     ]
@@ -140,6 +142,7 @@ def overview(
     )
     notes = [
         f"Above each unit its number; below it under {rule}, from above: {views_note(rule, views)}.",
+        *focus_note(layers),
         *silent_note(layers, rule),
     ]
     area = new_page(width, sum(heights), title, notes, fig)

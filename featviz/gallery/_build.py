@@ -47,6 +47,7 @@ def build(
     *,
     rules: Sequence[str] | None = None,
     views: ViewsLike = None,
+    full_fields: bool = False,
     title: str | None = None,
     command: str = "",
     fresh: bool = False,
@@ -67,6 +68,8 @@ def build(
             has a meaning on the network.
         views: ``masked``, ``projection``, ``heat``, or several of them; None: masked and
             projection, as `featviz.views.views_for` says.
+        full_fields: show all of every receptive field; else tiles of deep layers are cut to the
+            layer's effective field, as of `Exemplars.focused`, measured on its first units.
         title: at the head of the pages; None: the scan's model.
         command: the command that made the gallery, shown on the front page.
         fresh: make everything again, also where ``out`` holds the gallery of something else.
@@ -111,8 +114,11 @@ def build(
             "finish it first, with resume=True"
         )
     blocks = sprites.block_names(chosen_rules, views)
-    record = _begun(result, folder, chosen_rules, blocks, title, command, fresh)
-    work = _Work(result, model, data, folder, chosen_rules, views, memory, progress, forward)
+    identity = _identity(result, chosen_rules, blocks, title, full_fields)
+    record = _begun(result, folder, identity, chosen_rules, blocks, title, command, fresh)
+    work = _Work(
+        result, model, data, folder, chosen_rules, views, full_fields, memory, progress, forward
+    )
     for entry, layer_scan in zip(record["layers"], result.values(), strict=True):
         if not entry["done"]:
             work.make_layer(layer_scan, entry, record)
@@ -126,6 +132,7 @@ def is_finished(
     rules: Sequence[str],
     title: str | None = None,
     views: ViewsLike = None,
+    full_fields: bool = False,
 ) -> bool:
     """Whether the gallery of this scan under these rules, in these views and with this title is in
     ``out`` already, with every layer.
@@ -146,7 +153,7 @@ def is_finished(
     """
     record = site.read(Path(out))
     blocks = sprites.block_names(rules, views)
-    if record is None or record["identity"] != _identity(result, rules, blocks, title):
+    if record is None or record["identity"] != _identity(result, rules, blocks, title, full_fields):
         return False
     return all(layer["done"] for layer in record["layers"])
 
@@ -161,7 +168,11 @@ def _checked_rules(rules: Sequence[str]) -> list[str]:
 
 
 def _identity(
-    result: Scan, rules: Sequence[str], blocks: list[dict[str, str]], title: str | None
+    result: Scan,
+    rules: Sequence[str],
+    blocks: list[dict[str, str]],
+    title: str | None,
+    full_fields: bool,
 ) -> Record:
     """What a gallery is made from, as it reads back from its record."""
     identity = {
@@ -170,6 +181,7 @@ def _identity(
         "views": _views(rules, blocks),
         "title": _title(result, title),
         "tiles": sprites.TILE,
+        "fields": "full" if full_fields else "effective",
     }
     if result.score == "max":  # which earlier versions do not name
         identity.pop("score", None)
@@ -197,6 +209,7 @@ def _title(result: Scan, title: str | None) -> str:
 def _begun(
     result: Scan,
     out: Path,
+    identity: Record,
     rules: list[str],
     blocks: list[dict[str, str]],
     title: str | None,
@@ -206,7 +219,6 @@ def _begun(
     """The record in ``out`` if it is of the same things, or that of a gallery of which nothing is
     made yet.
     """
-    identity = _identity(result, rules, blocks, title)
     if not fresh:
         earlier = site.read(out)
         if earlier is not None:
@@ -273,6 +285,7 @@ class _Work:
     out: Path
     rules: list[str]
     views: ViewsLike
+    full_fields: bool
     memory: int
     progress: bool
     forward: Forward | None
@@ -290,6 +303,7 @@ class _Work:
         entry["index"] = units.index
         entry["fallbacks"] = units.fallbacks
         entry["exemplars"] = units.exemplars
+        entry["effective"] = units.effective
         entry["trust"] = trust(self.rules, units.likeness)
         _add_images(record, units.images, self.result.listing)
         self._write_page(layer_scan.layer, units, entry, record["about"])
@@ -325,7 +339,8 @@ class _Work:
             side = sprites.STRIP_SIDE
             units.columns[channel] = sprites.strongest(exemplars, row, side, self.views)
         if not numbers["dead"]:
-            script = sprites.sprite(sprites.blocks(exemplars, row, self.views))
+            size = self._tile_size(layer_scan.layer)
+            script = sprites.sprite(sprites.blocks(exemplars, row, size, self.views))
             write_atomic(units.folder / f"{channel}.js", script)
 
     def _projected(self, layer_scan: LayerScan) -> Iterator[Exemplars]:
@@ -335,9 +350,10 @@ class _Work:
         bytes_of_tile = self.result.listing.input_shape[0] * height * width * 4
         tiles_of_unit = self.result.k * (1 + len(self.rules))
         step = max(1, _HELD // (tiles_of_unit * bytes_of_tile))
+        effective = None
         for start in range(0, layer.channels, step):
             channels = range(start, min(start + step, layer.channels))
-            yield project_exemplars(
+            exemplars = project_exemplars(
                 self.model,
                 self.images,
                 layer_scan,
@@ -347,6 +363,16 @@ class _Work:
                 memory=self.memory,
                 forward=self.forward,
             )
+            if self.full_fields:
+                yield exemplars
+                continue
+            effective = effective or exemplars.effective_size()
+            yield exemplars.focused(effective)
+
+    def _tile_size(self, layer: Layer) -> tuple[int, int]:
+        """(height, width) that tiles are kept in: that of full receptive fields, also of what is cut
+        out of them, so that the galleries of two networks fit each other."""
+        return sprites.tile_size(*self._field_size(layer))
 
     def _field_size(self, layer: Layer) -> tuple[int, int]:
         """(height, width) of a receptive field in pixels, where it is larger than the image that of
@@ -364,7 +390,7 @@ class _Work:
     def _write_page(self, layer: Layer, units: Units, entry: Record, about: Record) -> None:
         """Write the page of a layer; and its data apart, from which comparisons are made."""
         data = {
-            "tile": list(sprites.tile_size(*self._field_size(layer))),
+            "tile": list(self._tile_size(layer)),
             "k": self.result.k,
             "rules": self.rules,
             "blocks": sprites.block_names(self.rules, self.views),

@@ -225,7 +225,8 @@ def _images(pair: Pair) -> list[list[Any]]:
 def _write_layer(out: Path, about: Record, i: int, name: str, pair: Pair) -> Record:
     """Write the strips and the page of a layer, and return its part of the record."""
     entry = dict(pair[0].layers[name])
-    entry.pop("trust", None)  # which is of one gallery, and the page is of both
+    for key in ("trust", "effective"):  # which are of one gallery, and the page is of both
+        entry.pop(key, None)
     entry["page"] = site.page_name(i)
     entry["strips"] = []
     data = _read(pair[0], out, entry, "data.json", _data)

@@ -30,6 +30,7 @@ class Units:
         columns: the pictures of those that are shown, by channel.
         fallbacks: how many exemplars took the full image because their crop did not do.
         likeness: by rule, whether projections tell units and images apart.
+        effective: what tiles show of the receptive field, in words; empty: all of it.
     """
 
     folder: Path
@@ -39,10 +40,14 @@ class Units:
     columns: dict[int, Tensor] = field(default_factory=dict)
     fallbacks: int = 0
     likeness: dict[str, Likeness] = field(default_factory=dict)
+    effective: str = ""
 
     def add(self, exemplars: Exemplars) -> None:
         """Count what these exemplars say of all."""
         self.fallbacks += exemplars.fallbacks
+        if exemplars.is_focused:
+            height, width = exemplars.visible.shape[-2:]
+            self.effective = f"{height} × {width} px"
         for rule, likeness in exemplars.likeness.items():
             self.likeness[rule] = self.likeness.get(rule, Likeness()) + likeness
 

@@ -18,7 +18,7 @@ from featviz.gallery import _trust
 from featviz.records import _fields as fields
 from featviz.records.likeness import HIGH
 
-SCHEMA = 5
+SCHEMA = 6
 RECORD = "gallery.json"
 _OWN = ("layers", "images", "a", "b", "static", "index.html", "index.js")
 _STATIC = ("gallery.css", "gallery.js", "panel.js", "figure.js", "search.js")
@@ -167,7 +167,9 @@ def _check_layer(layer: fields.Entry) -> None:
         channel(f"{layer.name}.index", number)
         fields.optional_text(f"{layer.name}.index", label)
         _INTEGERS(f"{layer.name}.index", images)
-    if "trust" in layer.value:  # a comparison has none
+    if "effective" in layer.value:  # a comparison has neither this nor what follows
+        layer.take("effective", fields.text)
+    if "trust" in layer.value:
         for badge in layer.take("trust", fields.list_of(fields.entry)):
             badge.check(_TRUST)
     if "strips" in layer.value:

@@ -51,11 +51,12 @@ def lead(names: Sequence[dict[str, str]]) -> tuple[int, int]:
     return 1, 0
 
 
-def blocks(exemplars: Exemplars, row: int, views: ViewsLike = None) -> list[Tensor]:
-    """A unit's patches and, for each rule, its views: each a square of tiles, (3, H, W) uint8, all
-    of one size, in the order of ``block_names``.
+def blocks(
+    exemplars: Exemplars, row: int, size: tuple[int, int], views: ViewsLike = None
+) -> list[Tensor]:
+    """A unit's patches and, for each rule, its views: each a square of tiles of a size in pixels,
+    (3, H, W) uint8, in the order of ``block_names``.
     """
-    size = tile_size(*exemplars.visible.shape[-2:])
     across = ceil(sqrt(exemplars.k))
     squares = []
     for name in block_names(exemplars.rules, views):

@@ -198,6 +198,7 @@ class _Tiles:
         """Find the box of each exemplar, in its image and in its tile."""
         images = self.exemplars.images.tolist()
         scores = self.exemplars.scores.tolist()
+        centers = self.exemplars.centers.flatten(0, 1)
         for row, channel in enumerate(self.exemplars.channels):
             if self.exemplars.dead[row]:
                 continue
@@ -207,6 +208,7 @@ class _Tiles:
                     job = Job(slot, channel, y, x, scores[row][rank])
                     self.jobs[images[row][rank]].append(job)
                     self._slots[slot] = self._boxes(y, x)
+                    centers[slot] = self._center(y, x)
         visible = self.exemplars.visible.flatten(0, 1)
         boxes = self.exemplars.boxes.flatten(0, 1)
         for slot, (tile, box) in self._slots.items():
@@ -216,13 +218,34 @@ class _Tiles:
     def _boxes(self, y: int, x: int) -> tuple[Box, Box]:
         """The receptive field of a position in its tile, and in the image."""
         field = self.layer.field
+        box = field.box(y, x)
+        top, left = self._origin(y, x)
+        return box.shifted(-top, -left), box
+
+    def _origin(self, y: int, x: int) -> tuple[int, int]:
+        """The pixel of the image where the tile of a position begins: where the field is larger than
+        the image, a tile is the image."""
+        field = self.layer.field
         unclipped = field.box(y, x, clip=False)
-        box = unclipped.clip(field.extent)
         height, width = self.listing.input_shape[1:]
-        # where the field is larger than the image, a tile is the image
         top = unclipped.top if field.size[0] <= height else 0
         left = unclipped.left if field.size[1] <= width else 0
-        return box.shifted(-top, -left), box
+        return top, left
+
+    def _center(self, y: int, x: int) -> Tensor:
+        """The middle of the receptive field of a position in its tile; where every position has the
+        full image, the pixel that lies as far down and right as the position in its map."""
+        field = self.layer.field
+        box = field.box(y, x, clip=False)
+        top, left = self._origin(y, x)
+        center = (box.top + box.bottom) // 2 - top, (box.left + box.right) // 2 - left
+        if not field.is_local:
+            height, width = self.layer.map_size
+            center = (
+                (2 * y + 1) * box.height // (2 * height),
+                (2 * x + 1) * box.width // (2 * width),
+            )
+        return torch.tensor(center)
 
 
 def _empty(layer_scan: LayerScan, channels: list[int], settings: Settings) -> Exemplars:
@@ -240,6 +263,7 @@ def _empty(layer_scan: LayerScan, channels: list[int], settings: Settings) -> Ex
         projections={rule: torch.zeros(pixels) for rule in settings.rules},
         visible=torch.zeros(*shape, height, width, dtype=torch.bool),
         boxes=torch.zeros(*shape, 4, dtype=torch.int64),
+        centers=torch.zeros(*shape, 2, dtype=torch.int64),
         scores=top.scores[rows],
         images=top.images[rows],
         full_image=torch.zeros(shape, dtype=torch.bool),

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from featviz.errors import RuleError, UnitError, UsageError
+from featviz.records._focus import LARGEST, SMALLEST, Window, effective_size, window
 from featviz.records.likeness import Likeness, remark
 from featviz.rules import is_relevance
 from featviz.tiles import (
@@ -26,7 +27,16 @@ from featviz.tiles import (
 )
 from featviz.units import Layer
 
-_PER_EXEMPLAR = ("patches", "visible", "boxes", "scores", "images", "full_image", "fallback")
+_PER_EXEMPLAR = (
+    "patches",
+    "visible",
+    "boxes",
+    "centers",
+    "scores",
+    "images",
+    "full_image",
+    "fallback",
+)
 _SHOWN = 8  # units that a notebook shows
 _SIDE = 56  # pixels of a tile there
 
@@ -45,6 +55,7 @@ class Exemplars:
         visible: (c, k, h, w) bool, where a tile shows the image and not what lies beyond its edge.
         boxes: (c, k, 4) int64: top, left, bottom, right of what the tile shows, in pixels of the
             image.
+        centers: (c, k, 2) int64: (y, x) of the middle of the receptive field, in pixels of the tile.
         scores: (c, k), -inf in empty slots; ``images``: (c, k) indices, -1 in empty slots.
         full_image: (c, k) bool, where the full image was computed rather than a crop.
         fallback: (c, k) bool, where a crop would have been enough by the receptive field, but did
@@ -52,6 +63,7 @@ class Exemplars:
         dead: (c,) bool, units that no image activates; they are not projected.
         smooth: noisy copies of each image over which projections are averaged; 0: the image itself.
         score: what images are ranked by, as of `scan`.
+        is_focused: whether tiles are cut to the effective field, see `focused`.
         likeness: by rule, whether projections tell units and images apart, measured on a sample
             of the units; of other rules too, where they were tried.
 
@@ -72,6 +84,7 @@ class Exemplars:
     projections: dict[str, Tensor]
     visible: Tensor
     boxes: Tensor
+    centers: Tensor
     scores: Tensor
     images: Tensor
     full_image: Tensor
@@ -79,6 +92,7 @@ class Exemplars:
     dead: Tensor
     smooth: int = 0
     score: str = "max"
+    is_focused: bool = False
     likeness: dict[str, Likeness] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -88,7 +102,8 @@ class Exemplars:
 
     def _repr_html_(self) -> str:
         """The units as a notebook shows them, and what is to be known of the pictures."""
-        rows = [self._html_row(row) for row in range(min(len(self.channels), _SHOWN))]
+        shown = self.focused()
+        rows = [shown._html_row(row) for row in range(min(len(self.channels), _SHOWN))]
         more = len(self.channels) - len(rows)
         note = f"<p>and {more} more units</p>" if more else ""
         table = "<table>" + "".join(rows) + "</table>"
@@ -156,6 +171,62 @@ class Exemplars:
                 f"no projections under rule {name!r}: there are {', '.join(self.rules)}"
             )
         return name
+
+    def effective_size(self) -> tuple[int, int]:
+        """(height, width) of the layer's effective field in pixels: the smallest box, centred on the
+        receptive field and shaped like it, that holds 95% of the energy of the projections, in the
+        mean over a sample of these; of several rules the largest.
+
+        Source: Luo et al. 2016, of projections instead of gradients.
+        """
+        visible, centers = self.visible.flatten(0, 1), self.centers.flatten(0, 1)
+        signals = [own.flatten(0, 1) for own in self.projections.values()]
+        return max(effective_size(own, visible, centers) for own in signals)  # of one shape
+
+    def focused(self, size: tuple[int, int] | None = None) -> Exemplars:
+        """These with their tiles cut to the effective field, if that is much smaller than the
+        receptive field: in a deep layer this is most of the image, and the signal a speck in it.
+
+        A box at the edge of its image, or of its receptive field, is moved until it shows the image.
+
+        Args:
+            size: (height, width) in pixels; None: `effective_size`. Where it is more than 0.8 of the
+                tile, or the tile is of up to 32 pixels, there is no cut.
+        """
+        height, width = self.visible.shape[-2:]
+        size = size or self.effective_size()
+        is_small = max(height, width) <= SMALLEST
+        if is_small or size[0] > LARGEST * height or size[1] > LARGEST * width:
+            return self
+        visible = self.visible.flatten(0, 1)
+        own = window(self.centers.flatten(0, 1), visible, size)
+        shape = self.images.shape
+        shown = own.cut(visible[:, None])[:, 0]
+        first = torch.stack([own.top, own.left], dim=1)
+        projections = {}
+        for rule, signals in self.projections.items():
+            projections[rule] = own.cut(signals.flatten(0, 1)).view(*shape, -1, *size)
+        return replace(
+            self,
+            patches=own.cut(self.patches.flatten(0, 1)).view(*shape, -1, *size),
+            projections=projections,
+            visible=shown.view(*shape, *size),
+            boxes=self._boxes_of(own, visible).view(*shape, 4),
+            centers=self.centers - first.view(*shape, 2),
+            is_focused=True,
+        )
+
+    def _boxes_of(self, own: Window, visible: Tensor) -> Tensor:
+        """What windows show, (c * k, 4), in pixels of the image."""
+        boxes = self.boxes.flatten(0, 1)
+        rows, columns = visible.any(dim=2), visible.any(dim=1)
+        # from the tile to the image
+        dy = boxes[:, 0] - rows.byte().argmax(dim=1)
+        dx = boxes[:, 1] - columns.byte().argmax(dim=1)
+        top, left = own.top + dy, own.left + dx
+        moved = torch.stack([top, left, top + own.size[0], left + own.size[1]], dim=1)
+        first, last = boxes[:, :2].repeat(1, 2), boxes[:, 2:].repeat(1, 2)
+        return moved.maximum(first).minimum(last)
 
     def row(self, channel: int) -> int:
         """Where a channel is in these tensors.
