@@ -459,7 +459,7 @@ def test_files_that_are_of_no_gallery_are_left_alone(made: Made, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", "null", '{"schema": 5}', '{"schema": 99, "identity": {}}', "\udcff"]
+    "damage", ["", "{", "[]", "null", '{"schema": 6}', '{"schema": 99, "identity": {}}', "\udcff"]
 )
 def test_a_damaged_record_is_refused_and_made_again_afresh(
     damage: str, made: Made, built: Path, tmp_path: Path
@@ -782,7 +782,7 @@ def test_tiles_of_any_number_and_size() -> None:
     ]
     model, images, result = tiny(layers=["conv1"], k=5)
     exemplars = project_exemplars(model, images, result["conv1"])
-    patches, masked, signals = sprites.blocks(exemplars, 0)
+    patches, masked, signals = sprites.blocks(exemplars, 0, (3, 3))
     assert patches.shape == masked.shape == signals.shape == (3, 2 * 4 - 1, 3 * 4 - 1), (
         "five tiles: three across, two down"
     )
@@ -828,8 +828,8 @@ def test_an_exemplar_without_signal_is_counted(made: Made) -> None:
     first, second = (unit_numbers(result["conv2"], exemplars, row) for row in range(2))
     assert first["silent"] == {"guided": 2}
     assert second["silent"] == {}
-    masked, plain = sprites.blocks(exemplars, 0, "masked,heat")[3:5]
     side = exemplars.visible.shape[-1]
+    masked, plain = sprites.blocks(exemplars, 0, (side, side), "masked,heat")[3:5]
     shown = exemplars.visible[0, 0]
     assert masked[:, :side, :side][:, shown].unique().tolist() == [128]
     assert plain[:, :side, :side][:, shown].unique().tolist() == [128]
