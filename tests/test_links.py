@@ -1,0 +1,168 @@
+"""The shares of units in the responses of units behind them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from laws import generator, randn, untouched
+from torch import Tensor, nn
+
+from featviz import Images, LayerError, Scan, Unit, UnitError, links, open_images, scan
+from featviz.models import load_model
+
+
+def images_of(n: int = 6, side: int = 16) -> Images:
+    return open_images(torch.rand((n, 3, side, side), generator=generator()))
+
+
+class Branching(nn.Module):
+    """Two convolutions that are summed and one beside them, pooled; then one of all of them."""
+
+    def __init__(self, bias: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, bias=bias)
+        self.left = nn.Conv2d(4, 4, 3, padding=1, bias=bias)
+        self.norm = nn.BatchNorm2d(4)
+        self.right = nn.Conv2d(4, 5, 1, bias=bias)
+        self.last = nn.Conv2d(9, 6, 3, bias=bias)
+        self.head = nn.Linear(6, 3, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        summed = F.relu_(self.norm(self.left(x)) + x)
+        joined = torch.cat([summed, self.right(x).relu()], dim=1)
+        x = F.relu(self.last(F.max_pool2d(joined, 2)))
+        result: Tensor = self.head(x.mean(dim=(2, 3)))
+        return result
+
+
+def branching(bias: bool = False) -> Branching:
+    model = Branching(bias).double().eval()
+    for i, parameter in enumerate(model.parameters()):
+        parameter.data = randn(*parameter.shape, seed=i, dtype=torch.float64)
+    model.norm.weight.data.abs_()
+    model.norm.running_var.fill_(2)
+    if not bias:
+        model.norm.bias.data.zero_()
+    return model
+
+
+LAYERS = ["first", "left", "right", "last", "head"]
+
+
+def test_shares_add_up_to_the_response() -> None:
+    """Through batch norm, a residual sum, a concatenation, pooling and a mean."""
+    model, images = branching(), images_of()
+    result = scan(model, images, LAYERS, k=3)
+    with untouched(model):
+        own = links(model, images, result)
+    before = {name: set(tables) for name, tables in own.shares.items()}
+    assert before == {
+        "first": set(),
+        "left": {"first"},
+        "right": {"first"},
+        "last": {"first", "left", "right"},
+        "head": {"last"},
+    }
+    for name in LAYERS[1:]:
+        total = sum(table.sum(dim=1) for table in own.shares[name].values())
+        torch.testing.assert_close(total, own.responses[name], rtol=1e-12, atol=1e-12)
+        assert float(own.rests[name].abs().max()) < 1e-9
+
+
+def test_responses_are_those_of_the_scan() -> None:
+    model, images = branching(), images_of()
+    result = scan(model, images, "last", k=3)
+    own = links(model, images, result)
+    living = ~result["last"].statistics.dead
+    expected = result["last"].top.scores.double().mean(dim=1)[living]
+    torch.testing.assert_close(own.responses["last"][living], expected, rtol=1e-6, atol=1e-6)
+
+
+def share_by_hand(model: Branching, image: Tensor, channel: int, y: int, x: int) -> Tensor:
+    """Of the five units of ``right`` in a response of ``last``, window by window."""
+    with torch.no_grad():
+        first = F.relu(model.first(image[None].double()))
+        right = F.max_pool2d(model.right(first).relu(), 2)[0, :, y : y + 3, x : x + 3]
+        return (model.last.weight[channel, 4:] * right).sum(dim=(1, 2))
+
+
+def test_a_share_is_what_the_window_of_a_unit_adds() -> None:
+    model, images = branching(bias=True), images_of()
+    result = scan(model, images, "last", k=2)
+    unit = result["last"].strongest()[0]
+    own = links(model, images, result, {"last": [unit]})
+    top = result["last"].top
+    expected = torch.zeros(5, dtype=torch.float64)
+    for image, (y, x) in zip(top.images[unit].tolist(), top.positions[unit].tolist(), strict=True):
+        expected += share_by_hand(model, images[image], unit, y, x) / 2
+    table = own.shares["last"]["right"][unit]
+    assert table.any()
+    torch.testing.assert_close(table, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_what_biases_add_is_the_rest() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)).double().eval()
+    images = images_of()
+    result = scan(model, images, "1", k=2)
+    own = links(model, images, result)
+    bias = model[1].bias.detach()
+    living = ~result["1"].statistics.dead
+    assert living.any()
+    torch.testing.assert_close(own.rests["1"][living], bias[living])
+
+
+def test_a_planted_network_is_read_back() -> None:
+    """A unit that is made of two others, of which one takes from it."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model[0].weight.copy_(torch.rand(model[0].weight.shape, generator=generator()))
+        model[2].weight[1, 3] = 2.0
+        model[2].weight[1, 5] = -0.5
+        model[2].weight[2, 5] = 1.0
+    images = images_of()
+    own = links(model, images, scan(model, images, "0, 2", k=3))
+    assert [link.unit for link in own.exciting(Unit("2", 1))] == [Unit("0", 3)]
+    assert [link.unit for link in own.inhibiting(Unit("2", 1))] == [Unit("0", 5)]
+    assert [link.unit for link in own.feeding(Unit("0", 5))] == [Unit("2", 2)]
+    assert own.feeding(Unit("0", 5))[0].share == pytest.approx(1)
+    assert not own.feeding(Unit("0", 0))
+    assert not own.exciting(Unit("2", 0)), "it is dead"
+    rows = own.rows()
+    assert {key: rows[0][key] for key in ("layer", "unit", "before", "unit before")} == {
+        "layer": "2",
+        "unit": 1,
+        "before": "0",
+        "unit before": 3,
+    }
+
+
+def test_layers_without_links_are_named() -> None:
+    model, images = branching(), images_of()
+    result = scan(model, images, "last, norm", k=2)
+    own = links(model, images, result)
+    assert set(own.shares) == {"last"}
+    with pytest.raises(LayerError, match="'norm' has no links"):
+        links(model, images, result, {"norm": [0]})
+    with pytest.raises(UnitError, match="channel 6"):
+        links(model, images, result, {"last": [6]})
+    with pytest.raises(LayerError, match="no links of layer 'head'"):
+        own.exciting(Unit("head", 0))
+
+
+def test_the_bundled_network() -> None:
+    from featviz.data import SyntheticImages
+    from featviz.models import MINI_PREPROCESS
+
+    model = load_model("zfmini")
+    images = open_images(SyntheticImages(12), MINI_PREPROCESS)
+    result: Scan = scan(model, images, "conv", k=3)
+    own = links(model, images, result, {"conv3": [0, 5], "conv5": [2]})
+    for name, channels in {"conv3": [0, 5], "conv5": [2]}.items():
+        for channel in channels:
+            total = sum(float(table[channel].sum()) for table in own.shares[name].values())
+            response = float(own.responses[name][channel])
+            assert total + float(own.rests[name][channel]) == pytest.approx(response, rel=1e-5)
