@@ -6,9 +6,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from laws import generator, randn, untouched
+from matplotlib.text import Text
 from torch import Tensor, nn
 
-from featviz import Images, LayerError, Scan, Unit, UnitError, links, open_images, scan
+from featviz import (
+    Images,
+    LayerError,
+    Scan,
+    Unit,
+    UnitError,
+    UsageError,
+    figures,
+    links,
+    open_images,
+    project_exemplars,
+    scan,
+)
 from featviz.models import load_model
 
 
@@ -166,3 +179,21 @@ def test_the_bundled_network() -> None:
             total = sum(float(table[channel].sum()) for table in own.shares[name].values())
             response = float(own.responses[name][channel])
             assert total + float(own.rests[name][channel]) == pytest.approx(response, rel=1e-5)
+
+
+def test_a_figure_of_a_unit_and_its_links() -> None:
+    model, images = branching(), images_of()
+    result = scan(model, images, "first, left, right, last", k=2)
+    own = links(model, images, result)
+    unit = Unit("last", result["last"].strongest()[0])
+    shown = [
+        project_exemplars(model, images, result[name], channels, rule="gradient")
+        for name, channels in own.linked(unit, 3).items()
+    ]
+    figure = figures.links(own, unit, shown, n=3, heading="tiny")
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    link = own.exciting(unit)[0]
+    assert any(f"{100 * link.share:+.0f}% {link.unit.layer}:" in text for text in texts)
+    assert any("units that inhibit it" in text for text in texts) == bool(own.inhibiting(unit, 3))
+    with pytest.raises(UsageError, match="no exemplars of unit"):
+        figures.links(own, unit, shown[:1], n=3)

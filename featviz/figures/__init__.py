@@ -20,6 +20,7 @@ from featviz.figures.tracks import evolution, settling
 from featviz.figures.trust import convergence, networks, randomisation
 from featviz.figures.tuning_curves import tuning
 from featviz.figures.unit_damage import unit_ablation
+from featviz.figures.unit_links import links
 
 __all__ = [
     "DPI",
@@ -41,6 +42,7 @@ __all__ = [
     "grid",
     "invariance",
     "layer_probe",
+    "links",
     "map_sizes",
     "networks",
     "occlusion",

@@ -82,6 +82,14 @@ class Links:
         links.sort(key=lambda link: -link.share)
         return [link for link in links[:n] if link.share > 0]
 
+    def linked(self, unit: Unit, n: int = 5) -> dict[str, list[int]]:
+        """The unit and all that it is linked with, as channels by layer: those to be projected."""
+        links = [*self.exciting(unit, n), *self.inhibiting(unit, n), *self.feeding(unit, n)]
+        channels: dict[str, set[int]] = {}
+        for other in [unit, *(link.unit for link in links)]:
+            channels.setdefault(other.layer, set()).add(other.channel)
+        return {name: sorted(own) for name, own in channels.items()}
+
     def rows(self) -> list[dict[str, Any]]:
         """A row for each of the five links that excite and the five that inhibit each unit."""
         rows = []
