@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from featviz.methods.correspondence import Correspondence, correspondence
     from featviz.methods.equivariance import equivariance
     from featviz.methods.evolve import Evolution, Track, evolve
+    from featviz.methods.explain import explain
     from featviz.methods.links import links
     from featviz.methods.merge import merge
     from featviz.methods.occlude import OcclusionMaps, occlude
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from featviz.records.ablation import Ablation
     from featviz.records.checks import Checks
     from featviz.records.exemplars import Exemplars
+    from featviz.records.explanation import Explanation
     from featviz.records.layer_scan import LayerScan
     from featviz.records.links import Links
     from featviz.records.listing import Listing, Skipped
@@ -91,6 +93,7 @@ else:
             "methods.correspondence": ["Correspondence", "correspondence"],
             "methods.equivariance": ["equivariance"],
             "methods.evolve": ["Evolution", "Track", "evolve"],
+            "methods.explain": ["explain"],
             "methods.links": ["links"],
             "methods.merge": ["merge"],
             "methods.occlude": ["OcclusionMaps", "occlude"],
@@ -104,6 +107,7 @@ else:
             "records.ablation": ["Ablation"],
             "records.checks": ["Checks"],
             "records.exemplars": ["Exemplars"],
+            "records.explanation": ["Explanation"],
             "records.links": ["Links"],
             "records.listing": ["Listing", "Skipped"],
             "records.responses": ["Responses"],
@@ -120,12 +124,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Ablation", "Activations", "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars",
-    "FeatvizError", "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Links", "Listing", "ModelError",
+    "Explanation", "FeatvizError", "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Links", "Listing", "ModelError",
     "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Responses", "Rotate",
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
     "ablate", "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
-    "dictionaries", "directions", "edit", "edits", "equivariance", "evolve", "figures", "gallery",
+    "dictionaries", "directions", "edit", "edits", "equivariance", "evolve", "explain", "figures", "gallery",
     "links", "load_model", "load_weights", "merge", "occlude",
     "open_images", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
     "responses", "scan", "sweep", "watch",

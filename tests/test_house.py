@@ -47,7 +47,10 @@ DRAWING = {"figures", "cli"}
 SPEAKING = {"cli", "__main__"}
 BASES = {"methods.fill", "methods.transforms"}
 """What several methods stand on."""
-COMPOSED = {"methods.evolve": {"methods.scan", "methods.project_exemplars", "methods.responses"}}
+COMPOSED = {
+    "methods.evolve": {"methods.scan", "methods.project_exemplars", "methods.responses"},
+    "methods.explain": {"methods.project"},
+}
 """The one method that is made of others."""
 PACKAGES = (
     "featviz",

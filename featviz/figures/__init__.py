@@ -9,6 +9,7 @@ from featviz.figures.attribution_maps import attributions
 from featviz.figures.counts import Strided, sharing, strides
 from featviz.figures.curves import SweptTransform, correspondence, equivariance, invariance
 from featviz.figures.exemplars import grid, overview
+from featviz.figures.explanation import explain
 from featviz.figures.filters import first_layer
 from featviz.figures.maps import LayerMaps, activation_maps, filters_and_maps, map_sizes
 from featviz.figures.occlusion_maps import OccludedImage, occlusion
@@ -37,6 +38,7 @@ __all__ = [
     "correspondence",
     "equivariance",
     "evolution",
+    "explain",
     "filters_and_maps",
     "first_layer",
     "grid",
