@@ -31,8 +31,10 @@ from featviz import (
     LayerScan,
     Preprocess,
     Scan,
+    Unit,
     cli,
     gallery,
+    links,
     open_images,
     project_exemplars,
 )
@@ -1076,3 +1078,20 @@ def test_a_rule_without_meaning_is_left_out_by_default_and_the_reason_given(tmp_
     assert "rule 'lrp' has no meaning at softplus" in reason
     with pytest.raises(RuleError, match="softplus"):
         gallery.build(result, model, images, tmp_path, rules=["lrp"])
+
+
+def test_units_name_what_they_are_made_of(made: Made, built: Path) -> None:
+    model, images, result = made
+    own = links(model, images, result)
+    page = data_of(built / "layer-001.html")
+    for unit in page["sides"][0]["units"]:
+        expected = own.exciting(Unit("conv2", unit["unit"]))
+        assert [link[:2] for link in unit["links"]["excite"]] == [
+            [link.unit.layer, link.unit.channel] for link in expected
+        ]
+        for link, other in zip(unit["links"]["excite"], expected, strict=True):
+            assert link[2] == pytest.approx(other.share, rel=1e-3)
+        assert all(link[2] < 0 for link in unit["links"]["inhibit"])
+    first = data_of(built / "layer-000.html")["sides"][0]["units"]
+    assert not any(unit["links"]["excite"] for unit in first), "there is nothing before"
+    assert any(unit["links"]["feed"] for unit in first)

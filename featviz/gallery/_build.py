@@ -13,19 +13,28 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from featviz.errors import RecordError, UsageError
+from featviz.errors import LayerError, RecordError, UsageError
 from featviz.files import write_atomic
 from featviz.forward import Forward, check_module
 from featviz.gallery import site, sprites
 from featviz.gallery._rules import default_rules
 from featviz.gallery._trust import marks, trust
 from featviz.gallery._units import Units, filters_of
-from featviz.gallery.numbers import front_units, layer_numbers, optional_text, text, unit_numbers
+from featviz.gallery.numbers import (
+    front_units,
+    layer_numbers,
+    link_numbers,
+    optional_text,
+    text,
+    unit_numbers,
+)
 from featviz.images import Images, open_images
 from featviz.methods._backproject import MEMORY
+from featviz.methods.links import links
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.exemplars import Exemplars
-from featviz.records.layer_scan import LayerScan
+from featviz.records.layer_scan import LayerScan, has_positions
+from featviz.records.links import Links
 from featviz.records.listing import Listing
 from featviz.records.scan import Scan
 from featviz.rules import check_rule
@@ -116,8 +125,21 @@ def build(
     blocks = sprites.block_names(chosen_rules, views)
     identity = _identity(result, chosen_rules, blocks, title, full_fields)
     record = _begun(result, folder, identity, chosen_rules, blocks, title, command, fresh)
+    found = None
+    if not all(entry["done"] for entry in record["layers"]):
+        found = _links(result, model, data, forward, progress)
     work = _Work(
-        result, model, data, folder, chosen_rules, views, full_fields, memory, progress, forward
+        result,
+        model,
+        data,
+        folder,
+        chosen_rules,
+        views,
+        full_fields,
+        memory,
+        progress,
+        forward,
+        found,
     )
     for entry, layer_scan in zip(record["layers"], result.values(), strict=True):
         if not entry["done"]:
@@ -156,6 +178,19 @@ def is_finished(
     if record is None or record["identity"] != _identity(result, rules, blocks, title, full_fields):
         return False
     return all(layer["done"] for layer in record["layers"])
+
+
+def _links(
+    result: Scan, model: nn.Module, data: Images, forward: Forward | None, progress: bool
+) -> Links | None:
+    """Which units make up which; None where no layer of the scan is linear in what it is given, or
+    exemplars are of no position."""
+    if not all(has_positions(own.score, own.layer) for own in result.values()):
+        return None
+    try:
+        return links(model, data, result, forward=forward, progress=progress)
+    except LayerError:
+        return None
 
 
 def _checked_rules(rules: Sequence[str]) -> list[str]:
@@ -289,6 +324,7 @@ class _Work:
     memory: int
     progress: bool
     forward: Forward | None
+    links: Links | None
 
     def make_layer(self, layer_scan: LayerScan, entry: Record, record: Record) -> None:
         """Write all files of a layer, and note it in ``entry``, its part of the record.
@@ -334,6 +370,8 @@ class _Work:
         if units.filters is not None:
             picture = sprites.packed(units.filters[channel], crisp=True)
             numbers["weights"] = sprites.address(picture)
+        if self.links is not None and layer_scan.layer.name in self.links.shares:
+            numbers["links"] = link_numbers(self.links, layer_scan.layer.unit(channel))
         units.numbers.append(numbers)
         if channel in units.shown:
             side = sprites.STRIP_SIDE

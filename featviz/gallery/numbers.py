@@ -10,7 +10,8 @@ from typing import Any
 from featviz.geometry import Number
 from featviz.records.exemplars import Exemplars
 from featviz.records.layer_scan import LayerScan
-from featviz.units import Layer
+from featviz.records.links import Links
+from featviz.units import Layer, Unit
 
 
 def layer_numbers(layer_scan: LayerScan) -> dict[str, Any]:
@@ -72,6 +73,22 @@ def unit_numbers(layer_scan: LayerScan, exemplars: Exemplars, row: int) -> dict[
         "exemplars": [_exemplar_numbers(exemplars, row, rank) for rank in ranks],
         "silent": _silent(exemplars, row, ranks),
     }
+
+
+def link_numbers(links: Links, unit: Unit) -> dict[str, Any]:
+    """The units that excite and inhibit one, and those that it feeds: of each kind at most five, with
+    layer, unit and share."""
+    kinds = {
+        "excite": links.exciting(unit),
+        "inhibit": links.inhibiting(unit),
+        "feed": links.feeding(unit),
+    }
+    numbers = {}
+    for kind, own in kinds.items():
+        numbers[kind] = [
+            [text(link.unit.layer), link.unit.channel, rounded(link.share)] for link in own
+        ]
+    return numbers
 
 
 def _silent(exemplars: Exemplars, row: int, ranks: list[int]) -> dict[str, int]:
