@@ -197,6 +197,17 @@ def add_output(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help=text)
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint."""
+    parser.add_argument(
+        "--checkpoint",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="time between writes of the record: what a killed process loses (default: 60)",
+    )
+
+
 def positive(text: str) -> int:
     """A whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
@@ -209,6 +220,17 @@ def natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or above")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
 
 
 def height_width(text: str) -> tuple[int, int]:
@@ -307,6 +329,7 @@ def scanned(
     forward: Forward | None = None,
     shard: tuple[int, int] | None = None,
     progress: bool = True,
+    checkpoint: float = 60.0,
 ) -> Scan:
     """The scan that the arguments ask for, gone on with where ``out`` has the beginning of it;
     ``check`` is called with its layers before any image is looked at."""
@@ -327,6 +350,7 @@ def scanned(
         shard=shard,
         out=out,
         resume=not args.fresh,
+        checkpoint=checkpoint,
         strict=args.strict,
         sources=sources,
         check=check,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from featviz.cli.arguments import (
+    add_checkpoint,
     add_image_arguments,
     add_k,
     add_layers,
@@ -62,6 +63,7 @@ def register(commands: Any) -> None:
         action="store_true",
         help="go on with the record that is there (which is done without this, too)",
     )
+    add_checkpoint(parser)
     add_output(parser, "folder for the record (default: outputs/MODEL-scan)")
     parser.set_defaults(
         run=run, goes_on="What was scanned is kept: the same command goes on from there."
@@ -106,6 +108,7 @@ def _scanned(
         forward=forward,
         shard=shard,
         progress=progress,
+        checkpoint=args.checkpoint,
     )
 
 
@@ -128,6 +131,7 @@ def _among_ranks(args: argparse.Namespace, out: Path, rank: int, ranks: int) -> 
                 forward=forward,
                 shard=(i, n),
                 progress=rank == 0,
+                checkpoint=args.checkpoint,
             )
         torch.distributed.barrier()
         if rank == 0:

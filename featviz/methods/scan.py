@@ -21,7 +21,7 @@ from featviz.forward import Forward
 from featviz.hooks import evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._inputs import fingerprints, input_shape_of, with_units
+from featviz.methods._inputs import check_seconds, fingerprints, input_shape_of, with_units
 from featviz.methods._numbers import Numbers
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._shards import check_shard, folder_of, range_of
@@ -33,8 +33,6 @@ from featviz.records.scan import MANIFEST, Scan
 from featviz.records.statistics import Statistics
 from featviz.records.topk import IN_REACH, TopK
 from featviz.units import Layer, LayersLike
-
-SAVE_EVERY = 60.0  # seconds of work that an interruption of the worst kind can cost
 
 
 @torch.inference_mode(False)  # under which receptive fields cannot be measured
@@ -51,6 +49,7 @@ def scan(
     shard: tuple[int, int] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    checkpoint: float = 60.0,
     strict: bool = False,
     sources: dict[str, str] | None = None,
     check: Callable[[list[Layer]], None] | None = None,
@@ -82,10 +81,12 @@ def scan(
             rounding in the network.
         shard: (i, n): only the images of shard i of n, from 0. Shards are of whole batches, so that
             merged they have the bits of one scan. ``out`` is the folder of all of them; see `merge`.
-        out: folder where the record is written, at the end, every minute, and when interrupted.
+        out: folder where the record is written, at the end, at checkpoints, and when interrupted.
             Where another process scans to it, that is waited for, and a warning says so.
         resume: go on from the record in ``out``, if there is one, made from the same model, images,
             layers, k, score and forward. Images that were skipped are tried again where their files have changed.
+        checkpoint: seconds after which the record is written again: what is lost at most, with a batch,
+            where the process is killed. Above 0; ``float("inf")``: only at the end and when interrupted.
         strict: raise on the first image that cannot be read, instead of skipping and counting it.
         sources: free text about model and data, kept in the record.
         check: called with the layers once they are known and before any image is looked at; it may
@@ -101,7 +102,8 @@ def scan(
             when it is read again.
         RecordError: ``out`` holds the record of something else.
         NumberError: an activation that is not a number; the message names layer and image.
-        UsageError: ``batch_size`` or ``k`` below 1, no such score, ``net`` of another size, or ``resume`` without ``out``.
+        UsageError: ``batch_size`` or ``k`` below 1, ``checkpoint`` not above 0, no such score, ``net`` of
+            another size, or ``resume`` without ``out``.
 
     Source: Zeiler & Fergus, section 4.1 and figure 2.
 
@@ -122,6 +124,7 @@ def scan(
         raise UsageError("resume=True: give the folder of the record to go on from", "out")
     scored = _scored(score)
     check_shard(shard, out)
+    check_seconds(checkpoint)
     data = open_images(images)
     state, net = _begin(model, data, layers, k, name_of(score), sources or {}, net, forward)
     if shard is not None:
@@ -130,7 +133,7 @@ def scan(
     if check is not None:
         check(chosen)
     reader = SteadyReader(model, chosen, list(net.values()), batch_size, forward)
-    run = _Run(reader, data, batch_size, out, shard, strict, scored)
+    run = _Run(reader, data, batch_size, out, shard, checkpoint, strict, scored)
     if run.out is None:
         return _finished(run, state, resume, progress)
     with claimed(run.out):
@@ -220,6 +223,7 @@ class _Run:
         batch_size: int,
         out: str | Path | None,
         shard: tuple[int, int] | None,
+        checkpoint: float,
         strict: bool,
         score: Callable[[Tensor], Tensor] | None,
     ) -> None:
@@ -232,6 +236,7 @@ class _Run:
         if self.out is not None and shard is not None:
             self.listing_in = self.out
             self.out = folder_of(self.out, shard)
+        self.checkpoint = checkpoint
         self.strict = strict
         self.score = score
         self.parameter = parameter_of(self.model)
@@ -323,7 +328,7 @@ class _Run:
         self.skipped.append(Skipped(self.data.keys[index], str(error), index))
 
     def _save_sometimes(self, state: Scan) -> None:
-        if self.out is not None and time.monotonic() - self.saved > SAVE_EVERY:
+        if self.out is not None and time.monotonic() - self.saved >= self.checkpoint:
             self.numbers.check()
             self.checked = state
             self.save(state)
