@@ -18,6 +18,7 @@ from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.images import Images
 from featviz.images.preprocess import DECODES
+from featviz.methods._arithmetic import Arithmetic
 from featviz.methods._backproject import MEMORY
 from featviz.methods._reductions import reduction_of
 from featviz.methods.scan import scan
@@ -27,6 +28,8 @@ from featviz.records.scan import MANIFEST, Scan
 from featviz.rules import RULES, check_rule
 from featviz.units import Layer
 from featviz.views import VIEWS, check_views
+
+_USUAL = Arithmetic()
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -330,6 +333,7 @@ def scanned(
     shard: tuple[int, int] | None = None,
     progress: bool = True,
     checkpoint: float = 60.0,
+    arithmetic: Arithmetic = _USUAL,
 ) -> Scan:
     """The scan that the arguments ask for, gone on with where ``out`` has the beginning of it;
     ``check`` is called with its layers before any image is looked at."""
@@ -351,6 +355,8 @@ def scanned(
         out=out,
         resume=not args.fresh,
         checkpoint=checkpoint,
+        precision=arithmetic.precision,
+        channels_last=arithmetic.channels_last,
         strict=args.strict,
         sources=sources,
         check=check,

@@ -21,6 +21,7 @@ from featviz.forward import Forward
 from featviz.hooks import evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
+from featviz.methods._arithmetic import Arithmetic
 from featviz.methods._inputs import check_seconds, fingerprints, input_shape_of, with_units
 from featviz.methods._numbers import Numbers
 from featviz.methods._reductions import Reduction, name_of, reduction_of
@@ -45,6 +46,8 @@ def scan(
     score: Reduction = "max",
     net: Anatomy | None = None,
     forward: Forward | None = None,
+    precision: str = "float32",
+    channels_last: bool = False,
     batch_size: int = 32,
     shard: tuple[int, int] | None = None,
     out: str | Path | None = None,
@@ -77,6 +80,11 @@ def scan(
         net: `anatomy` of this model for images of this size, for callers who scan often; None: it is
             made.
         forward: how the model is called, as of `read`; None: ``model(images)``.
+        precision: ``float32``: as the model and torch are set (on NVIDIA GPUs torch's convolutions are
+            TF32 unless told otherwise); ``bf16``: under autocast to bfloat16, which has 8 bits: close
+            responses can change their order, and projections take full images; ``tf32``: matrix products
+            too are TF32. The record says it, and is not gone on with in another.
+        channels_last: lay out images, not weights, with their channels last; it changes rounding alone.
         batch_size: images per forward pass. It does not change which exemplars there are but for
             rounding in the network.
         shard: (i, n): only the images of shard i of n, from 0. Shards are of whole batches, so that
@@ -103,7 +111,7 @@ def scan(
         RecordError: ``out`` holds the record of something else.
         NumberError: an activation that is not a number; the message names layer and image.
         UsageError: ``batch_size`` or ``k`` below 1, ``checkpoint`` not above 0, no such score, ``net`` of
-            another size, or ``resume`` without ``out``.
+            another size, a ``precision`` that there is not, or ``resume`` without ``out``.
 
     Source: Zeiler & Fergus, section 4.1 and figure 2.
 
@@ -125,8 +133,11 @@ def scan(
     scored = _scored(score)
     check_shard(shard, out)
     check_seconds(checkpoint)
+    arithmetic = Arithmetic(precision, channels_last)
+    arithmetic.check(parameter_of(model))
     data = open_images(images)
     state, net = _begin(model, data, layers, k, name_of(score), sources or {}, net, forward)
+    state = state.computed(precision, channels_last)
     if shard is not None:
         state = replace(state, shard=range_of(shard, len(data), batch_size))
     chosen = [layer_scan.layer for layer_scan in state.values()]
@@ -134,6 +145,7 @@ def scan(
         check(chosen)
     reader = SteadyReader(model, chosen, list(net.values()), batch_size, forward)
     run = _Run(reader, data, batch_size, out, shard, checkpoint, strict, scored)
+    run.arithmetic = arithmetic
     if run.out is None:
         return _finished(run, state, resume, progress)
     with claimed(run.out):
@@ -243,6 +255,7 @@ class _Run:
         self.shape = input_shape_of(data)
         self.skipped: list[Skipped] = []
         self.numbers = Numbers(data.keys)
+        self.arithmetic = Arithmetic()
         self.most = batch_size  # images that fit into the device's memory at once
         self.checked: Scan | None = None  # the last state without NaN
         self.saved = time.monotonic()
@@ -371,7 +384,9 @@ class _Run:
             statistics[name] = before.statistics.update(peaks)
 
         x = self.data.preprocess.normalize(batch).to(self.parameter)
-        self.reader.read(x, reduce)
+        x = self.arithmetic.laid_out(x)
+        with self.arithmetic.block(x.device):
+            self.reader.read(x, self.arithmetic.reduced(reduce))
         if self.parameter.device.type in IN_REACH:
             self.numbers.check()
         return state.with_progress(top, statistics, position, list(self.skipped))
