@@ -98,9 +98,8 @@ def test_a_copy_of_the_folder_at_any_flush_goes_on(
         shutil.copytree(folder, copies[-1])
         return path
 
-    monkeypatch.setattr(module, "SAVE_EVERY", -1.0)
     monkeypatch.setattr(module, "save_manifest", copied)
-    expected = recorded(tmp_path / "out")
+    expected = recorded(tmp_path / "out", checkpoint=1e-9)
     monkeypatch.setattr(module, "save_manifest", save)
     assert len(copies) == 7  # each batch, and the end
     for folder in copies:
@@ -122,8 +121,9 @@ def test_sigkill_loses_at_most_what_is_behind_the_last_flush(tmp_path: Path) -> 
             def __getitem__(self, i):
                 time.sleep(0.02)
                 return super().__getitem__(i)
-        module.SAVE_EVERY = 0.0
-        module.responses(plain(), Slow(), ["0", "3", "4"], batch_size=4, out=sys.argv[1])
+        module.responses(
+            plain(), Slow(), ["0", "3", "4"], batch_size=4, out=sys.argv[1], checkpoint=1e-9
+        )
     """
     out = tmp_path / "killed"
     tests = Path(__file__).parent

@@ -402,12 +402,11 @@ def test_a_nan_that_is_noticed_late_is_not_saved(
 ) -> None:
     """On a GPU, at the next checkpoint: the record stays as it was at the one before."""
     monkeypatch.setattr(scan_module, "IN_REACH", set())
-    monkeypatch.setattr(scan_module, "SAVE_EVERY", -1.0)
     pixels = randn(12, 3, 16, 16).sigmoid()
     pixels[9, 0, 0, 0] = 1
     model = Poisoned()
     with pytest.raises(NumberError, match=r"layer '.*' gives NaN on image"):
-        scan(model, open_images(pixels), "*", batch_size=4, out=tmp_path)
+        scan(model, open_images(pixels), "*", batch_size=4, out=tmp_path, checkpoint=1e-9)
     saved = Scan.load(tmp_path)
     assert saved.done == 8
     for layer_scan in saved.values():

@@ -174,17 +174,15 @@ PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import featviz.methods.scan as module
 import time
 from samples import Samples, scanned
-sys.modules["featviz.methods.scan"].SAVE_EVERY = 0.0
 class Slow(Samples):
     def __getitem__(self, i):
         time.sleep(0.01)
         return super().__getitem__(i)
 i, n = int(sys.argv[3]), int(sys.argv[4])
 print("begins", flush=True)
-scanned(Slow(), batch_size=3, shard=(i, n), out=Path(sys.argv[2]), resume=True)
+scanned(Slow(), batch_size=3, shard=(i, n), out=Path(sys.argv[2]), resume=True, checkpoint=1e-9)
 print("ends", flush=True)
 """
 

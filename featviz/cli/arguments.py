@@ -18,6 +18,7 @@ from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.images import Images
 from featviz.images.preprocess import DECODES
+from featviz.methods._arithmetic import Arithmetic
 from featviz.methods._backproject import MEMORY
 from featviz.methods._reductions import reduction_of
 from featviz.methods.scan import scan
@@ -27,6 +28,8 @@ from featviz.records.scan import MANIFEST, Scan
 from featviz.rules import RULES, check_rule
 from featviz.units import Layer
 from featviz.views import VIEWS, check_views
+
+_USUAL = Arithmetic()
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -197,6 +200,17 @@ def add_output(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help=text)
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint."""
+    parser.add_argument(
+        "--checkpoint",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="time between writes of the record: what a killed process loses (default: 60)",
+    )
+
+
 def positive(text: str) -> int:
     """A whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
@@ -209,6 +223,17 @@ def natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or above")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
 
 
 def height_width(text: str) -> tuple[int, int]:
@@ -307,6 +332,8 @@ def scanned(
     forward: Forward | None = None,
     shard: tuple[int, int] | None = None,
     progress: bool = True,
+    checkpoint: float = 60.0,
+    arithmetic: Arithmetic = _USUAL,
 ) -> Scan:
     """The scan that the arguments ask for, gone on with where ``out`` has the beginning of it;
     ``check`` is called with its layers before any image is looked at."""
@@ -327,6 +354,9 @@ def scanned(
         shard=shard,
         out=out,
         resume=not args.fresh,
+        checkpoint=checkpoint,
+        precision=arithmetic.precision,
+        channels_last=arithmetic.channels_last,
         strict=args.strict,
         sources=sources,
         check=check,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from featviz.cli.arguments import (
+    add_checkpoint,
     add_image_arguments,
     add_layers,
     add_model_arguments,
@@ -52,6 +53,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="begin again even if there is a record"
     )
+    add_checkpoint(parser)
     add_output(parser, "folder for the arrays (default: outputs/MODEL-features)")
     parser.set_defaults(
         run=run, goes_on="What was computed is kept: the same command goes on from there."
@@ -83,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
             batch_size=args.batch_size,
             out=out,
             resume=not args.fresh,
+            checkpoint=args.checkpoint,
             strict=args.strict,
             progress=True,
         )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from featviz.cli.arguments import (
+    add_checkpoint,
     add_image_arguments,
     add_k,
     add_layers,
@@ -25,6 +26,7 @@ from featviz.cli.arguments import (
 )
 from featviz.cli.sources import images_from, network_from
 from featviz.errors import UsageError
+from featviz.methods._arithmetic import PRECISIONS, Arithmetic
 from featviz.methods._shards import folder_of, shards_in
 from featviz.methods.merge import merge
 from featviz.records.scan import MANIFEST, Scan
@@ -61,6 +63,18 @@ def register(commands: Any) -> None:
         "--resume",
         action="store_true",
         help="go on with the record that is there (which is done without this, too)",
+    )
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="what the network computes in; bf16 and tf32 are faster and coarser (default: float32)",
+    )
+    parser.add_argument(
+        "--channels-last",
+        action="store_true",
+        help="lay out images with their channels last, which is faster on some devices",
     )
     add_output(parser, "folder for the record (default: outputs/MODEL-scan)")
     parser.set_defaults(
@@ -106,7 +120,13 @@ def _scanned(
         forward=forward,
         shard=shard,
         progress=progress,
+        checkpoint=args.checkpoint,
+        arithmetic=_arithmetic(args),
     )
+
+
+def _arithmetic(args: argparse.Namespace) -> Arithmetic:
+    return Arithmetic(args.precision, args.channels_last)
 
 
 def _among_ranks(args: argparse.Namespace, out: Path, rank: int, ranks: int) -> None:
@@ -128,6 +148,8 @@ def _among_ranks(args: argparse.Namespace, out: Path, rank: int, ranks: int) -> 
                 forward=forward,
                 shard=(i, n),
                 progress=rank == 0,
+                checkpoint=args.checkpoint,
+                arithmetic=_arithmetic(args),
             )
         torch.distributed.barrier()
         if rank == 0:

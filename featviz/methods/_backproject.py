@@ -40,7 +40,7 @@ _EXTENTS = ("tight", "congruent", "full")
 image, or the full image. What fails is tried again with the next."""
 _BACKWARD = 2  # how much more than its activations a forward and backward pass takes
 _MOST_WAITING = 1024  # crops that wait for others of their size, so that memory stays bounded
-_WRONG = 0.05  # relative difference from the record that no rounding explains
+WRONG = 0.05  # relative difference from the record that no rounding explains
 _REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError)
 """What a model raises that does not take a crop: a fixed size is asserted, or a view does not fit."""
 
@@ -55,12 +55,15 @@ class Settings:
             less, batches are halved.
         noise: over which signals are averaged; responses are those of the image itself.
         forward: how the model is called, as of `read`; None: ``model(images)``.
+        wrong: how far the response of a full image may be from the record, relative to it, before the
+            record is of another network.
     """
 
     rules: Sequence[str]
     memory: int = MEMORY
     noise: Noise = NONE
     forward: Forward | None = None
+    wrong: float = WRONG
 
 
 class Job(NamedTuple):
@@ -297,7 +300,7 @@ class _Engine:
                 failed.append(work)
                 continue
             for r, job in enumerate(work.jobs):
-                if differences[r] > _WRONG:
+                if differences[r] > self.settings.wrong:
                     raise self._other_network(job, float(responses[i, r]))
                 own = {rule: signals[rule][r][i] for rule in self.settings.rules}
                 projected.append(self._projected(work, job, own))

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from featviz.errors import ImageError, LayerError, ModelError
+from featviz.errors import ImageError, LayerError, ModelError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.forward import Forward
 from featviz.images.collection import Images
@@ -110,6 +110,16 @@ def check_rows(name: str, output: Tensor, n: int) -> None:
             f"layer {name!r} gives {rows} rows for {n} images: the model, and the function forward "
             "that calls it, are to give a row for each"
         )
+
+
+def check_seconds(checkpoint: float) -> None:
+    """Make sure that a time between checkpoints is one.
+
+    Raises:
+        UsageError: it is not above 0.
+    """
+    if not checkpoint > 0:
+        raise UsageError(f"checkpoint={checkpoint}: give seconds above 0, such as 60", "checkpoint")
 
 
 def has_classes(output: object) -> bool:

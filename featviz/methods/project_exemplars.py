@@ -27,6 +27,8 @@ from featviz.records.likeness import HIGH
 from featviz.rules import check_rule
 from featviz.units import Unit
 
+_COARSE = 0.25  # relative difference from a record in bf16 that rounding does not explain
+
 
 @torch.inference_mode(False)
 def project_exemplars(
@@ -92,6 +94,8 @@ def project_exemplars(
             f"layer_scan is {layer_scan!r}: give a layer of it, such as result['conv1']"
         )
     layer_scan.check_positions()
+    if layer_scan.precision == "bf16":
+        settings = replace(settings, wrong=_COARSE)
     data = open_images(images)
     check_same_images(data, layer_scan.listing)
     layer = layer_scan.layer

@@ -20,7 +20,7 @@ from featviz.forward import Forward
 from featviz.hooks import evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._inputs import fingerprints, input_shape_of, with_units
+from featviz.methods._inputs import check_seconds, fingerprints, input_shape_of, with_units
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._steady import SteadyReader, check_repeats
 from featviz.records._progress import stale
@@ -35,8 +35,6 @@ from featviz.records.responses import (
 )
 from featviz.units import Layer, LayersLike
 
-SAVE_EVERY = 60.0  # seconds of work that an interruption of the worst kind can cost
-
 
 @torch.inference_mode(False)
 def responses(
@@ -50,6 +48,7 @@ def responses(
     batch_size: int = 32,
     out: str | Path | None = None,
     resume: bool = False,
+    checkpoint: float = 60.0,
     strict: bool = False,
     progress: bool = False,
 ) -> Responses:
@@ -67,11 +66,13 @@ def responses(
         forward: how the model is called, as of `read`; None: ``model(images)``.
         batch_size: images in a forward pass.
         out: a folder where the responses are written as they come, for more than memory holds: an
-            array file (``.npy``) a layer and ``responses.json``. What was done is kept every minute,
-            and when interrupted. Where another process writes to it, that is waited for.
+            array file (``.npy``) a layer and ``responses.json``. What was done is kept at
+            checkpoints, and when interrupted. Where another process writes to it, that is waited for.
         resume: go on from the record in ``out``, if there is one, made from the same model, images,
             layers, reduction, type and forward. Of a reduction that is a function, the name alone is
             compared. Without it a record in ``out`` is replaced.
+        checkpoint: seconds after which the record is written again: what is lost at most, with a batch,
+            where the process is killed. Above 0; ``float("inf")``: only at the end and when interrupted.
         strict: raise on the first image that cannot be read, instead of skipping and counting it.
         progress: show a progress bar.
 
@@ -85,7 +86,7 @@ def responses(
         ImageError: no image can be read, or with ``strict`` one cannot; images differ in size.
         ModelError: with ``out``, the forward is random or depends on the batch.
         RecordError: ``out`` holds the record of something else.
-        UsageError: no such reduction, ``batch_size`` below 1, ``resume`` without ``out``, or a
+        UsageError: no such reduction, ``batch_size`` below 1, ``checkpoint`` not above 0, ``resume`` without ``out``, or a
             function that does not give a row for each image, of one shape and type.
 
     Example:
@@ -96,7 +97,7 @@ def responses(
         >>> responses(load_model("zfmini"), images, "conv2")["conv2"].shape
         torch.Size([5, 48])
     """
-    how = _How(reduce, dtype, batch_size, strict, forward, progress)
+    how = _How(reduce, dtype, batch_size, checkpoint, strict, forward, progress)
     if resume and out is None:
         raise UsageError("resume=True: give the folder of the record to go on from", "out")
     data = open_images(images)
@@ -117,12 +118,14 @@ class _How:
     reduce: Reduction
     dtype: torch.dtype | None
     batch_size: int
+    checkpoint: float
     strict: bool
     forward: Forward | None
     progress: bool
 
     def __post_init__(self) -> None:
         reduction_of(self.reduce)
+        check_seconds(self.checkpoint)
         if self.batch_size < 1:
             raise UsageError(f"batch_size={self.batch_size}: give 1 or more", "batch_size")
 
@@ -263,7 +266,7 @@ class _Run:
             number = (images[-1] - begin) // size + 1
             self.done = min(begin + number * size, n)
             bar.update(self.done - bar.n)
-            if time.monotonic() - self.saved > SAVE_EVERY:
+            if time.monotonic() - self.saved >= self.how.checkpoint:
                 self.save()
         self.done = n
         bar.update(n - bar.n)

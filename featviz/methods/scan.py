@@ -21,7 +21,8 @@ from featviz.forward import Forward
 from featviz.hooks import evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._inputs import fingerprints, input_shape_of, with_units
+from featviz.methods._arithmetic import Arithmetic
+from featviz.methods._inputs import check_seconds, fingerprints, input_shape_of, with_units
 from featviz.methods._numbers import Numbers
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._shards import check_shard, folder_of, range_of
@@ -34,8 +35,6 @@ from featviz.records.statistics import Statistics
 from featviz.records.topk import IN_REACH, TopK
 from featviz.units import Layer, LayersLike
 
-SAVE_EVERY = 60.0  # seconds of work that an interruption of the worst kind can cost
-
 
 @torch.inference_mode(False)  # under which receptive fields cannot be measured
 def scan(
@@ -47,10 +46,13 @@ def scan(
     score: Reduction = "max",
     net: Anatomy | None = None,
     forward: Forward | None = None,
+    precision: str = "float32",
+    channels_last: bool = False,
     batch_size: int = 32,
     shard: tuple[int, int] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    checkpoint: float = 60.0,
     strict: bool = False,
     sources: dict[str, str] | None = None,
     check: Callable[[list[Layer]], None] | None = None,
@@ -78,14 +80,21 @@ def scan(
         net: `anatomy` of this model for images of this size, for callers who scan often; None: it is
             made.
         forward: how the model is called, as of `read`; None: ``model(images)``.
+        precision: ``float32``: as the model and torch are set (on NVIDIA GPUs torch's convolutions are
+            TF32 unless told otherwise); ``bf16``: under autocast to bfloat16, which has 8 bits: close
+            responses can change their order, and projections take full images; ``tf32``: matrix products
+            too are TF32. The record says it, and is not gone on with in another.
+        channels_last: lay out images, not weights, with their channels last; it changes rounding alone.
         batch_size: images per forward pass. It does not change which exemplars there are but for
             rounding in the network.
         shard: (i, n): only the images of shard i of n, from 0. Shards are of whole batches, so that
             merged they have the bits of one scan. ``out`` is the folder of all of them; see `merge`.
-        out: folder where the record is written, at the end, every minute, and when interrupted.
+        out: folder where the record is written, at the end, at checkpoints, and when interrupted.
             Where another process scans to it, that is waited for, and a warning says so.
         resume: go on from the record in ``out``, if there is one, made from the same model, images,
             layers, k, score and forward. Images that were skipped are tried again where their files have changed.
+        checkpoint: seconds after which the record is written again: what is lost at most, with a batch,
+            where the process is killed. Above 0; ``float("inf")``: only at the end and when interrupted.
         strict: raise on the first image that cannot be read, instead of skipping and counting it.
         sources: free text about model and data, kept in the record.
         check: called with the layers once they are known and before any image is looked at; it may
@@ -101,7 +110,8 @@ def scan(
             when it is read again.
         RecordError: ``out`` holds the record of something else.
         NumberError: an activation that is not a number; the message names layer and image.
-        UsageError: ``batch_size`` or ``k`` below 1, no such score, ``net`` of another size, or ``resume`` without ``out``.
+        UsageError: ``batch_size`` or ``k`` below 1, ``checkpoint`` not above 0, no such score, ``net`` of
+            another size, a ``precision`` that there is not, or ``resume`` without ``out``.
 
     Source: Zeiler & Fergus, section 4.1 and figure 2.
 
@@ -122,15 +132,20 @@ def scan(
         raise UsageError("resume=True: give the folder of the record to go on from", "out")
     scored = _scored(score)
     check_shard(shard, out)
+    check_seconds(checkpoint)
+    arithmetic = Arithmetic(precision, channels_last)
+    arithmetic.check(parameter_of(model))
     data = open_images(images)
     state, net = _begin(model, data, layers, k, name_of(score), sources or {}, net, forward)
+    state = state.computed(precision, channels_last)
     if shard is not None:
         state = replace(state, shard=range_of(shard, len(data), batch_size))
     chosen = [layer_scan.layer for layer_scan in state.values()]
     if check is not None:
         check(chosen)
     reader = SteadyReader(model, chosen, list(net.values()), batch_size, forward)
-    run = _Run(reader, data, batch_size, out, shard, strict, scored)
+    run = _Run(reader, data, batch_size, out, shard, checkpoint, strict, scored)
+    run.arithmetic = arithmetic
     if run.out is None:
         return _finished(run, state, resume, progress)
     with claimed(run.out):
@@ -220,6 +235,7 @@ class _Run:
         batch_size: int,
         out: str | Path | None,
         shard: tuple[int, int] | None,
+        checkpoint: float,
         strict: bool,
         score: Callable[[Tensor], Tensor] | None,
     ) -> None:
@@ -232,12 +248,14 @@ class _Run:
         if self.out is not None and shard is not None:
             self.listing_in = self.out
             self.out = folder_of(self.out, shard)
+        self.checkpoint = checkpoint
         self.strict = strict
         self.score = score
         self.parameter = parameter_of(self.model)
         self.shape = input_shape_of(data)
         self.skipped: list[Skipped] = []
         self.numbers = Numbers(data.keys)
+        self.arithmetic = Arithmetic()
         self.most = batch_size  # images that fit into the device's memory at once
         self.checked: Scan | None = None  # the last state without NaN
         self.saved = time.monotonic()
@@ -323,7 +341,7 @@ class _Run:
         self.skipped.append(Skipped(self.data.keys[index], str(error), index))
 
     def _save_sometimes(self, state: Scan) -> None:
-        if self.out is not None and time.monotonic() - self.saved > SAVE_EVERY:
+        if self.out is not None and time.monotonic() - self.saved >= self.checkpoint:
             self.numbers.check()
             self.checked = state
             self.save(state)
@@ -366,7 +384,9 @@ class _Run:
             statistics[name] = before.statistics.update(peaks)
 
         x = self.data.preprocess.normalize(batch).to(self.parameter)
-        self.reader.read(x, reduce)
+        x = self.arithmetic.laid_out(x)
+        with self.arithmetic.block(x.device):
+            self.reader.read(x, self.arithmetic.reduced(reduce))
         if self.parameter.device.type in IN_REACH:
             self.numbers.check()
         return state.with_progress(top, statistics, position, list(self.skipped))

@@ -36,6 +36,7 @@ class LayerScan:
         statistics: of each of its units.
         listing: the images that the indices in ``top`` mean.
         score: what images are ranked by, ``max`` or as `scan` has it. Statistics are of the maxima.
+        precision: what the network computed in, ``float32`` or as `scan` has it.
 
     Example:
         >>> from featviz import load_model, open_images, scan
@@ -55,6 +56,7 @@ class LayerScan:
     statistics: Statistics
     listing: Listing
     score: str = "max"
+    precision: str = "float32"
 
     def __repr__(self) -> str:
         units = f"{self.layer.channels} units, {int(self.statistics.dead.sum())} dead"

@@ -61,7 +61,7 @@ class Scan(Mapping[str, LayerScan]):
         layers: by name.
         listing: the images.
         identity: fingerprints of what the scan was made from: ``model``, ``images``,
-            ``preprocess``, ``layers``, ``k``, ``score``, ``forward``.
+            ``preprocess``, ``layers``, ``k``, ``score``, ``forward``, ``precision``, ``channels_last``.
         ranges: the images looked at so far, as ranges of indices, in order and apart; ``done`` says
             how many these are, ``complete`` whether they are all.
         shard: the range that a shard has to look at; None: all images.
@@ -115,7 +115,16 @@ class Scan(Mapping[str, LayerScan]):
     def __repr__(self) -> str:
         units = sum(layer_scan.layer.channels for layer_scan in self.values())
         images = f"{self.done} of {len(self.listing)} images"
-        return f"<Scan of {len(self)} layers, {units} units, k={self.k}, {images}>"
+        return f"<Scan of {len(self)} layers, {units} units, k={self.k}, {images}{self._how()}>"
+
+    def _how(self) -> str:
+        """In words, how the network computed, if not as usual."""
+        words = ""
+        if self.precision != "float32":
+            words += f", {self.precision}"
+        if self.identity.get("channels_last", False):
+            words += ", channels last"
+        return words
 
     def _repr_html_(self) -> str:
         rows = "".join(_html_row(layer_scan) for layer_scan in self.values())
@@ -170,6 +179,17 @@ class Scan(Mapping[str, LayerScan]):
     def score(self) -> str:
         """What images are ranked by."""
         return str(self.identity.get("score", "max"))
+
+    @property
+    def precision(self) -> str:
+        """What the network computed in, as `scan` has it."""
+        return str(self.identity.get("precision", "float32"))
+
+    def computed(self, precision: str, channels_last: bool) -> Scan:
+        """This scan, of a network that computes so, as `scan` has it."""
+        identity = {**self.identity, "precision": precision, "channels_last": channels_last}
+        layers = {name: replace(own, precision=precision) for name, own in self.items()}
+        return replace(self, identity=identity, layers=layers)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each exemplar of every layer, for a table; see `LayerScan.rows`."""
@@ -376,7 +396,8 @@ def _unpacked(manifest: Entry, folder: Path) -> Scan:
         score = str(identity["score"])
         check_arrays(layer, own, k, ranges, has_positions=has_positions(score, layer))
         statistics = Statistics.from_arrays(counts[i], own)
-        layers[layer.name] = LayerScan(layer, TopK.from_arrays(own), statistics, listing, score)
+        top, precision = TopK.from_arrays(own), str(identity["precision"])
+        layers[layer.name] = LayerScan(layer, top, statistics, listing, score, precision)
     sources = manifest.take("sources", fields.texts)
     if manifest.take("checksum", fields.text) != checksum(manifest.value):
         raise ValueError("the manifest is not as it was written: its checksum is another")
@@ -413,7 +434,7 @@ def _check_mergeable(first: Scan, second: Scan) -> None:
     if differing:
         raise RecordError(
             f"two scans of other {', '.join(dict.fromkeys(differing))} do not merge: scan all shards "
-            "with the same model, weights, images, layers, k and score"
+            "with the same model, weights, images, layers, k, score and precision"
         )
 
 
@@ -423,5 +444,14 @@ def _identity_from(manifest: Entry, names: list[str]) -> tuple[int, dict[str, An
     if identity.value["layers"] != names:
         raise ValueError("identity.layers are not the layers")
     k = identity.take("k", fields.integer(1))
-    # a scan of earlier versions, which knew one score, does not name it, nor how the model was called
-    return k, {"score": "max", "forward": None, **identity.value}
+    # a scan of earlier versions does not name what there was one of
+    earlier: dict[str, Any] = {
+        "score": "max",
+        "forward": None,
+        "precision": "float32",
+        "channels_last": False,
+    }
+    complete = {**earlier, **identity.value}
+    fields.any_of(("float32", "bf16", "tf32"))("precision", complete["precision"])
+    fields.flag("channels_last", complete["channels_last"])
+    return k, complete

@@ -1,0 +1,106 @@
+"""Scans in other precisions and layouts: the record says it, and the model and torch stay as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from laws import same_bits, untouched
+from nets import plain
+from samples import Samples, same_scan, scanned
+
+from featviz import Scan, cli, project_exemplars
+from featviz.errors import RecordError, UsageError
+from featviz.methods._arithmetic import Arithmetic
+
+
+def test_bf16_is_what_autocast_gives_and_is_recorded(tmp_path: Path) -> None:
+    data, model = Samples(), plain()
+    with untouched(model):
+        result = scanned(data, model, precision="bf16", out=tmp_path, batch_size=23)
+    x = torch.stack([data[i] for i in range(len(data))])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        maps = model(x)
+    assert maps.dtype == torch.bfloat16
+    strongest = maps.float().amax(dim=(2, 3)).amax(dim=0)
+    assert same_bits(result["4"].top.scores[:, 0], strongest)
+    assert result["4"].statistics.maximum.dtype == torch.float32
+    assert repr(result).endswith("23 of 23 images, bf16>")
+    loaded = Scan.load(tmp_path)
+    assert same_scan(loaded, result)
+    assert (loaded.precision, loaded["4"].precision) == ("bf16", "bf16")
+
+
+def test_channels_last_changes_no_whole_number() -> None:
+    model = plain()
+    with untouched(model):
+        result = scanned(model=model, channels_last=True)
+    assert repr(result).endswith("images, channels last>")
+    for name, layer_scan in scanned().items():
+        assert same_bits(result[name].top.scores, layer_scan.top.scores)
+        assert same_bits(result[name].top.positions, layer_scan.top.positions)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "bf16"}, 'precision was "float32", is "bf16"'),
+        ({"channels_last": True}, "channels_last was false, is true"),
+    ],
+)
+def test_a_record_of_another_is_refused(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    first = scanned(out=tmp_path, shard=(0, 2), batch_size=4)
+    with pytest.raises(RecordError, match=message):
+        scanned(out=tmp_path, shard=(0, 2), batch_size=4, resume=True, **options)
+    with pytest.raises(RecordError, match="two scans of other"):
+        first.merge(scanned(shard=(1, 2), batch_size=4, **options))
+
+
+def test_exemplars_of_bf16_are_projected_as_those_of_full_images() -> None:
+    data, model = Samples(), plain()
+    result = scanned(data, model, precision="bf16")
+    exemplars = project_exemplars(model, data, result["4"])
+    expected = project_exemplars(model, data, scanned(data, model)["4"])
+    same = (exemplars.images == expected.images).all(dim=1) & ~exemplars.dead
+    same &= (exemplars.boxes == expected.boxes).flatten(1).all(dim=1)
+    assert same.any()
+    ours, theirs = (e.projections["deconvnet"] for e in (exemplars, expected))
+    for i in same.nonzero().flatten().tolist():
+        assert same_bits(ours[i], theirs[i])
+
+
+def test_what_a_model_cannot_have() -> None:
+    with pytest.raises(UsageError, match="precision='fp16': give one of float32, bf16, tf32"):
+        scanned(precision="fp16")
+    with pytest.raises(UsageError, match="the model is float64, and only a float32 model"):
+        scanned(model=plain().double(), precision="bf16")
+    with pytest.raises(UsageError, match="the model is on cpu, and only NVIDIA GPUs"):
+        scanned(precision="tf32")
+
+
+@pytest.mark.parametrize("before", [(False, True), (True, False), (False, False)])
+def test_torch_is_left_as_it_was_by_tf32(before: tuple[bool, bool]) -> None:
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    usual = products.allow_tf32, convolutions.allow_tf32
+    try:
+        products.allow_tf32, convolutions.allow_tf32 = before
+        with Arithmetic("tf32").block(torch.device("cuda")):
+            assert getattr(products, "fp32_precision", "tf32") == "tf32"
+        assert (products.allow_tf32, convolutions.allow_tf32) == before
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = usual
+
+
+def test_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["scan", "--limit", "4", "--layers", "conv1", "--out", str(tmp_path), "--device", "cpu"]
+    assert cli.main([*small, "--precision", "bf16", "--channels-last"]) == 0
+    identity = Scan.load(tmp_path).identity
+    assert (identity["precision"], identity["channels_last"]) == ("bf16", True)
+    assert cli.main(small) == 1
+    assert 'precision was "bf16", is "float32"' in capsys.readouterr().err
+    assert cli.main([*small, "--precision", "tf32", "--fresh"]) == 1
+    assert "(--precision, --device)" in capsys.readouterr().err
