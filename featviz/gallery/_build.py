@@ -125,9 +125,9 @@ def build(
     blocks = sprites.block_names(chosen_rules, views)
     identity = _identity(result, chosen_rules, blocks, title, full_fields)
     record = _begun(result, folder, identity, chosen_rules, blocks, title, command, fresh)
-    found = None
+    unit_links = None
     if not all(entry["done"] for entry in record["layers"]):
-        found = _links(result, model, data, forward, progress)
+        unit_links = _links(result, model, data, forward, progress)
     work = _Work(
         result,
         model,
@@ -139,7 +139,7 @@ def build(
         memory,
         progress,
         forward,
-        found,
+        unit_links,
     )
     for entry, layer_scan in zip(record["layers"], result.values(), strict=True):
         if not entry["done"]:
