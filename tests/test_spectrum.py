@@ -16,6 +16,7 @@ from featviz.records.amplitudes import Amplitudes
 from featviz.records.class_sums import ClassSums
 from featviz.records.image_sample import GROUPS, ImageSample, hash_of
 from featviz.records.position_counts import BINS, PositionCounts, upper_edges
+from featviz.records.spectrum import Spectrum
 
 law = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10**6)
@@ -158,3 +159,31 @@ def test_class_sums_and_amplitudes_are_the_same_of_any_shards(
 def test_amplitudes_of_another_size_do_not_merge() -> None:
     with pytest.raises(UsageError, match="same size"):
         Amplitudes.empty((3, 6, 5)).merge(Amplitudes.empty((1, 6, 5)))
+
+
+@law
+@given(seed=seeds, size=st.integers(1, 12), order=st.randoms(use_true_random=False))
+def test_the_weakest_are_those_of_brute_force_in_any_shards(
+    seed: int, size: int, order: object
+) -> None:
+    maps = some_maps(seed).clamp(-2, 0.5).round()  # with many equal scores
+    peaks = maps.amax(dim=(2, 3))
+    shards = []
+    for start in range(0, 12, size):
+        own = slice(start, start + size)
+        images = list(range(12))[own]
+        empty = Spectrum.empty(3, k=4)
+        shards.append(empty.update(maps[own], peaks[own], peaks[own], images, None))
+    order.shuffle(shards)  # type: ignore[attr-defined]
+    merged = Spectrum.empty(3, k=4)
+    for shard in shards:
+        merged = merged.merge(shard)
+    weakest = merged.weakest
+    for channel in range(3):
+        expected = peaks[:, channel].argsort(stable=True)[:4]
+        assert weakest.images[channel].tolist() == expected.tolist()
+        assert weakest.scores[channel].tolist() == peaks[expected, channel].tolist()
+        for image, (y, x) in zip(expected, weakest.positions[channel].tolist(), strict=True):
+            first = int((maps[image, channel] == peaks[image, channel]).byte().argmax())
+            assert (y, x) == divmod(first, 5)
+    assert not merged.classes.means
