@@ -1,0 +1,72 @@
+"""The mean amplitude spectrum of images, the same whatever the order, batches and shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featviz.errors import UsageError
+
+_UNIT = 2.0**20
+"""An amplitude is rounded to the nearest multiple of 1 / this: amplitudes are at most h * w, so that
+2**24 images of 512 by 512 do not overflow."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Amplitudes:
+    """The sum of the amplitudes of the 2-D Fourier transform of images, color by color.
+
+    Attributes:
+        count: number of images.
+        sums: (colors, h, w // 2 + 1) int64 on the CPU, in multiples of 2**-20, as `torch.fft.rfft2`
+            orders them.
+
+    Source: Fel et al., Unlocking Feature Visualization for Deeper Networks with MAgnitude Constrained
+    Optimization (2023), section 3.
+
+    Example:
+        >>> import torch
+        >>> from featviz.records.amplitudes import Amplitudes
+        >>> Amplitudes.empty((1, 2, 2)).update(torch.ones(3, 1, 2, 2)).mean.tolist()
+        [[[4.0, 0.0], [0.0, 0.0]]]
+    """
+
+    count: int
+    sums: Tensor
+
+    def __repr__(self) -> str:
+        return f"<Amplitudes {tuple(self.sums.shape)} of {self.count} images>"
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int, int]) -> Amplitudes:
+        """Of no image yet, of images (colors, h, w)."""
+        colors, h, w = shape
+        return cls(0, torch.zeros(colors, h, w // 2 + 1, dtype=torch.int64))
+
+    def update(self, images: Tensor) -> Amplitudes:
+        """These, and images (n, colors, h, w) from 0 to 1 on the CPU."""
+        sums = self.sums.clone()
+        for image in images:  # alone, so that no bit depends on its batch
+            amplitude = torch.fft.rfft2(image.double()).abs()
+            sums += (amplitude * _UNIT).round().long()
+        return Amplitudes(self.count + len(images), sums)
+
+    def merge(self, other: Amplitudes) -> Amplitudes:
+        """These and those of other images.
+
+        Raises:
+            UsageError: images of another size.
+        """
+        if self.sums.shape != other.sums.shape:
+            raise UsageError(
+                f"amplitudes {tuple(self.sums.shape)} and {tuple(other.sums.shape)} do not merge: "
+                "take both of images of the same size"
+            )
+        return Amplitudes(self.count + other.count, self.sums + other.sums)
+
+    @property
+    def mean(self) -> Tensor:
+        """(colors, h, w // 2 + 1) float64, the mean amplitude."""
+        return self.sums.double() / _UNIT / max(self.count, 1)

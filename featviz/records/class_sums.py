@@ -1,0 +1,70 @@
+"""The mean maximum of every unit over the images of each class, exact in any order and shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featviz.records.sums import added, empty_sums, total_of
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassSums:
+    """Of each label the exact sum of the maxima of c units, and how many images it has had. It takes
+    32 c bytes for each label.
+
+    Attributes:
+        sums: (c, LIMBS) int64 by label: see `featviz.records.sums`.
+        counts: images by label.
+
+    Example:
+        >>> import torch
+        >>> from featviz.records.class_sums import ClassSums
+        >>> peaks = torch.tensor([[1.0], [5.0], [3.0]])
+        >>> means = ClassSums({}, {}).update(peaks, ["cat", "dog", "cat"]).means
+        >>> {label: mean.tolist() for label, mean in means.items()}
+        {'cat': [2.0], 'dog': [5.0]}
+    """
+
+    sums: dict[str, Tensor]
+    counts: dict[str, int]
+
+    def __repr__(self) -> str:
+        return f"<ClassSums of {len(self.counts)} classes, {sum(self.counts.values())} images>"
+
+    def update(self, peaks: Tensor, labels: list[str]) -> ClassSums:
+        """These, and the maxima (n, c) of images with n labels, on the device of these, which is not
+        waited for."""
+        peaks = peaks.detach().float()
+        rows: dict[str, list[int]] = {}
+        for row, label in enumerate(labels):
+            rows.setdefault(label, []).append(row)
+        sums, counts = dict(self.sums), dict(self.counts)
+        for label, own in rows.items():
+            before = sums.get(label)
+            if before is None:
+                before = empty_sums(peaks.shape[1]).to(peaks.device)
+            sums[label] = added(before, peaks[torch.tensor(own, device=peaks.device)])
+            counts[label] = counts.get(label, 0) + len(own)
+        return ClassSums(sums, counts)
+
+    def merge(self, other: ClassSums) -> ClassSums:
+        """These and those of other images."""
+        sums, counts = dict(self.sums), dict(self.counts)
+        for label, own in other.sums.items():
+            sums[label] = sums[label] + own if label in sums else own
+            counts[label] = counts.get(label, 0) + other.counts[label]
+        return ClassSums(sums, counts)
+
+    def to(self, device: torch.device | str) -> ClassSums:
+        """These on a device."""
+        return ClassSums({label: own.to(device) for label, own in self.sums.items()}, self.counts)
+
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """(c,) float64 the mean maximum of each label, labels in order."""
+        return {
+            label: total_of(self.sums[label]) / self.counts[label] for label in sorted(self.sums)
+        }

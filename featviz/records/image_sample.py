@@ -1,0 +1,130 @@
+"""A seeded sample of images with the scores of every unit, the same whatever the order or shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featviz.errors import UsageError
+
+SAMPLE = 1000
+"""Images that are kept."""
+GROUPS = 10
+"""Quantile groups of a unit's sample."""
+_64 = 2**64 - 1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageSample:
+    """Of all images those m with the lowest hash of index and seed, with their scores of c units.
+
+    It takes 4 c + 16 bytes for each of at most m images: 2 MB for 512 units and m=1,000; while it is
+    updated or merged, both and the result.
+
+    Attributes:
+        hashes: (any up to m,) int64 on the CPU, ascending.
+        images: (any,) int64 on the CPU, their indices.
+        scores: (any, c) float32.
+        m: images that are kept.
+        seed: of the hashes.
+
+    Example:
+        >>> import torch
+        >>> from featviz.records.image_sample import ImageSample
+        >>> sample = ImageSample.empty(1).update(torch.arange(20.0)[:, None], list(range(20)))
+        >>> sample.group(unit=0, group=9), sample.sample(unit=0, group=0, n=2)
+        ([18, 19], [0, 1])
+    """
+
+    hashes: Tensor
+    images: Tensor
+    scores: Tensor
+    m: int = SAMPLE
+    seed: int = 0
+
+    def __repr__(self) -> str:
+        return f"<ImageSample of {len(self.images)} images, {self.scores.shape[1]} units>"
+
+    @classmethod
+    def empty(cls, channels: int, m: int = SAMPLE, seed: int = 0) -> ImageSample:
+        """Of no image yet.
+
+        Raises:
+            UsageError: m is below 1.
+        """
+        if m < 1:
+            raise UsageError(f"m={m}: keep 1 image or more", "m")
+        none = torch.zeros(0, dtype=torch.int64)
+        return cls(none, none, torch.zeros(0, channels), m, seed)
+
+    def update(self, scores: Tensor, images: list[int]) -> ImageSample:
+        """These, and scores (n, c) of images that are not among these, on the device of these, which
+        is not waited for."""
+        hashes = [hash_of(image, self.seed) for image in images]
+        return self._with(torch.tensor(hashes), torch.tensor(images), scores.detach().float())
+
+    def merge(self, other: ImageSample) -> ImageSample:
+        """These and those of other images.
+
+        Raises:
+            UsageError: another m or seed.
+        """
+        if (self.m, self.seed) != (other.m, other.seed):
+            raise UsageError(
+                f"a sample of m={self.m}, seed={self.seed} and one of m={other.m}, "
+                f"seed={other.seed} do not merge: take both with the same"
+            )
+        return self._with(other.hashes, other.images, other.scores)
+
+    def _with(self, hashes: Tensor, images: Tensor, scores: Tensor) -> ImageSample:
+        of_all = torch.cat([self.hashes, hashes])
+        numbers = torch.cat([self.images, images])
+        by_image = numbers.argsort()
+        order = by_image[of_all[by_image].argsort(stable=True)][: self.m]
+        rows = torch.cat([self.scores, scores])
+        kept = rows[order.to(rows.device)]
+        return ImageSample(of_all[order], numbers[order], kept, self.m, self.seed)
+
+    def to(self, device: torch.device | str) -> ImageSample:
+        """The same with its scores on a device."""
+        return ImageSample(self.hashes, self.images, self.scores.to(device), self.m, self.seed)
+
+    def group(self, unit: int, group: int) -> list[int]:
+        """The images of a quantile group of a unit, weakest first: group 0 has the tenth of the
+        sample with the lowest scores, group 9 that with the highest; equal scores are in order of
+        image.
+
+        Raises:
+            UsageError: no such group.
+        """
+        if not 0 <= group < GROUPS:
+            raise UsageError(f"group={group}: give 0, the weakest, to {GROUPS - 1}", "group")
+        by_image = self.images.argsort()
+        scores = self.scores[:, unit].cpu()
+        order = by_image[scores[by_image].argsort(stable=True)]
+        start, stop = (len(order) * edge // GROUPS for edge in (group, group + 1))
+        images: list[int] = self.images[order[start:stop]].tolist()
+        return images
+
+    def sample(self, unit: int, group: int, n: int) -> list[int]:
+        """n images of a group, those of the lowest hashes, weakest first; all if there are no more."""
+        images = self.group(unit, group)
+        chosen = set(sorted(images, key=lambda image: (hash_of(image, self.seed), image))[:n])
+        return [image for image in images if image in chosen]
+
+
+def hash_of(image: int, seed: int) -> int:
+    """63 bits of splitmix64: number ``image`` of the sequence that begins at the hash of the seed.
+
+    Source: Steele, Lea & Flood, Fast Splittable Pseudorandom Number Generators (2014), figure 16.
+    """
+    return _mixed(_mixed(seed) + (image + 1) * 0x9E3779B97F4A7C15) >> 1
+
+
+def _mixed(z: int) -> int:
+    z &= _64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _64
+    return z ^ (z >> 31)

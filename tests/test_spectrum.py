@@ -1,0 +1,189 @@
+"""The counts of positions and the sample of images against brute force, in any order and shards."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from laws import generator, same_bits
+
+from featviz.errors import UsageError
+from featviz.records.amplitudes import Amplitudes
+from featviz.records.class_sums import ClassSums
+from featviz.records.image_sample import GROUPS, ImageSample, hash_of
+from featviz.records.position_counts import BINS, PositionCounts, upper_edges
+from featviz.records.spectrum import Spectrum
+
+law = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+seeds = st.integers(0, 10**6)
+
+
+def some_maps(seed: int, n: int = 12) -> torch.Tensor:
+    """(n, 3, 4, 5) of many magnitudes and both signs, with zeros of both signs."""
+    random = torch.randn(2, n, 3, 4, 5, generator=generator(seed))
+    maps = random[0] * (4 * random[1]).exp()
+    maps[:, 1] = maps[:, 1].relu()
+    maps[:, 2, 0] = -0.0
+    return maps
+
+
+@law
+@given(seed=seeds, q=st.floats(0.001, 1.0))
+def test_a_quantile_is_within_a_bin_of_brute_force(seed: int, q: float) -> None:
+    maps = some_maps(seed)
+    result = PositionCounts.empty(3).update(maps).quantile(q)
+    edges = upper_edges().numpy()
+    for channel in range(3):
+        values = np.sort(maps[:, channel].flatten().numpy())
+        exact = np.quantile(values, q, method="inverted_cdf")
+        bin_of = int(np.searchsorted(edges, result[channel].item()))
+        assert exact <= result[channel]
+        assert bin_of == 0 or exact >= edges[bin_of - 1]
+        assert (values > result[channel].item()).mean() <= 1 - q + 1e-9
+
+
+def test_bins_are_in_order_and_their_edges_are_exact() -> None:
+    edges = upper_edges()
+    assert len(edges) == BINS
+    assert (edges.diff() >= 0).all()
+    values = torch.tensor([-torch.inf, -3e38, -1.0, -1e-30, -0.0, 0.0, 1e-30, 1.0, 3e38, torch.inf])
+    bins = [
+        int(PositionCounts.empty(1).update(value.view(1, 1, 1, 1)).counts.argmax())
+        for value in values
+    ]
+    assert bins == sorted(bins)
+    assert bins[4] == bins[5] == BINS // 2
+    assert (bins[0], bins[-1]) == (0, BINS - 1)
+
+
+def test_no_more_than_half_a_percent_is_above_the_threshold_of_network_dissection() -> None:
+    maps = torch.randn(100, 2, 10, 10, generator=generator(0))
+    threshold = PositionCounts.empty(2).update(maps).netdissect_threshold
+    above = (maps > threshold[:, None, None]).float().mean(dim=(0, 2, 3))
+    assert (above <= 0.005).all()
+    assert (above > 0.002).all()
+
+
+def test_a_quantile_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="q=0"):
+        PositionCounts.empty(1).update(torch.zeros(1, 1, 1, 1)).quantile(0)
+    with pytest.raises(UsageError, match="no position"):
+        PositionCounts.empty(1).quantile(0.5)
+
+
+@law
+@given(seed=seeds, size=st.integers(1, 12), order=st.randoms(use_true_random=False))
+def test_any_batches_and_shards_in_any_order_give_the_same_bits(
+    seed: int, size: int, order: object
+) -> None:
+    maps = some_maps(seed)
+    peaks = maps.amax(dim=(2, 3))
+    images = list(range(12))
+    counts, sample = PositionCounts.empty(3), ImageSample.empty(3, m=5, seed=seed)
+    shards = []
+    for start in range(0, 12, size):
+        own = slice(start, start + size)
+        shards.append((counts.update(maps[own]), sample.update(peaks[own], images[own])))
+    order.shuffle(shards)  # type: ignore[attr-defined]
+    merged = counts, sample
+    for shard in shards:
+        merged = merged[0].merge(shard[0]), merged[1].merge(shard[1])
+    of_all = sample.update(peaks, images)
+    assert same_bits(merged[0].counts, counts.update(maps).counts)
+    assert same_bits(merged[1].images, of_all.images)
+    assert same_bits(merged[1].scores, of_all.scores)
+    lowest = sorted(images, key=lambda image: hash_of(image, seed))[:5]
+    assert of_all.images.tolist() == lowest
+    assert same_bits(of_all.scores, peaks[lowest])
+
+
+def test_groups_share_the_sample_out_by_score() -> None:
+    scores = torch.randn(57, 2, generator=generator(0))
+    sample = ImageSample.empty(2).update(scores, list(range(57)))
+    groups = [sample.group(1, group) for group in range(GROUPS)]
+    assert [image for group in groups for image in group] == scores[:, 1].argsort().tolist()
+    assert {len(group) for group in groups} == {5, 6}
+    assert set(sample.sample(1, 3, 2)) < set(groups[3])
+    assert sample.sample(1, 3, 99) == groups[3]
+
+
+def test_hashes_choose_every_image_about_as_often() -> None:
+    chosen = [min(range(10), key=lambda image: hash_of(image, seed)) for seed in range(2000)]
+    counts = np.bincount(chosen, minlength=10)
+    assert (abs(counts - 200) < 60).all()
+
+
+def test_samples_of_other_seeds_or_sizes_do_not_merge() -> None:
+    with pytest.raises(UsageError, match="seed=1"):
+        ImageSample.empty(1).merge(ImageSample.empty(1, seed=1))
+    with pytest.raises(UsageError, match="m=0"):
+        ImageSample.empty(1, m=0)
+    with pytest.raises(UsageError, match="group=10"):
+        ImageSample.empty(1).group(0, 10)
+
+
+@law
+@given(seed=seeds, size=st.integers(1, 12), order=st.randoms(use_true_random=False))
+def test_class_sums_and_amplitudes_are_the_same_of_any_shards(
+    seed: int, size: int, order: object
+) -> None:
+    peaks = some_maps(seed).amax(dim=(2, 3))
+    photos = torch.rand(12, 3, 6, 5, generator=generator(seed))
+    labels = [f"class {i * i % 5}" for i in range(12)]
+    sums, amplitudes = ClassSums({}, {}), Amplitudes.empty((3, 6, 5))
+    shards = []
+    for start in range(0, 12, size):
+        own = slice(start, start + size)
+        shards.append((sums.update(peaks[own], labels[own]), amplitudes.update(photos[own])))
+    order.shuffle(shards)  # type: ignore[attr-defined]
+    merged = sums, amplitudes
+    for shard in shards:
+        merged = merged[0].merge(shard[0]), merged[1].merge(shard[1])
+    of_all = sums.update(peaks, labels)
+    assert list(merged[0].means) == sorted(set(labels))
+    for label, mean in merged[0].means.items():
+        own_rows = [i for i in range(12) if labels[i] == label]
+        assert same_bits(mean, of_all.means[label])
+        exact = [math.fsum(column) / len(own_rows) for column in peaks[own_rows].T.tolist()]
+        assert torch.allclose(mean, torch.tensor(exact, dtype=torch.float64), rtol=1e-12)
+    assert merged[1].count == 12
+    assert same_bits(merged[1].sums, amplitudes.update(photos).sums)
+    brute = np.abs(np.fft.rfft2(photos.double().numpy())).mean(axis=0)
+    assert np.abs(merged[1].mean.numpy() - brute).max() < 2**-20
+
+
+def test_amplitudes_of_another_size_do_not_merge() -> None:
+    with pytest.raises(UsageError, match="same size"):
+        Amplitudes.empty((3, 6, 5)).merge(Amplitudes.empty((1, 6, 5)))
+
+
+@law
+@given(seed=seeds, size=st.integers(1, 12), order=st.randoms(use_true_random=False))
+def test_the_weakest_are_those_of_brute_force_in_any_shards(
+    seed: int, size: int, order: object
+) -> None:
+    maps = some_maps(seed).clamp(-2, 0.5).round()  # with many equal scores
+    peaks = maps.amax(dim=(2, 3))
+    shards = []
+    for start in range(0, 12, size):
+        own = slice(start, start + size)
+        images = list(range(12))[own]
+        empty = Spectrum.empty(3, k=4)
+        shards.append(empty.update(maps[own], peaks[own], peaks[own], images, None))
+    order.shuffle(shards)  # type: ignore[attr-defined]
+    merged = Spectrum.empty(3, k=4)
+    for shard in shards:
+        merged = merged.merge(shard)
+    weakest = merged.weakest
+    for channel in range(3):
+        expected = peaks[:, channel].argsort(stable=True)[:4]
+        assert weakest.images[channel].tolist() == expected.tolist()
+        assert weakest.scores[channel].tolist() == peaks[expected, channel].tolist()
+        for image, (y, x) in zip(expected, weakest.positions[channel].tolist(), strict=True):
+            first = int((maps[image, channel] == peaks[image, channel]).byte().argmax())
+            assert (y, x) == divmod(first, 5)
+    assert not merged.classes.means
