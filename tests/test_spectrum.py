@@ -14,7 +14,7 @@ from laws import generator, same_bits
 from featviz.errors import UsageError
 from featviz.records.amplitudes import Amplitudes
 from featviz.records.class_sums import ClassSums
-from featviz.records.image_sample import GROUPS, ImageSample, hash_of
+from featviz.records.image_sample import COUNTED, GROUPS, ImageSample, counted, hash_of
 from featviz.records.position_counts import BINS, PositionCounts, upper_edges
 from featviz.records.spectrum import Spectrum
 
@@ -173,7 +173,7 @@ def test_the_weakest_are_those_of_brute_force_in_any_shards(
         own = slice(start, start + size)
         images = list(range(12))[own]
         empty = Spectrum.empty(3, k=4)
-        shards.append(empty.update(maps[own], peaks[own], peaks[own], images, None))
+        shards.append(empty.update(maps[own], peaks[own], peaks[own], images, [None] * len(images)))
     order.shuffle(shards)  # type: ignore[attr-defined]
     merged = Spectrum.empty(3, k=4)
     for shard in shards:
@@ -187,3 +187,13 @@ def test_the_weakest_are_those_of_brute_force_in_any_shards(
             first = int((maps[image, channel] == peaks[image, channel]).byte().argmax())
             assert (y, x) == divmod(first, 5)
     assert not merged.classes.means
+
+
+def test_of_many_images_some_are_counted() -> None:
+    assert counted([3, 5, 10**6], of=COUNTED) == [0, 1, 2]
+    images = list(range(40_000))
+    rows = counted(images, of=40_000)
+    assert abs(len(rows) - COUNTED) < 400, "five standard deviations"
+    assert [images[row] for row in counted(images[7:90], of=40_000)] == [
+        row - 7 for row in rows if 7 <= row < 90
+    ]

@@ -334,6 +334,7 @@ def scanned(
     progress: bool = True,
     checkpoint: float = 60.0,
     arithmetic: Arithmetic = _USUAL,
+    spectrum: bool = False,
 ) -> Scan:
     """The scan that the arguments ask for, gone on with where ``out`` has the beginning of it;
     ``check`` is called with its layers before any image is looked at."""
@@ -355,6 +356,7 @@ def scanned(
         out=out,
         resume=not args.fresh,
         checkpoint=checkpoint,
+        spectrum=spectrum,
         precision=arithmetic.precision,
         channels_last=arithmetic.channels_last,
         strict=args.strict,

@@ -64,6 +64,12 @@ def register(commands: Any) -> None:
         action="store_true",
         help="go on with the record that is there (which is done without this, too)",
     )
+    parser.add_argument(
+        "--spectrum",
+        action="store_true",
+        help="count what lies below the strongest, too: the weakest images, samples of each quantile "
+        "group, quantiles over positions, the mean of each class",
+    )
     add_checkpoint(parser)
     parser.add_argument(
         "--precision",
@@ -122,6 +128,7 @@ def _scanned(
         progress=progress,
         checkpoint=args.checkpoint,
         arithmetic=_arithmetic(args),
+        spectrum=args.spectrum,
     )
 
 
@@ -150,6 +157,7 @@ def _among_ranks(args: argparse.Namespace, out: Path, rank: int, ranks: int) -> 
                 progress=rank == 0,
                 checkpoint=args.checkpoint,
                 arithmetic=_arithmetic(args),
+                spectrum=args.spectrum,
             )
         torch.distributed.barrier()
         if rank == 0:

@@ -22,6 +22,7 @@ from featviz.figures.trust import convergence, networks, randomisation
 from featviz.figures.tuning_curves import tuning
 from featviz.figures.unit_damage import unit_ablation
 from featviz.figures.unit_links import links
+from featviz.figures.unit_spectrum import spectrum
 
 __all__ = [
     "DPI",
@@ -53,6 +54,7 @@ __all__ = [
     "save",
     "settling",
     "sharing",
+    "spectrum",
     "strides",
     "top_patches",
     "tuning",

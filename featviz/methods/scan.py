@@ -28,7 +28,8 @@ from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._shards import check_shard, folder_of, range_of
 from featviz.methods._steady import SteadyReader, check_repeats
 from featviz.records._ranges import in_words
-from featviz.records.layer_scan import LayerScan, has_positions
+from featviz.records.image_sample import counted
+from featviz.records.layer_scan import LayerScan
 from featviz.records.listing import Listing, Skipped
 from featviz.records.scan import MANIFEST, Scan
 from featviz.records.statistics import Statistics
@@ -46,6 +47,7 @@ def scan(
     score: Reduction = "max",
     net: Anatomy | None = None,
     forward: Forward | None = None,
+    spectrum: bool = False,
     precision: str = "float32",
     channels_last: bool = False,
     batch_size: int = 32,
@@ -80,6 +82,10 @@ def scan(
         net: `anatomy` of this model for images of this size, for callers who scan often; None: it is
             made.
         forward: how the model is called, as of `read`; None: ``model(images)``.
+        spectrum: count in the same pass what lies below the strongest: the k weakest images, a seeded
+            sample of images in ten groups of each unit's maxima, quantiles over all positions, the
+            mean of each class, and the mean amplitude spectrum of the images: ``layer_scan.spectrum``
+            and ``result.amplitudes``.
         precision: ``float32``: as the model and torch are set (on NVIDIA GPUs torch's convolutions are
             TF32 unless told otherwise); ``bf16``: under autocast to bfloat16, which has 8 bits: close
             responses can change their order, and projections take full images; ``tf32``: matrix products
@@ -138,6 +144,8 @@ def scan(
     data = open_images(images)
     state, net = _begin(model, data, layers, k, name_of(score), sources or {}, net, forward)
     state = state.computed(precision, channels_last)
+    if spectrum:
+        state = state.with_spectrum()
     if shard is not None:
         state = replace(state, shard=range_of(shard, len(data), batch_size))
     chosen = [layer_scan.layer for layer_scan in state.values()]
@@ -319,9 +327,8 @@ class _Run:
         except BaseException:
             self._save_checked(state)
             raise
-        top = {name: layer_scan.top.to("cpu") for name, layer_scan in state.items()}
-        statistics = {name: scan.statistics.to("cpu") for name, scan in state.items()}
-        return state.with_progress(top, statistics, stop, self.skipped)
+        layers = {name: layer_scan.to("cpu") for name, layer_scan in state.items()}
+        return state.with_progress(layers, stop, self.skipped, state.amplitudes)
 
     def _save_checked(self, state: Scan) -> None:
         """Save the last state that is known to hold no NaN: this one, most often."""
@@ -370,18 +377,14 @@ class _Run:
 
     def _with(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:
         """The scan after some images at once."""
-        top: dict[str, TopK] = {}
-        statistics: dict[str, Statistics] = {}
+        layers: dict[str, LayerScan] = {}
 
         def reduce(name: str, output: Tensor) -> None:
             maps = as_maps(state[name].layer, output)  # (n, c, h, w)
             peaks = maps.amax(dim=(2, 3))  # (n, c)
             self.numbers.take(f"layer {name!r}", peaks, images)
-            before = state[name].to(maps.device)
-            scores = self._scores(before, maps, peaks, images)
-            positioned = has_positions(before.score, before.layer)
-            top[name] = before.top.update(maps, images, scores, has_positions=positioned)
-            statistics[name] = before.statistics.update(peaks)
+            scores = self._scores(state[name], maps, peaks, images)
+            layers[name] = state[name].update(maps, images, peaks, scores)
 
         x = self.data.preprocess.normalize(batch).to(self.parameter)
         x = self.arithmetic.laid_out(x)
@@ -389,7 +392,10 @@ class _Run:
             self.reader.read(x, self.arithmetic.reduced(reduce))
         if self.parameter.device.type in IN_REACH:
             self.numbers.check()
-        return state.with_progress(top, statistics, position, list(self.skipped))
+        amplitudes = state.amplitudes
+        if amplitudes is not None:
+            amplitudes = amplitudes.update(batch[counted(images, len(state.listing))])
+        return state.with_progress(layers, position, list(self.skipped), amplitudes)
 
     def _scores(
         self, layer_scan: LayerScan, maps: Tensor, peaks: Tensor, images: list[int]

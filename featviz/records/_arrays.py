@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ ARRAYS_NAME = re.compile(r"scan-[0-9a-f]{16}\.npz")
 """Names of files of arrays."""
 
 
-def packed(layers: Iterable[tuple[TopK, Statistics]]) -> bytes:
-    """All arrays of a scan as one ``.npz`` file; a layer's names begin with its number."""
-    arrays: dict[str, Any] = {}
-    for i, (top, statistics) in enumerate(layers):
-        own = top.arrays() | statistics.arrays()
+def packed(layers: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> bytes:
+    """All arrays of a scan as one ``.npz`` file; a layer's names begin with its number, those that
+    layers have in common do not."""
+    arrays = dict(common)
+    for i, own in enumerate(layers):
         arrays |= {f"{i}.{name}": value for name, value in own.items()}
     buffer = BytesIO()
     np.savez_compressed(buffer, **arrays)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +46,18 @@ class Amplitudes:
         """Of no image yet, of images (colors, h, w)."""
         colors, h, w = shape
         return cls(0, torch.zeros(colors, h, w // 2 + 1, dtype=torch.int64))
+
+    @classmethod
+    def from_array(cls, count: int, shape: tuple[int, int, int], sums: Any) -> Amplitudes:
+        """Those of ``count`` images (colors, h, w), from ``sums`` as an array.
+
+        Raises:
+            ValueError: it is of other images.
+        """
+        expected = cls.empty(shape).sums
+        if (sums.shape, sums.dtype) != (tuple(expected.shape), np.int64):
+            raise ValueError(f"amplitudes are {sums.dtype} {sums.shape}, of images {shape}")
+        return cls(count, torch.from_numpy(sums))
 
     def update(self, images: Tensor) -> Amplitudes:
         """These, and images (n, colors, h, w) from 0 to 1 on the CPU."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from featviz.records.sums import added, empty_sums, total_of
+from featviz.records.sums import LIMBS, added, empty_sums, total_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,13 +37,14 @@ class ClassSums:
     def __repr__(self) -> str:
         return f"<ClassSums of {len(self.counts)} classes, {sum(self.counts.values())} images>"
 
-    def update(self, peaks: Tensor, labels: list[str]) -> ClassSums:
+    def update(self, peaks: Tensor, labels: Sequence[str | None]) -> ClassSums:
         """These, and the maxima (n, c) of images with n labels, on the device of these, which is not
-        waited for."""
+        waited for. Images whose label is None do not count."""
         peaks = peaks.detach().float()
         rows: dict[str, list[int]] = {}
         for row, label in enumerate(labels):
-            rows.setdefault(label, []).append(row)
+            if label is not None:
+                rows.setdefault(label, []).append(row)
         sums, counts = dict(self.sums), dict(self.counts)
         for label, own in rows.items():
             before = sums.get(label)
@@ -61,6 +65,33 @@ class ClassSums:
     def to(self, device: torch.device | str) -> ClassSums:
         """These on a device."""
         return ClassSums({label: own.to(device) for label, own in self.sums.items()}, self.counts)
+
+    def arrays(self, labels: Sequence[str], channels: int) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays by name, to be saved; ``from_arrays`` takes them back.
+
+        Args:
+            labels: all that there may be, in order.
+            channels: c.
+        """
+        sums = [self.sums[label].cpu() for label in labels if label in self.sums]
+        none = torch.zeros(0, channels, LIMBS, dtype=torch.int64)
+        counts = [self.counts.get(label, 0) for label in labels]
+        return {
+            "class_sums": (torch.stack(sums) if sums else none).numpy(),
+            "class_counts": np.array(counts, dtype=np.int64),
+        }
+
+    @classmethod
+    def from_arrays(cls, labels: Sequence[str], arrays: Mapping[str, Any]) -> ClassSums:
+        """What ``arrays`` gave.
+
+        Raises:
+            ValueError: counts and sums are not of these labels.
+        """
+        counts = dict(zip(labels, arrays["class_counts"].tolist(), strict=True))
+        counts = {label: count for label, count in counts.items() if count}
+        sums = torch.from_numpy(arrays["class_sums"])
+        return cls(dict(zip(counts, sums, strict=True)), counts)
 
     @property
     def means(self) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,13 @@ from featviz.errors import UsageError
 
 SAMPLE = 1000
 """Images that are kept."""
+COUNTED = 10_000
+"""About so many images have all their positions counted, and their amplitudes: more would not change
+quantiles, and cost as much as the network."""
 GROUPS = 10
 """Quantile groups of a unit's sample."""
 _64 = 2**64 - 1
+_COUNTING = 1  # a seed, other than that of samples
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,6 +118,13 @@ class ImageSample:
         images = self.group(unit, group)
         chosen = set(sorted(images, key=lambda image: (hash_of(image, self.seed), image))[:n])
         return [image for image in images if image in chosen]
+
+
+def counted(images: Sequence[int], of: int) -> list[int]:
+    """Which of some images have their positions counted, as indices into them: all if there are no more
+    than `COUNTED` in all, else a random choice that does not depend on batches and shards."""
+    limit = 2**63 * COUNTED // max(of, COUNTED)
+    return [row for row, image in enumerate(images) if hash_of(image, _COUNTING) < limit]
 
 
 def hash_of(image: int, seed: int) -> int:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from featviz.errors import UsageError
 from featviz.records.listing import Listing
+from featviz.records.spectrum import Spectrum
 from featviz.records.statistics import Statistics
 from featviz.records.topk import NONE, TopK
 from featviz.units import Layer
@@ -37,6 +39,7 @@ class LayerScan:
         listing: the images that the indices in ``top`` mean.
         score: what images are ranked by, ``max`` or as `scan` has it. Statistics are of the maxima.
         precision: what the network computed in, ``float32`` or as `scan` has it.
+        spectrum: of a scan with ``spectrum=True``, what lies below the strongest.
 
     Example:
         >>> from featviz import load_model, open_images, scan
@@ -57,19 +60,63 @@ class LayerScan:
     listing: Listing
     score: str = "max"
     precision: str = "float32"
+    spectrum: Spectrum | None = None
 
     def __repr__(self) -> str:
         units = f"{self.layer.channels} units, {int(self.statistics.dead.sum())} dead"
         return f"<LayerScan of {self.layer}: {units}, {self.statistics.count} images>"
 
+    def update(
+        self, maps: Tensor, images: list[int], peaks: Tensor, scores: Tensor | None = None
+    ) -> LayerScan:
+        """This layer with a batch of images more.
+
+        Args:
+            maps: (n, c, h, w), without NaN; what is counted is on their device.
+            images: the index of each of the n images.
+            peaks: (n, c) the maxima of the maps.
+            scores: (n, c) what images are ranked by; None: the maxima.
+        """
+        own = self.to(maps.device)
+        if scores is None:
+            scores = peaks
+        positioned = has_positions(self.score, self.layer)
+        top = own.top.update(maps, images, scores, has_positions=positioned)
+        spectrum = own.spectrum
+        if spectrum is not None:
+            labels = [self.listing.labels[image] for image in images]
+            spectrum = spectrum.update(
+                maps,
+                peaks,
+                scores,
+                images,
+                labels,
+                has_positions=positioned,
+                of=len(self.listing),
+            )
+        statistics = own.statistics.update(peaks)
+        return replace(self, top=top, statistics=statistics, spectrum=spectrum)
+
     def merge(self, other: LayerScan) -> LayerScan:
         """This layer over its images and over others."""
-        top = self.top.merge(other.top)
-        return replace(self, top=top, statistics=self.statistics.merge(other.statistics))
+        spectrum = None
+        if self.spectrum is not None and other.spectrum is not None:
+            spectrum = self.spectrum.merge(other.spectrum)
+        return replace(
+            self,
+            top=self.top.merge(other.top),
+            statistics=self.statistics.merge(other.statistics),
+            spectrum=spectrum,
+        )
 
     def to(self, device: torch.device | str) -> LayerScan:
-        """The same with its exemplars and statistics on a device."""
-        return replace(self, top=self.top.to(device), statistics=self.statistics.to(device))
+        """The same with what is counted on a device."""
+        return replace(
+            self,
+            top=self.top.to(device),
+            statistics=self.statistics.to(device),
+            spectrum=None if self.spectrum is None else self.spectrum.to(device),
+        )
 
     def strongest(self, channels: list[int] | None = None) -> list[int]:
         """Channels by their strongest response, strongest first; None: of all."""

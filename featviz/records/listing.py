@@ -161,3 +161,8 @@ def check_fingerprints(manifest: Entry) -> Entry:
     if "forward" in identity.value:  # which earlier versions do not name
         identity.take("forward", fields.optional_text)
     return identity
+
+
+def labels_of(listing: Listing) -> list[str]:
+    """All labels, each once, in order."""
+    return sorted({label for label in listing.labels if label is not None})

@@ -12,6 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featviz.errors import (
     FeatvizError,
     LayerError,
@@ -33,17 +35,20 @@ from featviz.records._fields import Entry
 from featviz.records._layers import layer_from, layer_to_json
 from featviz.records._progress import check_resumes, checksum, short, stale
 from featviz.records._ranges import in_words, is_within, joined, overlap
+from featviz.records.amplitudes import Amplitudes
 from featviz.records.layer_scan import LayerScan, has_positions
 from featviz.records.listing import (
     Listing,
     Range,
     Skipped,
     check_fingerprints,
+    labels_of,
     remove_older_listings,
     save_listing,
     skipped_from,
     stored_listing,
 )
+from featviz.records.spectrum import Spectrum
 from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK
 
@@ -61,12 +66,14 @@ class Scan(Mapping[str, LayerScan]):
         layers: by name.
         listing: the images.
         identity: fingerprints of what the scan was made from: ``model``, ``images``,
-            ``preprocess``, ``layers``, ``k``, ``score``, ``forward``, ``precision``, ``channels_last``.
+            ``preprocess``, ``layers``, ``k``, ``score``, ``forward``, ``precision``, ``channels_last``,
+            ``spectrum``.
         ranges: the images looked at so far, as ranges of indices, in order and apart; ``done`` says
             how many these are, ``complete`` whether they are all.
         shard: the range that a shard has to look at; None: all images.
         skipped: images that could not be read.
         sources: free text about model, weights and data, for titles.
+        amplitudes: the mean amplitude spectrum of the images, of a scan with ``spectrum=True``.
 
     Example:
         >>> from featviz import load_model, open_images, scan
@@ -85,6 +92,7 @@ class Scan(Mapping[str, LayerScan]):
     shard: Range | None = None
     skipped: list[Skipped] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
+    amplitudes: Amplitudes | None = None
 
     def __getitem__(self, name: str) -> LayerScan:
         try:
@@ -185,9 +193,19 @@ class Scan(Mapping[str, LayerScan]):
         """What the network computed in, as `scan` has it."""
         return str(self.identity.get("precision", "float32"))
 
+    def with_spectrum(self) -> Scan:
+        """This scan of no images yet, with the spectrum of each unit."""
+        layers = {}
+        for name, own in self.items():
+            layers[name] = replace(own, spectrum=Spectrum.empty(own.layer.channels, own.top.k))
+        identity = {**self.identity, "spectrum": True}
+        amplitudes = Amplitudes.empty(self.listing.input_shape)
+        return replace(self, layers=layers, identity=identity, amplitudes=amplitudes)
+
     def computed(self, precision: str, channels_last: bool) -> Scan:
         """This scan, of a network that computes so, as `scan` has it."""
-        identity = {**self.identity, "precision": precision, "channels_last": channels_last}
+        how = {"precision": precision, "channels_last": channels_last}
+        identity = {"spectrum": False, **self.identity, **how}
         layers = {name: replace(own, precision=precision) for name, own in self.items()}
         return replace(self, identity=identity, layers=layers)
 
@@ -200,18 +218,14 @@ class Scan(Mapping[str, LayerScan]):
 
     def with_progress(
         self,
-        top: Mapping[str, TopK],
-        statistics: Mapping[str, Statistics],
+        layers: dict[str, LayerScan],
         position: int,
         skipped: list[Skipped],
+        amplitudes: Amplitudes | None,
     ) -> Scan:
         """This scan after more images, up to a position."""
-        layers = {
-            name: replace(layer_scan, top=top[name], statistics=statistics[name])
-            for name, layer_scan in self.items()
-        }
         ranges = joined([(self.span[0], position)])
-        return replace(self, layers=layers, ranges=ranges, skipped=skipped)
+        return replace(self, layers=layers, ranges=ranges, skipped=skipped, amplitudes=amplitudes)
 
     def merge(self, other: Scan) -> Scan:
         """This scan and another of the same network and listing.
@@ -245,6 +259,7 @@ class Scan(Mapping[str, LayerScan]):
             None,
             skipped,
             self.sources,
+            _together(self.amplitudes, other.amplitudes),
         )
 
     def check_resumes(self, begun: Scan) -> None:
@@ -279,7 +294,8 @@ class Scan(Mapping[str, LayerScan]):
             The path of ``scan.json``.
         """
         folder = Path(folder)
-        data = packed((scan.top, scan.statistics) for scan in self.values())
+        labels = labels_of(self.listing)
+        data = packed([_arrays(own, labels) for own in self.values()], _common(self))
         arrays = arrays_name(data)
         write_atomic(folder / arrays, data)
         listing = save_listing(self.listing, Path(listing_in or folder))
@@ -313,6 +329,26 @@ class Scan(Mapping[str, LayerScan]):
             raise RecordError(
                 f"the scan in {str(folder)!r} is damaged ({reason}): scan again", "fresh"
             ) from error
+
+
+def _together(first: Amplitudes | None, second: Amplitudes | None) -> Amplitudes | None:
+    return None if first is None or second is None else first.merge(second)
+
+
+def _arrays(layer_scan: LayerScan, labels: list[str]) -> dict[str, Any]:
+    """What is saved of a layer, by name."""
+    arrays = layer_scan.top.arrays() | layer_scan.statistics.arrays()
+    if layer_scan.spectrum is not None:
+        arrays |= layer_scan.spectrum.arrays(labels)
+    return arrays
+
+
+def _common(scan: Scan) -> dict[str, Any]:
+    """What is saved of all layers together."""
+    own = scan.amplitudes
+    if own is None:
+        return {}
+    return {"amplitudes": own.sums.numpy(), "amplitude_images": np.array(own.count)}
 
 
 _DAMAGED = (
@@ -397,11 +433,18 @@ def _unpacked(manifest: Entry, folder: Path) -> Scan:
         check_arrays(layer, own, k, ranges, has_positions=has_positions(score, layer))
         statistics = Statistics.from_arrays(counts[i], own)
         top, precision = TopK.from_arrays(own), str(identity["precision"])
-        layers[layer.name] = LayerScan(layer, top, statistics, listing, score, precision)
+        spectrum = None
+        if identity["spectrum"]:
+            spectrum = Spectrum.from_arrays(labels_of(listing), own)
+        layers[layer.name] = LayerScan(layer, top, statistics, listing, score, precision, spectrum)
     sources = manifest.take("sources", fields.texts)
     if manifest.take("checksum", fields.text) != checksum(manifest.value):
         raise ValueError("the manifest is not as it was written: its checksum is another")
-    return Scan(layers, listing, identity, ranges, span, skipped, sources)
+    amplitudes = None
+    if identity["spectrum"]:
+        n = int(arrays["amplitude_images"])
+        amplitudes = Amplitudes.from_array(n, listing.input_shape, arrays["amplitudes"])
+    return Scan(layers, listing, identity, ranges, span, skipped, sources, amplitudes)
 
 
 def _range_from(name: str, value: Any, n: int) -> Range:
@@ -450,8 +493,10 @@ def _identity_from(manifest: Entry, names: list[str]) -> tuple[int, dict[str, An
         "forward": None,
         "precision": "float32",
         "channels_last": False,
+        "spectrum": False,
     }
     complete = {**earlier, **identity.value}
     fields.any_of(("float32", "bf16", "tf32"))("precision", complete["precision"])
     fields.flag("channels_last", complete["channels_last"])
+    fields.flag("spectrum", complete["spectrum"])
     return k, complete

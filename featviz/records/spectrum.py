@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from featviz.records.class_sums import ClassSums
-from featviz.records.image_sample import SAMPLE, ImageSample
-from featviz.records.position_counts import PositionCounts
+from featviz.records.image_sample import SAMPLE, ImageSample, counted
+from featviz.records.position_counts import BINS, PositionCounts
+from featviz.records.sums import LIMBS
 from featviz.records.topk import TopK
+
+ARRAYS = (
+    "weakest_scores",
+    "weakest_images",
+    "weakest_positions",
+    "sample_hashes",
+    "sample_images",
+    "sample_scores",
+    "position_counts",
+    "class_sums",
+    "class_counts",
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,7 +44,7 @@ class Spectrum:
         >>> from featviz.records.spectrum import Spectrum
         >>> maps = torch.tensor([2.0, -1.0, 1.0]).view(3, 1, 1, 1)
         >>> peaks = maps.amax(dim=(2, 3))
-        >>> spectrum = Spectrum.empty(channels=1, k=2).update(maps, peaks, peaks, [0, 1, 2], None)
+        >>> spectrum = Spectrum.empty(channels=1, k=2).update(maps, peaks, peaks, [0, 1, 2], [None] * 3)
         >>> spectrum.weakest.images.tolist(), spectrum.weakest.scores.tolist()
         ([[1, 2]], [[-1.0, 1.0]])
     """
@@ -54,9 +70,10 @@ class Spectrum:
         peaks: Tensor,
         scores: Tensor,
         images: list[int],
-        labels: list[str] | None,
+        labels: Sequence[str | None],
         *,
         has_positions: bool = True,
+        of: int = 1,
     ) -> Spectrum:
         """These, and a batch.
 
@@ -65,13 +82,18 @@ class Spectrum:
             peaks: (n, c) their maxima.
             scores: (n, c) what images are ranked by.
             images: the index of each of the n images.
-            labels: of each of them; None: they have none.
+            labels: of each of them; None: it has none.
             has_positions: whether each score is the value of a position of its map.
+            of: how many images there are in all, of which `counted` says those whose positions count.
         """
-        negated = self.negated.update(-maps, images, -scores, has_positions=has_positions)
-        classes = self.classes if labels is None else self.classes.update(peaks, labels)
+        negated = self.negated.update(
+            maps, images, scores, has_positions=has_positions, lowest=True
+        )
         groups = self.groups.update(peaks, images)
-        return Spectrum(negated, groups, self.positions.update(maps), classes)
+        classes = self.classes.update(peaks, labels)
+        rows = counted(images, of)
+        chosen = maps if len(rows) == len(images) else maps[rows]
+        return Spectrum(negated, groups, self.positions.update(chosen), classes)
 
     def merge(self, other: Spectrum) -> Spectrum:
         """These and those of other images."""
@@ -86,6 +108,64 @@ class Spectrum:
         """These on a device."""
         negated, groups = self.negated.to(device), self.groups.to(device)
         return Spectrum(negated, groups, self.positions.to(device), self.classes.to(device))
+
+    def arrays(self, labels: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays by name, to be saved; ``from_arrays`` takes them back.
+
+        Args:
+            labels: all that images may have, in order.
+        """
+        negated = {f"weakest_{name}": value for name, value in self.negated.arrays().items()}
+        sample = {
+            "sample_hashes": self.groups.hashes.numpy(),
+            "sample_images": self.groups.images.numpy(),
+            "sample_scores": self.groups.scores.cpu().numpy(),
+        }
+        counts = self.positions.counts.cpu().numpy()
+        classes = self.classes.arrays(labels, len(counts))
+        return {**negated, **sample, "position_counts": counts, **classes}
+
+    @classmethod
+    def from_arrays(cls, labels: Sequence[str], arrays: Mapping[str, Any]) -> Spectrum:
+        """What ``arrays`` gave.
+
+        Raises:
+            ValueError: arrays are missing, or do not go together.
+        """
+        missing = [name for name in ARRAYS if name not in arrays]
+        if missing:
+            raise ValueError(f"no arrays {', '.join(missing)} of the spectrum")
+        negated = {name: arrays[f"weakest_{name}"] for name in ("scores", "images", "positions")}
+        hashes, images, scores = (
+            torch.from_numpy(arrays[f"sample_{name}"]) for name in ("hashes", "images", "scores")
+        )
+        result = cls(
+            TopK.from_arrays(negated),
+            ImageSample(hashes, images, scores),
+            PositionCounts(torch.from_numpy(arrays["position_counts"])),
+            ClassSums.from_arrays(labels, arrays),
+        )
+        result.check()
+        return result
+
+    def check(self) -> None:
+        """Make sure that what was read from a record goes together.
+
+        Raises:
+            ValueError: it does not.
+        """
+        units = len(self.negated.scores)
+        images = len(self.groups.images)
+        shapes = {
+            "sample_hashes": (self.groups.hashes.shape, (images,)),
+            "sample_scores": (self.groups.scores.shape, (images, units)),
+            "position_counts": (self.positions.counts.shape, (units, BINS)),
+        }
+        for label, sums in self.classes.sums.items():
+            shapes[f"class_sums of {label!r}"] = (sums.shape, (units, LIMBS))
+        for name, (shape, expected) in shapes.items():
+            if tuple(shape) != expected:
+                raise ValueError(f"{name} has the shape {tuple(shape)}, and not {expected}")
 
     @property
     def weakest(self) -> TopK:

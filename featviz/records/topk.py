@@ -83,6 +83,7 @@ class TopK:
         values: Tensor | None = None,
         *,
         has_positions: bool = True,
+        lowest: bool = False,
     ) -> TopK:
         """These, and a batch of activation maps. What is computed stays on the device of the maps,
         which is not waited for where images come in order.
@@ -93,11 +94,13 @@ class TopK:
             values: (n, c) the scores of the maps; None: their maxima.
             has_positions: whether each score is the value of a position of its map, the first of which
                 is kept; else positions are -1.
+            lowest: rank by the scores times -1, which are what is kept.
         """
         if values is None:
             values = maps.amax(dim=(2, 3))
         own = _Batch(maps, values, has_positions)
-        scores = values.T.float() + 0.0  # (c, n); minus zero becomes zero
+        signed = -values if lowest else values
+        scores = signed.T.float() + 0.0  # (c, n); minus zero becomes zero
         number = torch.tensor(images, device=scores.device).expand_as(scores)
         if all(a < b for a, b in pairwise([self.latest, *images])):
             return self._appended(scores, number, own, images[-1])
