@@ -22,11 +22,10 @@ from typing import Any
 
 import torch
 
-import featviz.cli.commands
-import featviz.methods.scan  # noqa: F401
+import featviz.cli.commands  # noqa: F401  (before the first fork)
 from featviz import Images, Scan, cli
 
-OPTIONS = ("--model", "nets:plain", "--layers", "0, 3", "--k", "3", "--batch-size", "4")
+OPTIONS = "--model nets:plain --layers 0,3 --k 3 --batch-size 4 --checkpoint 0.02".split()
 KILLS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 NICE = 10.0
 """Seconds in which a process has to end after a signal; torchrun gives it 30."""
@@ -179,7 +178,6 @@ class Trial:
 def main() -> None:
     out, pictures, kills, ranks, seed = sys.argv[1:]
     torch.set_num_threads(1)
-    sys.modules["featviz.methods.scan"].SAVE_EVERY = 0.02  # type: ignore[attr-defined]
     Images.batches = _slow  # type: ignore[method-assign]
     trial = Trial(Path(out), Path(pictures), int(ranks), int(seed))
     trial.all_kills(int(kills))
