@@ -25,7 +25,9 @@ import torch
 import featviz.cli.commands  # noqa: F401  (before the first fork)
 from featviz import Images, Scan, cli
 
-OPTIONS = "--model nets:plain --layers 0,3 --k 3 --batch-size 4 --checkpoint 0.02".split()
+OPTIONS = (
+    "--model", "nets:plain", "--layers", "0,3", "--k", "3", "--batch-size", "4", "--checkpoint", "0.02",
+)  # fmt: skip
 KILLS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 NICE = 10.0
 """Seconds in which a process has to end after a signal; torchrun gives it 30."""
