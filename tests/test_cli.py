@@ -218,6 +218,22 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, earlier)
 
 
+def test_an_error_that_an_interruption_has_caused_is_the_interruption(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As that of zipfile, which closes a file that is still written."""
+
+    def work(args: argparse.Namespace) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("cannot close")
+
+    args = argparse.Namespace(debug=False, goes_on="It goes on.")
+    assert cli.endings.exit_code(work, args) == 130
+    assert "stopped. It goes on." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_while_python_goes_leaves_the_exit_code(name: str) -> None:
     """As one that arrives when all is done."""

@@ -14,6 +14,8 @@ from PIL import Image
 from featviz.cli.signals import interrupted_code, signals_as_interrupts
 from featviz.errors import FeatvizError
 
+_EXPLAINED = (FeatvizError, OSError, torch.OutOfMemoryError)
+
 
 def exit_code(
     work: Callable[[argparse.Namespace], None], args: argparse.Namespace, prefix: str = ""
@@ -27,18 +29,31 @@ def exit_code(
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             work(args)
         return 0
-    except KeyboardInterrupt as interrupt:
-        code = interrupted_code(interrupt)
-        message = f"\n{prefix}stopped. {args.goes_on}"
-    except (FeatvizError, OSError, torch.OutOfMemoryError) as error:
-        if args.debug:
+    except (Exception, KeyboardInterrupt) as error:
+        interrupt = _interrupt_behind(error)
+        if interrupt is not None:
+            code = interrupted_code(interrupt)
+            message = f"\n{prefix}stopped. {args.goes_on}"
+        elif args.debug or not isinstance(error, _EXPLAINED):
             raise
-        code = 1
-        message = f"{prefix}error: {error}{_flags(error, args)}"
+        else:
+            code = 1
+            message = f"{prefix}error: {error}{_flags(error, args)}"
     # here the traceback is gone, and with it the progress bars that it kept open
     with suppress(OSError):  # the terminal may be gone, too
         print(message, file=sys.stderr)
     return code
+
+
+def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interruption that an error is, or that an error arose from, as in zipfile's that closes a
+    file while it is written."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            return cause
+        cause = cause.__context__
+    return None
 
 
 def _flags(error: Exception, args: argparse.Namespace) -> str:

@@ -24,6 +24,7 @@ from featviz.cli.arguments import (
     scanned,
     slug,
 )
+from featviz.cli.signals import signals_end_at_once
 from featviz.cli.sources import images_from, network_from
 from featviz.errors import UsageError
 from featviz.methods._arithmetic import PRECISIONS, Arithmetic
@@ -140,7 +141,8 @@ def _among_ranks(args: argparse.Namespace, out: Path, rank: int, ranks: int) -> 
     """Every rank scans its share of the shards; the first then merges all."""
     if args.device is None and torch.cuda.is_available():
         args.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    with signals_end_at_once():
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
     try:
         model, forward = network_from(args)
         images = images_from(args, model, forward=forward)
@@ -159,7 +161,8 @@ def _among_ranks(args: argparse.Namespace, out: Path, rank: int, ranks: int) -> 
                 arithmetic=_arithmetic(args),
                 spectrum=args.spectrum,
             )
-        torch.distributed.barrier()
+        with signals_end_at_once():
+            torch.distributed.barrier()
         if rank == 0:
             _report(merge(out, out=out), out)
     finally:
@@ -175,7 +178,8 @@ def _number(args: argparse.Namespace, out: Path, images: int, rank: int, ranks: 
         for old in out.glob("shard-*-of-*/scan.json"):
             old.unlink()
     agreed = [n]
-    torch.distributed.broadcast_object_list(agreed, src=0)
+    with signals_end_at_once():
+        torch.distributed.broadcast_object_list(agreed, src=0)
     return agreed[0]
 
 

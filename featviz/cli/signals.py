@@ -32,6 +32,22 @@ def ignore_signals() -> None:
 
 
 @contextmanager
+def signals_end_at_once() -> Iterator[None]:
+    """A block that waits for other processes, outside Python, with nothing to save: the signals that
+    ask to end do so at once, where Python would hear of them when the others have come."""
+    earlier: dict[int, Any] = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            earlier[number] = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def signals_as_interrupts() -> Iterator[None]:
     """A block in which SIGTERM and SIGHUP interrupt as Ctrl-C does; afterwards they do what they did
     before."""

@@ -222,6 +222,10 @@ def _of_255(values: tuple[float, ...]) -> tuple[float, ...]:
 
 def _orientation(image: Image.Image) -> int:
     """A picture's EXIF orientation; 1, upright, where it has none."""
+    if image.format == "PNG":
+        # its EXIF may lie behind the pixels, so that they are read first; where they are damaged, that
+        # is no fault of the EXIF, and to read them again gives black
+        image.load()
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # a damaged EXIF block is no reason not to see the picture
