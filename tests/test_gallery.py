@@ -32,27 +32,29 @@ from featviz import (
     Preprocess,
     Scan,
     Unit,
+    anatomy,
     cli,
     gallery,
     links,
     open_images,
     project_exemplars,
+    read,
 )
 from featviz.cli import grid
 from featviz.errors import ImageError, RecordError, RuleError, UsageError
-from featviz.gallery import _build, _rules, site, sprites
+from featviz.gallery import _build, _maps, _rules, site, sprites
 from featviz.gallery._trust import mark, summary
 from featviz.gallery.numbers import dominating, rounded, standing_out, text, unit_numbers
 from featviz.records.likeness import HIGH
 from featviz.tiles import blur_of, opacity
 
-STATIC = r"static/(gallery\.css|(gallery|panel|figure|search)\.js)"
+STATIC = r"static/(gallery\.css|[a-z]+\.js)"
 FILES = re.compile(
-    rf"index\.(html|js)|gallery\.json|{STATIC}|layer-\d{{3}}\.html|images/\d{{6}}\.webp"
+    rf"index\.(html|js)|reading\.html|gallery\.json|{STATIC}|layer-\d{{3}}\.html|images/\d{{6}}\.webp"
     r"|([ab]/)?layers/\d{3}/(\d+\.js|strip\.webp|units\.json|data\.json)"
 )
 ADDRESSES = re.compile(
-    rf"(#[\w-]*|data:,|{STATIC}|index\.(js|html)|layer-\d{{3}}\.html(#unit-\d+)?|)"
+    rf"(#[\w-]*|data:,|{STATIC}|index\.(js|html)|reading\.html|layer-\d{{3}}\.html(#unit-\d+)?|)"
 )
 
 
@@ -122,11 +124,18 @@ def pixels(data: bytes) -> Any:
 
 def sprite(path: Path) -> Any:
     """The pixels of a unit's script, (h, w, 3)."""
-    match = re.fullmatch(
-        r'featviz\.sprite\("data:image/webp;base64,([A-Za-z0-9+/=]+)"\);\n', path.read_text()
-    )
+    match = re.fullmatch(rf'featviz\.sprite\("{PICTURE}"(, "{PICTURE}")?\);\n', path.read_text())
     assert match is not None
     return pixels(base64.b64decode(match[1]))
+
+
+PICTURE = "data:image/webp;base64,([A-Za-z0-9+/=]+)"
+
+
+def maps_of(path: Path) -> Any:
+    """The activation maps in a unit's script, one below the other, (k * h, w) 0 to 255."""
+    _, column = re.findall(PICTURE, path.read_text())
+    return pixels(base64.b64decode(column))[..., 0]
 
 
 @pytest.fixture(scope="module")
@@ -461,7 +470,7 @@ def test_files_that_are_of_no_gallery_are_left_alone(made: Made, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", "null", '{"schema": 6}', '{"schema": 99, "identity": {}}', "\udcff"]
+    "damage", ["", "{", "[]", "null", '{"schema": 7}', '{"schema": 99, "identity": {}}', "\udcff"]
 )
 def test_a_damaged_record_is_refused_and_made_again_afresh(
     damage: str, made: Made, built: Path, tmp_path: Path
@@ -758,6 +767,50 @@ def test_tiles_are_the_pixels_of_the_images_and_the_signals(built: Path, made: M
                 assert (signal[~visible] == 232).all()
 
 
+def test_tiles_are_empty_between_them_and_outside_of_images(built: Path, made: Made) -> None:
+    """A dark page is dark there; where an image is, a tile is opaque."""
+    model, images, result = made
+    exemplars = project_exemplars(model, images, result["conv2"])
+    side = result["conv2"].layer.field.size[0]
+    data = re.findall(PICTURE, (built / "layers/001/7.js").read_text())[0]
+    with Image.open(BytesIO(base64.b64decode(data))) as picture:
+        opacity = np.asarray(picture.convert("RGBA"))[..., 3]
+    assert (opacity[side] == 0).all()
+    assert not exemplars.visible[7].all(), "some tile reaches over an edge"
+    for rank in range(4):
+        top, left = (rank // 2) * (side + 1), (rank % 2) * (side + 1)
+        tile = opacity[top : top + side, left : left + side]
+        assert (tile == 255 * exemplars.visible[7, rank].numpy()).all()
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_activation_maps_are_shares_of_the_scores(layer: int, built: Path, made: Made) -> None:
+    """Worked out image by image, from all of the layer's output."""
+    model, images, result = made
+    name = ["conv1", "conv2"][layer]
+    top = result[name].top
+    for unit in (0, 2, 5):
+        column = maps_of(built / f"layers/00{layer}/{unit}.js")
+        wanted = []
+        for image, score in zip(top.images[unit].tolist(), top.scores[unit], strict=True):
+            x = images.preprocess.normalize(images[image])[None]
+            own = read(model, x, name)[name][0, unit].detach()
+            wanted.append((own / score).clamp(0, 1) * 255)
+        assert np.abs(column - torch.cat(wanted).numpy()).max() <= 0.51
+        assert column.max() == 255
+
+
+def test_large_maps_are_pooled_and_cover_their_image() -> None:
+    layer = anatomy(nn.Sequential(nn.Conv2d(3, 2, 5, stride=2)), (3, 99, 79))["0"]
+    assert layer.map_size == (48, 38)
+    assert _maps.map_size(layer) == (28, 28)
+    # of the fields 2 y to 2 y + 4, the middles are 2 y + 2.5: a position covers a pixel on either side
+    assert _maps.map_box(layer, (99, 79)) == [1.5, 1.5, 97.5, 77.5]
+    assert _maps.page_data(layer, [99, 79])["map"]["of"] == [48, 38]
+    flat = anatomy(nn.Sequential(nn.AdaptiveAvgPool2d(1)), (3, 8, 8))["0"]
+    assert _maps.page_data(flat, [8, 8]) == {}
+
+
 def patch_of(images: Images, exemplars: Exemplars, unit: int, rank: int) -> Any:
     """The pixels of an exemplar's box, cut out of its image, (pixels, 3), 0 to 255."""
     top, left, bottom, right = exemplars.boxes[unit, rank].tolist()
@@ -794,7 +847,8 @@ def test_tiles_of_any_number_and_size() -> None:
     lone = torch.cat([signals[:, :3, :3], patches[:, :3, :3]], dim=1)
     assert torch.equal(sprites.strongest(exemplars, 0, 3, "projection"), lone)
     assert sprites.strongest(exemplars, 0, 10).shape == (3, 20, 10)
-    assert sprite_shape(sprites.sprite([patches, signals])) == (7, 22, 3)
+    opacity = torch.full((1, 7, 11), 255, dtype=torch.uint8)
+    assert sprite_shape(sprites.sprite([patches, signals], opacity)) == (7, 22, 3)
 
 
 def sprite_shape(script: str) -> tuple[int, ...]:

@@ -77,8 +77,8 @@ class Tab:
         )
 
     def at(self, end: str) -> None:
-        """Wait for an address that ends so."""
-        self.wait(f"location.href.endsWith({end!r})")
+        """Wait for an address that ends so, but for what is chosen on the page."""
+        self.wait(f"location.href.replace(/[#&][a-z]+=.*/, '').endsWith({end!r})")
 
     def until(self, holds: Callable[[], bool]) -> None:
         """Wait until the screen shows something, frame by frame."""
@@ -279,9 +279,16 @@ def test_sorted_in_every_way_dead_units_come_last(tab: Tab, result: Scan) -> Non
     top, statistics = result["conv2"].top, result["conv2"].statistics
     label_of = result.listing.labels.__getitem__
     labels = [list(map(label_of, images)) for images in top.images.tolist()]
+
+    def contrast(unit: int) -> float:
+        most, mean = (float(f"{own[unit]:.4g}") for own in (statistics.maximum, statistics.mean))
+        return most / max(mean, 1e-12)
+
     keys: dict[str, Callable[[int], float]] = {
         "unit": lambda unit: unit,
         "max": lambda unit: -float(f"{statistics.maximum[unit]:.4g}"),
+        "mean": lambda unit: -float(f"{statistics.mean[unit]:.4g}"),
+        "contrast": lambda unit: -contrast(unit),
         "active": lambda unit: float(f"{statistics.fraction_active[unit]:.4g}"),
         "share": lambda unit: -max(map(labels[unit].count, labels[unit])),
     }
@@ -293,6 +300,9 @@ def test_sorted_in_every_way_dead_units_come_last(tab: Tab, result: Scan) -> Non
         ordered = sorted((dead[unit], key(unit), unit) for unit in range(20))
         assert tab.units() == [unit for _, _, unit in ordered]
         assert tab.units()[-1] == 3
+        page.check("#reverse")
+        assert tab.units() == [*reversed([unit for _, _, unit in ordered[:-1]]), 3]
+        page.uncheck("#reverse")
     assert page.inner_text("#count") == "20 units, 1 of them dead and shown last"
     assert "dead" in (page.get_attribute("li[data-unit='3'] a", "aria-label") or "")
     page.select_option("#sort", "max")
@@ -377,11 +387,11 @@ def test_results_are_chosen_by_arrows_and_escape_leaves(tab: Tab) -> None:
         page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowUp")
     assert page.get_attribute("#query", "aria-activedescendant") == "result-1"
-    assert page.inner_text("#results [aria-selected=true] a").startswith(names[1])
+    assert page.inner_text("#results [aria-selected=true]").startswith(names[1])
     page.keyboard.press("Escape")
     assert not page.is_visible("#search")
     page.click("#show >> text=patches")  # which only this page has
-    assert page.url.endswith("layer-000.html")
+    assert page.url.endswith("layer-000.html#show=patch")
     page.keyboard.press("/")
     assert page.is_visible("#search"), "also where the switch has the focus"
     page.keyboard.press("Escape")

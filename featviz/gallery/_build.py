@@ -10,13 +10,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz.errors import LayerError, RecordError, UsageError
 from featviz.files import write_atomic
 from featviz.forward import Forward, check_module
 from featviz.gallery import site, sprites
+from featviz.gallery._maps import activation_maps, packed_maps, page_data
 from featviz.gallery._rules import default_rules
 from featviz.gallery._trust import marks, trust
 from featviz.gallery._units import Units, filters_of
@@ -128,6 +129,9 @@ def build(
     unit_links = None
     if not all(entry["done"] for entry in record["layers"]):
         unit_links = _links(result, model, data, forward, progress)
+    layers = zip(record["layers"], result.values(), strict=True)
+    missing = [layer_scan for entry, layer_scan in layers if not entry["done"]]
+    maps = activation_maps(model, data, missing, forward, progress)
     work = _Work(
         result,
         model,
@@ -140,6 +144,7 @@ def build(
         progress,
         forward,
         unit_links,
+        maps,
     )
     for entry, layer_scan in zip(record["layers"], result.values(), strict=True):
         if not entry["done"]:
@@ -325,6 +330,7 @@ class _Work:
     progress: bool
     forward: Forward | None
     links: Links | None
+    maps: dict[str, Tensor]
 
     def make_layer(self, layer_scan: LayerScan, entry: Record, record: Record) -> None:
         """Write all files of a layer, and note it in ``entry``, its part of the record.
@@ -378,7 +384,10 @@ class _Work:
             units.columns[channel] = sprites.strongest(exemplars, row, side, self.views)
         if not numbers["dead"]:
             size = self._tile_size(layer_scan.layer)
-            script = sprites.sprite(sprites.blocks(exemplars, row, size, self.views))
+            pictures = sprites.blocks(exemplars, row, size, self.views)
+            maps = self.maps.get(layer_scan.layer.name)
+            column = "" if maps is None else packed_maps(maps[channel])
+            script = sprites.sprite(pictures, sprites.shown(exemplars, row, size), column)
             write_atomic(units.folder / f"{channel}.js", script)
 
     def _projected(self, layer_scan: LayerScan) -> Iterator[Exemplars]:
@@ -433,6 +442,7 @@ class _Work:
             "rules": self.rules,
             "blocks": sprites.block_names(self.rules, self.views),
             "input": list(self.result.listing.input_shape[1:]),
+            **page_data(layer, self.result.listing.input_shape[1:]),
         }
         side = {
             "title": about["title"],

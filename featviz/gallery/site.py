@@ -18,10 +18,25 @@ from featviz.gallery import _trust
 from featviz.records import _fields as fields
 from featviz.records.likeness import HIGH
 
-SCHEMA = 6
+SCHEMA = 7
 RECORD = "gallery.json"
-_OWN = ("layers", "images", "a", "b", "static", "index.html", "index.js")
-_STATIC = ("gallery.css", "gallery.js", "panel.js", "figure.js", "search.js")
+_OWN = ("layers", "images", "a", "b", "static", "index.html", "index.js", "reading.html")
+_SCRIPTS = (  # in the order that they are loaded in
+    "gallery.js",
+    "address.js",
+    "choices.js",
+    "list.js",
+    "notes.js",
+    "arrange.js",
+    "exemplars.js",
+    "panel.js",
+    "unit.js",
+    "figure.js",
+    "search.js",
+    "front.js",
+    "keys.js",
+)
+_STATIC = ("gallery.css", *_SCRIPTS)
 _PAGES = Environment(
     loader=PackageLoader("featviz.gallery"),
     autoescape=True,
@@ -190,7 +205,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN')  # texts are passed ove
 _STRICT = {"Infinity": "1e999", "-Infinity": "-1e999", "NaN": "null"}
 _PAGES.policies["json.dumps_function"] = strict_json
 _PAGES.filters |= {"summary": _trust.summary, "mark": _trust.mark}
-_PAGES.globals["HIGH"] = HIGH
+_PAGES.globals |= {"HIGH": HIGH, "scripts": _SCRIPTS}
 
 
 def new(
@@ -300,6 +315,8 @@ def finish(folder: Path, record: dict[str, Any]) -> Path:
     """
     mark(folder, record)
     write_atomic(folder / "index.js", f"featviz.setNetwork({script(_index(record))});\n")
+    reading = _PAGES.get_template("reading.html").render(about=record["about"])
+    write_atomic(folder / "reading.html", reading)
     front = _PAGES.get_template("front.html")
     text = front.render(record=record, about=record["about"], layers=record["layers"])
     return write_atomic(folder / "index.html", text)

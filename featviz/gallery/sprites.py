@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from featviz.records.exemplars import Exemplars
-from featviz.tiles import OUTSIDE, picture_tiles, sheet, signal_tiles
+from featviz.tiles import OUTSIDE, picture_tiles, sheet, signal_tiles, to_uint8
 from featviz.views import PATCH, ViewsLike, view_tiles, views_for
 
 TILE = 96  # the longest side of a tile in pixels; what is larger is averaged down
@@ -65,6 +66,13 @@ def blocks(
     return squares
 
 
+def shown(exemplars: Exemplars, row: int, size: tuple[int, int]) -> Tensor:
+    """Where a block of a unit shows its images, and not what lies beyond their edges or between tiles: (1, H, W) uint8,
+    255 or 0."""
+    visible = F.interpolate(exemplars.visible[row][:, None].float(), size, mode="nearest")
+    return sheet(to_uint8(visible), ceil(sqrt(exemplars.k)), fill=0)
+
+
 def strongest(exemplars: Exemplars, row: int, side: int, views: ViewsLike = None) -> Tensor:
     """The strongest exemplar's two pictures of the front page, the first above the second: (3, 2 *
     side, side) uint8."""
@@ -87,11 +95,11 @@ def filters(weight: Tensor) -> list[Tensor]:
 
 
 def packed(picture: Tensor, *, crisp: bool) -> bytes:
-    """A picture (3, h, w) uint8 as WebP; exact, or with the losses of a photograph."""
-    options: dict[str, Any] = {"quality": QUALITY}
+    """A picture (3, h, w) uint8, or (4, h, w) with its opacity, as WebP; exact, or with the losses of a photograph."""
+    options: dict[str, Any] = {"quality": QUALITY, "exact": True}
     if crisp:
         # of lossless WebP, quality is the effort that goes into packing
-        options = {"lossless": True, "quality": 50}
+        options |= {"lossless": True, "quality": 50}
     buffer = BytesIO()
     image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
     image.save(buffer, "WEBP", method=2, **options)
@@ -103,13 +111,21 @@ def address(data: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
-def sprite(pictures: Sequence[Tensor]) -> str:
+def sprite(pictures: Sequence[Tensor], opacity: Tensor, maps: str = "") -> str:
     """A unit's blocks beside each other as a script, which pages opened from disk may load and read
     the pixels of.
+
+    Args:
+        pictures: of ``blocks``.
+        opacity: of each of them, as of ``shown``: a dark page is dark between tiles too.
+        maps: the address of the picture of the unit's activation maps; empty: it has none.
     """
-    across = torch.cat(list(pictures), dim=2)
+    across = torch.cat([torch.cat([picture, opacity]) for picture in pictures], dim=2)
     crisp = max(across.shape[1:]) <= 3 * len(pictures) * (CRISP + 1)
-    return f'featviz.sprite("{address(packed(across, crisp=crisp))}");\n'
+    arguments = f'"{address(packed(across, crisp=crisp))}"'
+    if maps:
+        arguments += f', "{maps}"'
+    return f"featviz.sprite({arguments});\n"
 
 
 def from_sprite(

@@ -7,8 +7,8 @@ featviz.download = (() => {
   async function download(event) {
     const button = event.target.closest("button[data-figure]");
     if (!button) return;
-    const units = button.dataset.figure === "unit" ? [featviz.page.unit] : featviz.page.order.filter((unit) => !isDead(unit));
-    const stem = $("h1").textContent + (units.length === 1 ? `-unit-${units[0]}` : "");
+    const units = button.dataset.figure === "unit" ? featviz.page.units : featviz.page.order.filter((unit) => !isDead(unit));
+    const stem = $("h1").textContent + (button.dataset.figure === "unit" ? `-unit-${units.join("-")}` : "");
     button.disabled = true;
     try {
       const canvas = await figure(units);
@@ -110,5 +110,5 @@ featviz.download = (() => {
     return new Blob(chunks, { type: "application/pdf" });
   }
 
-  return download;
+  return Object.assign(download, { save });
 })();

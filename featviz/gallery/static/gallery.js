@@ -1,5 +1,5 @@
-// The pages of a gallery: tiles that load as they come into view, and the keyboard. What a unit's panel shows, figures to
-// download and search are in files of their own, which this one is loaded before.
+// The pages of a gallery: tiles that load as they come into view. What else there is, such as the address, the keyboard, a unit's
+// panel and search, is in files of their own, which this one is loaded before.
 // Sprites come as scripts, since a page opened from disk may not read the pixels of a picture file.
 "use strict";
 const featviz = (() => {
@@ -25,6 +25,9 @@ const featviz = (() => {
   const dominant = (unit) => (unit.label && unit.share * unit.exemplars.length > 1.5 ? unit.label : "");
   const percent = (share) => (share > 0 && share < 0.01 ? "below 1%" : Math.round(100 * share) + "%");
   const counted = (n, thing) => `${n} ${thing}${n === 1 ? "" : "s"}`;
+  /** Whether a text, in small letters, holds another: a space may stand for an underscore, a hyphen or a dot. */
+  const even = (text) => text.replace(/[\s_.-]+/g, " ");
+  const holds = (text, wanted) => text.includes(wanted) || even(text).includes(even(wanted));
   /** Choices that last; a private window has no storage, and remembers nothing. */
   function remember(name, value) {
     try {
@@ -41,7 +44,7 @@ const featviz = (() => {
 
   // ---- sprites -----------------------------------------------------------------------------------------------------
   const sprites = new Map(); // address -> promise of a picture's address; the last used come last
-  const KEPT = 200; // of them, so that a layer of thousands does not fill the memory
+  let kept = 200; // of them, so that a layer of thousands does not fill the memory
 
   /** A promise of the address of a unit's sprite. */
   function load(side, unit) {
@@ -49,7 +52,7 @@ const featviz = (() => {
     const picture = sprites.get(address) || fetched(address);
     sprites.delete(address); // and set again, which makes it the last
     sprites.set(address, picture);
-    if (sprites.size > KEPT) forget(sprites.keys().next().value);
+    if (sprites.size > kept) forget(sprites.keys().next().value);
     return picture;
   }
   function fetched(address) {
@@ -68,9 +71,13 @@ const featviz = (() => {
   function forget(address) {
     sprites.get(address).then(URL.revokeObjectURL, () => {});
     sprites.delete(address);
+    columns.delete(address);
   }
+  const columns = new Map(); // address of a sprite -> that of the picture of its unit's activation maps
+  const maps = (side, unit) => columns.get(`${side.folder}/${unit}.js`) || "";
   /** What a unit's script calls: its picture becomes a blob, which takes a third of the memory that the text does. */
-  function sprite(data) {
+  function sprite(data, column) {
+    if (column) columns.set(document.currentScript.getAttribute("src"), column);
     const text = atob(data.slice(data.indexOf(",") + 1));
     const bytes = new Uint8Array(text.length);
     for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
@@ -130,7 +137,7 @@ const featviz = (() => {
       make("span", { text: isDead(unit) ? "" : note }));
     const link = make("a", { class: "tile", href: `#unit-${unit}`, "aria-label": `unit ${unit}: ${description(unit)}` },
       make("div", { class: "faces" }), name);
-    return make("li", { "data-unit": unit }, link);
+    return make("li", { "data-unit": unit }, link, featviz.list.box(unit));
   }
   /** The pictures of a tile, still empty: those that the switch shows, side after side. */
   function faces(data, unit, blocks) {
@@ -169,47 +176,10 @@ const featviz = (() => {
         pictures.forEach((picture) => { picture.style.backgroundImage = ""; });
         return;
       }
-      load(side, unit).then(
+      item.drawn = load(side, unit).then(
         (source) => { if (item.near) pictures.forEach((picture, j) => paint(picture, data, blocks[j], source)); }, // it may have left the view meanwhile
         () => pictures.forEach((picture) => { picture.textContent = "missing"; }));
     });
-  }
-
-  /** What the filter looks in: a unit's number, and the names and labels of its images. */
-  function words(unit) {
-    const lines = [`unit ${unit}`];
-    for (const side of page.data.sides) {
-      for (const exemplar of side.units[unit].exemplars) lines.push(...(image.get(exemplar.image) || []));
-    }
-    return lines.filter(Boolean).join("\n").toLowerCase();
-  }
-  function matches(unit, wanted) {
-    if (!wanted) return true;
-    return /^\d+$/.test(wanted) ? String(unit) === wanted : words(unit).includes(wanted);
-  }
-  const ORDERS = {
-    unit: (numbers) => numbers.unit,
-    max: (numbers) => -numbers.max,
-    active: (numbers) => numbers.active,
-    share: (numbers) => -numbers.share,
-  };
-
-  /** Show the units that the filter lets through, in the order that is asked for. */
-  function arrange() {
-    const { data, items } = page;
-    const wanted = $("#filter").value.trim().toLowerCase();
-    const first = data.sides[0].units;
-    const order = ORDERS[$("#sort").value];
-    const before = (a, b) => isDead(a) - isDead(b) || order(first[a]) - order(first[b]) || a - b;
-    page.order = items.map((_, unit) => unit).filter((unit) => matches(unit, wanted)).sort(before);
-    $("#tiles").replaceChildren(...page.order.map((unit) => items[unit]));
-    $("#count").textContent = count(page.order, items.length);
-  }
-  function count(order, all) {
-    if (!order.length) return `0 of ${all} units: nothing matches the filter`;
-    const dead = order.filter(isDead).length;
-    const shown = order.length === all ? `${all} units` : `${order.length} of ${all} units`;
-    return dead ? `${shown}, ${dead} of them dead and shown last` : shown;
   }
 
   /** Build the page of a layer from the data in it. */
@@ -218,62 +188,67 @@ const featviz = (() => {
     if (!source) return; // the front page
     const data = JSON.parse(source.textContent);
     source.remove();
-    page = { data, items: [], order: [], show: $("#show input").value, rule: data.rules[0], blocks: [] };
+    page = { data, items: [], order: [], show: $("#show input").value, rule: data.rules[0], blocks: [], list: [], units: [] };
     document.documentElement.style.setProperty("--aspect", aspect(data));
     if (data.sides.length > 1) {
       const titles = data.sides.map((side) => side.title).join("; right: ");
       $("#count").before(make("p", { class: "lead", text: "In each pair, left: " + titles }));
     }
     page.items = data.sides[0].units.map((_, unit) => tile(data, unit));
-    restore();
-    refill();
+    featviz.arrange.offerClasses();
+    featviz.restore();
     const watch = new IntersectionObserver((entries) => entries.forEach((entry) => {
       entry.target.near = entry.isIntersecting;
       draw(entry.target);
     }), { rootMargin: "250px" });
     page.items.forEach((item) => watch.observe(item));
+    page.items.forEach((_, unit) => featviz.notes.mark(unit));
     listen();
-    arrange();
     neighbours();
-    follow();
-  }
-  /** Set the switches and the order as they were left on another page. */
-  function restore() {
-    for (const name of ["show", "rule"]) {
-      const value = recall(name);
-      if ([...document.querySelectorAll(`#${name} input`)].some((input) => input.value === value)) page[name] = value;
-      check(name);
-    }
-    const sort = recall("sort");
-    if ([...$("#sort").options].some((option) => option.value === sort)) $("#sort").value = sort;
-  }
-  /** Every switch of this name, of the page and of the panel, stands where the page does. */
-  function check(name) {
-    document.querySelectorAll(`#${name} input, #unit-${name} input`).forEach((input) => { input.checked = input.value === page[name]; });
-  }
-  /** What a change of a switch does: the tiles, and the panel where it is open, show something else. */
-  function choose(name, value) {
-    page[name] = value;
-    remember(name, value);
-    check(name);
-    refill();
-    if (name === "show" && $("#unit").open) featviz.panel.redraw($("#unit"), page.data, page.unit);
+    featviz.address.follow();
   }
   function listen() {
     for (const name of ["show", "rule"]) {
-      if ($("#" + name)) $("#" + name).addEventListener("change", (event) => choose(name, event.target.value));
+      if ($("#" + name)) $("#" + name).addEventListener("change", (event) => featviz.choose(name, event.target.value));
     }
-    $("#sort").addEventListener("change", () => {
-      remember("sort", $("#sort").value);
-      arrange();
-    });
-    $("#filter").addEventListener("input", arrange);
+    for (const name of ["sort", "reverse", "only", "class", "filter"]) {
+      if ($("#" + name)) $("#" + name).addEventListener("input", () => rearrange(name));
+    }
     $("#controls").addEventListener("submit", (event) => event.preventDefault());
     $("#controls").addEventListener("click", featviz.download);
-    const dialog = $("#unit");
-    dialog.addEventListener("close", leave);
-    dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); }); // beside the panel
-    window.addEventListener("hashchange", follow);
+    $("#tiles").addEventListener("click", openTile);
+    $("#print").addEventListener("click", printAll);
+    featviz.list.begin();
+    for (const dialog of [$("#unit"), $("#large")]) {
+      dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); }); // beside the panel
+    }
+    $("#unit").addEventListener("close", featviz.unit.closed);
+    window.addEventListener("hashchange", featviz.address.follow);
+  }
+  /** Print the page of a layer, with the pictures of all its units. */
+  async function printAll() {
+    kept = Infinity;
+    const items = page.order.map((unit) => page.items[unit]);
+    items.forEach((item) => {
+      item.near = true;
+      draw(item);
+    });
+    await Promise.all(items.map((item) => item.drawn));
+    await Promise.all([...sprites.values()].map((source) => source.then(decoded, () => {}))); // a picture that is not decoded yet prints as nothing
+    print();
+  }
+  function rearrange(name) {
+    if (name === "sort") remember(name, $("#sort").value);
+    featviz.arrange();
+    if (name === "filter") featviz.address.writeSoon();
+    else featviz.address.write();
+  }
+  /** A click on a tile opens its unit, under an address that names what is chosen too; with a key held down, elsewhere. */
+  function openTile(event) {
+    const link = event.target.closest("a.tile");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    featviz.address.enter(Number(link.parentNode.dataset.unit));
   }
 
   /** Links to the layers before and after this one, and a list of them all. */
@@ -290,109 +265,16 @@ const featviz = (() => {
     $("#neighbours").replaceChildren(...[link(layers[here - 1], "←", "Previous"), list, link(layers[here + 1], "→", "Next")].filter(Boolean));
   }
 
-  // ---- a unit's panel ----------------------------------------------------------------------------------------------
-  function follow() {
-    const match = /^#unit-(\d+)$/.exec(location.hash);
-    const unit = match ? Number(match[1]) : NaN;
-    if (unit in page.items) open(unit);
-    else if ($("#unit").open) $("#unit").close();
-  }
-  function leave() {
-    if (location.hash) history.replaceState(null, "", location.href.split("#")[0]);
-    document.title = page.title || document.title;
-    const item = page.items[page.unit];
-    if (item && item.isConnected) $("a", item).focus();
-  }
-  function step(by) {
-    const at = page.order.indexOf(page.unit);
-    const next = page.order[at + by];
-    if (next === undefined) return;
-    history.replaceState(null, "", `#unit-${next}`); // at once: following the address would come after the next key
-    open(next);
-  }
-
-  function open(unit) {
-    const { data } = page;
-    page.unit = unit;
-    page.title = page.title || document.title;
-    const layer = $("h1").textContent;
-    document.title = `${layer} unit ${unit}`;
-    const dialog = $("#unit");
-    const sections = data.sides.map((side) => make("section", {}, ...featviz.panel(data, side, side.units[unit])));
-    dialog.replaceChildren(...[
-      make("header", {}, make("h2", { id: "unit-title", tabindex: "-1", text: `${layer} · unit ${unit}` }),
-        stepButton("←", "Previous unit", -1), stepButton("→", "Next unit", 1),
-        make("button", { type: "button", text: "PNG", "data-figure": "unit", "data-format": "png", "aria-label": "Download as PNG" }),
-        make("button", { type: "button", text: "PDF", "data-figure": "unit", "data-format": "pdf", "aria-label": "Download as PDF" }),
-        make("button", { type: "button", text: "Close", click: () => dialog.close() })),
-      isDead(unit) ? null : panelSwitch(),
-      make("div", { class: data.sides.length > 1 ? "facing" : "" }, ...sections),
-    ].filter(Boolean));
-    check("show");
-    dialog.onclick = featviz.download;
-    if (!dialog.open) dialog.showModal();
-    dialog.scrollTop = 0;
-    $("#unit-title").focus({ preventScroll: true });
-  }
-  /** The page's switch between views again, in the panel. */
-  function panelSwitch() {
-    const labels = [...document.querySelectorAll("#show label")].map((label) => make("label", {},
-      make("input", { type: "radio", name: "unit-show", value: $("input", label).value }), make("span", { text: label.textContent })));
-    const options = make("div", { class: "switch", id: "unit-show", change: (event) => choose("show", event.target.value) }, ...labels);
-    return make("div", { class: "controls" }, make("fieldset", {}, make("legend", { text: "Show" }), options));
-  }
-  function stepButton(text, label, by) {
-    const next = page.order[page.order.indexOf(page.unit) + by];
-    return make("button", { type: "button", text, "aria-label": label, disabled: next === undefined ? "" : null, click: () => step(by) });
-  }
-
-  // ---- keyboard ----------------------------------------------------------------------------------------------------
-  function keys(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const typing = event.target.matches("input:not([type='radio']), select, textarea");
-    if ($("#search").open) {
-      featviz.search.keys(event);
-    } else if (event.key === "/" && !typing) {
-      event.preventDefault();
-      featviz.search.start();
-    } else if (page) pageKeys(event, typing);
-  }
-  function pageKeys(event, typing) {
-    const panel = $("#unit").open;
-    const switching = event.target.matches("input[type='radio']"); // whose own keys the arrows are
-    if (panel && !typing && !switching && (event.key === "ArrowLeft" || event.key === "ArrowRight")) {
-      event.preventDefault();
-      step(event.key === "ArrowLeft" ? -1 : 1);
-    } else if (!panel && event.key === "Escape") {
-      if (typing) event.target.blur();
-      else location.href = "index.html#" + $("#main").dataset.page.replace(".html", "");
-    } else if (!panel && !event.target.matches("input, select") && event.key.startsWith("Arrow")) {
-      stepAmongTiles(event);
-    }
-  }
-  function stepAmongTiles(event) {
-    const tiles = [...$("#tiles").children];
-    const at = tiles.findIndex((item) => item.contains(document.activeElement));
-    const secondRow = tiles.findIndex((item) => item.offsetTop !== tiles[0].offsetTop);
-    const columns = secondRow < 0 ? tiles.length : secondRow;
-    const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
-    const next = at < 0 ? tiles[0] : tiles[at + by];
-    // where no tile has the focus, up and down scroll the page as ever
-    if (next && (at >= 0 || event.key === "ArrowRight" || event.key === "ArrowLeft")) {
-      event.preventDefault();
-      $("a", next).focus();
-    }
-  }
-
   document.addEventListener("DOMContentLoaded", () => {
     $("#open-search").addEventListener("click", featviz.search.start);
     $("#query").addEventListener("input", featviz.search.update);
-    document.addEventListener("keydown", keys);
+    document.addEventListener("keydown", featviz.keys);
     begin();
+    if (!page) featviz.front();
   });
   return {
     // what the other scripts share with this one
-    $, make, number, counted, percent, dominant, image, load, decoded, paint, shownBlocks, caption, crispClass, isSmall, isDead,
+    $, make, number, counted, holds, refill, percent, dominant, image, load, maps, decoded, remember, recall, paint, shownBlocks, caption, crispClass, isSmall, isDead,
     get network() { return network; },
     get page() { return page; },
     /** What the scripts of units call. */

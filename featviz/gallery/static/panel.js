@@ -8,7 +8,7 @@ featviz.panel = (() => {
     const heading = data.sides.length > 1 ? [make("h3", { text: side.title })] : [];
     if (unit.dead) return [...heading, make("p", { class: "notice", text: "This unit is dead: no image activates it, so there is nothing to project." })];
     return [...heading, make("dl", { class: "stats" }, ...facts(unit)), badge(), blocks(data, side, unit),
-      make("h3", { text: "Where in the images" }), exemplars(data, side, unit),
+      ...featviz.exemplars.list(data, side, unit),
       make("h3", { text: "Strongest response in each image, over the data set" }), histogram(unit)];
   }
   /** The page's badge of the chosen rule again; a comparison has none. */
@@ -52,34 +52,6 @@ featviz.panel = (() => {
   function marked(data, side, block) {
     const mark = side.marks[data.blocks[block].rule];
     return mark ? make("span", { class: "mark" }, make("span", { "aria-hidden": "true", text: "≈ " }), mark) : null;
-  }
-
-  const COMPUTED = {
-    "full image": "projected from the full image",
-    fallback: "projected from the full image: the crop did not give the recorded response",
-  };
-  function exemplars(data, side, unit) {
-    const items = unit.exemplars.map((exemplar, rank) => {
-      const [key, label] = featviz.image.get(exemplar.image) || ["", null];
-      const computed = COMPUTED[exemplar.computed]; // a crop is the rule, and needs no words
-      return make("li", {}, boxed(data, side, exemplar, key),
-        make("div", { class: "score", text: `${rank + 1}.  ${number(exemplar.score)}` }),
-        label ? make("div", { text: label }) : null,
-        make("div", { class: "key", text: key, title: key }),
-        computed ? make("div", { class: "quiet", text: computed }) : null);
-    });
-    return make("ol", { class: "exemplars" }, ...items);
-  }
-  /** An image with the box of the receptive field on it. */
-  function boxed(data, side, exemplar, key) {
-    const [height, width] = data.input;
-    const [top, left, bottom, right] = exemplar.box;
-    const position = `top:${(100 * top) / height}%;left:${(100 * left) / width}%`;
-    const size = `height:${(100 * (bottom - top)) / height}%;width:${(100 * (right - left)) / width}%`;
-    const file = `${side.images}/${String(exemplar.image).padStart(6, "0")}.webp`;
-    return make("div", { class: "boxed" },
-      make("img", { src: file, alt: `image ${key}`, loading: "lazy" }),
-      make("div", { class: "box", style: `${position};${size}` }));
   }
 
   /** Bins of the record: not above 0; below 2**-16; then four to each doubling, the last without an end. */
@@ -129,10 +101,11 @@ featviz.panel = (() => {
   }
 
   /** Show other blocks in a panel that is open. */
-  function redraw(dialog, data, unit) {
-    dialog.querySelectorAll("section").forEach((section, i) => {
-      const side = data.sides[i];
-      if (!side.units[unit].dead) $(".blocks", section).replaceWith(blocks(data, side, side.units[unit]));
+  function redraw(dialog, data) {
+    dialog.querySelectorAll("section").forEach((section) => {
+      const side = data.sides[section.dataset.side];
+      const unit = side.units[section.dataset.unit];
+      if (!unit.dead) $(".blocks", section).replaceWith(blocks(data, side, unit));
     });
   }
 

@@ -1,22 +1,22 @@
 // Search across the network: layers, unit numbers, labels and keys of images.
 "use strict";
 featviz.search = (() => {
-  const { $, make, counted } = featviz;
+  const { $, make, counted, holds } = featviz;
 
   /** What a query leads to: layers by name, units by number, then units by the images that they respond to. */
   function results(query) {
     const text = query.trim().toLowerCase();
     if (!text) return [];
-    const address = /^(?:(.*?)[\s:#]+)?(?:unit[\s-]*)?(\d+)$/.exec(text); // conv3 17, conv3:17, conv3 unit 17, 17
+    const address = /^(?:(.*?)[\s:#]+)??(?:unit[\s-]*)?(\d+)$/.exec(text); // conv3 17, conv3:17, conv3 unit 17, unit 17, 17
     const matching = imagesNamed(text);
     const byName = [];
     const byImage = [];
     for (const layer of featviz.network.layers.filter((each) => each.units)) {
       const name = layer.name.toLowerCase();
-      if (name.includes(text)) byName.push({ href: layer.page, name: layer.name, note: `layer, ${layer.units.length} units` });
+      if (holds(name, text)) byName.push({ href: layer.page, name: layer.name, note: `layer, ${layer.units.length} units`, images: [] });
       for (const [unit, label, exemplars] of layer.units) {
-        const result = { href: `${layer.page}#unit-${unit}`, name: `${layer.name} unit ${unit}` };
-        if (address && Number(address[2]) === unit && name.includes(address[1] || "")) {
+        const result = { href: `${layer.page}#unit-${unit}`, name: `${layer.name} unit ${unit}`, images: exemplars.slice(0, 3) };
+        if (address && Number(address[2]) === unit && holds(name, address[1] || "")) {
           byName.push({ ...result, note: label || "" });
         } else if (matching.size) {
           const hits = exemplars.filter((id) => matching.has(id)).length;
@@ -28,7 +28,7 @@ featviz.search = (() => {
   }
   /** The images whose key or label holds a text. */
   function imagesNamed(text) {
-    const holding = [...featviz.image].filter(([, names]) => names.some((name) => name && name.toLowerCase().includes(text)));
+    const holding = [...featviz.image].filter(([, names]) => names.some((name) => name && holds(name.toLowerCase(), text)));
     return new Set(holding.map(([id]) => id));
   }
 
@@ -41,8 +41,9 @@ featviz.search = (() => {
   }
   const resultCount = (n) => (n > SHOWN ? `the first ${SHOWN} of ${n} results` : counted(n, "result"));
   function resultItem(result, i) {
-    const link = make("a", { href: result.href, tabindex: "-1", text: result.name, click: () => $("#search").close() }, make("span", { text: result.note }));
-    return make("li", { role: "option", id: `result-${i}`, "aria-selected": String(i === 0) }, link);
+    const pictures = result.images.map((id) => make("img", { src: `images/${String(id).padStart(6, "0")}.webp`, alt: "", loading: "lazy" }));
+    return make("a", { role: "option", id: `result-${i}`, "aria-selected": String(i === 0), href: result.href, tabindex: "-1", click: () => $("#search").close() },
+      make("b", { text: result.name }), make("span", { text: result.note }), make("span", { class: "strongest" }, ...pictures));
   }
   function choose(to) {
     const options = [...$("#results").children];
@@ -61,7 +62,7 @@ featviz.search = (() => {
     if (event.key === "Escape") $("#search").close(); // at once, where the field would first be emptied
     else if (event.key === "ArrowDown") choose(at + 1);
     else if (event.key === "ArrowUp") choose(at - 1);
-    else if (event.key === "Enter" && event.target.id === "query") $("#results [aria-selected='true'] a")?.click();
+    else if (event.key === "Enter" && event.target.id === "query") $("#results [aria-selected='true']")?.click();
     else return;
     event.preventDefault();
   }
