@@ -29,6 +29,7 @@ _SCRIPTS = (  # in the order that they are loaded in
     "notes.js",
     "arrange.js",
     "exemplars.js",
+    "links.js",
     "panel.js",
     "unit.js",
     "figure.js",
@@ -351,4 +352,5 @@ def _index(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _index_of_layer(layer: dict[str, Any]) -> dict[str, Any]:
-    return {"name": layer["name"], "page": layer["page"], "units": layer.get("index")}
+    keys = ("name", "page", "folder")
+    return {key: layer[key] for key in keys} | {"units": layer.get("index")}

@@ -9,6 +9,7 @@ featviz.panel = (() => {
     if (unit.dead) return [...heading, make("p", { class: "notice", text: "This unit is dead: no image activates it, so there is nothing to project." })];
     return [...heading, make("dl", { class: "stats" }, ...facts(unit)), badge(), blocks(data, side, unit),
       ...featviz.exemplars.list(data, side, unit),
+      ...featviz.links.list(data, side, unit),
       make("h3", { text: "Strongest response in each image, over the data set" }), histogram(unit)];
   }
   /** The page's badge of the chosen rule again; a comparison has none. */
