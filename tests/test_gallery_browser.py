@@ -4,6 +4,7 @@ keyboard.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
@@ -594,9 +595,7 @@ def test_nothing_is_wider_than_a_phone(
         assert within[0] <= within[1]
         page.eval_on_selector("#unit", "(panel) => { panel.scrollTop = panel.scrollHeight; }")
         assert page.is_visible("#unit button:has-text('Close')")
-        top = page.eval_on_selector(
-            "#unit header", "(header) => header.getBoundingClientRect().top"
-        )
+        top = page.eval_on_selector("#unit .head", "(head) => head.getBoundingClientRect().top")
         assert top >= -1, "the buttons stay in view"
     wide, screen = page.evaluate(OVERFLOW)
     assert wide <= screen == 390
@@ -997,7 +996,7 @@ def test_a_panel_marks_every_rule_and_has_the_badge_of_the_chosen(
     page = opened(alike).go("layer-000.html#unit-1")
     page.wait_for_selector(OPEN)
     assert page.locator("#unit .trust").get_attribute("data-rule") == "deconvnet"
-    caption = page.locator("#unit figcaption:has-text('deconvnet projections')")
+    caption = page.locator("#unit figcaption:has-text('patches masked by deconvnet')")
     assert "hardly tells units (1.00)" in caption.inner_text()
 
 
@@ -1010,3 +1009,311 @@ def test_the_front_page_marks_layers_whose_pictures_say_little(
     mark.focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("main .trust:visible")
+
+
+# --- where a unit responds in its images
+
+
+SHOWN_MAP = "(Number(getComputedStyle(document.querySelectorAll({!r})[{}]).opacity) === 1)"
+
+
+def test_an_activation_map_is_shown_by_mouse_and_by_keyboard(tab: Tab) -> None:
+    page = tab.go("layer-001.html#unit-5")
+    page.wait_for_selector(OPEN)
+    page.hover("#unit .exemplars li:nth-child(2) .boxed")
+    tab.wait(SHOWN_MAP.format("#unit .exemplars .map", 1))
+    page.hover("#unit h2")
+    tab.wait("!" + SHOWN_MAP.format("#unit .exemplars .map", 1))
+    page.focus("#unit .show-maps")
+    page.keyboard.press("Tab")  # a focus by keyboard
+    tab.wait(SHOWN_MAP.format("#unit .exemplars .map", 0))
+    page.keyboard.press("m")
+    tab.wait(SHOWN_MAP.format("#unit .exemplars .map", 3))
+    page.reload()
+    tab.wait(SHOWN_MAP.format("#unit .exemplars .map", 3))
+    page.keyboard.press("m")
+    assert not page.is_checked("#unit .show-maps")
+
+
+def test_a_map_is_clear_where_the_unit_responds_most(tab: Tab, result: Scan) -> None:
+    page = tab.go("layer-001.html#unit-5")
+    veil = """(canvas) => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]
+      .filter((_, i) => i % 4 === 3)"""
+    canvas = page.locator("#unit .exemplars .map").nth(1)
+    tab.until(lambda: max(canvas.evaluate(veil)) > 0)
+    alphas = canvas.evaluate(veil)
+    y, x = result["conv2"].top.positions[5, 1].tolist()
+    assert len(alphas) == 12 * 12
+    assert alphas[12 * y + x] == 0
+    assert alphas.count(max(alphas)) > 1, "zero and below are dark alike"
+
+
+@pytest.mark.parametrize("options", [{}, {"viewport": PHONE, "has_touch": True}])
+def test_an_exemplar_opens_large_and_closes_alone(
+    opened: Callable[..., Tab], small: Path, result: Scan, options: dict[str, Any]
+) -> None:
+    tab = opened(small, **options)
+    page = tab.go("layer-001.html#unit-5")
+    page.wait_for_selector(OPEN)
+    item = page.locator("#unit .exemplars .boxed").first
+    if options:
+        item.tap()
+    else:
+        item.focus()
+        page.keyboard.press("Enter")
+    page.wait_for_selector("#large[open]")
+    words = page.inner_text("#large")
+    image = int(result["conv2"].top.images[5, 0])
+    for word in ("exemplar 1", "1 of 4", text(LABELS[image % 4]), "12 × 12 positions"):
+        assert word in words
+    tab.wait(SHOWN_MAP.format("#large .map", 0))
+    page.keyboard.press("m")
+    tab.wait("!" + SHOWN_MAP.format("#large .map", 0))
+    page.keyboard.press("ArrowRight")
+    tab.wait("document.querySelector('#large-title').textContent.endsWith('exemplar 2')")
+    wide, screen = page.evaluate(OVERFLOW)
+    assert wide <= screen
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#large")
+    assert page.is_visible(OPEN)
+    assert page.inner_text("#unit-title") == "conv2 · unit 5"
+
+
+def test_a_first_layer_shows_its_filter_once(tab: Tab) -> None:
+    page = tab.go("layer-000.html")
+    tab.wait("document.querySelectorAll('#tiles .picture')[1].style.backgroundSize === 'contain'")
+    tab.go("layer-000.html#unit-2")
+    page.wait_for_selector(OPEN)
+    captions = page.locator("#unit figcaption").all_inner_texts()
+    assert captions[0] == "its filter, the weights"
+    assert not [caption for caption in captions if "projections" in caption]
+
+
+# --- what is chosen: in the address, in a list, in notes
+
+
+def test_everything_chosen_is_in_the_address_which_another_reader_opens(
+    opened: Callable[..., Tab], small: Path
+) -> None:
+    tab = opened(small)
+    page = tab.go("layer-001.html")
+    page.click("#show >> text=patches")
+    page.click("#rule >> text=guided")
+    page.select_option("#sort", "mean")
+    page.check("#reverse")
+    page.select_option("#only", "living")
+    page.fill("#filter", "png")
+    tab.wait("location.hash.includes('filter=png')")
+    order = tab.units()
+    assert 0 < len(order) < 20
+    page.click(f"li[data-unit='{order[0]}'] a")
+    page.wait_for_selector(OPEN)
+    other = opened(small)
+    other.page.goto(page.url)
+    other.page.wait_for_selector(OPEN)
+    assert other.page.inner_text("#unit-title") == f"conv2 · unit {order[0]}"
+    other.page.keyboard.press("Escape")
+    assert other.units() == order
+    assert other.page.evaluate("document.querySelector('#show input:checked').value") == "patch"
+    assert other.page.evaluate("document.querySelector('#rule input:checked').value") == "guided"
+
+
+def test_the_back_button_leads_through_what_was_open(tab: Tab) -> None:
+    page = tab.go("index.html")
+    page.click("h2 a >> text=conv2")
+    page.select_option("#sort", "max")
+    unit = tab.units()[1]
+    page.click(f"li[data-unit='{unit}'] a")
+    page.wait_for_selector(OPEN)
+    page.keyboard.press("ArrowRight")
+    page.go_back()
+    tab.wait(f"!document.querySelector('{OPEN}')")
+    assert page.input_value("#sort") == "max"
+    page.go_forward()
+    page.wait_for_selector(OPEN)
+    page.keyboard.press("Escape")  # which goes back, too
+    tab.at("layer-001.html")
+    page.go_back()
+    assert page.inner_text("h1") != "conv2", "not the same page twice"
+
+
+def test_units_are_picked_shown_side_by_side_and_shared(
+    opened: Callable[..., Tab], small: Path
+) -> None:
+    tab = opened(small)
+    page = tab.go("layer-001.html")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("x")
+    page.check("li[data-unit='5'] .pick input")
+    tab.go("layer-001.html#unit-9&list=0,5")
+    page.wait_for_selector(OPEN)
+    page.click("#unit button:has-text('Pick')")
+    assert page.get_attribute("#unit button[data-pick]", "aria-pressed") == "true"
+    page.keyboard.press("Escape")
+    assert page.inner_text("#list-count") == "3 units picked: 0, 5, 9"
+    page.select_option("#only", "picked")
+    assert tab.units() == [0, 5, 9]
+    page.click("#beside")
+    page.wait_for_selector(OPEN)
+    assert page.inner_text("#unit-title") == "conv2 · units 0, 5, 9"
+    assert page.locator("#unit section .exemplars").count() == 3
+    page.click("#unit-show >> text=projection >> nth=-1")
+    other = opened(small)
+    other.page.goto(page.url)
+    other.page.wait_for_selector(OPEN)
+    assert other.page.inner_text("#unit-title") == "conv2 · units 0, 5, 9"
+    page.keyboard.press("Escape")
+    page.click("#clear-list")
+    assert not page.is_visible("#list")
+    assert "list" not in page.url
+
+
+def test_notes_stay_in_the_browser_and_are_exported(tab: Tab) -> None:
+    page = tab.go("layer-001.html#unit-5")
+    page.fill("#note", "edges? / <b>x</b>")
+    page.keyboard.press("Escape")
+    page.select_option("#only", "noted")
+    assert tab.units() == [5]
+    page.reload()
+    tab.go("layer-001.html#unit-5")
+    page.wait_for_selector(OPEN)
+    tab.wait("document.querySelector('#note').value === 'edges? / <b>x</b>'")
+    tab.go("index.html")
+    name, data = downloaded(page, "#export-notes")
+    assert name == "notes.json"
+    assert json.loads(data) == [
+        {
+            "network": f"tiny {LABELS[1]}",
+            "layer": "conv2",
+            "unit": 5,
+            "note": "edges? / <b>x</b>",
+        }
+    ]
+
+
+def test_units_are_filtered_by_class_and_kind(tab: Tab, result: Scan) -> None:
+    page = tab.go("layer-001.html")
+    values = page.eval_on_selector_all("#class option", "all => all.map((item) => item.value)")
+    assert len(values) > 1
+    page.select_option("#class", values[1])
+    units = tab.units()
+    labels = result.listing.labels
+    for unit in units:
+        images = result["conv2"].top.images[unit].tolist()
+        assert sum(text(labels[image] or "") == values[1] for image in images) >= 2
+    assert f"({len(units)} unit" in page.locator("#class option").nth(1).inner_text()
+    page.select_option("#class", "")
+    page.select_option("#only", "dead")
+    assert tab.units() == [3]
+    page.select_option("#only", "living")
+    assert len(tab.units()) == 19
+    tab.go("index.html")
+    page.select_option("#which", "dead")
+    assert page.locator(".layers > li:visible h2").all_inner_texts() == ["conv2"]
+    assert page.inner_text("#layer-count") == "1 layer"
+
+
+def test_a_layer_is_reached_by_its_name(tab: Tab) -> None:
+    page = tab.go("index.html#layer=conv2&unit=17")
+    page.wait_for_selector(OPEN)
+    assert page.inner_text("#unit-title") == "conv2 · unit 17"
+
+
+def test_search_takes_units_by_their_number_and_shows_pictures(tab: Tab) -> None:
+    page = tab.go("index.html")
+    page.keyboard.press("/")
+    assert searched(page, "unit 17") == ["conv2 unit 17"]
+    tab.wait("document.querySelector('#results img').naturalWidth > 0")
+    assert page.locator("#results a").first.locator("img").count() == 3
+    assert page.locator("#results [role=option] a, #results [role=option] button").count() == 0
+    key = "a name  with spaces.png"
+    assert searched(page, "a-name_with spaces") == searched(page, key) != []
+
+
+def test_how_to_read_the_pictures_is_a_page_of_the_gallery(tab: Tab) -> None:
+    page = tab.go("layer-001.html")
+    page.keyboard.press("?")
+    tab.at("reading.html#keys")
+    assert page.inner_text("h1") == "How to read the pictures"
+    page.keyboard.press("/")
+    assert searched(page, "unit 17") == ["conv2 unit 17"]
+    page.go_back()
+    page.click("a.help")
+    tab.at("reading.html")
+
+
+# --- print
+
+
+def printed(page: Any) -> tuple[int, int]:
+    """How many pages it takes on paper, and how many bytes of pictures are on them."""
+    data = page.pdf(format="A4", prefer_css_page_size=True)
+    pictures = re.findall(rb"/Subtype /Image.*?/Length (\d+)", data, re.DOTALL)
+    return len(re.findall(rb"/Type /Page\b[^s]", data)), sum(map(int, pictures))
+
+
+def test_a_unit_is_printed_on_one_page_with_its_pictures(
+    opened: Callable[..., Tab], small: Path
+) -> None:
+    tab = opened(small, color_scheme="dark")
+    page = tab.go("layer-001.html#unit-5")
+    tab.wait("document.querySelector('#unit .picture').style.backgroundImage")
+    tab.wait("[...document.querySelectorAll('#unit img')].every((img) => img.naturalWidth)")
+    pages, pictures = printed(page)
+    assert pages == 1
+    assert pictures > 5_000
+    page.emulate_media(media="print", color_scheme="dark")
+    paper = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert paper == "rgb(255, 255, 255)"
+    assert not page.is_visible("#tiles")
+
+
+def test_front_and_layer_pages_are_printed_with_their_pictures(tab: Tab) -> None:
+    page = tab.go("index.html")
+    assert printed(page)[1] > 5_000
+    tab.go("layer-001.html")
+    page.evaluate("print = () => { document.title = 'printed'; }")
+    page.click("#print")
+    tab.wait("document.title === 'printed'")
+    drawn = "[...document.querySelectorAll('#tiles .picture:not(.dead)')].every((picture) => picture.style.backgroundImage)"
+    assert page.evaluate(drawn)
+    assert printed(page)[1] > 5_000
+
+
+# --- for who reads by ear or without a mouse
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [{"width": 1280, "height": 900}, PHONE])
+def test_axe_finds_nothing(
+    opened: Callable[..., Tab], small: Path, scheme: str, viewport: dict[str, int]
+) -> None:
+    axe = pytest.importorskip("axe_core_python", reason="needs pip install axe-core-python")
+    source = (Path(axe.__file__).parent / "axe.min.js").read_text()
+    tab = opened(small, color_scheme=scheme, viewport=viewport)
+    for address in (
+        "index.html",
+        "reading.html",
+        "layer-001.html#list=5",
+        "layer-001.html#unit-5",
+        "layer-001.html#side-by-side&list=5,9",
+        "layer-000.html#unit-1",
+    ):
+        page = tab.go(address)
+        page.reload()
+        assert violations(page, source) == [], address
+        if "unit" in address:
+            page.click("#unit .exemplars .boxed >> nth=0")
+            page.wait_for_selector("#large[open]")
+            assert violations(page, source) == [], "large"
+            page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.keyboard.press("/")
+    searched(page, "unit 1")
+    assert violations(page, source) == [], "search"
+
+
+def violations(page: Any, source: str) -> list[str]:
+    page.evaluate(source)
+    results = page.evaluate("axe.run(document).then((result) => result.violations)")
+    return [f"{own['id']}: {own['nodes'][0]['html'][:120]}" for own in results]

@@ -2,8 +2,6 @@
 // layer-003.html#unit-5&rule=lrp&sort=max
 "use strict";
 featviz.address = (() => {
-  const { $ } = featviz;
-
   const CHOICES = ["show", "rule", "sort", "reverse", "only", "class", "filter", "list"];
   const BESIDE = "side-by-side";
 
@@ -74,8 +72,6 @@ featviz.address = (() => {
     const layer = featviz.network.layers.find((each) => each.units && each.name === asked.get("layer"));
     if (layer) location.replace(layer.page + (asked.has("unit") ? `#unit-${Number(asked.get("unit"))}` : ""));
   }
-  /** That address, of a unit of this page. */
-  const named = (unit) => new URL(`index.html#layer=${encodeURIComponent($("h1").textContent)}&unit=${unit}`, location.href).href;
 
-  return { BESIDE, of, follow, write, writeSoon, enter, leave, byName, named };
+  return { BESIDE, of, follow, write, writeSoon, enter, leave, byName };
 })();

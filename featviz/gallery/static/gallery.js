@@ -123,6 +123,12 @@ const featviz = (() => {
     node.style.backgroundSize = `${(100 * n * wide) / (wide - cut)}% 100%`;
     node.style.backgroundPosition = `${(100 * (block * wide + cut / 2)) / (n * wide - wide + cut)}% 0`;
   }
+  /** The same in a tile, where a first layer's filter, large, takes the place of projections that are all that filter. */
+  function paintFace(node, data, block, source, unit) {
+    if (unit.weights && data.blocks[block].view === "projection") {
+      Object.assign(node.style, { backgroundImage: `url("${unit.weights}")`, backgroundSize: "contain", backgroundPosition: "50% 50%" });
+    } else paint(node, data, block, source);
+  }
   function aspect(data) {
     const across = Math.ceil(Math.sqrt(data.k));
     const down = Math.ceil(data.k / across);
@@ -177,7 +183,7 @@ const featviz = (() => {
         return;
       }
       item.drawn = load(side, unit).then(
-        (source) => { if (item.near) pictures.forEach((picture, j) => paint(picture, data, blocks[j], source)); }, // it may have left the view meanwhile
+        (source) => { if (item.near) pictures.forEach((picture, j) => paintFace(picture, data, blocks[j], source, side.units[unit])); }, // it may have left the view meanwhile
         () => pictures.forEach((picture) => { picture.textContent = "missing"; }));
     });
   }

@@ -35,7 +35,8 @@ featviz.panel = (() => {
 
   /** The tiles of a unit, large: its weights in a first layer, the views that are chosen, the patches. */
   function blocks(data, side, unit) {
-    const shown = panelBlocks(data);
+    const isFilter = (block) => unit.weights && data.blocks[block].view === "projection"; // which is the filter again, for every patch
+    const shown = panelBlocks(data).filter((block) => !isFilter(block));
     const figures = shown.map((block) => make("figure", {},
       make("figcaption", { text: caption(data, block) }, marked(data, side, block)),
       make("div", { class: "picture" + crispClass(data), role: "img", "aria-label": `${caption(data, block)} of unit ${unit.unit}` })));

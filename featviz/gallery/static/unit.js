@@ -22,7 +22,7 @@ featviz.unit = (() => {
       units.length > 1 ? make("h3", { class: "unit" }, make("a", { href: `#unit-${unit}`, text: `unit ${unit}` })) : "",
       ...featviz.panel(data, side, side.units[unit]))));
     dialog.replaceChildren(...[
-      make("header", {}, make("h2", { id: "unit-title", tabindex: "-1", text: `${layer} · ${title}` }), ...buttons(units)),
+      make("div", { class: "head" }, make("h2", { id: "unit-title", tabindex: "-1", text: `${layer} · ${title}` }), ...buttons(units)),
       units.every(isDead) ? null : panelSwitch(),
       make("div", { class: sections.length > 1 ? "facing" : "" }, ...sections),
       units.length === 1 ? featviz.notes.field(units[0]) : null,
