@@ -75,6 +75,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def add_examples(parser: argparse.ArgumentParser, *lines: str) -> None:
+    """Command lines at the end of the help."""
+    parser.epilog = "\n  ".join(["examples:", *lines])
+
+
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """--images and how they are read."""
     group = parser.add_argument_group("images")
@@ -362,7 +367,7 @@ def scanned(
         strict=args.strict,
         sources=sources,
         check=check,
-        progress=progress,
+        progress=progress and not args.quiet,
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from featviz import gallery
 from featviz.cli.arguments import (
+    add_examples,
     add_full_fields,
     add_image_arguments,
     add_k,
@@ -37,11 +37,8 @@ from featviz.images import Images
 from featviz.records.scan import Scan
 
 
-def register(commands: Any) -> None:
-    """Add the command ``gallery``."""
-    parser = commands.add_parser(
-        "gallery", help="scan images, project every unit, and write a site to browse them in"
-    )
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
@@ -62,6 +59,12 @@ def register(commands: Any) -> None:
     add_memory(parser)
     parser.add_argument("--fresh", action="store_true", help="scan and make everything again")
     add_output(parser, "the gallery's folder (default: outputs/MODEL-gallery)")
+    add_examples(
+        parser,
+        "featviz gallery --model alexnet --weights DEFAULT --images photos/",
+        "featviz gallery --layers conv4,conv5 --rule guided --out outputs/two-layers",
+        "featviz gallery --compare outputs/before outputs/after",
+    )
     parser.set_defaults(
         run=run, goes_on="Finished layers are kept: the same command goes on from there."
     )
@@ -118,7 +121,7 @@ def _make_of(
         fresh=args.fresh,
         forward=forward,
         memory=args.memory,
-        progress=True,
+        progress=not args.quiet,
     )
     print(page)
     _report(out)

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from torch import nn
 
 from featviz import figures
 from featviz.cli.arguments import (
+    add_examples,
     add_full_fields,
     add_image_arguments,
     add_k,
@@ -53,12 +53,8 @@ OVERVIEW_UNITS = 12
 OVERVIEW_LAYERS = 32
 
 
-def register(commands: Any) -> None:
-    """Add the command ``grid``."""
-    parser = commands.add_parser(
-        "grid",
-        help="scan images, project every unit's strongest responses, draw a grid for each layer",
-    )
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
@@ -102,6 +98,12 @@ def register(commands: Any) -> None:
     add_memory(parser)
     parser.add_argument("--fresh", action="store_true", help="scan again even if there is a record")
     add_output(parser, "folder for figures and the scan's record (default: outputs/MODEL)")
+    add_examples(
+        parser,
+        "featviz grid",
+        "featviz grid --model alexnet --weights DEFAULT --images photos/ --max-channels 16",
+        "featviz grid --layers 'conv[45]' --channels 0,5,17 --view projection --format pdf",
+    )
     parser.set_defaults(
         run=run, goes_on="What was scanned is kept: the same command goes on from there."
     )
@@ -198,7 +200,7 @@ def _draw_layer(
             seed=args.seed,
             forward=forward,
             memory=args.memory,
-            progress=True,
+            progress=not args.quiet,
         )
         if not args.full_fields:
             effective = effective or exemplars.effective_size()

@@ -142,6 +142,8 @@ def square_side(size: tuple[int, int]) -> int:
 
 def _say_recipe(args: argparse.Namespace, model: nn.Module, recipe: Preprocess) -> None:
     """Print what the images go through, and where that is from."""
+    if args.quiet:
+        return
     source = f"that of {args.model}"
     if _own_recipe(args, model) is None:
         source = f"{args.model} brings none of its own"

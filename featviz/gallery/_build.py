@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from featviz.bars import bar as progress_bar
 from featviz.errors import LayerError, RecordError, UsageError
 from featviz.files import write_atomic
 from featviz.forward import Forward, check_module
@@ -352,20 +352,24 @@ class _Work:
         entry["done"] = True
 
     def _write_sprites(self, units: Units, layer_scan: LayerScan) -> None:
-        """Project all units of a layer, group by group."""
-        bar = tqdm(
+        """Project the units of a layer, as many at a time as memory for their tiles allows, and write
+        their tiles. Each of the two is half of a unit to the bar."""
+        channels = self._channels(layer_scan)
+        step = self._units_held(layer_scan.layer)
+        bar = progress_bar(
             desc=f"gallery {text(layer_scan.layer.name)}",
-            total=layer_scan.layer.channels,
+            total=len(channels),
             unit="unit",
-            disable=not self.progress,
-            leave=False,
+            progress=self.progress,
         )
         with bar:
-            for exemplars in self._projected(layer_scan):
+            for start in range(0, len(channels), step):
+                group = channels[start : start + step]
+                exemplars = self._projected(units, layer_scan, group, _half(bar, start, len(group)))
                 units.add(exemplars)
-                for row in range(len(exemplars.channels)):
+                for row in range(len(group)):
                     self._write_sprite(units, layer_scan, exemplars, row)
-                    bar.update()
+                    _move(bar, start + (len(group) + row + 1) // 2)
 
     def _write_sprite(
         self, units: Units, layer_scan: LayerScan, exemplars: Exemplars, row: int
@@ -390,31 +394,40 @@ class _Work:
             script = sprites.sprite(pictures, sprites.shown(exemplars, row, size), column)
             write_atomic(units.folder / f"{channel}.js", script)
 
-    def _projected(self, layer_scan: LayerScan) -> Iterator[Exemplars]:
-        """The exemplars of all units, as many units at a time as memory for their tiles allows."""
-        layer = layer_scan.layer
+    def _channels(self, layer_scan: LayerScan) -> list[int]:
+        """The units of a layer that are shown."""
+        return list(range(layer_scan.layer.channels))
+
+    def _units_held(self, layer: Layer) -> int:
+        """How many units' tiles may be held at a time."""
         height, width = self._field_size(layer)
         bytes_of_tile = self.result.listing.input_shape[0] * height * width * 4
         tiles_of_unit = self.result.k * (1 + len(self.rules))
-        step = max(1, _HELD // (tiles_of_unit * bytes_of_tile))
-        effective = None
-        for start in range(0, layer.channels, step):
-            channels = range(start, min(start + step, layer.channels))
-            exemplars = project_exemplars(
-                self.model,
-                self.images,
-                layer_scan,
-                channels,
-                rules=self.rules,
-                alternatives=start == 0,
-                memory=self.memory,
-                forward=self.forward,
-            )
-            if self.full_fields:
-                yield exemplars
-                continue
-            effective = effective or exemplars.effective_size()
-            yield exemplars.focused(effective)
+        return max(1, _HELD // (tiles_of_unit * bytes_of_tile))
+
+    def _projected(
+        self,
+        units: Units,
+        layer_scan: LayerScan,
+        channels: list[int],
+        progress: Callable[[int, int], None],
+    ) -> Exemplars:
+        """The exemplars of some units, cut to the effective field that the first of the layer have."""
+        exemplars = project_exemplars(
+            self.model,
+            self.images,
+            layer_scan,
+            channels,
+            rules=self.rules,
+            alternatives=not units.numbers,
+            memory=self.memory,
+            forward=self.forward,
+            progress=progress,
+        )
+        if self.full_fields:
+            return exemplars
+        units.effective_size = units.effective_size or exemplars.effective_size()
+        return exemplars.focused(units.effective_size)
 
     def _tile_size(self, layer: Layer) -> tuple[int, int]:
         """(height, width) that tiles are kept in: that of full receptive fields, also of what is cut
@@ -454,6 +467,21 @@ class _Work:
         write_atomic(units.folder / "units.json", site.strict_json(units.numbers))
         write_atomic(units.folder / "data.json", json.dumps(data))
         site.layer_page(self.out, about, entry, {**data, "sides": [side]})
+
+
+def _half(bar: Any, start: int, units: int) -> Callable[[int, int], None]:
+    """What moves a bar of units, from where it starts, by half of these while they are projected."""
+
+    def projected(done: int, total: int) -> None:
+        _move(bar, start + units * done // (2 * total))
+
+    return projected
+
+
+def _move(bar: Any, to: int) -> None:
+    """Bring a bar to a position; it does not go back where a layer is projected again."""
+    if to > bar.n:
+        bar.update(to - bar.n)
 
 
 def _write_strip(units: Units) -> None:
