@@ -272,6 +272,26 @@ def test_an_interruption_before_the_first_batch_leaves_no_record(scanned: Scanne
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "check --layers nope",
+        "features --layers nope",
+        "gallery --layers nope",
+        "gallery --compare gone none",
+        "grid --layers nope",
+        "merge gone none",
+        "scan --layers nope",
+        "scan --layers nope --shard 0/2",
+        "train --images gone",
+    ],
+)
+def test_a_command_that_fails_leaves_no_empty_folder(command: str, fails: Any, here: Path) -> None:
+    fails(*command.split(), "--out", "deep/out")
+    fails(*command.split())
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("other", "differs"),
     [
         (["--limit", "10"], "images was"),
