@@ -90,6 +90,12 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         "address of these, such as s3://bucket/photos (default: synthetic ones)",
     )
     group.add_argument(
+        "--labels",
+        metavar="FILE|PATTERN",
+        help="the classes of images: a .csv, .tsv or .json file of keys and labels, or a regular "
+        "expression for names, whose group is the label, such as 'n\\d+_(.+)\\.' (default: their folders)",
+    )
+    group.add_argument(
         "--limit",
         type=positive,
         metavar="N",

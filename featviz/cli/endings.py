@@ -97,6 +97,7 @@ _OWN_NAMES = {
 _METAVARS = {
     "out": "DIR",
     "images": "DIR",
+    "labels": "FILE|PATTERN",
     "weights": "FILE",
     "input_size": "PIXELS",
     "batch_size": "N",

@@ -27,6 +27,7 @@ from featviz.cli.arguments import (
     scanned,
     slug,
 )
+from featviz.cli.channels import add_channels, channels_of, check_channels, check_choice
 from featviz.cli.directed import add_directions, directed
 from featviz.cli.sources import (
     images_from,
@@ -35,6 +36,7 @@ from featviz.cli.sources import (
 from featviz.forward import Forward
 from featviz.images import Images
 from featviz.records.scan import Scan
+from featviz.units import Layer
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +50,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     add_full_fields(parser)
     add_k(parser)
     add_score(parser)
+    add_channels(parser)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random choice (default: 0)"
+    )
     parser.add_argument("--title", help="heading of the pages (default: the model)")
     parser.add_argument(
         "--compare",
@@ -75,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
     if args.compare is not None:
         _compare(args)
         return
+    check_choice(args)
     out = args.out or Path("outputs") / f"{slug(args.model)}-gallery"
     with in_turn(out):
         _make(args, out)
@@ -91,18 +98,24 @@ def _make_of(
     args: argparse.Namespace, model: nn.Module, forward: Forward | None, out: Path
 ) -> None:
     images = images_from(args, model, forward=forward)
-    # other files in the folder are an error before the scan, which can take long
+
+    def check(layers: list[Layer]) -> None:
+        # what is an error is one before the scan, which can take long
+        gallery.check_free(out)
+        check_channels(layers, args)
+
     result = scanned(
         args,
         model,
         images,
         out / "scan",
-        lambda layers: gallery.check_free(out),
+        check,
         forward=forward,
     )
     rules = args.rule or _default_rules(result, model, images, None if args.fresh else out, forward)
+    channels = {name: channels_of(layer_scan, args) for name, layer_scan in result.items()}
     if not args.fresh and gallery.is_finished(
-        result, out, rules, args.title, args.view, args.full_fields
+        result, out, rules, args.title, args.view, args.full_fields, channels
     ):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
         _report(out)
@@ -116,6 +129,7 @@ def _make_of(
         rules=rules,
         views=args.view,
         full_fields=args.full_fields,
+        channels=channels,
         title=args.title,
         command=args.command,
         fresh=args.fresh,

@@ -91,15 +91,31 @@ def images_from(
             "or 3 (from Python, scan takes any tensor)"
         )
     complete_recipe = replace(complete_recipe, decode=args.decode)
-    images = open_images(args.images, complete_recipe, args.workers)
+    images = labelled(args, open_images(args.images, complete_recipe, args.workers))
     if args.check_content:
         images = images.by_content()
     if args.limit is not None:
         images = images.spread(args.limit)
+    _say_unlabelled(args, images)
     if complete_recipe.size is None:  # nobody gives a size: the images' own
         images = images.with_preprocess(replace(complete_recipe, size=common_size(images)))
     _say_recipe(args, model, images.preprocess)
     return images
+
+
+def labelled(args: argparse.Namespace, images: Images) -> Images:
+    """Images with the labels that the arguments give, or with their own."""
+    return images if args.labels is None else images.labelled(args.labels)
+
+
+def _say_unlabelled(args: argparse.Namespace, images: Images) -> None:
+    """Print how many images --labels left without one."""
+    without = [key for key, label in zip(images.keys, images.labels, strict=True) if label is None]
+    if args.labels is not None and without:
+        print(
+            f"{len(without)} of {len(images)} images have no label ({first_few(without, 3)})",
+            file=sys.stderr,
+        )
 
 
 def _synthetic_images(
@@ -107,6 +123,7 @@ def _synthetic_images(
 ) -> Images:
     """Drawn images, of the size that the recipe gives."""
     of_files = {
+        "--labels": args.labels is not None,
         "--strict": args.strict,
         "--check-content": args.check_content,
         "--decode": args.decode != "exact",

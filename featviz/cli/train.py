@@ -23,6 +23,7 @@ from featviz.cli.arguments import (
 )
 from featviz.cli.sources import (
     images_from,
+    labelled,
     network_from,
     normalisation,
     recipe_from,
@@ -156,7 +157,7 @@ def _own_size(model: str) -> tuple[int, int]:
 
 def _labelled(args: argparse.Namespace) -> _Task:
     """Images from a folder for each class."""
-    classes = LabelledImages(open_images(args.images)).classes
+    classes = LabelledImages(labelled(args, open_images(args.images))).classes
     model, forward = network_from(args, num_classes=len(classes))
     images = images_from(args, model, forward=forward)
     recipe = images.preprocess
@@ -164,7 +165,7 @@ def _labelled(args: argparse.Namespace) -> _Task:
     # what is read from files is held in memory by this process, so others would read it again
     workers = 0
     if args.test:
-        test_images = LabelledImages(open_images(args.test, recipe), classes)
+        test_images = LabelledImages(labelled(args, open_images(args.test, recipe)), classes)
         return _Task(model, forward, recipe, data, _readable(test_images, args.strict), workers)
     if len(data) == 1:  # nothing is left to measure accuracy on
         return _Task(model, forward, recipe, data, None, workers)
