@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from featviz.cli.directed import source_of_directions
+from featviz.cli.provenance import sources_of
 from featviz.errors import RuleError, UsageError
 from featviz.files import claimed
 from featviz.forward import Forward
@@ -349,12 +350,7 @@ def scanned(
 ) -> Scan:
     """The scan that the arguments ask for, gone on with where ``out`` has the beginning of it;
     ``check`` is called with its layers before any image is looked at."""
-    sources = {
-        "model": args.model,
-        "weights": str(args.weights or "default"),
-        "images": args.images or "synthetic",
-    }
-    sources |= source_of_directions(args)
+    sources = sources_of(args) | source_of_directions(args)
     return scan(
         model,
         images,

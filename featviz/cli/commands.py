@@ -20,6 +20,7 @@ COMMANDS = {
     "layers": "print a model's layers: kind, size, kernel, receptive field, parameters",
     "merge": "make one scan of the shards that featviz scan made",
     "scan": "find the strongest responses of every unit; by shards, or under torchrun",
+    "show": "draw one unit large: its strongest images, and its projections under each rule",
     "train": "train a network, with a checkpoint at each named epoch",
 }
 """What each command does; ``featviz/cli`` has a module for each, with a function ``register``."""
@@ -46,8 +47,11 @@ def run(argv: Sequence[str] | None = None) -> int:
         hint = did_you_mean(name, COMMANDS)
         parser.error(f"no command {name!r}{hint} (choose from {', '.join(COMMANDS)})")
     args = _arguments(parser, parsers[name], name, words)
-    args.command = shlex.join(["featviz", *words])
-    from featviz.cli.endings import exit_code  # here, since it imports torch
+    # here, since they import torch
+    from featviz.cli.endings import exit_code
+    from featviz.cli.provenance import shown_word
+
+    args.command = shlex.join(["featviz", *map(shown_word, words)])
 
     return exit_code(args.run, args, "featviz: ")
 

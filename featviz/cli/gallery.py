@@ -27,6 +27,7 @@ from featviz.cli.arguments import (
     scanned,
     slug,
 )
+from featviz.cli.browser import add_open, open_page
 from featviz.cli.channels import add_channels, channels_of, check_channels, check_choice
 from featviz.cli.directed import add_directions, directed
 from featviz.cli.sources import (
@@ -63,6 +64,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="two finished galleries of the same images, side by side",
     )
     add_memory(parser)
+    add_open(parser, "the gallery")
     parser.add_argument("--fresh", action="store_true", help="scan and make everything again")
     add_output(parser, "the gallery's folder (default: outputs/MODEL-gallery)")
     add_examples(
@@ -119,6 +121,7 @@ def _make_of(
     ):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
         _report(out)
+        open_page(args, out / "index.html")
         return
     report(result)
     page = gallery.build(
@@ -139,6 +142,7 @@ def _make_of(
     )
     print(page)
     _report(out)
+    open_page(args, page)
 
 
 def _default_rules(
@@ -163,4 +167,6 @@ def _compare(args: argparse.Namespace) -> None:
     out = args.out or Path("outputs") / "-".join(["compare", *names])
     first, second = args.compare
     with in_turn(out):
-        print(gallery.compare(first, second, out))
+        page = gallery.compare(first, second, out)
+    print(page)
+    open_page(args, page)

@@ -9,13 +9,14 @@ from dataclasses import replace
 from torch import nn
 
 from featviz.cli.arguments import default_device, first_few
+from featviz.cli.provenance import is_factory
 from featviz.data import SyntheticImages
 from featviz.errors import ModelError, UsageError
 from featviz.forward import Forward
 from featviz.images import Images, Preprocess, common_size, open_images
 from featviz.models import load_weights, load_with_forward, preprocessing
 from featviz.models.load import is_file
-from featviz.models.recipes import TIMM, image_channels, model_recipe
+from featviz.models.recipes import image_channels, model_recipe
 
 
 def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> nn.Module:
@@ -47,8 +48,7 @@ def network_from(
     model, forward = load_with_forward(
         args.model, args.weights, device=device, num_classes=num_classes, key=args.weights_key
     )
-    is_own = ":" in args.model and not args.model.startswith(TIMM)  # whose factory may load weights
-    if args.weights is None and args.model != "zfmini" and not is_own:
+    if args.weights is None and args.model != "zfmini" and not is_factory(args.model):
         print(
             f"{args.model} has its initial weights: nothing is learned yet (give --weights)",
             file=sys.stderr,
