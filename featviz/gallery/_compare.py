@@ -251,7 +251,12 @@ def _write_layer(out: Path, about: Record, i: int, name: str, pair: Pair) -> Rec
         numbers = _read(gallery, out, own, "units.json", _units_of(own))
         of_unit = {unit["unit"]: unit for unit in numbers}
         units = [of_unit[unit] for unit in common]
-        side = {"title": gallery.title, "folder": folder, "images": "images", "units": units}
+        side: Record = {
+            "title": gallery.title,
+            "folder": folder,
+            "images": "images",
+            "units": units,
+        }
         side["marks"] = marks(own.get("trust", []))
         sides.append(side)
         # the units that stand out in the first network are shown of both
