@@ -1009,7 +1009,7 @@ def test_the_command_compares(
         side["title"]
         for side in data_of(Path("outputs/compare-trained-random/layer-000.html"))["sides"]
     ]
-    assert titles == ["zfmini (default)", "zfmini (initial)"]
+    assert titles == ["zfmini (bundled)", "zfmini (random)"]
     assert cli.main(["gallery", "--compare", "trained", "missing"]) == 1
     assert "no gallery in 'missing'" in capsys.readouterr().err
 

@@ -17,10 +17,10 @@ from featviz.cli.provenance import shown_path, shown_word, sources_of
     ("model", "weights", "words"),
     [
         ("zfmini", None, "bundled"),
-        ("zfmini", "initial", "random, nothing is learned yet"),
-        ("squeezenet1_1", None, "random, nothing is learned yet"),
+        ("zfmini", "initial", "random"),
+        ("squeezenet1_1", None, "random"),
         ("squeezenet1_1", "DEFAULT", "DEFAULT"),
-        ("timm:resnet18", None, "random, nothing is learned yet"),
+        ("timm:resnet18", None, "random"),
         ("mypackage.nets:small", None, "as the factory gave them"),
         ("mypackage.nets:small", "initial", "as the factory gave them"),
         ("mypackage.nets:small", "epoch.pt", "epoch.pt"),

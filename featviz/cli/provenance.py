@@ -33,7 +33,7 @@ def _weights(args: argparse.Namespace) -> str:
         return "as the factory gave them"
     if args.model == "zfmini" and args.weights is None:
         return "bundled"
-    return "random, nothing is learned yet"
+    return "random"
 
 
 def shown_path(text: str) -> str:

@@ -20,9 +20,9 @@ from featviz.figures.tables import ablation, layer_probe
 from featviz.figures.tracks import evolution, settling
 from featviz.figures.trust import convergence, networks, randomisation
 from featviz.figures.tuning_curves import tuning
-from featviz.figures.unit import unit
 from featviz.figures.unit_damage import unit_ablation
 from featviz.figures.unit_links import links
+from featviz.figures.unit_sheet import unit
 from featviz.figures.unit_spectrum import spectrum
 
 __all__ = [
