@@ -88,7 +88,8 @@ def claimed(folder: Path, on_wait: Callable[[str], None] = _warn) -> Iterator[No
 
     A folder that another process has claimed is waited for. What processes that died have left half
     written is removed. A claim ends with the block, and with the process, however it ends. Within a
-    claim of this process another one is no hindrance.
+    claim of this process another one is no hindrance. A folder that was made for the claim, and that
+    nothing was written to, goes with it.
 
     Args:
         folder: to be written in.
@@ -98,21 +99,33 @@ def claimed(folder: Path, on_wait: Callable[[str], None] = _warn) -> Iterator[No
     Raises:
         UsageError: the folder cannot be written.
     """
-    check_writable(folder)
-    own = folder.resolve()
-    if fcntl is None or own in _claimed:
-        yield
-        return
-    handle = _locked(folder, on_wait)
-    _claimed.add(own)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        _remove_left_over(folder)
-        yield
+        check_writable(folder)
+        own = folder.resolve()
+        if fcntl is None or own in _claimed:
+            yield
+            return
+        handle = _locked(folder, on_wait)
+        _claimed.add(own)
+        try:
+            _remove_left_over(folder)
+            yield
+        finally:
+            _claimed.discard(own)
+            # while it is held: whoever waits for the name makes a new file, and sees that it has
+            (folder / LOCK).unlink(missing_ok=True)
+            _remove_empty(missing)
+            os.close(handle)
     finally:
-        _claimed.discard(own)
-        # while it is held: whoever waits for the name makes a new file, and sees that it has
-        (folder / LOCK).unlink(missing_ok=True)
-        os.close(handle)
+        _remove_empty(missing)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove those of some folders, the innermost first, that nothing is in."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _locked(folder: Path, on_wait: Callable[[str], None]) -> int:
@@ -120,7 +133,11 @@ def _locked(folder: Path, on_wait: Callable[[str], None]) -> int:
     path = folder / LOCK
     how = fcntl.LOCK_EX | fcntl.LOCK_NB
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        folder.mkdir(parents=True, exist_ok=True)  # its last holder may have removed it
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # only just now
+            continue
         try:
             fcntl.flock(handle, how)
             if _is_file_at(handle, path):

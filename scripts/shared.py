@@ -86,7 +86,7 @@ def parser(
         default=Path("outputs") / name,
         help=f"where to write (default: outputs/{name})",
     )
-    result.set_defaults(goes_on="The same command begins again.")
+    result.set_defaults(goes_on="The same command begins again.", quiet=False)
     return result
 
 

@@ -136,3 +136,30 @@ def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path: Path) ->
         pass
     assert not [name for name in left if (tmp_path / name).exists()]
     assert all((tmp_path / name).exists() for name in others)
+
+
+def test_a_claim_leaves_no_empty_folder_that_was_not_there(tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b"
+    with claimed(deep), claimed(deep / "c"):
+        assert (deep / "c").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with claimed(deep):
+        write_atomic(deep / "text", "kept")
+    deep.rename(tmp_path / "empty")
+    (tmp_path / "empty" / "text").unlink()
+    with claimed(tmp_path / "empty"):  # it was there before
+        pass
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_folder_that_is_waited_for_may_go_meanwhile(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with holder(out) as process:
+
+        def on_wait(message: str) -> None:
+            assert process.stdin is not None
+            process.stdin.close()
+
+        with claimed(out, on_wait):
+            write_atomic(out / "text", "kept")
+    assert [path.name for path in out.iterdir()] == ["text"]

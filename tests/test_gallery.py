@@ -419,7 +419,7 @@ def test_the_gallery_of_something_else_is_refused_with_what_differs(
     cases: list[tuple[Scan, nn.Module, Images, list[str], str]] = [
         (result, model, images, ["guided"], r"\(rules differ\)"),
         (other_k, model, images, RULES, r"\(k differ\)"),
-        (other_images, model, fewer, RULES, r"\(images differ\)"),
+        (other_images, model, fewer, RULES, r"\(images, labels differ\)"),
         (
             replace(other_weights, sources=result.sources),
             other_model,
@@ -1009,7 +1009,7 @@ def test_the_command_compares(
         side["title"]
         for side in data_of(Path("outputs/compare-trained-random/layer-000.html"))["sides"]
     ]
-    assert titles == ["zfmini (default)", "zfmini (initial)"]
+    assert titles == ["zfmini (bundled)", "zfmini (random)"]
     assert cli.main(["gallery", "--compare", "trained", "missing"]) == 1
     assert "no gallery in 'missing'" in capsys.readouterr().err
 

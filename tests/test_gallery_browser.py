@@ -1317,3 +1317,40 @@ def violations(page: Any, source: str) -> list[str]:
     page.evaluate(source)
     results = page.evaluate("axe.run(document).then((result) => result.violations)")
     return [f"{own['id']}: {own['nodes'][0]['html'][:120]}" for own in results]
+
+
+def test_units_that_are_not_shown_leave_no_hole(opened: Callable[..., Tab], tmp_path: Path) -> None:
+    for seed in (0, 1):
+        model, images, result = tiny(seed, layers=["conv2"])
+        channels = [3, 7, 12, 19] if seed == 0 else [5, 7, 19]
+        gallery.build(result, model, images, tmp_path / str(seed), rules=RULES, channels=channels)
+    tab = opened(tmp_path / "0")
+    page = tab.go("layer-000.html#unit-7")
+    page.wait_for_selector(OPEN)
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#unit-title") == "conv2 · unit 12"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(OPEN, state="detached")
+    assert tab.units() == [7, 12, 19, 3]  # the dead one last
+    assert page.inner_text("#count").startswith("4 of 20 units")
+    page.fill("#filter", "12")
+    assert tab.units() == [12]
+    assert page.inner_text("#count") == "1 of 20 units"
+    page.keyboard.press("Escape")
+    page.goto(page.url.split("#")[0] + "#unit-8")  # not shown
+    assert page.locator(OPEN).count() == 0
+    page.keyboard.press("/")
+    assert searched(page, "conv2 12") == ["conv2 unit 12"]
+    assert searched(page, "conv2 8") == []
+    page.keyboard.press("Escape")
+    page.fill("#filter", "12")
+    with page.expect_download() as download:
+        page.click("#controls button[data-format='png']")
+    assert download.value.suggested_filename == "conv2.png"
+    gallery.compare(tmp_path / "0", tmp_path / "1", tmp_path / "both")
+    both = opened(tmp_path / "both")
+    page = both.go("layer-000.html#unit-19")
+    page.wait_for_selector(OPEN)
+    assert both.units() == [7, 19]
+    assert page.locator(f"{OPEN} section").count() == 2

@@ -24,7 +24,7 @@ ROOT = HOME.parent
 FLOORS = (
     {"errors", "_lazy"},
     {"geometry"},
-    {"units", "files", "forward", "inplace"},
+    {"bars", "units", "files", "forward", "inplace"},
     {"attached", "patterns", "images", "rules", "tiles", "models.local", "models.zeiler_fergus"},
     {"edits"},
     {"hooks"},

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from featviz.bars import bar as progress_bar
 from featviz.checks._attributions import Attributions, together
 from featviz.checks._bootstrap import Value, interval
 from featviz.checks._rules import with_meaning
@@ -178,7 +178,7 @@ def _measured(
     """Every check of every subject."""
     measured: list[Measured] = []
     total = len(subjects) * len(names)
-    with tqdm(desc="check", total=total, unit="check", disable=not progress, leave=False) as bar:
+    with progress_bar(desc="check", total=total, unit="check", progress=progress) as bar:
         while subjects:
             subject = subjects.pop(0)  # with which its signals go, which are large
             _ = subject.own  # a layer without signals is an error before any check begins

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from featviz.cli.directed import source_of_directions
+from featviz.cli.provenance import sources_of
 from featviz.errors import RuleError, UsageError
 from featviz.files import claimed
 from featviz.forward import Forward
@@ -75,6 +76,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+def add_examples(parser: argparse.ArgumentParser, *lines: str) -> None:
+    """Command lines at the end of the help."""
+    parser.epilog = "\n  ".join(["examples:", *lines])
+
+
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """--images and how they are read."""
     group = parser.add_argument_group("images")
@@ -83,6 +89,12 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a folder, a .txt list, a .tar of images, shards such as 'shards/{000..127}.tar', or the "
         "address of these, such as s3://bucket/photos (default: synthetic ones)",
+    )
+    group.add_argument(
+        "--labels",
+        metavar="FILE|PATTERN",
+        help="the classes of images: a .csv, .tsv or .json file of keys and labels, or a regular "
+        "expression for names, whose group is the label, such as 'n\\d+_(.+)\\.' (default: their folders)",
     )
     group.add_argument(
         "--limit",
@@ -338,12 +350,7 @@ def scanned(
 ) -> Scan:
     """The scan that the arguments ask for, gone on with where ``out`` has the beginning of it;
     ``check`` is called with its layers before any image is looked at."""
-    sources = {
-        "model": args.model,
-        "weights": str(args.weights or "default"),
-        "images": args.images or "synthetic",
-    }
-    sources |= source_of_directions(args)
+    sources = sources_of(args) | source_of_directions(args)
     return scan(
         model,
         images,
@@ -362,7 +369,7 @@ def scanned(
         strict=args.strict,
         sources=sources,
         check=check,
-        progress=progress,
+        progress=progress and not args.quiet,
     )
 
 

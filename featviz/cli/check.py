@@ -6,10 +6,10 @@ import argparse
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from featviz.checks.check import CHECKS, check
 from featviz.cli.arguments import (
+    add_examples,
     add_image_arguments,
     add_layers,
     add_memory,
@@ -49,11 +49,8 @@ FORMULA = "the highest mean of 1 - specificity, 1 - image_dependence and kept"
 _SYNTHETIC = 500  # images, where none are given
 
 
-def register(commands: Any) -> None:
-    """Add the command ``check``."""
-    parser = commands.add_parser(
-        "check", help="measure how far the pictures of each rule can be trusted, as a table"
-    )
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
@@ -97,6 +94,11 @@ def register(commands: Any) -> None:
     add_memory(parser)
     parser.add_argument("--fresh", action="store_true", help="scan again even if there is a record")
     add_output(parser, "folder for the scan and the numbers (default: outputs/MODEL-check)")
+    add_examples(
+        parser,
+        "featviz check --model alexnet --weights DEFAULT --images photos/ --best",
+        "featviz check --rule deconvnet,guided --layers conv5 --intervals",
+    )
     parser.set_defaults(
         run=run, goes_on="What was scanned is kept: the same command goes on from there."
     )
@@ -135,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
             seed=args.seed,
             memory=args.memory,
             forward=forward,
-            progress=True,
+            progress=not args.quiet,
         )
         path = checks.save(out)
     for reason in dict.fromkeys(checks.absent.values()):

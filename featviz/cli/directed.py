@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from featviz.cli.provenance import shown_path
 from featviz.dictionaries import load_directions
 from featviz.dictionaries._attach import directions
 from featviz.errors import UsageError
@@ -41,7 +42,7 @@ def source_of_directions(args: argparse.Namespace) -> dict[str, str]:
     if vars(args).get("directions") is None:
         return {}
     content = hashlib.sha256(args.directions.read_bytes()).hexdigest()[:16]
-    return {"directions": f"{args.directions} at {args.at}, fingerprint {content}"}
+    return {"directions": f"{shown_path(str(args.directions))} at {args.at}, fingerprint {content}"}
 
 
 @contextmanager

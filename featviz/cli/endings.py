@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 
 import torch
 from PIL import Image
@@ -24,7 +25,7 @@ def exit_code(
     number when it was interrupted: 130 by Ctrl-C.
     """
     try:
-        with signals_as_interrupts(), warnings.catch_warnings():
+        with signals_as_interrupts(), warnings.catch_warnings(), _speech(args):
             # a picture that is so large that it could be an attack is skipped, one below that read
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             work(args)
@@ -56,6 +57,20 @@ def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
     return None
 
 
+def _speech(args: argparse.Namespace) -> AbstractContextManager[object]:
+    """A block whose printing goes nowhere under --quiet; errors and warnings are no printing."""
+    if not vars(args).get("quiet"):
+        return nullcontext()
+    return redirect_stdout(_Nowhere())
+
+
+class _Nowhere(io.TextIOBase):
+    """A text file that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
 def _flags(error: Exception, args: argparse.Namespace) -> str:
     """The flags of the arguments that an error names as its remedy, in brackets: those that this
     command has."""
@@ -82,6 +97,7 @@ _OWN_NAMES = {
 _METAVARS = {
     "out": "DIR",
     "images": "DIR",
+    "labels": "FILE|PATTERN",
     "weights": "FILE",
     "input_size": "PIXELS",
     "batch_size": "N",

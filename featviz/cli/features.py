@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from featviz.cli.arguments import (
     add_checkpoint,
+    add_examples,
     add_image_arguments,
     add_layers,
     add_model_arguments,
@@ -31,11 +31,8 @@ from featviz.records.responses import MANIFEST, Responses
 DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
 
-def register(commands: Any) -> None:
-    """Add the command ``features``."""
-    parser = commands.add_parser(
-        "features", help="write the response of every unit to every image to array files"
-    )
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
@@ -55,6 +52,11 @@ def register(commands: Any) -> None:
     )
     add_checkpoint(parser)
     add_output(parser, "folder for the arrays (default: outputs/MODEL-features)")
+    add_examples(
+        parser,
+        "featviz features --model alexnet --weights DEFAULT --images photos/",
+        "featviz features --layers conv5 --reduce map --dtype float16",
+    )
     parser.set_defaults(
         run=run, goes_on="What was computed is kept: the same command goes on from there."
     )
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
             resume=not args.fresh,
             checkpoint=args.checkpoint,
             strict=args.strict,
-            progress=True,
+            progress=not args.quiet,
         )
     report_skipped(result.skipped, len(result.listing), MANIFEST)
     print("\n".join(_summary(result, out)))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from featviz import gallery
 from featviz.cli.arguments import (
+    add_examples,
     add_full_fields,
     add_image_arguments,
     add_k,
@@ -27,6 +27,8 @@ from featviz.cli.arguments import (
     scanned,
     slug,
 )
+from featviz.cli.browser import add_open, open_page
+from featviz.cli.channels import add_channels, channels_of, check_channels, check_choice
 from featviz.cli.directed import add_directions, directed
 from featviz.cli.sources import (
     images_from,
@@ -35,13 +37,11 @@ from featviz.cli.sources import (
 from featviz.forward import Forward
 from featviz.images import Images
 from featviz.records.scan import Scan
+from featviz.units import Layer
 
 
-def register(commands: Any) -> None:
-    """Add the command ``gallery``."""
-    parser = commands.add_parser(
-        "gallery", help="scan images, project every unit, and write a site to browse them in"
-    )
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
@@ -51,6 +51,10 @@ def register(commands: Any) -> None:
     add_full_fields(parser)
     add_k(parser)
     add_score(parser)
+    add_channels(parser)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random choice (default: 0)"
+    )
     parser.add_argument("--title", help="heading of the pages (default: the model)")
     parser.add_argument(
         "--compare",
@@ -60,8 +64,15 @@ def register(commands: Any) -> None:
         help="two finished galleries of the same images, side by side",
     )
     add_memory(parser)
+    add_open(parser, "the gallery")
     parser.add_argument("--fresh", action="store_true", help="scan and make everything again")
     add_output(parser, "the gallery's folder (default: outputs/MODEL-gallery)")
+    add_examples(
+        parser,
+        "featviz gallery --model alexnet --weights DEFAULT --images photos/",
+        "featviz gallery --layers conv4,conv5 --rule guided --out outputs/two-layers",
+        "featviz gallery --compare outputs/before outputs/after",
+    )
     parser.set_defaults(
         run=run, goes_on="Finished layers are kept: the same command goes on from there."
     )
@@ -72,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
     if args.compare is not None:
         _compare(args)
         return
+    check_choice(args)
     out = args.out or Path("outputs") / f"{slug(args.model)}-gallery"
     with in_turn(out):
         _make(args, out)
@@ -88,21 +100,28 @@ def _make_of(
     args: argparse.Namespace, model: nn.Module, forward: Forward | None, out: Path
 ) -> None:
     images = images_from(args, model, forward=forward)
-    # other files in the folder are an error before the scan, which can take long
+
+    def check(layers: list[Layer]) -> None:
+        # what is an error is one before the scan, which can take long
+        gallery.check_free(out)
+        check_channels(layers, args)
+
     result = scanned(
         args,
         model,
         images,
         out / "scan",
-        lambda layers: gallery.check_free(out),
+        check,
         forward=forward,
     )
     rules = args.rule or _default_rules(result, model, images, None if args.fresh else out, forward)
+    channels = {name: channels_of(layer_scan, args) for name, layer_scan in result.items()}
     if not args.fresh and gallery.is_finished(
-        result, out, rules, args.title, args.view, args.full_fields
+        result, out, rules, args.title, args.view, args.full_fields, channels
     ):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
         _report(out)
+        open_page(args, out / "index.html")
         return
     report(result)
     page = gallery.build(
@@ -113,15 +132,17 @@ def _make_of(
         rules=rules,
         views=args.view,
         full_fields=args.full_fields,
+        channels=channels,
         title=args.title,
         command=args.command,
         fresh=args.fresh,
         forward=forward,
         memory=args.memory,
-        progress=True,
+        progress=not args.quiet,
     )
     print(page)
     _report(out)
+    open_page(args, page)
 
 
 def _default_rules(
@@ -146,4 +167,6 @@ def _compare(args: argparse.Namespace) -> None:
     out = args.out or Path("outputs") / "-".join(["compare", *names])
     first, second = args.compare
     with in_turn(out):
-        print(gallery.compare(first, second, out))
+        page = gallery.compare(first, second, out)
+    print(page)
+    open_page(args, page)

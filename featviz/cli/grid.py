@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from torch import nn
 
 from featviz import figures
 from featviz.cli.arguments import (
+    add_examples,
     add_full_fields,
     add_image_arguments,
     add_k,
@@ -26,19 +25,17 @@ from featviz.cli.arguments import (
     add_score,
     add_views,
     in_turn,
-    numbers,
-    positive,
     report,
     report_fallbacks,
     scanned,
     slug,
 )
+from featviz.cli.channels import add_channels, channels_of, check_channels, check_choice
 from featviz.cli.directed import add_directions, directed
 from featviz.cli.sources import (
     images_from,
     network_from,
 )
-from featviz.errors import UsageError
 from featviz.files import write_atomic
 from featviz.forward import Forward
 from featviz.images import Images
@@ -46,19 +43,14 @@ from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.exemplars import Exemplars
 from featviz.records.layer_scan import LayerScan
 from featviz.records.scan import MANIFEST
-from featviz.units import Layer
 
 PAGE = 64  # units on one page of a grid
 OVERVIEW_UNITS = 12
 OVERVIEW_LAYERS = 32
 
 
-def register(commands: Any) -> None:
-    """Add the command ``grid``."""
-    parser = commands.add_parser(
-        "grid",
-        help="scan images, project every unit's strongest responses, draw a grid for each layer",
-    )
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
@@ -75,21 +67,7 @@ def register(commands: Any) -> None:
     add_full_fields(parser)
     add_k(parser)
     add_score(parser)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--channels",
-        type=numbers,
-        help="draw these units of each layer, such as 0,5,17 (default: all)",
-    )
-    which.add_argument(
-        "--max-channels", type=positive, metavar="N", help="draw at most N units of each layer"
-    )
-    parser.add_argument(
-        "--choose",
-        choices=("strongest", "random"),
-        default="strongest",
-        help="the N units: the strongest, or random ones as in the paper (default: strongest)",
-    )
+    add_channels(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the random choice and of noise (default: 0)"
     )
@@ -102,6 +80,12 @@ def register(commands: Any) -> None:
     add_memory(parser)
     parser.add_argument("--fresh", action="store_true", help="scan again even if there is a record")
     add_output(parser, "folder for figures and the scan's record (default: outputs/MODEL)")
+    add_examples(
+        parser,
+        "featviz grid",
+        "featviz grid --model alexnet --weights DEFAULT --images photos/ --max-channels 16",
+        "featviz grid --layers 'conv[45]' --channels 0,5,17 --view projection --format pdf",
+    )
     parser.set_defaults(
         run=run, goes_on="What was scanned is kept: the same command goes on from there."
     )
@@ -109,8 +93,7 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Scan, project, draw, and print what was written."""
-    if args.choose == "random" and args.max_channels is None:
-        raise UsageError("--choose random goes with --max-channels N")
+    check_choice(args)
     out = args.out or Path("outputs") / slug(args.model)
     with in_turn(out):
         _draw(args, out)
@@ -132,7 +115,7 @@ def _draw_of(
         model,
         images,
         out,
-        lambda layers: _check_channels(layers, args.channels),
+        lambda layers: check_channels(layers, args),
         forward=forward,
     )
     written = [out / MANIFEST]
@@ -181,7 +164,7 @@ def _draw_layer(
     forward: Forward | None,
 ) -> _Drawn:
     """Project the units of a layer and draw them, a page at a time."""
-    channels = _channels(layer_scan, args)
+    channels = channels_of(layer_scan, args)
     in_overview = sorted(layer_scan.strongest(channels)[:OVERVIEW_UNITS])
     pages = [channels[start : start + PAGE] for start in range(0, len(channels), PAGE)]
     drawn = _Drawn()
@@ -198,7 +181,7 @@ def _draw_layer(
             seed=args.seed,
             forward=forward,
             memory=args.memory,
-            progress=True,
+            progress=not args.quiet,
         )
         if not args.full_fields:
             effective = effective or exemplars.effective_size()
@@ -235,26 +218,6 @@ def _draw_overview(args: argparse.Namespace, rows: list[Exemplars], out: Path) -
 
 def _suffix(rule: str, args: argparse.Namespace) -> str:
     return f"-{rule}" if len(args.rule) > 1 else ""
-
-
-def _check_channels(layers: list[Layer], channels: list[int] | None) -> None:
-    for layer in layers:
-        for channel in channels or ():
-            layer.unit(channel)
-
-
-def _channels(layer_scan: LayerScan, args: argparse.Namespace) -> list[int]:
-    """The units of a layer to draw: those that are named in their order, others ascending."""
-    everything = list(range(layer_scan.layer.channels))
-    if args.channels is not None:
-        return list(args.channels)
-    if args.max_channels is None or args.max_channels >= len(everything):
-        return everything
-    if args.choose == "random":
-        # each layer has a choice of its own, which does not hang on the other layers
-        generator = random.Random(f"{args.seed} {layer_scan.layer.name}")
-        return sorted(generator.sample(everything, args.max_channels))
-    return sorted(layer_scan.strongest()[: args.max_channels])
 
 
 def _saved(figure: Figure, args: argparse.Namespace, out: Path, stem: str) -> list[Path]:

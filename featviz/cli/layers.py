@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from featviz.cli.arguments import (
+    add_examples,
     add_model_arguments,
 )
 from featviz.cli.sources import (
@@ -31,12 +31,14 @@ HEADS = (
 _NUMERIC = ("channels", "parameters")  # columns that stand to the right
 
 
-def register(commands: Any) -> None:
-    """Add the command ``layers``."""
-    parser = commands.add_parser(
-        "layers", help="print a model's layers: kind, size, kernel, receptive field, parameters"
-    )
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
     add_model_arguments(parser)
+    add_examples(
+        parser,
+        "featviz layers --model vgg16",
+        "featviz layers --model mypackage.nets:small --input-size 64",
+    )
     parser.set_defaults(run=run, goes_on="")
 
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from featviz.cli.arguments import in_turn, report
+from featviz.cli.arguments import add_examples, in_turn, report
 from featviz.methods.merge import merge
 from featviz.records.scan import MANIFEST
 
 
-def register(commands: Any) -> None:
-    """Add the command ``merge``."""
-    parser = commands.add_parser("merge", help="make one scan of the shards that featviz scan made")
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
     parser.add_argument(
         "folders",
         nargs="+",
@@ -25,6 +23,11 @@ def register(commands: Any) -> None:
         "--out", type=Path, metavar="DIR", help="where to write (default: the only folder)"
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_examples(
+        parser,
+        "featviz merge outputs/shards",
+        "featviz merge outputs/first outputs/second --out outputs/both",
+    )
     parser.set_defaults(run=run, goes_on="The same command begins again.")
 
 

@@ -6,12 +6,12 @@ import argparse
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from featviz.cli.arguments import (
     add_checkpoint,
+    add_examples,
     add_image_arguments,
     add_k,
     add_layers,
@@ -36,11 +36,8 @@ _PER_SHARD = 4096
 """Images of a shard where nothing else is asked for: what a rank that dies has to do again."""
 
 
-def register(commands: Any) -> None:
-    """Add the command ``scan``."""
-    parser = commands.add_parser(
-        "scan", help="find the strongest responses of every unit; by shards, or under torchrun"
-    )
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
     add_model_arguments(parser)
     add_image_arguments(parser)
     add_layers(parser)
@@ -84,6 +81,12 @@ def register(commands: Any) -> None:
         help="lay out images with their channels last, which is faster on some devices",
     )
     add_output(parser, "folder for the record (default: outputs/MODEL-scan)")
+    add_examples(
+        parser,
+        "featviz scan --model alexnet --weights DEFAULT --images photos/",
+        "featviz scan --images photos/ --shard 0/16 --out outputs/shards",
+        "torchrun --nproc-per-node 4 -m featviz scan --images photos/ --out outputs/scan",
+    )
     parser.set_defaults(
         run=run, goes_on="What was scanned is kept: the same command goes on from there."
     )

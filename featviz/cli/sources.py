@@ -9,13 +9,14 @@ from dataclasses import replace
 from torch import nn
 
 from featviz.cli.arguments import default_device, first_few
+from featviz.cli.provenance import is_factory
 from featviz.data import SyntheticImages
 from featviz.errors import ModelError, UsageError
 from featviz.forward import Forward
 from featviz.images import Images, Preprocess, common_size, open_images
 from featviz.models import load_weights, load_with_forward, preprocessing
 from featviz.models.load import is_file
-from featviz.models.recipes import TIMM, image_channels, model_recipe
+from featviz.models.recipes import image_channels, model_recipe
 
 
 def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> nn.Module:
@@ -47,8 +48,7 @@ def network_from(
     model, forward = load_with_forward(
         args.model, args.weights, device=device, num_classes=num_classes, key=args.weights_key
     )
-    is_own = ":" in args.model and not args.model.startswith(TIMM)  # whose factory may load weights
-    if args.weights is None and args.model != "zfmini" and not is_own:
+    if args.weights is None and args.model != "zfmini" and not is_factory(args.model):
         print(
             f"{args.model} has its initial weights: nothing is learned yet (give --weights)",
             file=sys.stderr,
@@ -91,15 +91,31 @@ def images_from(
             "or 3 (from Python, scan takes any tensor)"
         )
     complete_recipe = replace(complete_recipe, decode=args.decode)
-    images = open_images(args.images, complete_recipe, args.workers)
+    images = labelled(args, open_images(args.images, complete_recipe, args.workers))
     if args.check_content:
         images = images.by_content()
     if args.limit is not None:
         images = images.spread(args.limit)
+    _say_unlabelled(args, images)
     if complete_recipe.size is None:  # nobody gives a size: the images' own
         images = images.with_preprocess(replace(complete_recipe, size=common_size(images)))
     _say_recipe(args, model, images.preprocess)
     return images
+
+
+def labelled(args: argparse.Namespace, images: Images) -> Images:
+    """Images with the labels that the arguments give, or with their own."""
+    return images if args.labels is None else images.labelled(args.labels)
+
+
+def _say_unlabelled(args: argparse.Namespace, images: Images) -> None:
+    """Print how many images --labels left without one."""
+    without = [key for key, label in zip(images.keys, images.labels, strict=True) if label is None]
+    if args.labels is not None and without:
+        print(
+            f"{len(without)} of {len(images)} images have no label ({first_few(without, 3)})",
+            file=sys.stderr,
+        )
 
 
 def _synthetic_images(
@@ -107,6 +123,7 @@ def _synthetic_images(
 ) -> Images:
     """Drawn images, of the size that the recipe gives."""
     of_files = {
+        "--labels": args.labels is not None,
         "--strict": args.strict,
         "--check-content": args.check_content,
         "--decode": args.decode != "exact",
@@ -142,6 +159,8 @@ def square_side(size: tuple[int, int]) -> int:
 
 def _say_recipe(args: argparse.Namespace, model: nn.Module, recipe: Preprocess) -> None:
     """Print what the images go through, and where that is from."""
+    if args.quiet:
+        return
     source = f"that of {args.model}"
     if _own_recipe(args, model) is None:
         source = f"{args.model} brings none of its own"

@@ -7,12 +7,12 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from featviz.cli.arguments import (
+    add_examples,
     add_image_arguments,
     add_model_arguments,
     add_output,
@@ -23,6 +23,7 @@ from featviz.cli.arguments import (
 )
 from featviz.cli.sources import (
     images_from,
+    labelled,
     network_from,
     normalisation,
     recipe_from,
@@ -36,11 +37,8 @@ from featviz.images import Preprocess, open_images
 from featviz.models import preprocessing
 
 
-def register(commands: Any) -> None:
-    """Add the command ``train``."""
-    parser = commands.add_parser(
-        "train", help="train a network, with a checkpoint at each named epoch"
-    )
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
     add_model_arguments(parser)
     add_image_arguments(parser)
     parser.add_argument(
@@ -71,6 +69,11 @@ def register(commands: Any) -> None:
         "--seed", type=int, default=0, help="of the order of images and of dropout (default: 0)"
     )
     add_output(parser, "where checkpoints go (default: outputs/train-MODEL)")
+    add_examples(
+        parser,
+        "featviz train",
+        "featviz train --model zfnet --images photos/ --epochs 64",
+    )
     parser.set_defaults(
         run=run, batch_size=64, goes_on="The checkpoints of finished epochs are kept."
     )
@@ -102,7 +105,7 @@ def _train(args: argparse.Namespace, out: Path) -> None:
         preprocess=task.recipe.normalize,
         workers=task.workers,
         seed=args.seed,
-        progress=True,
+        progress=not args.quiet,
     )
     for epoch in history:
         if epoch.checkpoint:
@@ -154,7 +157,7 @@ def _own_size(model: str) -> tuple[int, int]:
 
 def _labelled(args: argparse.Namespace) -> _Task:
     """Images from a folder for each class."""
-    classes = LabelledImages(open_images(args.images)).classes
+    classes = LabelledImages(labelled(args, open_images(args.images))).classes
     model, forward = network_from(args, num_classes=len(classes))
     images = images_from(args, model, forward=forward)
     recipe = images.preprocess
@@ -162,7 +165,7 @@ def _labelled(args: argparse.Namespace) -> _Task:
     # what is read from files is held in memory by this process, so others would read it again
     workers = 0
     if args.test:
-        test_images = LabelledImages(open_images(args.test, recipe), classes)
+        test_images = LabelledImages(labelled(args, open_images(args.test, recipe)), classes)
         return _Task(model, forward, recipe, data, _readable(test_images, args.strict), workers)
     if len(data) == 1:  # nothing is left to measure accuracy on
         return _Task(model, forward, recipe, data, None, workers)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from featviz.bars import bar as progress_bar
 from featviz.errors import UsageError
 from featviz.files import write_atomic
 from featviz.forward import Forward, call_model
@@ -121,7 +122,7 @@ def train(
     torch.manual_seed(seed)  # of dropout, and of what the data set draws
     for number in range(1, epochs + 1):
         description = f"epoch {number}/{epochs}"
-        bar = tqdm(batches, desc=description, unit="batch", leave=False, disable=not progress)
+        bar = progress_bar(batches, desc=description, unit="batch", progress=progress)
         loss = descent.epoch(bar)
         reached = None
         if test is not None:

@@ -22,6 +22,7 @@ from featviz.figures.trust import convergence, networks, randomisation
 from featviz.figures.tuning_curves import tuning
 from featviz.figures.unit_damage import unit_ablation
 from featviz.figures.unit_links import links
+from featviz.figures.unit_sheet import unit
 from featviz.figures.unit_spectrum import spectrum
 
 __all__ = [
@@ -58,5 +59,6 @@ __all__ = [
     "strides",
     "top_patches",
     "tuning",
+    "unit",
     "unit_ablation",
 ]

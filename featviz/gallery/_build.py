@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from featviz.errors import LayerError, RecordError, UsageError
+from featviz.bars import bar as progress_bar
+from featviz.errors import LayerError, RecordError, UsageError, did_you_mean
 from featviz.files import write_atomic
 from featviz.forward import Forward, check_module
 from featviz.gallery import site, sprites
@@ -47,6 +48,8 @@ _HELD = 2**29  # bytes of tiles that may be held before they are packed
 
 Record = dict[str, Any]
 """A gallery's record, or a part of it, as it is written to JSON."""
+Channels = Mapping[str, Iterable[int]] | Iterable[int] | None
+"""Units of layers by their names, or of every layer; None: all."""
 
 
 def build(
@@ -58,6 +61,7 @@ def build(
     rules: Sequence[str] | None = None,
     views: ViewsLike = None,
     full_fields: bool = False,
+    channels: Channels = None,
     title: str | None = None,
     command: str = "",
     fresh: bool = False,
@@ -80,6 +84,7 @@ def build(
             projection, as `featviz.views.views_for` says.
         full_fields: show all of every receptive field; else tiles of deep layers are cut to the
             layer's effective field, as of `Exemplars.focused`, measured on its first units.
+        channels: the units that are shown of every layer, or by the name of each layer; None: all.
         title: at the head of the pages; None: the scan's model.
         command: the command that made the gallery, shown on the front page.
         fresh: make everything again, also where ``out`` holds the gallery of something else.
@@ -95,8 +100,9 @@ def build(
             or the model is not that of the scan.
         ImageError: the images are not those of the scan.
         RuleError: no such rule, or it has no meaning on this network.
-        UsageError: the scan is not complete, ``out`` holds files of something else, or there is no
-            such view.
+        UnitError: a channel that a layer has not.
+        UsageError: ``channels`` leaves a layer none, or names a layer that is not in the scan; the
+            scan is not complete, ``out`` holds files of something else, or there is no such view.
 
     Source: Zeiler & Fergus, figure 2, for every unit of every layer.
 
@@ -124,7 +130,8 @@ def build(
             "finish it first, with resume=True"
         )
     blocks = sprites.block_names(chosen_rules, views)
-    identity = _identity(result, chosen_rules, blocks, title, full_fields)
+    shown = _shown(result, channels)
+    identity = _identity(result, chosen_rules, blocks, title, full_fields, shown)
     record = _begun(result, folder, identity, chosen_rules, blocks, title, command, fresh)
     unit_links = None
     if not all(entry["done"] for entry in record["layers"]):
@@ -140,6 +147,7 @@ def build(
         chosen_rules,
         views,
         full_fields,
+        shown,
         memory,
         progress,
         forward,
@@ -160,11 +168,13 @@ def is_finished(
     title: str | None = None,
     views: ViewsLike = None,
     full_fields: bool = False,
+    channels: Channels = None,
 ) -> bool:
-    """Whether the gallery of this scan under these rules, in these views and with this title is in
-    ``out`` already, with every layer.
+    """Whether the gallery of this scan under these rules, in these views, of these channels and with
+    this title is in ``out`` already, with every layer.
 
     Raises:
+        UnitError: a channel that a layer has not.
         RecordError: the record in ``out`` is damaged, or of another version of featviz.
         UsageError: no such view.
 
@@ -180,7 +190,9 @@ def is_finished(
     """
     record = site.read(Path(out))
     blocks = sprites.block_names(rules, views)
-    if record is None or record["identity"] != _identity(result, rules, blocks, title, full_fields):
+    shown = _shown(result, channels)
+    identity = _identity(result, rules, blocks, title, full_fields, shown)
+    if record is None or record["identity"] != identity:
         return False
     return all(layer["done"] for layer in record["layers"])
 
@@ -207,12 +219,43 @@ def _checked_rules(rules: Sequence[str]) -> list[str]:
     return list(chosen)
 
 
+def _shown(result: Scan, channels: Channels) -> dict[str, list[int]]:
+    """The units that are shown of each layer of which not all are, each once and in order.
+
+    Raises:
+        UnitError: a layer has no such unit.
+        UsageError: a layer is left none, or is not there.
+    """
+    if channels is None:
+        return {}
+    if not isinstance(channels, Mapping):
+        numbers = list(channels)
+        channels = dict.fromkeys(result, numbers)
+    for name in channels:
+        if name not in result:
+            raise UsageError(
+                f"channels names the layer {name!r}, which is not in the scan"
+                f"{did_you_mean(name, result)}",
+                "channels",
+            )
+    shown = {}
+    for name, own in channels.items():
+        layer = result[name].layer
+        chosen = sorted({layer.unit(channel).channel for channel in own})
+        if not chosen:
+            raise UsageError(f"channels gives no unit of layer {name!r}: give one", "channels")
+        if len(chosen) < layer.channels:
+            shown[name] = chosen
+    return shown
+
+
 def _identity(
     result: Scan,
     rules: Sequence[str],
     blocks: list[dict[str, str]],
     title: str | None,
     full_fields: bool,
+    shown: dict[str, list[int]],
 ) -> Record:
     """What a gallery is made from, as it reads back from its record."""
     identity = {
@@ -223,6 +266,11 @@ def _identity(
         "tiles": sprites.TILE,
         "fields": "full" if full_fields else "effective",
     }
+    if shown:
+        identity["channels"] = shown
+    if any(label is not None for label in result.listing.labels):
+        content = json.dumps(result.listing.labels).encode()
+        identity["labels"] = hashlib.sha256(content).hexdigest()[:16]
     if result.score == "max":  # which earlier versions do not name
         identity.pop("score", None)
     if result.identity.get("forward") is None:  # nor this
@@ -326,6 +374,7 @@ class _Work:
     rules: list[str]
     views: ViewsLike
     full_fields: bool
+    shown: dict[str, list[int]]
     memory: int
     progress: bool
     forward: Forward | None
@@ -337,7 +386,11 @@ class _Work:
 
         The record on disk is the caller's to write, after the files that it speaks of."""
         filters = filters_of(self.model, layer_scan.layer, self.result.listing.input_shape[0])
-        units = Units(self.out / entry["folder"], front_units(layer_scan, STRIP), filters)
+        channels = self._channels(layer_scan.layer)
+        if len(channels) < layer_scan.layer.channels:
+            entry["shown"] = len(channels)
+        front = front_units(layer_scan, STRIP, channels)
+        units = Units(self.out / entry["folder"], front, filters)
         self._write_sprites(units, layer_scan)
         self._write_images(units.images)
         _write_strip(units)
@@ -352,20 +405,24 @@ class _Work:
         entry["done"] = True
 
     def _write_sprites(self, units: Units, layer_scan: LayerScan) -> None:
-        """Project all units of a layer, group by group."""
-        bar = tqdm(
+        """Project the units of a layer, as many at a time as memory for their tiles allows, and write
+        their tiles. Each of the two is half of a unit to the bar."""
+        channels = self._channels(layer_scan.layer)
+        step = self._units_held(layer_scan.layer)
+        bar = progress_bar(
             desc=f"gallery {text(layer_scan.layer.name)}",
-            total=layer_scan.layer.channels,
+            total=len(channels),
             unit="unit",
-            disable=not self.progress,
-            leave=False,
+            progress=self.progress,
         )
         with bar:
-            for exemplars in self._projected(layer_scan):
+            for start in range(0, len(channels), step):
+                group = channels[start : start + step]
+                exemplars = self._projected(units, layer_scan, group, _half(bar, start, len(group)))
                 units.add(exemplars)
-                for row in range(len(exemplars.channels)):
+                for row in range(len(group)):
                     self._write_sprite(units, layer_scan, exemplars, row)
-                    bar.update()
+                    _move(bar, start + (len(group) + row + 1) // 2)
 
     def _write_sprite(
         self, units: Units, layer_scan: LayerScan, exemplars: Exemplars, row: int
@@ -390,31 +447,40 @@ class _Work:
             script = sprites.sprite(pictures, sprites.shown(exemplars, row, size), column)
             write_atomic(units.folder / f"{channel}.js", script)
 
-    def _projected(self, layer_scan: LayerScan) -> Iterator[Exemplars]:
-        """The exemplars of all units, as many units at a time as memory for their tiles allows."""
-        layer = layer_scan.layer
+    def _channels(self, layer: Layer) -> list[int]:
+        """The units of a layer that are shown."""
+        return self.shown.get(layer.name, list(range(layer.channels)))
+
+    def _units_held(self, layer: Layer) -> int:
+        """How many units' tiles may be held at a time."""
         height, width = self._field_size(layer)
         bytes_of_tile = self.result.listing.input_shape[0] * height * width * 4
         tiles_of_unit = self.result.k * (1 + len(self.rules))
-        step = max(1, _HELD // (tiles_of_unit * bytes_of_tile))
-        effective = None
-        for start in range(0, layer.channels, step):
-            channels = range(start, min(start + step, layer.channels))
-            exemplars = project_exemplars(
-                self.model,
-                self.images,
-                layer_scan,
-                channels,
-                rules=self.rules,
-                alternatives=start == 0,
-                memory=self.memory,
-                forward=self.forward,
-            )
-            if self.full_fields:
-                yield exemplars
-                continue
-            effective = effective or exemplars.effective_size()
-            yield exemplars.focused(effective)
+        return max(1, _HELD // (tiles_of_unit * bytes_of_tile))
+
+    def _projected(
+        self,
+        units: Units,
+        layer_scan: LayerScan,
+        channels: list[int],
+        progress: Callable[[int, int], None],
+    ) -> Exemplars:
+        """The exemplars of some units, cut to the effective field that the first of the layer have."""
+        exemplars = project_exemplars(
+            self.model,
+            self.images,
+            layer_scan,
+            channels,
+            rules=self.rules,
+            alternatives=not units.numbers,
+            memory=self.memory,
+            forward=self.forward,
+            progress=progress,
+        )
+        if self.full_fields:
+            return exemplars
+        units.effective_size = units.effective_size or exemplars.effective_size()
+        return exemplars.focused(units.effective_size)
 
     def _tile_size(self, layer: Layer) -> tuple[int, int]:
         """(height, width) that tiles are kept in: that of full receptive fields, also of what is cut
@@ -439,6 +505,7 @@ class _Work:
         data = {
             "tile": list(self._tile_size(layer)),
             "k": self.result.k,
+            "channels": layer.channels,
             "rules": self.rules,
             "blocks": sprites.block_names(self.rules, self.views),
             "input": list(self.result.listing.input_shape[1:]),
@@ -454,6 +521,21 @@ class _Work:
         write_atomic(units.folder / "units.json", site.strict_json(units.numbers))
         write_atomic(units.folder / "data.json", json.dumps(data))
         site.layer_page(self.out, about, entry, {**data, "sides": [side]})
+
+
+def _half(bar: Any, start: int, units: int) -> Callable[[int, int], None]:
+    """What moves a bar of units, from where it starts, by half of these while they are projected."""
+
+    def projected(done: int, total: int) -> None:
+        _move(bar, start + units * done // (2 * total))
+
+    return projected
+
+
+def _move(bar: Any, to: int) -> None:
+    """Bring a bar to a position; it does not go back where a layer is projected again."""
+    if to > bar.n:
+        bar.update(to - bar.n)
 
 
 def _write_strip(units: Units) -> None:

@@ -152,15 +152,27 @@ def _check_alike(pair: Pair) -> None:
 
 
 def _common_layers(pair: Pair) -> list[str]:
-    """The names of the layers that both have, with as many units, in the order of the first."""
+    """The names of the layers that both have, with as many units, and of which both show one of them;
+    in the order of the first."""
     first, second = (gallery.layers for gallery in pair)
     names = []
     for name, layer in first.items():
         if name in second and layer["channels"] == second[name]["channels"]:
-            names.append(name)
+            if _common_units(pair, name):
+                names.append(name)
     if not names:
-        raise RecordError(f"{_named(pair)} have no layer of the same name and channels in common")
+        raise RecordError(
+            f"{_named(pair)} have no layer of the same name and channels in common, or show no unit "
+            "in common"
+        )
     return names
+
+
+def _common_units(pair: Pair, name: str) -> list[int]:
+    """The units of a layer that both show."""
+    first, second = (gallery.layers[name]["index"] for gallery in pair)
+    of_second = {row[0] for row in second}
+    return [row[0] for row in first if row[0] in of_second]
 
 
 def _named(pair: Pair) -> str:
@@ -227,6 +239,8 @@ def _write_layer(out: Path, about: Record, i: int, name: str, pair: Pair) -> Rec
     entry = dict(pair[0].layers[name])
     for key in ("trust", "effective"):  # which are of one gallery, and the page is of both
         entry.pop(key, None)
+    common = _common_units(pair, name)
+    entry |= _of_units(entry, common)
     entry["page"] = site.page_name(i)
     entry["strips"] = []
     data = _read(pair[0], out, entry, "data.json", _data)
@@ -234,17 +248,35 @@ def _write_layer(out: Path, about: Record, i: int, name: str, pair: Pair) -> Rec
     for gallery in pair:
         own = gallery.layers[name]
         folder = f"{gallery.letter}/{own['folder']}"
-        units = _read(gallery, out, own, "units.json", fields.list_of(_unit, own["channels"]))
-        side = {"title": gallery.title, "folder": folder, "images": "images", "units": units}
+        numbers = _read(gallery, out, own, "units.json", _units_of(own))
+        of_unit = {unit["unit"]: unit for unit in numbers}
+        units = [of_unit[unit] for unit in common]
+        side: Record = {
+            "title": gallery.title,
+            "folder": folder,
+            "images": "images",
+            "units": units,
+        }
         side["marks"] = marks(own.get("trust", []))
         sides.append(side)
         # the units that stand out in the first network are shown of both
-        _write_strip(out / folder, entry["strip"], units, data)
+        _write_strip(out / folder, [of_unit[unit] for unit in entry["strip"]], data)
         strip = {"folder": folder, "strip": entry["strip"], "title": gallery.title}
         counts = {key: own[key] for key in ("dead", "fallbacks", "exemplars")}
         entry["strips"].append(strip | counts)
     site.layer_page(out, about, entry, {**data, "sides": sides})
     return entry
+
+
+def _of_units(entry: Record, units: list[int]) -> Record:
+    """What the record says of a layer of which these units are shown, where they are not all."""
+    if len(units) == entry["channels"]:
+        return {}
+    return {
+        "shown": len(units),
+        "index": [row for row in entry["index"] if row[0] in units],
+        "strip": [unit for unit in entry["strip"] if unit in units] or units[:1],
+    }
 
 
 def _read(
@@ -281,6 +313,18 @@ def _data(name: str, value: Any) -> None:
         block.check({"rule": fields.text, "view": fields.text})
 
 
+def _units_of(layer: Record) -> Callable[[str, Any], None]:
+    """A check that these are the units that the record names."""
+    numbers = [row[0] for row in layer["index"]]
+
+    def check(name: str, value: Any) -> None:
+        fields.list_of(_unit, len(numbers))(name, value)
+        if [unit["unit"] for unit in value] != numbers:
+            raise ValueError(f"{name} is not of the units of the record")
+
+    return check
+
+
 def _unit(name: str, value: Any) -> None:
     """What pages say of a unit."""
     unit = fields.entry(name, value)
@@ -303,17 +347,17 @@ def _picture(path: Path, tile: tuple[int, int], blocks: list[dict[str, str]], si
         ) from error
 
 
-def _write_strip(folder: Path, channels: list[int], units: list[Record], data: Record) -> None:
+def _write_strip(folder: Path, units: list[Record], data: Record) -> None:
     """Write the pictures of these units for the front page, read back from their sprites."""
     side = sprites.STRIP_SIDE
     height, width = data["tile"]
     blocks = data["blocks"]
     columns: list[Tensor] = []
-    for channel in channels:
-        if units[channel]["dead"]:
+    for unit in units:
+        if unit["dead"]:
             columns.append(sprites.blank(side))
         else:
-            path = folder / f"{channel}.js"
+            path = folder / f"{unit['unit']}.js"
             columns.append(_picture(path, (height, width), blocks, side))
     if columns:
         write_atomic(folder / "strip.webp", sprites.strip(columns))

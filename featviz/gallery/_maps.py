@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
-from tqdm import tqdm
 
+from featviz.bars import bar as progress_bar
 from featviz.fields.maps import as_maps
 from featviz.forward import Forward
 from featviz.gallery import sprites
@@ -82,7 +82,7 @@ def activation_maps(
     check_same_images(images, listing)
     used = _images_of(kept)
     starts = range(0, len(used), _BATCH)
-    for start in tqdm(starts, desc="maps", disable=not progress, leave=False):
+    for start in progress_bar(starts, desc="maps", unit="batch", progress=progress):
         chosen = used[start : start + _BATCH]
         pixels = torch.stack([scanned_image(images, listing, image) for image in chosen])
         batch = batch_for(model, images.preprocess.normalize(pixels))

@@ -30,6 +30,7 @@ class Units:
         columns: the pictures of those that are shown, by channel.
         fallbacks: how many exemplars took the full image because their crop did not do.
         likeness: by rule, whether projections tell units and images apart.
+        effective_size: (height, width) of the effective field, once it is measured.
         effective: what tiles show of the receptive field, in words; empty: all of it.
     """
 
@@ -40,6 +41,7 @@ class Units:
     columns: dict[int, Tensor] = field(default_factory=dict)
     fallbacks: int = 0
     likeness: dict[str, Likeness] = field(default_factory=dict)
+    effective_size: tuple[int, int] | None = None
     effective: str = ""
 
     def add(self, exemplars: Exemplars) -> None:

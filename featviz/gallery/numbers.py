@@ -128,13 +128,14 @@ def _computed_from(exemplars: Exemplars, row: int, rank: int) -> str:
     return "crop"
 
 
-def front_units(layer_scan: LayerScan, n: int) -> list[int]:
-    """The n units of a layer that the front page shows, from what the scan alone knows; their
+def front_units(layer_scan: LayerScan, n: int, channels: Iterable[int]) -> list[int]:
+    """The n units of some of a layer that the front page shows, from what the scan alone knows; their
     channels in ascending order.
     """
     top, statistics, labels = layer_scan.top, layer_scan.statistics, layer_scan.listing.labels
     units = []
-    for channel, images in enumerate(top.images.tolist()):
+    for channel in channels:
+        images = top.images[channel].tolist()
         label, share = dominating([labels[image] for image in images if image >= 0])
         units.append(
             {

@@ -185,6 +185,8 @@ def _check_layer(layer: fields.Entry) -> None:
         _INTEGERS(f"{layer.name}.index", images)
     if "effective" in layer.value:  # a comparison has neither this nor what follows
         layer.take("effective", fields.text)
+    if "shown" in layer.value:
+        layer.take("shown", fields.integer(1, layer.value["channels"]))
     if "trust" in layer.value:
         for badge in layer.take("trust", fields.list_of(fields.entry)):
             badge.check(_TRUST)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from featviz.errors import ImageError, SizeError, UsageError
 from featviz.images._held import Held
 from featviz.images._items import Read, image_of, in_unit_range, read_pixels, size_of, unreadable
+from featviz.images._labels import LabelsLike, labels_of
 from featviz.images.preprocess import Preprocess
 
 Outcome = Tensor | ImageError
@@ -168,6 +169,31 @@ class Images(Sequence[Tensor]):
             if label is not None:
                 indices.setdefault(label, []).append(index)
         return {label: self.subset(indices[label]) for label in sorted(indices)}
+
+    def labelled(self, labels: LabelsLike) -> Images:
+        """The same images with labels of their own instead of their folders'.
+
+        Args:
+            labels: a mapping from keys, or from file names, to labels; the path of such a file: ``.csv``
+                or ``.tsv`` with a key and a label in each line, or ``.json``; or a regular
+                expression, whose only group is the label, searched for in each key.
+
+        Returns:
+            The images; those that have no label have None.
+
+        Raises:
+            UsageError: none of the images has a label, a pattern has not one group, or a file cannot be
+                read.
+
+        Example:
+            >>> import torch
+            >>> from featviz import Images, Preprocess
+            >>> keys = ["n02099601_golden_retriever.jpg", "n02123045_tabby.jpg"]
+            >>> images = Images(keys, lambda i: torch.zeros(3, 4, 4), Preprocess())
+            >>> images.labelled(r"n\\d+_(.+)\\.").labels
+            ['golden_retriever', 'tabby']
+        """
+        return self._like_this(self.keys, self._read, self.preprocess, labels_of(self.keys, labels))
 
     def with_preprocess(self, preprocess: Preprocess) -> Images:
         """The same images under another preprocessing."""

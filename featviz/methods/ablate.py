@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from featviz import edits
 from featviz.attached import attached
+from featviz.bars import bar as progress_bar
 from featviz.edits import Edit, Site
 from featviz.errors import FeatvizError, LayerError, UsageError
 from featviz.fields.anatomy import anatomy, parameter_of
@@ -149,7 +149,7 @@ class _Run:
     def batches(self, what: str) -> Iterator[tuple[list[int], Tensor]]:
         """Indices and images (n, c, h, w) in model space."""
         n = len(self.data)
-        bar = tqdm(desc=what, total=n, unit="image", disable=not self.progress, leave=False)
+        bar = progress_bar(desc=what, total=n, unit="image", progress=self.progress)
         with bar:
             for indices, batch in self.data.batches(range(n), self.batch_size):
                 yield indices, self.data.preprocess.normalize(batch).to(self.parameter)

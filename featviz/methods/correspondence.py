@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from featviz.bars import bar as progress_bar
 from featviz.errors import UsageError
 from featviz.forward import Forward
 from featviz.geometry import Box
@@ -146,12 +146,11 @@ def correspondence(
     signs: dict[str, dict[str, list[Tensor]]] = {}
     for layer in chosen:
         signs[layer.name] = {part: [] for part in boxes}
-    bar = tqdm(
+    bar = progress_bar(
         desc="correspondence",
         total=len(images) * len(boxes),
         unit="image",
-        disable=not progress,
-        leave=False,
+        progress=progress,
     )
     with bar, evaluating(model), torch.no_grad():
         for start in range(0, len(images), batch_size):

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from featviz.bars import bar as progress_bar
 from featviz.errors import LayerError, UsageError, WeightsError, did_you_mean
 from featviz.forward import Forward, check_module
 from featviz.hooks import check_unedited
@@ -313,7 +313,9 @@ def _at_each(
     """One copy of the model, with the weights of one checkpoint after the other."""
     check_unedited(model, "evolve")
     network = deepcopy(model).eval()
-    bar = tqdm(files.values(), desc=f"{what} checkpoints", unit="checkpoint", disable=not progress)
+    bar = progress_bar(
+        files.values(), desc=f"{what} checkpoints", unit="checkpoint", progress=progress, leave=True
+    )
     for path in bar:
         try:
             load_weights(network, path)

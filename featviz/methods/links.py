@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from featviz.attached import submodule
+from featviz.bars import bar as progress_bar
 from featviz.errors import LayerError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
@@ -77,7 +77,7 @@ def links(
     run = _Run(model, data, result, net, forward, chosen)
     jobs = _jobs(result, chosen)
     with evaluating(model):
-        for index in tqdm(jobs, desc="links", unit="image", disable=not progress, leave=False):
+        for index in progress_bar(jobs, desc="links", unit="image", progress=progress):
             run.look(index, jobs[index])
     return run.links()
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from featviz.bars import bar as progress_bar
 from featviz.errors import UsageError
 from featviz.forward import Forward
 from featviz.geometry import Box
@@ -296,12 +296,11 @@ class _Run:
         patches: list[Patch | None] = [None] * len(self.boxes)
         if self.entered is not None:
             patches = [self.entered.patch(box) for box in self.boxes]
-        bar = tqdm(
+        bar = progress_bar(
             desc="occlude",
             total=len(self.boxes),
             unit="window",
-            disable=not progress,
-            leave=False,
+            progress=progress,
         )
         batches = []
         order: list[int] = []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from featviz.bars import bar as progress_bar
 from featviz.errors import UsageError
 from featviz.fields.anatomy import parameter_of
 from featviz.forward import Forward
@@ -44,7 +44,7 @@ def project_exemplars(
     alternatives: bool = False,
     forward: Forward | None = None,
     memory: int = MEMORY,
-    progress: bool = False,
+    progress: bool | Callable[[int, int], None] = False,
 ) -> Exemplars:
     """Project every exemplar of a layer's units, beside the patches that caused them.
 
@@ -63,7 +63,8 @@ def project_exemplars(
             other rules on the same sample, for ``exemplars.likeness``.
         forward: that of the scan, as of `read`; None: ``model(images)``.
         memory: bytes that a batch may take; halved where the device has less.
-        progress: show a progress bar, in exemplars.
+        progress: show a progress bar, in exemplars; or what is called after each of them with how
+            many are projected, and how many are to be.
 
     Returns:
         The exemplars. Where a projection has signal outside the receptive field of the scan, the
@@ -116,7 +117,7 @@ def _projected(
     channels: list[int],
     settings: Settings,
     alternatives: bool,
-    progress: bool,
+    progress: bool | Callable[[int, int], None],
 ) -> Exemplars:
     """The exemplars of some units with their patches and projections."""
     layer, rules = layer_scan.layer, settings.rules
@@ -132,14 +133,17 @@ def _projected(
         return normal
 
     total = sum(map(len, tiles.jobs.values()))
-    with tqdm(
-        desc=f"project {layer}", total=total, unit="exemplar", disable=not progress, leave=False
+    with progress_bar(
+        desc=f"project {layer}", total=total, unit="exemplar", progress=progress is True
     ) as bar:
-        for done in backproject(model, layer, tiles.jobs, read_image, settings):
+        results = backproject(model, layer, tiles.jobs, read_image, settings)
+        for number, done in enumerate(results, 1):
             tiles.write_signals(done.job.slot, done.signals)
             tiles.full_image[done.job.slot] = done.full_image
             tiles.fallback[done.job.slot] = done.fallback
             bar.update()
+            if callable(progress):
+                progress(number, total)
     likeness = sample.likeness(tiles.signals_of(sample.slots), rules)
     if alternatives and any(likeness[rule].worst > HIGH for rule in rules):
         likeness |= sample.alternatives(rules)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from featviz.bars import bar as progress_bar
 from featviz.errors import ImageError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
@@ -225,13 +225,12 @@ class _Run:
         """Read the images of ``again``, which were skipped and have changed since, and all that are
         not done."""
         n = len(self.data)
-        bar = tqdm(
+        bar = progress_bar(
             desc="responses",
             total=n,
             initial=self.done,
             unit="image",
-            disable=not self.how.progress,
-            leave=False,
+            progress=self.how.progress,
         )
         with bar, evaluating(self.model), torch.no_grad():
             self._again(again)

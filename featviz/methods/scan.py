@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from featviz.bars import bar as progress_bar
 from featviz.errors import ImageError, RecordError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
@@ -305,12 +305,13 @@ class _Run:
         self.skipped = list(state.skipped)
         begin, (start, stop) = state.position, state.span
         batches = self._batches(range(begin, stop))
-        bar = tqdm(
+        bar = progress_bar(
             desc="scan",
             total=stop - start,
             initial=begin - start,
             unit="image",
-            disable=not progress,
+            progress=progress,
+            leave=True,
         )
         try:
             with bar, evaluating(self.model), torch.no_grad():

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from featviz.bars import bar as progress_bar
 from featviz.errors import UsageError
 from featviz.forward import Forward
 from featviz.hooks import evaluating, read_with_output
@@ -124,12 +124,11 @@ def sweep(
         )
     work = _Sweep(model, layers_for(model, images, layers, forward), forward)
     transforms = [transform(value) for value in chosen]
-    bar = tqdm(
+    bar = progress_bar(
         desc="sweep",
         total=len(images) * len(chosen),
         unit="image",
-        disable=not progress,
-        leave=False,
+        progress=progress,
     )
     with bar, evaluating(model), torch.no_grad():
         results = [work.of(batch, transforms, bar) for batch in batches_of(images, batch_size)]

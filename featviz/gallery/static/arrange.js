@@ -45,7 +45,7 @@ featviz.arrange = (() => {
     const fits = (unit) => ONLY[$("#only").value](unit) && (!label || dominant(first[unit]) === label) && matches(unit, wanted);
     page.order = page.items.map((_, unit) => unit).filter(fits).sort(before);
     $("#tiles").replaceChildren(...page.order.map((unit) => page.items[unit]));
-    $("#count").textContent = count(page.order, page.items.length);
+    $("#count").textContent = count(page.order, page.data.channels ?? page.items.length);
   }
   function count(order, all) {
     if (!order.length) return `0 of ${all} units: nothing matches the filter`;

@@ -188,6 +188,13 @@ const featviz = (() => {
     });
   }
 
+  /** Units at their numbers, with holes for those that are not shown, which map, filter and forEach pass over. */
+  function byNumber(units) {
+    const all = [];
+    units.forEach((unit) => { all[unit.unit] = unit; });
+    return all;
+  }
+
   /** Build the page of a layer from the data in it. */
   function begin() {
     const source = $("#data");
@@ -200,6 +207,7 @@ const featviz = (() => {
       const titles = data.sides.map((side) => side.title).join("; right: ");
       $("#count").before(make("p", { class: "lead", text: "In each pair, left: " + titles }));
     }
+    data.sides.forEach((side) => { side.units = byNumber(side.units); });
     page.items = data.sides[0].units.map((_, unit) => tile(data, unit));
     featviz.arrange.offerClasses();
     featviz.restore();

@@ -1,0 +1,116 @@
+"""``featviz show``: one unit, large."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from torch import nn
+
+from featviz import figures
+from featviz.cli.arguments import (
+    add_examples,
+    add_full_fields,
+    add_image_arguments,
+    add_k,
+    add_memory,
+    add_model_arguments,
+    add_output,
+    add_rules,
+    add_score,
+    add_views,
+    in_turn,
+    scanned,
+    slug,
+)
+from featviz.cli.browser import add_open, open_page
+from featviz.cli.directed import add_directions, directed
+from featviz.cli.sources import images_from, network_from
+from featviz.errors import LayerError
+from featviz.forward import Forward
+from featviz.methods.project_exemplars import project_exemplars
+from featviz.records.scan import MANIFEST, Scan
+from featviz.units import Layer
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    parser.add_argument("unit", type=unit, metavar="LAYER:UNIT", help="such as conv5:17")
+    add_model_arguments(parser)
+    add_image_arguments(parser)
+    add_directions(parser)
+    add_rules(parser)
+    add_views(parser)
+    add_full_fields(parser)
+    add_k(parser)
+    add_score(parser)
+    add_memory(parser)
+    parser.add_argument("--fresh", action="store_true", help="scan again even if there is a record")
+    add_open(parser, "the figure")
+    add_output(
+        parser, "folder for the figure, and of a grid whose scan is used (default: outputs/MODEL)"
+    )
+    add_examples(
+        parser,
+        "featviz show conv5:17",
+        "featviz show features.10:3 --model alexnet --weights DEFAULT --images photos/ --rule deconvnet,lrp",
+    )
+    parser.set_defaults(
+        run=run, goes_on="What was scanned is kept: the same command goes on from there."
+    )
+
+
+def unit(text: str) -> tuple[str, int]:
+    """(layer, channel), from conv5:17."""
+    layer, _, channel = text.rpartition(":")
+    if not layer or not channel.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a unit such as conv5:17")
+    return layer, int(channel)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Scan, project, draw, and print where the figure is."""
+    out = args.out or Path("outputs") / slug(args.model)
+    with in_turn(out):
+        model, forward = network_from(args)
+        with directed(args, model):
+            path = _draw(args, model, forward, out)
+    print(path)
+    open_page(args, path)
+
+
+def _draw(args: argparse.Namespace, model: nn.Module, forward: Forward | None, out: Path) -> Path:
+    layer, channel = args.unit
+
+    def check(layers: list[Layer]) -> None:
+        own = next((other for other in layers if other.name == layer), None)
+        if own is None:
+            raise LayerError(f"{layer!r} is the name of no layer: give a unit such as conv5:17")
+        own.unit(channel)
+
+    images = images_from(args, model, forward=forward)
+    folder, args.layers = _record(args, layer, out)
+    result = scanned(args, model, images, folder, check, forward=forward)
+    exemplars = project_exemplars(
+        model,
+        images,
+        result[layer],
+        [channel],
+        rules=args.rule,
+        forward=forward,
+        memory=args.memory,
+        progress=not args.quiet,
+    )
+    if not args.full_fields:
+        exemplars = exemplars.focused()
+    figure = figures.unit(exemplars, channel, result.listing, views=args.view, heading=args.model)
+    return figures.save(figure, out / f"{slug(layer)}-{channel}.png")
+
+
+def _record(args: argparse.Namespace, layer: str, out: Path) -> tuple[Path, list[str]]:
+    """The folder of a scan of this layer, and all layers of the scan: that of a grid, or its own."""
+    if not args.fresh and (out / MANIFEST).exists():
+        recorded = Scan.load(out)
+        if layer in recorded:
+            return out, list(recorded)
+    return out / slug(layer), [layer]
