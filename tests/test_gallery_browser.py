@@ -1354,3 +1354,32 @@ def test_units_that_are_not_shown_leave_no_hole(opened: Callable[..., Tab], tmp_
     page.wait_for_selector(OPEN)
     assert both.units() == [7, 19]
     assert page.locator(f"{OPEN} section").count() == 2
+
+
+def test_a_unit_leads_to_those_that_it_is_made_of(
+    opened: Callable[..., Tab], tmp_path: Path
+) -> None:
+    model, images, result = tiny(layers=["conv1", "conv2"])
+    gallery.build(result, model, images, tmp_path / "all", rules=RULES)
+    tab = opened(tmp_path / "all")
+    page = tab.go("layer-001.html#unit-5")
+    page.wait_for_selector(f"{OPEN} .links")
+    links = page.locator(f"{OPEN} .links a")
+    unit = json.loads((tmp_path / "all" / "layers" / "001" / "units.json").read_text())[5]
+    shown = [link for kind in ("excite", "inhibit", "feed") for link in unit["links"][kind]]
+    assert links.count() == len(shown) > 0
+    tab.wait(f"document.querySelector('{OPEN} .links .picture').style.backgroundImage !== ''")
+    name, number, share = shown[0]
+    text = links.first.inner_text()
+    assert f"{name} {number}" in " ".join(text.split())
+    assert f"+{100 * share:.0f}%" in text
+    links.first.click()
+    tab.at(f"layer-000.html#unit-{number}")
+    page.wait_for_selector(OPEN)
+    gallery.build(result, model, images, tmp_path / "few", rules=RULES, channels=[5])
+    tab = opened(tmp_path / "few")
+    page = tab.go("layer-001.html#unit-5")
+    page.wait_for_selector(f"{OPEN} .links")
+    followed = page.locator(f"{OPEN} .links a").count()
+    assert followed == sum(link[1] == 5 for link in shown)
+    assert page.locator(f"{OPEN} .links li").count() == len(shown)

@@ -15,10 +15,10 @@ featviz.links = (() => {
         make("ul", {}, ...unit.links[kind].map((link) => make("li", {}, item(data, link))))));
     return rows.length ? [make("h3", { text: "Units that it is made of, and that it feeds" }), ...rows] : [];
   }
-  /** One unit with its share; a layer that the gallery does not show has a name alone. */
+  /** One unit with its share; one that the gallery does not show has a name alone. */
   function item(data, [name, unit, share]) {
     const words = [make("b", { text: percent(share) }), make("span", { text: `${name} ${unit}` })];
-    const layer = featviz.network.layers.find((each) => each.units && each.name === name);
+    const layer = featviz.network.layers.find((each) => each.name === name && (each.units || []).some(([number]) => number === unit));
     if (!layer) return make("span", { class: "quiet" }, ...words);
     return make("a", { href: `${layer.page}#unit-${unit}` }, ...pictured(data, layer, unit), ...words);
   }
