@@ -124,9 +124,7 @@ class Maco:
     def begin(self, size: Size, generator: torch.Generator) -> Tensor:
         """Any phases."""
         _, height, width = size
-        return (
-            torch.rand(size[0], height, width // 2 + 1, generator=generator) * 2 - 1
-        ) * torch.pi
+        return (torch.rand(size[0], height, width // 2 + 1, generator=generator) * 2 - 1) * torch.pi
 
     def signal(self, numbers: Tensor, size: Size) -> Tensor:
         """The inverse transform of the amplitudes with these phases, in correlated colors."""
@@ -153,10 +151,15 @@ class Maco:
         centred = torch.fft.fftshift(self.spectrum, dim=1)
         scaled = F.interpolate(centred[None], size=own, mode="bilinear", align_corners=False)[0]
         area = self.spectrum.shape[1] * 2 * (self.spectrum.shape[2] - 1)
-        return torch.fft.ifftshift(scaled, dim=1) * (height * width / area)
+        result: Tensor = torch.fft.ifftshift(scaled, dim=1) * (height * width / area)
+        return result
 
 
-NAMED = {"pixels": Pixels, "fourier": Fourier, "maco": Maco}
+NAMED: dict[str, type[Pixels | Fourier | Maco]] = {
+    "pixels": Pixels,
+    "fourier": Fourier,
+    "maco": Maco,
+}
 
 
 def parameterization_of(given: str | Parameterization) -> Parameterization:
@@ -169,7 +172,8 @@ def parameterization_of(given: str | Parameterization) -> Parameterization:
         return given
     if given not in NAMED:
         raise UsageError(f"parameterization={given!r}: there are {', '.join(NAMED)}")
-    return NAMED[given]()
+    own: Parameterization = NAMED[given]()
+    return own
 
 
 def bounded(signal: Tensor, contrast: float) -> Tensor:
@@ -197,14 +201,13 @@ def colors_of(images: Sequence[Tensor] | Tensor) -> Tensor:
         >>> colors_of(torch.rand(4, 3, 8, 8)).shape
         torch.Size([3, 3])
     """
-    pixels = []
-    for i in range(len(images)):
-        pixels.append(images[i].flatten(1).double())
+    pixels = [images[i].flatten(1).double() for i in range(len(images))]
     if not pixels:
         raise UsageError("0 images: give at least one")
     variances, directions = torch.linalg.eigh(torch.cat(pixels, dim=1).cov())
     roots = directions * variances.clamp(min=0).sqrt()
-    return roots.flip(1).float()
+    colors: Tensor = roots.flip(1).float()
+    return colors
 
 
 def spectrum_of(images: Sequence[Tensor] | Tensor, colors: Tensor | None = None) -> Tensor:
@@ -249,7 +252,8 @@ def _inverse(size: Size) -> Tensor:
     amplitudes[0, 0] = 0
     power = torch.fft.irfft2(amplitudes.square().to(torch.complex64), s=(height, width))[0, 0]
     scale = 0.25 * (height * width) ** 0.5 / power.sqrt()
-    return (amplitudes * scale).expand(channels, -1, -1)
+    result: Tensor = amplitudes * scale
+    return result.expand(channels, -1, -1)
 
 
 def _matrix(colors: Tensor | None, like: Tensor) -> Tensor:
@@ -263,7 +267,8 @@ def _matrix(colors: Tensor | None, like: Tensor) -> Tensor:
             f"colors is {tuple(matrix.shape)} for images of {channels} channels: "
             f"give ({channels}, {channels})"
         )
-    return (matrix / matrix.norm(dim=0).max()).to(like)
+    result: Tensor = (matrix / matrix.norm(dim=0).max()).to(like)
+    return result
 
 
 def _colored(planes: Tensor, colors: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from featviz.errors import ModelError, UnitError, UsageError, first_line
 from featviz.fields.anatomy import Anatomy
 from featviz.fields.maps import as_maps
-from featviz.forward import Forward
+from featviz.forward import Forward, call_model
 from featviz.hooks import read, read_with_output
 from featviz.methods._inputs import has_classes
 from featviz.units import Layer, Position, Unit, UnitSum, terms_of
@@ -71,29 +71,31 @@ class Objectives:
             term = Term(row, weight, unit.channel, unit.at)
             self.terms.setdefault(unit.layer, []).append(term)
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The score of each of (n, c, h, w) in model space, (n,), and the maps of each layer,
-        (n, c, h, w), that it was read off.
+    def __call__(self, x: Tensor, variants: int = 1) -> tuple[Tensor, Tensor]:
+        """The score of each of (n, c, h, w) in model space, (n,), and how alike each is to the other
+        variants of its target, (n,), summed over the target's layers.
 
         Raises:
             ModelError: the model does not take images of this size, or returns no classes.
         """
         values, output = self._run(x)
         scores = x.new_zeros(self.n)
-        every = []
+        alike = x.new_zeros(self.n)
         for name, terms in self.terms.items():
             maps = as_maps(self.net[name], values[name])
-            every.append(maps)
             scores = _added(scores, terms, _positions(name, maps, terms))
+            alike = _alike(alike, terms, maps, variants)
         if self.classes:
             logits = _logits(output, self.classes)
-            every.append(output[:, :, None, None])
             scores = _added(scores, self.classes, logits)
-        return scores, every
+            alike = _alike(alike, self.classes, output[:, :, None, None], variants)
+        return scores, alike
 
     def _run(self, x: Tensor) -> tuple[Mapping[str, Any], Any]:
         """What the layers return, and, where classes are asked for, the model."""
         try:
+            if self.classes and not self.layers:
+                return {}, call_model(self.model, x, self.forward)
             if self.classes:
                 return read_with_output(self.model, x, self.layers, forward=self.forward)
             return read(self.model, x, self.layers, forward=self.forward), None
@@ -155,6 +157,14 @@ def _added(scores: Tensor, terms: Sequence[Term], values: Tensor) -> Tensor:
     rows = torch.tensor([term.row for term in terms], device=scores.device)
     weights = torch.tensor([term.weight for term in terms]).to(scores)
     return scores.index_add(0, rows, weights * values)
+
+
+def _alike(alike: Tensor, terms: Sequence[Term], maps: Tensor, variants: int) -> Tensor:
+    """What is given, and the likeness in these maps of the rows that terms are of."""
+    if variants == 1:
+        return alike
+    rows = torch.tensor(sorted({term.row for term in terms}), device=maps.device)
+    return alike.index_add(0, rows, likeness(maps[rows], variants))
 
 
 def likeness(maps: Tensor, variants: int) -> Tensor:

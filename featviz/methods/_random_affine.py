@@ -17,12 +17,13 @@ class RandomAffine:
     from outside is the image mirrored.
 
     Attributes:
-        shift: pixels, at most, to each side.
+        shift: to each side, at most, as a share of the image's height and width: small fields would
+            not know where in the image they are if all were shifted by as many pixels.
         scale: the largest and the smallest factor are 1 plus and minus this.
         turn: degrees, at most, to each side.
     """
 
-    shift: float = 8.0
+    shift: float = 1 / 24
     scale: float = 0.1
     turn: float = 10.0
 
@@ -35,8 +36,8 @@ class RandomAffine:
         cosine = factor * angle.cos()
         sine = factor * angle.sin()
         rows = [
-            torch.stack([cosine, -sine * height / width, draws[2] * self.shift * 2 / width]),
-            torch.stack([sine * width / height, cosine, draws[3] * self.shift * 2 / height]),
+            torch.stack([cosine, -sine * height / width, draws[2] * self.shift * 2]),
+            torch.stack([sine * width / height, cosine, draws[3] * self.shift * 2]),
         ]
         matrix = torch.stack(rows).to(images)
         grid = F.affine_grid(matrix[None], [1, 1, height, width], align_corners=False)

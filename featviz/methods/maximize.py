@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from featviz.hooks import evaluating
 from featviz.images.preprocess import Preprocess
 from featviz.images.tensors import as_batch
 from featviz.methods._forward_pass import check_gradients
-from featviz.methods._objectives import Objectives, Target, layers_of, likeness
+from featviz.methods._objectives import Objectives, Target, layers_of
 from featviz.methods._random_affine import RandomAffine
 from featviz.models.recipes import model_recipe
 from featviz.parameterizations import Maco, Parameterization, Size, bounded, parameterization_of
@@ -32,8 +34,8 @@ TRANSFORMS: tuple[RandomTransform, ...] = (RandomAffine(),)
 STEPS = 256
 NEAR = 0.1
 """How far from `start` an image may come: the root mean square of the change of pixels."""
-MARGIN = 16
-"""Pixels that an image is larger than a receptive field: twice what it is shifted by."""
+MARGIN = 1 / 8
+"""How much larger an image is than a receptive field, which leaves room for shifts."""
 _STEP = 1_000_003  # between the seeds of two variants
 
 
@@ -70,7 +72,7 @@ def maximize(
         preprocess: how images in [0, 1] become what the model takes; None: as the model itself
             says, which those of timm do.
         size: side, or (height, width), of the images in pixels. None: the receptive field of the
-            units and 16 pixels for shifts, and at most the size that ``preprocess`` cuts images to.
+            units and an eighth of it for shifts, and at most the size that ``preprocess`` cuts images to.
         steps: of gradient ascent, by Adam.
         seed: of the random numbers.
         parameterization: ``pixels``, ``fourier``, ``maco``, or one of `featviz.parameterizations`
@@ -111,7 +113,7 @@ def maximize(
         >>> units = [Unit("conv3", 7), Unit("conv3", 9) - 0.5 * Unit("conv3", 7)]
         >>> result = maximize(load_model("zfmini"), units, preprocess=MINI_PREPROCESS, steps=8)
         >>> result.images.shape
-        torch.Size([2, 3, 67, 67])
+        torch.Size([2, 3, 58, 58])
         >>> bool((result.activations > result.before).all())
         True
     """
@@ -196,7 +198,7 @@ class _Ascent:
     seed: int
     forward: Forward | None
     interrupt: KeyboardInterrupt | None = None
-    bar: tqdm | None = None  # type: ignore[type-arg]
+    bar: Any = None
 
     def of(self, targets: Sequence[Target], start: Tensor | None) -> Maximized:
         """The images of the units of one batch."""
@@ -268,15 +270,13 @@ class _Ascent:
         shown = images
         for transform in self.transforms:
             shown = transform(shown, generator)
-        scores, maps = objectives(self.recipe.normalize(shown))
+        compared = self.variants if self.diversity else 1
+        scores, alike = objectives(self.recipe.normalize(shown), compared)
         if not scores.isfinite().all():
             raise NumberError("an activation has become no number: give fewer steps")
         if not scores.requires_grad:
             raise UsageError("no pixel changes any of the units: their output has no gradient")
-        rising = scores
-        if self.diversity and self.variants > 1:
-            alike = torch.stack([likeness(m, self.variants) for m in maps]).mean(dim=0)
-            rising = scores - self.diversity * scores.detach().abs() * alike
+        rising = scores - self.diversity * scores.detach().abs() * alike
         (gradient,) = torch.autograd.grad(rising.sum(), images, retain_graph=True)
         dead = (gradient == 0).flatten(1).all(dim=1)
         if dead.any():
@@ -308,7 +308,7 @@ def _targets(units: Target | Iterable[Target]) -> list[Target]:
         UsageError: there are none, or something is no unit.
     """
     single = isinstance(units, (Unit, UnitSum, int))
-    targets = [units] if single else list(units)  # type: ignore[arg-type, list-item]
+    targets = [units] if single else list(units)  # type: ignore[arg-type]
     if not targets:
         raise UsageError("0 units: give at least one", "units")
     for target in targets:
@@ -392,9 +392,13 @@ def _shape(
     fields = [net[name].field.size for name in layers_of(targets)]
     return (
         recipe.channels,
-        min(height, max(field[0] for field in fields) + MARGIN),
-        min(width, max(field[1] for field in fields) + MARGIN),
+        min(height, _with_margin(max(field[0] for field in fields))),
+        min(width, _with_margin(max(field[1] for field in fields))),
     )
+
+
+def _with_margin(field: int) -> int:
+    return field + max(2, ceil(field * MARGIN))
 
 
 def _is_small(net: Anatomy, target: Target) -> bool:

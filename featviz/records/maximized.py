@@ -28,7 +28,7 @@ class Maximized:
         >>> from featviz.models import MINI_PREPROCESS
         >>> result = maximize(load_model("zfmini"), Unit("conv2", 3), preprocess=MINI_PREPROCESS, steps=4)
         >>> result, result.images.shape
-        (<Maximized of 1 image, 43x43: conv2:3>, torch.Size([1, 3, 43, 43]))
+        (<Maximized of 1 image, 31x31: conv2:3>, torch.Size([1, 3, 31, 31]))
     """
 
     targets: list[Unit | UnitSum | int]
