@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from featviz._lazy import lazily
 
 if TYPE_CHECKING:
-    from featviz import dictionaries, edits, figures, gallery
+    from featviz import dictionaries, edits, figures, gallery, parameterizations
     from featviz.checks.check import check
     from featviz.dictionaries._attach import directions
     from featviz.errors import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from featviz.methods.evolve import Evolution, Track, evolve
     from featviz.methods.explain import explain
     from featviz.methods.links import links
+    from featviz.methods.maximize import maximize
     from featviz.methods.merge import merge
     from featviz.methods.occlude import OcclusionMaps, occlude
     from featviz.methods.project import project
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from featviz.records.layer_scan import LayerScan
     from featviz.records.links import Links
     from featviz.records.listing import Listing, Skipped
+    from featviz.records.maximized import Maximized
     from featviz.records.responses import Responses
     from featviz.records.scan import Scan
     from featviz.records.statistics import Statistics
@@ -95,6 +97,7 @@ else:
             "methods.evolve": ["Evolution", "Track", "evolve"],
             "methods.explain": ["explain"],
             "methods.links": ["links"],
+            "methods.maximize": ["maximize"],
             "methods.merge": ["merge"],
             "methods.occlude": ["OcclusionMaps", "occlude"],
             "methods.project": ["project"],
@@ -110,6 +113,7 @@ else:
             "records.explanation": ["Explanation"],
             "records.links": ["Links"],
             "records.listing": ["Listing", "Skipped"],
+            "records.maximized": ["Maximized"],
             "records.responses": ["Responses"],
             "records.layer_scan": ["LayerScan"],
             "records.scan": ["Scan"],
@@ -124,13 +128,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Ablation", "Activations", "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars",
-    "Explanation", "FeatvizError", "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Links", "Listing", "ModelError",
+    "Explanation", "FeatvizError", "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Links", "Listing", "Maximized", "ModelError",
     "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Responses", "Rotate",
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
     "ablate", "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
     "dictionaries", "directions", "edit", "edits", "equivariance", "evolve", "explain", "figures", "gallery",
-    "links", "load_model", "load_weights", "merge", "occlude",
-    "open_images", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
+    "links", "load_model", "load_weights", "maximize", "merge", "occlude",
+    "open_images", "parameterizations", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
     "responses", "scan", "sweep", "watch",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ FLOORS = (
     {"geometry"},
     {"bars", "units", "files", "forward", "inplace"},
     {"attached", "patterns", "images", "rules", "tiles", "models.local", "models.zeiler_fergus"},
-    {"edits"},
+    {"edits", "parameterizations"},
     {"hooks"},
     {"fields"},
     {"records"},
@@ -63,7 +63,7 @@ PACKAGES = (
 )
 RECORDS = {
     "Ablation", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars", "LayerScan",
-    "Listing", "OcclusionMaps", "Responses", "Scan", "Statistics", "SweepResult", "TopK", "Track",
+    "Listing", "Maximized", "OcclusionMaps", "Responses", "Scan", "Statistics", "SweepResult", "TopK", "Track",
 }  # fmt: skip
 LOST = {
     "cuts", "ends", "found", "info", "infos", "inside", "masking", "mine", "one",

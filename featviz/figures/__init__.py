@@ -12,6 +12,7 @@ from featviz.figures.exemplars import grid, overview
 from featviz.figures.explanation import explain
 from featviz.figures.filters import first_layer
 from featviz.figures.maps import LayerMaps, activation_maps, filters_and_maps, map_sizes
+from featviz.figures.maximized_images import maximized
 from featviz.figures.occlusion_maps import OccludedImage, occlusion
 from featviz.figures.page import DPI, Page, save
 from featviz.figures.patches import top_patches
@@ -48,6 +49,7 @@ __all__ = [
     "layer_probe",
     "links",
     "map_sizes",
+    "maximized",
     "networks",
     "occlusion",
     "overview",

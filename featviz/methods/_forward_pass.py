@@ -50,17 +50,26 @@ def forward_pass(
     Raises:
         ModelError: the weights allow no gradients.
     """
-    if any(tensor.is_inference() for tensor in chain(model.parameters(), model.buffers())):
-        raise ModelError(
-            "the model was made or loaded under torch.inference_mode(), whose tensors allow no "
-            "gradients: make it outside of that block"
-        )
+    check_gradients(model)
     frozen = _frozen(model) if parameters else []
     with evaluating(model), _thawed(frozen), torch.enable_grad(), visible_in_place() as in_place:
         x = images.detach().requires_grad_()
         # a model may work in place on its input
         values = read(model, x.clone(), layers, inputs=inputs, forward=forward)
         return Passed(x, values, in_place.copies)
+
+
+def check_gradients(model: nn.Module) -> None:
+    """Make sure that gradients can pass a model.
+
+    Raises:
+        ModelError: its weights allow none.
+    """
+    if any(tensor.is_inference() for tensor in chain(model.parameters(), model.buffers())):
+        raise ModelError(
+            "the model was made or loaded under torch.inference_mode(), whose tensors allow no "
+            "gradients: make it outside of that block"
+        )
 
 
 def _frozen(model: nn.Module) -> list[nn.Parameter]:

@@ -1,0 +1,313 @@
+"""Images that drive units rise, are the same alone and among others, and say what shows nothing."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from laws import generator, randn, same_bits, untouched
+from matplotlib.figure import Figure
+from nets import OneSize, plain
+from torch import Tensor, nn
+
+from featviz import (
+    Preprocess,
+    Unit,
+    figures,
+    load_model,
+    maximize,
+    open_images,
+    project_exemplars,
+    read,
+    scan,
+)
+from featviz.data import SyntheticImages
+from featviz.errors import LayerError, ModelError, UnitError, UsageError
+from featviz.models import MINI_PREPROCESS
+from featviz.parameterizations import (
+    Fourier,
+    Maco,
+    Parameterization,
+    Pixels,
+    colors_of,
+    spectrum_of,
+)
+
+PLAIN = Preprocess(size=(24, 24))
+GRAY = (0.5, 0.5, 0.5)
+CENTRED = Preprocess(size=(24, 24), mean=GRAY, std=GRAY)
+ALL = [Pixels(), Fourier(), Maco(), Maco(torch.rand(3, 6, 4, generator=generator()))]
+
+
+class Linear(nn.Module):
+    """One filter as large as the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = nn.Conv2d(3, 2, 12, bias=False)
+        with torch.no_grad():
+            self.filter.weight.copy_(randn(2, 3, 12, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.filter(x)
+        return out
+
+
+def small() -> nn.Module:
+    """Smooth, so that no rounding turns a rectifier."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 5, stride=2), nn.Softplus(), nn.Conv2d(6, 8, 3), nn.Softplus()
+    )
+
+
+@pytest.mark.parametrize("own", ["pixels", "fourier", "maco"])
+def test_the_activation_rises_and_the_model_stays_as_it_was(own: str) -> None:
+    model = load_model("zfmini").train()
+    units = [Unit("conv3", 3), Unit("conv3", 9), Unit("conv2", 1) + Unit("conv3", 3)]
+    with untouched(model):
+        result = maximize(model, units, preprocess=MINI_PREPROCESS, parameterization=own, steps=12)
+    assert (result.activations > result.before + 0.1).all()
+    assert result.images.shape == (3, 3, 58, 58)
+    assert result.images.min() >= 0
+    assert result.images.max() <= 1
+    assert result.transparency.shape == (3, 58, 58)
+    assert result.transparency.amax(dim=(1, 2)).tolist() == [1, 1, 1]
+    assert result.rows()[2]["target"] == "conv2:1 + conv3:3"
+
+
+def test_many_units_at_once_are_as_each_is_alone() -> None:
+    model = small().double()
+    units = [Unit("2", 1), Unit("0", 3), Unit("2", 5, at="map"), -1 * Unit("2", 1)]
+    options = {"preprocess": PLAIN, "size": 20, "steps": 20, "variants": 2, "diversity": 0.5}
+    together = maximize(model, units, **options)  # type: ignore[arg-type]
+    for i, unit in enumerate(units):
+        alone = maximize(model, unit, **options)  # type: ignore[arg-type]
+        torch.testing.assert_close(
+            alone.images, together.images[2 * i : 2 * i + 2], rtol=0, atol=1e-9
+        )
+    divided = maximize(model, units, batch_size=3, **options)  # type: ignore[arg-type]
+    torch.testing.assert_close(divided.images, together.images, rtol=0, atol=1e-9)
+
+
+def test_a_seed_gives_the_same_bits_and_another_another_image() -> None:
+    results = [
+        maximize(small(), Unit("2", 1), preprocess=PLAIN, steps=3, seed=s) for s in (1, 1, 2)
+    ]
+    assert same_bits(results[0].images, results[1].images)
+    assert not torch.equal(results[0].images, results[2].images)
+
+
+def test_a_negative_unit_is_driven_down() -> None:
+    result = maximize(plain(), -1 * Unit("3", 2), preprocess=CENTRED, steps=20)
+    raised = maximize(plain(), Unit("3", 2), preprocess=CENTRED, steps=20)
+    assert -result.activations < -result.before
+    assert -result.activations < raised.activations
+
+
+def test_the_optimum_of_a_linear_unit_is_its_filter() -> None:
+    model = Linear()
+    recipe = Preprocess(size=(12, 12), mean=GRAY, std=GRAY)
+    result = maximize(
+        model,
+        [Unit("filter", 0), Unit("filter", 1)],
+        preprocess=recipe,
+        parameterization="pixels",
+        transforms=(),
+        steps=200,
+    )
+    signals = (result.images - 0.5).flatten(1)
+    cosines = torch.cosine_similarity(signals, model.filter.weight.flatten(1))
+    assert cosines.min() > 0.99
+    assert signals.square().mean(dim=1).sqrt().max() < 0.201
+
+
+@pytest.mark.parametrize("own", ALL)
+@pytest.mark.parametrize("size", [(3, 8, 7), (3, 7, 6)])
+def test_gradients_are_those_of_finite_differences(
+    own: Parameterization, size: tuple[int, int, int]
+) -> None:
+    numbers = torch.stack([own.begin(size, generator(i)) for i in range(2)]).double()
+    numbers.requires_grad_()
+    assert own.images(numbers, size).shape == (2, *size)
+    assert torch.autograd.gradcheck(lambda z: own.images(z, size), numbers)
+    assert torch.autograd.gradcheck(lambda z: own.signal(z, size), numbers)
+
+
+def test_maco_keeps_the_amplitudes() -> None:
+    images = torch.rand(5, 3, 16, 16, generator=generator())
+    colors = colors_of(images)
+    amplitudes = spectrum_of(images, colors)
+    own = Maco(amplitudes, colors)
+    signal = own.signal(own.begin((3, 16, 16), generator(1))[None], (3, 16, 16))
+    measured = spectrum_of(signal + 0.5, colors)
+    # the entries of columns 0 and 8 are conjugate in pairs, which phases of their own do not keep
+    torch.testing.assert_close(measured[..., 1:8], amplitudes[..., 1:8], rtol=1e-3, atol=1e-3)
+
+
+def test_colors_are_a_root_of_the_covariance() -> None:
+    images = torch.rand(4, 3, 9, 9, generator=generator()) ** 2
+    colors = colors_of(images)
+    torch.testing.assert_close(
+        colors @ colors.T, images.transpose(0, 1).flatten(1).cov(), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_diversity_makes_variants_differ() -> None:
+    model = load_model("zfmini").eval()
+
+    def likeness(diversity: float) -> float:
+        result = maximize(
+            model,
+            Unit("conv3", 3, at="map"),
+            preprocess=MINI_PREPROCESS,
+            size=64,
+            variants=3,
+            diversity=diversity,
+            steps=24,
+        )
+        maps = read(model, MINI_PREPROCESS.normalize(result.images), "conv3@0")["conv3@0"]
+        products = torch.einsum("nchw,ndhw->ncd", maps, maps).flatten(1).detach()
+        directions = nn.functional.normalize(products, dim=1)
+        return float((directions @ directions.T)[0, 1:].mean())
+
+    assert likeness(2.0) < likeness(0.0) - 0.05
+
+
+def test_an_image_that_it_starts_from_stays_near() -> None:
+    start = torch.rand(3, 24, 24, generator=generator())
+    units = [Unit("2", 0), Unit("2", 1)]
+    result = maximize(small(), units, preprocess=PLAIN, start=start, near=0.05, steps=30)
+    assert (result.activations > result.before).all()
+    distance = (result.images - start).square().mean(dim=(1, 2, 3)).sqrt()
+    assert distance.max() < 0.0501
+    assert distance.min() > 0.01
+    with pytest.raises(UsageError, match="maco"):
+        maximize(small(), units, preprocess=PLAIN, start=start, parameterization="maco")
+    with pytest.raises(UsageError, match=r"give images of 3 channels in \[0, 1\]"):
+        maximize(small(), units, preprocess=PLAIN, start=start * 2)
+    with pytest.raises(UsageError, match="3 images to start from and 2 units"):
+        maximize(small(), units, preprocess=PLAIN, start=start.expand(3, -1, -1, -1))
+
+
+def dead_net() -> nn.Module:
+    """Behind the rectifier unit 0 wakes up when it is driven, and unit 1 never does."""
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU())
+    conv = model[0]
+    assert isinstance(conv, nn.Conv2d)
+    with torch.no_grad():
+        conv.weight.copy_(randn(3, 3, 3, 3))
+        conv.weight[2] = 0
+        conv.bias.copy_(torch.tensor([-3.0, -1000.0, -1.0]))  # type: ignore[union-attr]
+    return model
+
+
+def test_a_unit_behind_its_rectifier_is_woken_and_a_dead_one_is_named() -> None:
+    units = [Unit("1", 0), Unit("1", 1)]
+    with pytest.warns(UserWarning, match="activation of 1:1 did not change"):
+        result = maximize(dead_net(), units, preprocess=CENTRED, steps=60)
+    assert result.before.tolist() == [0, 0]
+    assert result.activations[0] > 0
+    assert result.silent.tolist() == [False, True]
+
+
+def test_what_no_pixel_changes_is_refused() -> None:
+    for unit in (Unit("1", 2), 0.0 * Unit("0", 0)):
+        with pytest.raises(UsageError, match="no pixel changes"):
+            maximize(dead_net(), unit, preprocess=CENTRED, steps=3)
+
+
+def test_classes_are_driven_before_the_softmax() -> None:
+    model = load_model("zfmini")
+    result = maximize(model, [3, 50], preprocess=MINI_PREPROCESS, steps=10)
+    assert result.images.shape == (2, 3, 96, 96)
+    assert (result.activations > result.before).all()
+    logits = model.eval()(MINI_PREPROCESS.normalize(result.images))
+    torch.testing.assert_close(logits[[0, 1], [3, 50]], result.activations, rtol=1e-3, atol=1e-3)
+    with pytest.raises(UsageError, match="classes 0 to 95"):
+        maximize(model, 96, preprocess=MINI_PREPROCESS)
+    with pytest.raises(UsageError, match="returns no"):
+        maximize(small(), 0, preprocess=PLAIN)
+
+
+def interrupting(after: int) -> object:
+    calls = []
+
+    def transform(images: Tensor, generator: torch.Generator) -> Tensor:
+        calls.append(1)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return images
+
+    return transform
+
+
+def test_an_interrupt_keeps_what_is_there() -> None:
+    units = [Unit("2", i) for i in range(4)]
+
+    def run(after: int) -> list[int]:
+        transforms = [interrupting(after)]
+        result = maximize(
+            small(),
+            units,
+            preprocess=PLAIN,
+            steps=5,
+            batch_size=2,
+            transforms=transforms,  # type: ignore[arg-type]
+        )
+        return result.steps.tolist()  # type: ignore[no-any-return]
+
+    assert run(7) == [5, 5, 2, 2]
+    assert run(5) == [5, 5]
+    with pytest.raises(KeyboardInterrupt):
+        run(0)
+
+
+def test_what_cannot_be_is_refused() -> None:
+    unit = Unit("2", 0)
+    for name in ("steps", "variants", "batch_size"):
+        with pytest.raises(UsageError, match=f"{name}=0"):
+            maximize(small(), unit, preprocess=PLAIN, **{name: 0})  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="0 units"):
+        maximize(small(), [], preprocess=PLAIN)
+    with pytest.raises(UsageError, match="among the units"):
+        maximize(small(), ["conv"], preprocess=PLAIN)  # type: ignore[list-item]
+    with pytest.raises(UsageError, match=r"'wavelets'.*pixels, fourier, maco"):
+        maximize(small(), unit, preprocess=PLAIN, parameterization="wavelets")
+    with pytest.raises(UsageError, match="no preprocessing is known"):
+        maximize(small(), unit)
+    with pytest.raises(UsageError, match="give the size"):
+        maximize(small(), unit, preprocess=Preprocess())
+    with pytest.raises(LayerError):
+        maximize(small(), Unit("layer9", 0), preprocess=PLAIN)
+    with pytest.raises(UnitError, match="channels 0 to 7"):
+        maximize(small(), Unit("2", 8), preprocess=PLAIN)
+    with pytest.raises(UnitError, match="for images of this size"):
+        maximize(small(), Unit("2", 0, at=(8, 8)), preprocess=PLAIN, size=16)
+    with pytest.raises(ModelError, match="does not take images of 3x20x20"):
+        maximize(OneSize(24), Unit("b", 0), preprocess=PLAIN, size=20)
+    with pytest.raises(ModelError, match="does not take images of 3x2x2"):
+        maximize(small(), unit, preprocess=PLAIN, size=2)
+
+
+def test_nothing_is_warned_of_where_all_units_answer() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maximize(small(), Unit("2", 0), preprocess=PLAIN, steps=2)
+
+
+def test_a_figure_has_every_image_and_the_patches_of_its_unit() -> None:
+    model = load_model("zfmini")
+    images = open_images(SyntheticImages(6), MINI_PREPROCESS)
+    exemplars = project_exemplars(model, images, scan(model, images, "conv2", k=4)["conv2"], [3])
+    units = [Unit("conv2", 3), Unit("conv2", 5), Unit("conv2", 3) - Unit("conv2", 5)]
+    result = maximize(model, units, preprocess=MINI_PREPROCESS, steps=3)
+    figure = figures.maximized(result, exemplars, heading="zfmini")
+    assert len(figure.axes) == 4
+    assert {"conv2:3", "conv2:5", "conv2:3 - conv2:5"} <= {text.get_text() for text in figure.texts}
+    assert len(figures.maximized(result).axes) == 3
+    assert isinstance(figures.maximized(result), Figure)
+    with pytest.raises(UsageError, match="2 channels"):
+        figures.maximized(replace(result, images=result.images[:, :2]))
