@@ -128,7 +128,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Ablation", "Activations", "Anatomy", "Box", "Checks", "Connections", "Correspondence", "Evolution", "Exemplars",
-    "Explanation", "FeatvizError", "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Links", "Listing", "Maximized", "ModelError",
+    "Explanation", "FeatvizError", "ImageError", "Images", "Layer", "LayerError", "LayerScan", "Links", "Listing",
+    "Maximized", "ModelError",
     "NumberError", "OcclusionMaps", "Preprocess", "ReceptiveField", "RecordError", "Responses", "Rotate",
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
