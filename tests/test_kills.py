@@ -76,6 +76,7 @@ def test_a_few_kills_cost_no_bit(small: Path, tmp_path: Path, ranks: int) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("kills", "ranks"), [(200, 1), (60, 2)])
 def test_many_kills_cost_no_bit(small: Path, tmp_path: Path, kills: int, ranks: int) -> None:
     result = killed(tmp_path / "out", small, kills, ranks, seed=0)
