@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from featviz.bars import bar as progress_bar
 from featviz.errors import NumberError, RuleError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.forward import Forward
@@ -155,9 +155,8 @@ def maximize(
     )
     at_once = max(1, batch_size // variants)
     results: list[Maximized] = []
-    bar = tqdm(
-        desc="maximize", total=len(targets) * variants * steps, unit="step", disable=not progress
-    )
+    total = len(targets) * variants * steps
+    bar = progress_bar(desc="maximize", total=total, unit="step", progress=progress, leave=True)
     with bar, evaluating(model):
         for first in range(0, len(targets), at_once):
             chosen = slice(first, first + at_once)
