@@ -145,7 +145,10 @@ def documented() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(featviz.__all__) - {"dictionaries", "edits", "figures", "gallery"})
+    "name",
+    sorted(
+        set(featviz.__all__) - {"dictionaries", "edits", "figures", "gallery", "parameterizations"}
+    ),
 )
 def test_the_reference_has_every_public_name(name: str) -> None:
     module = getattr(featviz, name).__module__
