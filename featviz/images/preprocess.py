@@ -201,8 +201,8 @@ class Preprocess:
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, (c, 1, 1) each."""
-        mean = torch.tensor(self.mean, device=device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=device).view(-1, 1, 1)
+        values = torch.tensor([self.mean, self.std]).to(device, non_blocking=True)
+        mean, std = values.view(2, -1, 1, 1)
         return mean, std
 
     def _upright(self, image: Image.Image) -> Image.Image:

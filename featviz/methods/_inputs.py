@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from featviz.errors import ImageError, LayerError, ModelError, UsageError
@@ -80,6 +81,13 @@ def check_same_images(data: Images, listing: Listing) -> None:
         raise ImageError(
             f"{len(data)} images are not the {len(listing)} of the scan: open the same", "images"
         )
+
+
+def sent(batch: Tensor, device: torch.device) -> Tensor:
+    """A batch on a device, which is not waited for."""
+    if device.type == "cuda":
+        batch = batch.pin_memory()  # only such memory is read while Python goes on
+    return batch.to(device, non_blocking=True)
 
 
 def scanned_image(data: Images, listing: Listing, index: int) -> Tensor:

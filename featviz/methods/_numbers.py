@@ -21,7 +21,7 @@ class Numbers:
     def take(self, what: str, values: Tensor, images: list[int]) -> None:
         """Note the values (n, c) of some images."""
         none = len(self.keys)
-        indices = torch.tensor(images, device=values.device)
+        indices = torch.tensor(images).to(values.device, non_blocking=True)
         first = indices.masked_fill(~values.isnan().any(dim=1), none).amin()
         if what in self.first:
             first = torch.minimum(first, self.first[what])

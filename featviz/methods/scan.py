@@ -22,7 +22,7 @@ from featviz.hooks import evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._arithmetic import Arithmetic
-from featviz.methods._inputs import check_seconds, fingerprints, input_shape_of, with_units
+from featviz.methods._inputs import check_seconds, fingerprints, input_shape_of, sent, with_units
 from featviz.methods._numbers import Numbers
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._shards import check_shard, folder_of, range_of
@@ -387,7 +387,7 @@ class _Run:
             scores = self._scores(state[name], maps, peaks, images)
             layers[name] = state[name].update(maps, images, peaks, scores)
 
-        x = self.data.preprocess.normalize(batch).to(self.parameter)
+        x = self.data.preprocess.normalize(sent(batch, self.parameter.device)).to(self.parameter)
         x = self.arithmetic.laid_out(x)
         with self.arithmetic.block(x.device):
             self.reader.read(x, self.arithmetic.reduced(reduce))

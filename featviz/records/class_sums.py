@@ -50,7 +50,9 @@ class ClassSums:
             before = sums.get(label)
             if before is None:
                 before = empty_sums(peaks.shape[1]).to(peaks.device)
-            sums[label] = added(before, peaks[torch.tensor(own, device=peaks.device)])
+            sums[label] = added(
+                before, peaks[torch.tensor(own).to(peaks.device, non_blocking=True)]
+            )
             counts[label] = counts.get(label, 0) + len(own)
         return ClassSums(sums, counts)
 

@@ -89,7 +89,7 @@ class ImageSample:
         by_image = numbers.argsort()
         order = by_image[of_all[by_image].argsort(stable=True)][: self.m]
         rows = torch.cat([self.scores, scores])
-        kept = rows[order.to(rows.device)]
+        kept = rows[order.to(rows.device, non_blocking=True)]
         return ImageSample(of_all[order], numbers[order], kept, self.m, self.seed)
 
     def to(self, device: torch.device | str) -> ImageSample:

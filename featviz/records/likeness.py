@@ -49,8 +49,10 @@ class Likeness:
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """The cosine similarity of two signals of one shape, in [-1, 1]; NaN where one is 0."""
-    x, y = a.flatten().double(), b.flatten().double()
+    """The cosine similarity of two signals of one shape, on any devices, in [-1, 1]; NaN where one is
+    0."""
+    x = a.flatten().double()
+    y = b.flatten().to(x)
     norms = float(x.norm() * y.norm())
     if not norms > 0:
         return nan

@@ -92,7 +92,9 @@ class Spectrum:
         groups = self.groups.update(peaks, images)
         classes = self.classes.update(peaks, labels)
         rows = counted(images, of)
-        chosen = maps if len(rows) == len(images) else maps[rows]
+        chosen = maps
+        if len(rows) < len(images):
+            chosen = maps[torch.tensor(rows, dtype=torch.long).to(maps.device, non_blocking=True)]
         return Spectrum(negated, groups, self.positions.update(chosen), classes)
 
     def merge(self, other: Spectrum) -> Spectrum:

@@ -101,7 +101,7 @@ class TopK:
         own = _Batch(maps, values, has_positions)
         signed = -values if lowest else values
         scores = signed.T.float() + 0.0  # (c, n); minus zero becomes zero
-        number = torch.tensor(images, device=scores.device).expand_as(scores)
+        number = torch.tensor(images).to(scores.device, non_blocking=True).expand_as(scores)
         if all(a < b for a, b in pairwise([self.latest, *images])):
             return self._appended(scores, number, own, images[-1])
         rows = torch.arange(len(images), device=scores.device).expand_as(scores)

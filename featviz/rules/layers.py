@@ -101,7 +101,9 @@ def _product(graph: Graph, node: Any, norm: Any) -> tuple[Weights, int]:
 
 def _affine(graph: Graph, norm: Any) -> tuple[Tensor, Tensor]:
     """A batch norm with fixed statistics as a factor and a shift for each channel."""
-    scale = torch.rsqrt(norm._saved_running_var + norm._saved_eps)
+    # cuDNN's node has another name for it
+    eps = norm._saved_epsilon if hasattr(norm, "_saved_epsilon") else norm._saved_eps
+    scale = torch.rsqrt(norm._saved_running_var + eps)
     if norm._saved_weight is None:
         return scale, -norm._saved_running_mean * scale
     scale = scale * norm._saved_weight.detach()
