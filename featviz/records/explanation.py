@@ -51,7 +51,7 @@ class Explanation:
         >>> model, images = load_model("zfmini"), open_images(SyntheticImages(8), MINI_PREPROCESS)
         >>> result = scan(model, images, "conv2, conv3", k=3)
         >>> explain(model, images, result, images.keys[2], n=2)
-        <Explanation of '2': 2 layers, under deconvnet>
+        <Explanation of 'checked yellow crescent/1-96-000002': 2 layers, under deconvnet>
     """
 
     key: str
