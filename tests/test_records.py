@@ -383,3 +383,25 @@ def test_other_labels_are_others(tmp_path: Path) -> None:
                 scanned(images, out=tmp_path, resume=True)
         else:
             scanned(images, out=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_quantised_weights_are_known_by_their_numbers_and_steps() -> None:
+    class Holding(nn.Module):
+        def __init__(self, scale: float, per_channel: bool = False) -> None:
+            super().__init__()
+            weights = torch.arange(12.0).view(3, 4)
+            if per_channel:
+                scales = torch.full((3,), scale)
+                own = torch.quantize_per_channel(
+                    weights, scales, torch.zeros(3, dtype=torch.long), 0, torch.qint8
+                )
+            else:
+                own = torch.quantize_per_tensor(weights, scale, 0, torch.qint8)
+            self.register_buffer("own", own)
+
+    prints = set()
+    for per_channel in (False, True):
+        for scale in (1.0, 0.5, 1.0):
+            prints.add(weights_fingerprint(Holding(scale, per_channel)))
+    assert len(prints) == 4

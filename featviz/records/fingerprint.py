@@ -45,15 +45,27 @@ def _add_state(digest: Any, module: nn.Module) -> None:
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
         pieces = {name: pool.map(_hash, _pieces(value)) for name, value in tensors.items()}
         for name, value in tensors.items():
-            digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(f"{name}{value.dtype}{tuple(value.shape)}{_steps(value)}".encode())
             digest.update(b"".join(pieces[name]))
 
 
 def _pieces(value: Tensor) -> Iterator[Any]:
     """The bytes of a tensor, cut so that several threads share a large one."""
+    if value.is_quantized:
+        value = value.int_repr()  # whose memory is its own: another view does not hold it
     flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
     for start in range(0, len(flat), _PIECE):
         yield flat[start : start + _PIECE].numpy()
+
+
+def _steps(value: Tensor) -> str:
+    """What the whole numbers of a quantised tensor stand for; empty of any other."""
+    if not value.is_quantized:
+        return ""
+    if value.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return f"{value.q_scale()} {value.q_zero_point()}"
+    scales, zeros = value.q_per_channel_scales(), value.q_per_channel_zero_points()
+    return f"{scales.tolist()} {zeros.tolist()}"
 
 
 def _hash(data: Any) -> bytes:
