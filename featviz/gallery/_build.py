@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +33,7 @@ from featviz.images import Images, open_images
 from featviz.methods._backproject import MEMORY
 from featviz.methods.links import links
 from featviz.methods.project_exemplars import project_exemplars
+from featviz.records._arrays import hash_of
 from featviz.records.exemplars import Exemplars
 from featviz.records.layer_scan import LayerScan, has_positions
 from featviz.records.links import Links
@@ -133,11 +133,9 @@ def build(
     shown = _shown(result, channels)
     identity = _identity(result, chosen_rules, blocks, title, full_fields, shown)
     record = _begun(result, folder, identity, chosen_rules, blocks, title, command, fresh)
-    unit_links = None
-    if not all(entry["done"] for entry in record["layers"]):
-        unit_links = _links(result, model, data, forward, progress)
     layers = zip(record["layers"], result.values(), strict=True)
     missing = [layer_scan for entry, layer_scan in layers if not entry["done"]]
+    unit_links = _links(result, model, data, forward, progress) if missing else None
     maps = activation_maps(model, data, missing, forward, progress)
     work = _Work(
         result,
@@ -269,8 +267,7 @@ def _identity(
     if shown:
         identity["channels"] = shown
     if any(label is not None for label in result.listing.labels):
-        content = json.dumps(result.listing.labels).encode()
-        identity["labels"] = hashlib.sha256(content).hexdigest()[:16]
+        identity["labels"] = hash_of(json.dumps(result.listing.labels).encode())
     if result.score == "max":  # which earlier versions do not name
         identity.pop("score", None)
     if result.identity.get("forward") is None:  # nor this

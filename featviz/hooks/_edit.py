@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
@@ -22,7 +22,7 @@ from featviz.errors import LayerError, ModelError, UsageError
 from featviz.forward import Pass, current_pass
 from featviz.hooks._compiled import eagerly
 from featviz.hooks._follower import Follower, caller, runs_again
-from featviz.hooks._set import _Hook, around
+from featviz.hooks._set import _Hook, around, check_takes_hooks, of_inputs
 from featviz.hooks._structure import leaves, mapped
 from featviz.hooks._targets import Target, targets_of
 from featviz.units import Layer
@@ -218,27 +218,14 @@ def _layer_of(key: str | Layer) -> Layer | None:
 
 def _set(path: str, module: nn.Module, editor: Editor) -> Any:
     """Set the hook that edits a module, before those that read."""
-    if isinstance(module, torch.jit.ScriptModule):
-        raise LayerError(
-            f"layer {path!r} is scripted, which takes no hooks: "
-            "use the model before it was scripted"
-        )
-
-    def on_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        values = (*args, *kwargs.values())
-        edited = editor.take(path, values[0] if len(values) == 1 else values)
-        if edited is None:
-            return None
-        if len(values) == 1:
-            edited = (edited,)
-        return tuple(edited[: len(args)]), dict(zip(kwargs, edited[len(args) :], strict=True))
+    check_takes_hooks(path, module)
 
     def on_output(args: tuple[Any, ...], output: Any) -> Any:
         return editor.take(path, output)
 
     hooks: Any
     if editor.inputs:
-        hook = EditHook(module, editor, on_inputs)
+        hook = EditHook(module, editor, of_inputs(partial(editor.take, path)))
         handle = module.register_forward_pre_hook(hook, with_kwargs=True)
         hooks = module._forward_pre_hooks
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -14,29 +15,45 @@ from featviz.hooks._follower import Follower, caller
 from featviz.hooks._reader import Reader
 
 
-def on_call(path: str, module: nn.Module, reader: Reader) -> Any:
-    """Set the hook that reads a module."""
+def check_takes_hooks(path: str, module: nn.Module) -> None:
+    """Make sure that hooks on a module are called.
+
+    Raises:
+        LayerError: it is scripted.
+    """
     if isinstance(module, torch.jit.ScriptModule):
         raise LayerError(
             f"layer {path!r} is scripted, which takes no hooks: "
             "use the model before it was scripted"
         )
 
+
+def of_inputs(take: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The work of a hook that has keyword arguments, too: ``take`` gets what the module is given, a
+    tuple where that is several values, and returns what takes its place; None: it stays."""
+
     def on_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         values = (*args, *kwargs.values())
         is_single = len(values) == 1
-        copies = reader.take(path, values[0] if is_single else values)
-        if copies is None:
+        others = take(values[0] if is_single else values)
+        if others is None:
             return None
         if is_single:
-            copies = (copies,)
-        return copies[: len(args)], dict(zip(kwargs, copies[len(args) :], strict=True))
+            others = (others,)
+        return tuple(others[: len(args)]), dict(zip(kwargs, others[len(args) :], strict=True))
+
+    return on_inputs
+
+
+def on_call(path: str, module: nn.Module, reader: Reader) -> Any:
+    """Set the hook that reads a module."""
+    check_takes_hooks(path, module)
 
     def on_output(args: tuple[Any, ...], output: Any) -> Any:
         return reader.take(path, output, args)
 
     if reader.inputs:
-        hook = _Hook(module, reader, on_inputs)
+        hook = _Hook(module, reader, of_inputs(partial(reader.take, path)))
         return module.register_forward_pre_hook(hook, with_kwargs=True)
     return module.register_forward_hook(_Hook(module, reader, on_output))
 

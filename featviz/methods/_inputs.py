@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from featviz.errors import ImageError, LayerError, ModelError, UsageError
@@ -83,11 +82,13 @@ def check_same_images(data: Images, listing: Listing) -> None:
         )
 
 
-def sent(batch: Tensor, device: torch.device) -> Tensor:
-    """A batch on a device, which is not waited for."""
-    if device.type == "cuda":
+def in_model_space(data: Images, batch: Tensor, parameter: Tensor) -> Tensor:
+    """A batch (n, c, h, w) in [0, 1] as the model takes it, on the device and of the type of one of
+    its parameters; the device is not waited for."""
+    if parameter.is_cuda:
         batch = batch.pin_memory()  # only such memory is read while Python goes on
-    return batch.to(device, non_blocking=True)
+    own = data.preprocess.normalize(batch.to(parameter.device, non_blocking=True))
+    return own.to(parameter)
 
 
 def scanned_image(data: Images, listing: Listing, index: int) -> Tensor:

@@ -19,7 +19,7 @@ from featviz.forward import Forward, call_model
 from featviz.hooks import edit, evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._inputs import check_rows, has_classes, single_layer
+from featviz.methods._inputs import check_rows, has_classes, in_model_space, single_layer
 from featviz.methods._suffix import Suffix, suffix_of
 from featviz.records.ablation import Ablation
 from featviz.units import Layer
@@ -152,7 +152,7 @@ class _Run:
         bar = progress_bar(desc=what, total=n, unit="image", progress=self.progress)
         with bar:
             for indices, batch in self.data.batches(range(n), self.batch_size):
-                yield indices, self.data.preprocess.normalize(batch).to(self.parameter)
+                yield indices, in_model_space(self.data, batch, self.parameter)
                 bar.update(len(indices))
 
     def values_for(self, by: str | Tensor) -> tuple[Tensor, str]:

@@ -20,7 +20,13 @@ from featviz.forward import Forward
 from featviz.hooks import evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._inputs import check_seconds, fingerprints, input_shape_of, sent, with_units
+from featviz.methods._inputs import (
+    check_seconds,
+    fingerprints,
+    in_model_space,
+    input_shape_of,
+    with_units,
+)
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._steady import SteadyReader, check_repeats
 from featviz.records._progress import stale
@@ -291,7 +297,7 @@ class _Run:
             self.rows[name].write(images, value)
             return None
 
-        x = self.data.preprocess.normalize(sent(batch, self.parameter.device)).to(self.parameter)
+        x = in_model_space(self.data, batch, self.parameter)
         values = self.reader.read(x, reduced)
         for name, value in values.items():
             if value is not None:

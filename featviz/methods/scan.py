@@ -22,7 +22,13 @@ from featviz.hooks import evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._arithmetic import Arithmetic
-from featviz.methods._inputs import check_seconds, fingerprints, input_shape_of, sent, with_units
+from featviz.methods._inputs import (
+    check_seconds,
+    fingerprints,
+    in_model_space,
+    input_shape_of,
+    with_units,
+)
 from featviz.methods._numbers import Numbers
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._shards import check_shard, folder_of, range_of
@@ -152,8 +158,8 @@ def scan(
     if check is not None:
         check(chosen)
     reader = SteadyReader(model, chosen, list(net.values()), batch_size, forward)
-    run = _Run(reader, data, batch_size, out, shard, checkpoint, strict, scored)
-    run.arithmetic = arithmetic
+    shape = state.listing.input_shape
+    run = _Run(reader, data, shape, batch_size, out, shard, checkpoint, strict, scored, arithmetic)
     if run.out is None:
         return _finished(run, state, resume, progress)
     with claimed(run.out):
@@ -240,12 +246,14 @@ class _Run:
         self,
         reader: SteadyReader,
         data: Images,
+        shape: tuple[int, int, int],
         batch_size: int,
         out: str | Path | None,
         shard: tuple[int, int] | None,
         checkpoint: float,
         strict: bool,
         score: Callable[[Tensor], Tensor] | None,
+        arithmetic: Arithmetic,
     ) -> None:
         self.reader = reader
         self.model = reader.model
@@ -260,10 +268,10 @@ class _Run:
         self.strict = strict
         self.score = score
         self.parameter = parameter_of(self.model)
-        self.shape = input_shape_of(data)
+        self.shape = shape
         self.skipped: list[Skipped] = []
         self.numbers = Numbers(data.keys)
-        self.arithmetic = Arithmetic()
+        self.arithmetic = arithmetic
         self.most = batch_size  # images that fit into the device's memory at once
         self.checked: Scan | None = None  # the last state without NaN
         self.saved = time.monotonic()
@@ -387,7 +395,7 @@ class _Run:
             scores = self._scores(state[name], maps, peaks, images)
             layers[name] = state[name].update(maps, images, peaks, scores)
 
-        x = self.data.preprocess.normalize(sent(batch, self.parameter.device)).to(self.parameter)
+        x = in_model_space(self.data, batch, self.parameter)
         x = self.arithmetic.laid_out(x)
         with self.arithmetic.block(x.device):
             self.reader.read(x, self.arithmetic.reduced(reduce))

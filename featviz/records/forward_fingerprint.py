@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.forward import Forward
+from featviz.records._arrays import hash_of
 
 _VALUES = (bool, int, float, complex, str, bytes, type(None), type(...), torch.dtype, torch.device)
 """Types of values that are known by what they print."""
@@ -44,7 +44,7 @@ def function_fingerprint(function: Callable[..., Any]) -> str:
         innermost = innermost.func
     description = _Description(innermost.__module__).of(function)
     name = getattr(innermost, "__qualname__", type(innermost).__qualname__)
-    return f"{name} {_hash(repr(description).encode())}"
+    return f"{name} {hash_of(repr(description).encode())}"
 
 
 class _Description:
@@ -126,8 +126,4 @@ def _names(code: CodeType) -> set[str]:
 def _of_tensor(value: Tensor) -> tuple[str, ...]:
     """Its type, shape and bits."""
     bits = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return str(value.dtype), str(tuple(value.shape)), _hash(bits.numpy().tobytes())
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+    return str(value.dtype), str(tuple(value.shape)), hash_of(bits.numpy().tobytes())
