@@ -42,7 +42,7 @@ from featviz import (
 )
 from featviz.cli import grid
 from featviz.errors import ImageError, RecordError, RuleError, UsageError
-from featviz.gallery import _build, _maps, _rules, site, sprites
+from featviz.gallery import _layer_files, _maps, _rules, site, sprites
 from featviz.gallery._trust import mark, summary
 from featviz.gallery.numbers import dominating, rounded, standing_out, text, unit_numbers
 from featviz.records.likeness import HIGH
@@ -168,7 +168,7 @@ def layers_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         return project_exemplars(model, images, layer_scan, *args, **options)
 
-    monkeypatch.setattr(_build, "project_exemplars", watched)
+    monkeypatch.setattr(_layer_files, "project_exemplars", watched)
     return names
 
 
@@ -182,7 +182,7 @@ def two_fallbacks(monkeypatch: pytest.MonkeyPatch) -> None:
         fallback[0, :2] = True
         return replace(exemplars, fallback=fallback, full_image=fallback)
 
-    monkeypatch.setattr(_build, "project_exemplars", some_fail)
+    monkeypatch.setattr(_layer_files, "project_exemplars", some_fail)
     monkeypatch.setattr(grid, "project_exemplars", some_fail)
 
 
@@ -651,9 +651,9 @@ def test_dead_units_are_named_and_have_no_tiles(built: Path) -> None:
     record = json.loads((built / "gallery.json").read_bytes())
     assert record["layers"][1]["dead"] == 1
     assert 3 not in record["layers"][1]["strip"]
-    assert len(record["layers"][1]["strip"]) == _build.STRIP
+    assert len(record["layers"][1]["strip"]) == _layer_files.STRIP
     with Image.open(built / "layers/001/strip.webp") as strip:
-        assert strip.size == (_build.STRIP * sprites.STRIP_SIDE, 2 * sprites.STRIP_SIDE)
+        assert strip.size == (_layer_files.STRIP * sprites.STRIP_SIDE, 2 * sprites.STRIP_SIDE)
 
 
 def test_a_layer_with_nothing_but_dead_units_has_a_page(tmp_path: Path) -> None:

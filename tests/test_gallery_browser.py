@@ -24,7 +24,7 @@ from PIL import Image
 from torch import nn
 
 from featviz import Exemplars, LayerScan, Scan, gallery, scan
-from featviz.gallery import _build
+from featviz.gallery import _layer_files
 from featviz.gallery.numbers import text
 
 sync_api = pytest.importorskip(
@@ -901,14 +901,14 @@ def test_a_half_made_gallery_is_browsed(
     opened: Callable[..., Tab], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, images, scan = tiny()
-    project = _build.project_exemplars
+    project = _layer_files.project_exemplars
 
     def stopped(model: Any, images: Any, layer_scan: LayerScan, *args: Any, **options: Any) -> Any:
         if layer_scan.layer.name == "conv2":
             raise KeyboardInterrupt
         return project(model, images, layer_scan, *args, **options)
 
-    monkeypatch.setattr(_build, "project_exemplars", stopped)
+    monkeypatch.setattr(_layer_files, "project_exemplars", stopped)
     with pytest.raises(KeyboardInterrupt):
         gallery.build(scan, model, images, tmp_path)
     tab = opened(tmp_path)
@@ -926,7 +926,7 @@ def test_crops_that_did_not_do_are_named(
     opened: Callable[..., Tab], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, images, scan = tiny(layers=["conv2"])
-    project = _build.project_exemplars
+    project = _layer_files.project_exemplars
 
     def first_fails(*args: Any, **options: Any) -> Exemplars:
         exemplars = project(*args, **options)
@@ -934,7 +934,7 @@ def test_crops_that_did_not_do_are_named(
         fallback[5, 0] = True
         return replace(exemplars, fallback=fallback, full_image=fallback)
 
-    monkeypatch.setattr(_build, "project_exemplars", first_fails)
+    monkeypatch.setattr(_layer_files, "project_exemplars", first_fails)
     gallery.build(scan, model, images, tmp_path)
     page = opened(tmp_path).go("layer-000.html#unit-5")
     page.wait_for_selector(OPEN)

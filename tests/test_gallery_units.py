@@ -12,7 +12,7 @@ from galleries import tiny
 
 from featviz import Scan, cli, gallery
 from featviz.errors import FeatvizError, RecordError
-from featviz.gallery import _build
+from featviz.gallery import _layer_files
 
 RULES = ["deconvnet", "guided"]
 
@@ -49,10 +49,10 @@ def test_the_bar_moves_while_units_are_projected_and_while_they_are_written(
         before_writing.append(list(bars.values())[-1].n)
         add(units, exemplars)
 
-    add = _build.Units.add
-    monkeypatch.setattr(_build, "progress_bar", bar)
-    monkeypatch.setattr(_build.Units, "add", first_unit)
-    monkeypatch.setattr(_build._Work, "_units_held", lambda *_: 6)
+    add = _layer_files.Units.add
+    monkeypatch.setattr(_layer_files, "progress_bar", bar)
+    monkeypatch.setattr(_layer_files.Units, "add", first_unit)
+    monkeypatch.setattr(_layer_files.Work, "_units_held", lambda *_: 6)
     gallery.build(result, model, images, tmp_path)
     (positions,) = bars.values()
     assert totals == [20]

@@ -1,0 +1,215 @@
+"""The files of one layer of a gallery: sprites, numbers, images, page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from featviz.bars import bar as progress_bar
+from featviz.files import write_atomic
+from featviz.forward import Forward
+from featviz.gallery import site, sprites
+from featviz.gallery._identity import Record
+from featviz.gallery._maps import packed_maps, page_data
+from featviz.gallery._record import add_images
+from featviz.gallery._trust import marks, trust
+from featviz.gallery._units import Units, filters_of
+from featviz.gallery.numbers import front_units, link_numbers, text, unit_numbers
+from featviz.images import Images
+from featviz.methods.project_exemplars import project_exemplars
+from featviz.records.exemplars import Exemplars
+from featviz.records.layer_scan import LayerScan
+from featviz.records.links import Links
+from featviz.records.scan import Scan
+from featviz.units import Layer
+from featviz.views import ViewsLike
+
+STRIP = 10  # units of each layer on the front page
+_HELD = 2**29  # bytes of tiles that may be held before they are packed
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every layer of a gallery is made from, and where it goes."""
+
+    result: Scan
+    model: nn.Module
+    images: Images
+    out: Path
+    rules: list[str]
+    views: ViewsLike
+    full_fields: bool
+    shown: dict[str, list[int]]
+    memory: int
+    progress: bool
+    forward: Forward | None
+    links: Links | None
+    maps: dict[str, Tensor]
+
+    def make_layer(self, layer_scan: LayerScan, entry: Record, record: Record) -> None:
+        """Write all files of a layer, and note it in ``entry``, its part of the record.
+
+        The record on disk is the caller's to write, after the files that it speaks of."""
+        filters = filters_of(self.model, layer_scan.layer, self.result.listing.input_shape[0])
+        channels = self._channels(layer_scan.layer)
+        if len(channels) < layer_scan.layer.channels:
+            entry["shown"] = len(channels)
+        front = front_units(layer_scan, STRIP, channels)
+        units = Units(self.out / entry["folder"], front, filters)
+        self._write_sprites(units, layer_scan)
+        self._write_images(units.images)
+        _write_strip(units)
+        entry["strip"] = sorted(units.columns)
+        entry["index"] = units.index
+        entry["fallbacks"] = units.fallbacks
+        entry["exemplars"] = units.exemplars
+        entry["effective"] = units.effective
+        entry["trust"] = trust(self.rules, units.likeness)
+        add_images(record, units.images, self.result.listing)
+        self._write_page(layer_scan.layer, units, entry, record["about"])
+        entry["done"] = True
+
+    def _write_sprites(self, units: Units, layer_scan: LayerScan) -> None:
+        """Project the units of a layer, as many at a time as memory for their tiles allows, and write
+        their tiles. Each of the two is half of a unit to the bar."""
+        channels = self._channels(layer_scan.layer)
+        step = self._units_held(layer_scan.layer)
+        bar = progress_bar(
+            desc=f"gallery {text(layer_scan.layer.name)}",
+            total=len(channels),
+            unit="unit",
+            progress=self.progress,
+        )
+        with bar:
+            for start in range(0, len(channels), step):
+                group = channels[start : start + step]
+                exemplars = self._projected(units, layer_scan, group, _half(bar, start, len(group)))
+                units.add(exemplars)
+                for row in range(len(group)):
+                    self._write_sprite(units, layer_scan, exemplars, row)
+                    _move(bar, start + (len(group) + row + 1) // 2)
+
+    def _write_sprite(
+        self, units: Units, layer_scan: LayerScan, exemplars: Exemplars, row: int
+    ) -> None:
+        """Write the tiles of a unit, unless it is dead, and keep its numbers and pictures."""
+        channel = exemplars.channels[row]
+        numbers = unit_numbers(layer_scan, exemplars, row)
+        if units.filters is not None:
+            picture = sprites.packed(units.filters[channel], crisp=True)
+            numbers["weights"] = sprites.address(picture)
+        if self.links is not None and layer_scan.layer.name in self.links.shares:
+            numbers["links"] = link_numbers(self.links, layer_scan.layer.unit(channel))
+        units.numbers.append(numbers)
+        if channel in units.shown:
+            side = sprites.STRIP_SIDE
+            units.columns[channel] = sprites.strongest(exemplars, row, side, self.views)
+        if not numbers["dead"]:
+            size = self._tile_size(layer_scan.layer)
+            pictures = sprites.blocks(exemplars, row, size, self.views)
+            maps = self.maps.get(layer_scan.layer.name)
+            column = "" if maps is None else packed_maps(maps[channel])
+            script = sprites.sprite(pictures, sprites.shown(exemplars, row, size), column)
+            write_atomic(units.folder / f"{channel}.js", script)
+
+    def _channels(self, layer: Layer) -> list[int]:
+        """The units of a layer that are shown."""
+        return self.shown.get(layer.name, list(range(layer.channels)))
+
+    def _units_held(self, layer: Layer) -> int:
+        """How many units' tiles may be held at a time."""
+        height, width = self._field_size(layer)
+        bytes_of_tile = self.result.listing.input_shape[0] * height * width * 4
+        tiles_of_unit = self.result.k * (1 + len(self.rules))
+        return max(1, _HELD // (tiles_of_unit * bytes_of_tile))
+
+    def _projected(
+        self,
+        units: Units,
+        layer_scan: LayerScan,
+        channels: list[int],
+        progress: Callable[[int, int], None],
+    ) -> Exemplars:
+        """The exemplars of some units, cut to the effective field that the first of the layer have."""
+        exemplars = project_exemplars(
+            self.model,
+            self.images,
+            layer_scan,
+            channels,
+            rules=self.rules,
+            alternatives=not units.numbers,
+            memory=self.memory,
+            forward=self.forward,
+            progress=progress,
+        )
+        if self.full_fields:
+            return exemplars
+        units.effective_size = units.effective_size or exemplars.effective_size()
+        return exemplars.focused(units.effective_size)
+
+    def _tile_size(self, layer: Layer) -> tuple[int, int]:
+        """(height, width) that tiles are kept in: that of full receptive fields, also of what is cut
+        out of them, so that the galleries of two networks fit each other."""
+        return sprites.tile_size(*self._field_size(layer))
+
+    def _field_size(self, layer: Layer) -> tuple[int, int]:
+        """(height, width) of a receptive field in pixels, where it is larger than the image that of
+        the image."""
+        height, width = self.result.listing.input_shape[1:]
+        return min(layer.field.size[0], height), min(layer.field.size[1], width)
+
+    def _write_images(self, images: list[int]) -> None:
+        """Write those images that no earlier layer has written."""
+        for image in images:
+            path = site.image_path(self.out, image)
+            if not path.exists():
+                write_atomic(path, sprites.thumbnail(self.images[image]))
+
+    def _write_page(self, layer: Layer, units: Units, entry: Record, about: Record) -> None:
+        """Write the page of a layer; and its data apart, from which comparisons are made."""
+        data = {
+            "tile": list(self._tile_size(layer)),
+            "k": self.result.k,
+            "channels": layer.channels,
+            "rules": self.rules,
+            "blocks": sprites.block_names(self.rules, self.views),
+            "input": list(self.result.listing.input_shape[1:]),
+            **page_data(layer, self.result.listing.input_shape[1:]),
+        }
+        side = {
+            "title": about["title"],
+            "folder": entry["folder"],
+            "images": "images",
+            "units": units.numbers,
+            "marks": marks(entry["trust"]),
+        }
+        write_atomic(units.folder / "units.json", site.strict_json(units.numbers))
+        write_atomic(units.folder / "data.json", json.dumps(data))
+        site.layer_page(self.out, about, entry, {**data, "sides": [side]})
+
+
+def _half(bar: Any, start: int, units: int) -> Callable[[int, int], None]:
+    """What moves a bar of units, from where it starts, by half of these while they are projected."""
+
+    def projected(done: int, total: int) -> None:
+        _move(bar, start + units * done // (2 * total))
+
+    return projected
+
+
+def _move(bar: Any, to: int) -> None:
+    """Bring a bar to a position; it does not go back where a layer is projected again."""
+    if to > bar.n:
+        bar.update(to - bar.n)
+
+
+def _write_strip(units: Units) -> None:
+    """Write the pictures of the front page; a layer whose units are all dead has none."""
+    if units.columns:
+        columns = [units.columns[channel] for channel in sorted(units.columns)]
+        write_atomic(units.folder / "strip.webp", sprites.strip(columns))
