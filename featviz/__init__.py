@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UsageError,
         WeightsError,
     )
+    from featviz.exports.export import export
     from featviz.fields.anatomy import Anatomy, anatomy, receptive_fields
     from featviz.gallery._watch import watch
     from featviz.geometry import Box, ReceptiveField
@@ -83,6 +84,7 @@ else:
                 "UsageError",
                 "WeightsError",
             ],
+            "exports.export": ["export"],
             "fields.anatomy": ["Anatomy", "anatomy", "receptive_fields"],
             "gallery._watch": ["watch"],
             "geometry": ["Box", "ReceptiveField"],
@@ -134,7 +136,7 @@ __all__ = [
     "RuleError", "Scale", "Scan", "SizeError", "Skipped", "Statistics", "SweepResult", "TopK",
     "Track", "Translate", "Unit", "UnitError", "UnitSum", "UsageError", "WeightsError",
     "ablate", "anatomy", "attribute", "backward_rule", "capture", "check", "connections", "correspondence",
-    "dictionaries", "directions", "edit", "edits", "equivariance", "evolve", "explain", "figures", "gallery",
+    "dictionaries", "directions", "edit", "edits", "equivariance", "evolve", "explain", "export", "figures", "gallery",
     "links", "load_model", "load_weights", "maximize", "merge", "occlude",
     "open_images", "parameterizations", "preprocessing", "project", "project_exemplars", "read", "receptive_fields",
     "responses", "scan", "sweep", "watch",

@@ -42,6 +42,7 @@ from featviz import (
 )
 from featviz.cli import grid
 from featviz.errors import ImageError, RecordError, RuleError, UsageError
+from featviz.fields.maps import map_box
 from featviz.gallery import _layer_files, _maps, _rules, site, sprites
 from featviz.gallery._trust import mark, summary
 from featviz.gallery.numbers import dominating, rounded, standing_out, text, unit_numbers
@@ -805,7 +806,7 @@ def test_large_maps_are_pooled_and_cover_their_image() -> None:
     assert layer.map_size == (48, 38)
     assert _maps.map_size(layer) == (28, 28)
     # of the fields 2 y to 2 y + 4, the middles are 2 y + 2.5: a position covers a pixel on either side
-    assert _maps.map_box(layer, (99, 79)) == [1.5, 1.5, 97.5, 77.5]
+    assert map_box(layer, (99, 79)) == [1.5, 1.5, 97.5, 77.5]
     assert _maps.page_data(layer, [99, 79])["map"]["of"] == [48, 38]
     flat = anatomy(nn.Sequential(nn.AdaptiveAvgPool2d(1)), (3, 8, 8))["0"]
     assert _maps.page_data(flat, [8, 8]) == {}

@@ -14,6 +14,7 @@ from featviz.errors import did_you_mean
 
 COMMANDS = {
     "check": "measure how far the pictures of each rule can be trusted, as a table",
+    "export": "write every unit's strongest images, with masks, in the files that other tools read",
     "features": "write the response of every unit to every image to array files",
     "gallery": "scan images, project every unit, and write a site to browse them in",
     "grid": "scan images, project every unit's strongest responses, draw a grid for each layer",

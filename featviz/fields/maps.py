@@ -1,4 +1,4 @@
-"""Outputs of layers of any layout as activation maps."""
+"""Outputs of layers of any layout as activation maps, and where these lie on the image."""
 
 from __future__ import annotations
 
@@ -26,3 +26,17 @@ def as_maps(layer: Layer, output: Tensor) -> Tensor:
     if layer.layout in ("nlc", "ncl"):
         return output.reshape(*output.shape[:2], *layer.map_size)  # a view: one axis is divided
     return output
+
+
+def map_box(layer: Layer, image: tuple[int, int]) -> list[float]:
+    """Top, left, bottom, right of a layer's map on its image of this (height, width), in pixels: each
+    position covers a stride about the middle of its receptive field."""
+    field = layer.field
+    if not field.is_local:
+        return [0.0, 0.0, float(image[0]), float(image[1])]
+    starts, stops = [], []
+    for axis in (0, 1):
+        start = float((field.size[axis] - field.stride[axis]) / 2 - field.padding[axis])
+        starts.append(start)
+        stops.append(start + float(field.stride[axis]) * layer.map_size[axis])
+    return [*starts, *stops]

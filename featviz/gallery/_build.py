@@ -12,7 +12,7 @@ from torch import nn
 from featviz.errors import LayerError, UsageError
 from featviz.forward import Forward, check_module
 from featviz.gallery import site, sprites
-from featviz.gallery._identity import Channels, checked_rules, identity_of, shown_channels
+from featviz.gallery._identity import checked_rules, identity_of
 from featviz.gallery._layer_files import Work
 from featviz.gallery._maps import activation_maps
 from featviz.gallery._record import begun
@@ -20,6 +20,7 @@ from featviz.gallery._rules import default_rules
 from featviz.images import Images, open_images
 from featviz.methods._backproject import MEMORY
 from featviz.methods.links import links
+from featviz.records.chosen import Channels, chosen_channels
 from featviz.records.layer_scan import has_positions
 from featviz.records.links import Links
 from featviz.records.scan import Scan
@@ -104,7 +105,7 @@ def build(
             "finish it first, with resume=True"
         )
     blocks = sprites.block_names(chosen_rules, views)
-    shown = shown_channels(result, channels)
+    shown = chosen_channels(result, channels)
     identity = identity_of(result, chosen_rules, blocks, title, full_fields, shown)
     record = begun(result, folder, identity, chosen_rules, blocks, title, command, fresh)
     layers = zip(record["layers"], result.values(), strict=True)
@@ -162,7 +163,7 @@ def is_finished(
     """
     record = site.read(Path(out))
     blocks = sprites.block_names(rules, views)
-    shown = shown_channels(result, channels)
+    shown = chosen_channels(result, channels)
     identity = identity_of(result, rules, blocks, title, full_fields, shown)
     if record is None or record["identity"] != identity:
         return False

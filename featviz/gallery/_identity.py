@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from featviz.errors import UsageError, did_you_mean
+from featviz.errors import UsageError
 from featviz.gallery import sprites
 from featviz.gallery.numbers import text
 from featviz.records._arrays import hash_of
@@ -15,8 +15,6 @@ from featviz.rules import check_rule
 
 Record = dict[str, Any]
 """A gallery's record, or a part of it, as it is written to JSON."""
-Channels = Mapping[str, Iterable[int]] | Iterable[int] | None
-"""Units of layers by their names, or of every layer; None: all."""
 
 
 def checked_rules(rules: Sequence[str]) -> list[str]:
@@ -26,36 +24,6 @@ def checked_rules(rules: Sequence[str]) -> list[str]:
     if not chosen:
         raise UsageError(f"rules={rules!r}: give at least one, such as 'deconvnet'", "rules")
     return list(chosen)
-
-
-def shown_channels(result: Scan, channels: Channels) -> dict[str, list[int]]:
-    """The units that are shown of each layer of which not all are, each once and in order.
-
-    Raises:
-        UnitError: a layer has no such unit.
-        UsageError: a layer is left none, or is not there.
-    """
-    if channels is None:
-        return {}
-    if not isinstance(channels, Mapping):
-        numbers = list(channels)
-        channels = dict.fromkeys(result, numbers)
-    for name in channels:
-        if name not in result:
-            raise UsageError(
-                f"channels names the layer {name!r}, which is not in the scan"
-                f"{did_you_mean(name, result)}",
-                "channels",
-            )
-    shown = {}
-    for name, own in channels.items():
-        layer = result[name].layer
-        chosen = sorted({layer.unit(channel).channel for channel in own})
-        if not chosen:
-            raise UsageError(f"channels gives no unit of layer {name!r}: give one", "channels")
-        if len(chosen) < layer.channels:
-            shown[name] = chosen
-    return shown
 
 
 def identity_of(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d
 
 from featviz.bars import bar as progress_bar
-from featviz.fields.maps import as_maps
+from featviz.fields.maps import as_maps, map_box
 from featviz.forward import Forward
 from featviz.gallery import sprites
 from featviz.hooks import read
@@ -32,20 +32,6 @@ def map_size(layer: Layer) -> tuple[int, int] | None:
     if height * width == 1:
         return None
     return min(height, SIDE), min(width, SIDE)
-
-
-def map_box(layer: Layer, image: tuple[int, int]) -> list[float]:
-    """Top, left, bottom, right of a layer's map on its image of this (height, width), in pixels: each
-    position covers a stride about the middle of its receptive field."""
-    field = layer.field
-    if not field.is_local:
-        return [0.0, 0.0, float(image[0]), float(image[1])]
-    starts, stops = [], []
-    for axis in (0, 1):
-        start = float((field.size[axis] - field.stride[axis]) / 2 - field.padding[axis])
-        starts.append(start)
-        stops.append(start + float(field.stride[axis]) * layer.map_size[axis])
-    return [*starts, *stops]
 
 
 @torch.inference_mode()

@@ -82,11 +82,11 @@ class Rows:
             ) from None
         self.path.unlink(missing_ok=True)  # whoever reads the old file keeps it
         self._mapped = np.lib.format.open_memmap(self.path, "w+", dtype, shape)
-        _claim_disk(self.path)
+        claim_disk(self.path)
         return torch.from_numpy(self._mapped)
 
 
-def _claim_disk(path: Path) -> None:
+def claim_disk(path: Path) -> None:
     """Have the system set a file's room aside, where it can: a full disk is known before the work,
     and not by a signal in the middle of it."""
     if hasattr(os, "posix_fallocate"):

@@ -152,13 +152,13 @@ class LayerScan:
         """A row for each exemplar, for a table: layer, unit, rank, score, image, key, label, y, x."""
         rows = []
         for channel in range(self.layer.channels):
-            for rank in range(self.top.k):
-                image = int(self.top.images[channel, rank])
-                if image >= 0:
-                    rows.append(self._row(channel, rank, image))
+            ranks = (self.top.images[channel] != NONE).nonzero().flatten().tolist()
+            rows += [self.row(channel, rank) for rank in ranks]
         return rows
 
-    def _row(self, channel: int, rank: int, image: int) -> dict[str, Any]:
+    def row(self, channel: int, rank: int) -> dict[str, Any]:
+        """The exemplar of a unit at a rank, from 0, as a row of a table; its slot is not empty."""
+        image = int(self.top.images[channel, rank])
         y, x = self.top.positions[channel, rank].tolist()
         if y == NONE:  # the score is of no position
             y = x = None

@@ -1,0 +1,1 @@
+"""Exemplars in the files that other tools read: one format a module."""
