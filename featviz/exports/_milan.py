@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from featviz.exports._files import arriving, file_name
@@ -33,24 +33,40 @@ def write_milan(folder: Path, subject: Subject, illustrations: Iterable[Illustra
     uint8, 0 or 1, and ``units.npy`` (units,), the number of each unit; 0 where a unit has fewer than k
     exemplars. The arrays are on the disk, and not in memory."""
     with ExitStack() as stack:
-        images: dict[str, Tensor] = {}
-        masks: dict[str, Tensor] = {}
+        arrays: dict[str, tuple[_Array, _Array]] = {}
         for name, channels in subject.channels.items():
             own = folder / file_name(name)
             np.save(own / "units.npy", np.array(channels))
             shape = len(channels), subject.k
-            images[name] = _array(stack, own / "images.npy", (*shape, 3, *subject.size))
-            masks[name] = _array(stack, own / "masks.npy", (*shape, 1, *subject.size))
+            images = _Array(stack, own / "images.npy", (*shape, 3, *subject.size))
+            masks = _Array(stack, own / "masks.npy", (*shape, 1, *subject.size))
+            arrays[name] = images, masks
         for illustration in illustrations:
             for slot, mask in illustration.exemplars:
-                images[slot.layer][slot.row, slot.rank] = illustration.pixels
-                masks[slot.layer][slot.row, slot.rank, 0] = mask
+                images, masks = arrays[slot.layer]
+                images.write(slot.row, slot.rank, illustration.pixels)
+                masks.write(slot.row, slot.rank, mask)
 
 
-def _array(stack: ExitStack, path: Path, shape: tuple[int, ...]) -> Tensor:
-    """Zeros in a file that is there under its name when the stack ends well."""
-    temporary = stack.enter_context(arriving(path))
-    mapped = np.lib.format.open_memmap(temporary, "w+", np.dtype(np.uint8), shape)
-    stack.callback(mapped.flush)
-    claim_disk(temporary)
-    return torch.from_numpy(mapped)
+class _Array:
+    """An array of bytes (units, k, c, h, w), 0 at first, that is there as a file when a stack ends well.
+
+    It is written to as a file and not as memory mapped to one, whose pages would count as the
+    process's own.
+    """
+
+    def __init__(self, stack: ExitStack, path: Path, shape: tuple[int, ...]) -> None:
+        temporary = stack.enter_context(arriving(path))
+        self._file = stack.enter_context(temporary.open("wb"))
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        self._start = self._file.tell()
+        self._k = shape[1]
+        self._step = prod(shape[2:])
+        self._file.truncate(self._start + prod(shape))
+        claim_disk(temporary)
+
+    def write(self, row: int, rank: int, values: Tensor) -> None:
+        """Write the (c, h, w) of an exemplar."""
+        self._file.seek(self._start + (row * self._k + rank) * self._step)
+        self._file.write(values.contiguous().numpy().tobytes())
