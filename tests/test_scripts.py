@@ -9,6 +9,7 @@ import csv
 import importlib
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from featviz import (
     Preprocess,
     Unit,
     anatomy,
+    cli,
     figures,
     load_model,
     open_images,
@@ -296,6 +298,43 @@ def test_a_script_runs_on_its_own(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "outputs/correspondence/correspondence.png").exists()
+
+
+# --- from an installed package
+
+
+def test_the_command_runs_a_script(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--limit 1 --units 1 --k 1 --layers conv1 --device cpu --out out"
+    assert cli.main(["figure", "top_patches", *words.split()]) == 0
+    assert rows("top_patches")
+    assert cli.main(["figure", "top_patches", "--model", "zfmni"]) == 1
+    assert "did you mean 'zfmini'" in capsys.readouterr().err
+    assert sys.path.count(str(SCRIPTS)) == 1, "the fixture's alone"
+
+
+def test_the_command_lists_the_scripts_and_their_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["figure"]) == 0
+    listed = re.findall(r"^  (\w+)  ", capsys.readouterr().out, re.MULTILINE)
+    assert listed == RUNNABLE
+    assert cli.main(["figure", "top_patch"]) == 1
+    assert "no script 'top_patch'; did you mean 'top_patches'?" in capsys.readouterr().err
+    for word in ("--help", "--limmit=1"):
+        with pytest.raises(SystemExit):
+            cli.main(["figure", "top_patches", word])
+    printed = capsys.readouterr()
+    assert "    featviz figure top_patches --model alexnet" in printed.out
+    assert "usage: featviz figure top_patches" in printed.err
+
+
+def test_the_package_has_all_folders_and_the_scripts() -> None:
+    text = (SCRIPTS.parent / "pyproject.toml").read_text()
+    block = re.search(r"^packages = \[(.*?)\]", text, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    home = SCRIPTS.parent / "featviz"
+    folders = [path.parent.relative_to(SCRIPTS.parent) for path in home.rglob("__init__.py")]
+    names = [".".join(folder.parts) for folder in folders]
+    assert re.findall(r'"(.+?)"', block[1]) == sorted([*names, "featviz.scripts"])
+    assert '"featviz.scripts" = "scripts"' in text
 
 
 # --- what scripts choose

@@ -16,6 +16,7 @@ COMMANDS = {
     "check": "measure how far the pictures of each rule can be trusted, as a table",
     "export": "write every unit's strongest images, with masks, in the files that other tools read",
     "features": "write the response of every unit to every image to array files",
+    "figure": "draw a figure of the paper or the lecture, by one of the scripts",
     "gallery": "scan images, project every unit, and write a site to browse them in",
     "grid": "scan images, project every unit's strongest responses, draw a grid for each layer",
     "layers": "print a model's layers: kind, size, kernel, receptive field, parameters",
