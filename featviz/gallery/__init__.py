@@ -3,6 +3,16 @@
 from featviz.gallery._build import build, is_finished
 from featviz.gallery._compare import compare
 from featviz.gallery._rules import default_rules
+from featviz.gallery._show import show
 from featviz.gallery.site import check_free, fallbacks, remarks
 
-__all__ = ["build", "check_free", "compare", "default_rules", "fallbacks", "is_finished", "remarks"]
+__all__ = [
+    "build",
+    "check_free",
+    "compare",
+    "default_rules",
+    "fallbacks",
+    "is_finished",
+    "remarks",
+    "show",
+]
