@@ -51,8 +51,8 @@ from featviz.tiles import blur_of, opacity
 
 STATIC = r"static/(gallery\.css|[a-z]+\.js)"
 FILES = re.compile(
-    rf"index\.(html|js)|reading\.html|gallery\.json|{STATIC}|layer-\d{{3}}\.html|images/\d{{6}}\.webp"
-    r"|([ab]/)?layers/\d{3}/(\d+\.js|strip\.webp|units\.json|data\.json)"
+    rf"index\.(html|js)|reading\.html|gallery\.json|{STATIC}|layer-\d{{3}}\.html|([a-h]/)?images/\d{{6}}\.webp"
+    r"|([a-h]/)?layers/\d{3}/(\d+\.js|strip\.webp|units\.json|data\.json|maxima\.npz)"
 )
 ADDRESSES = re.compile(
     rf"(#[\w-]*|data:,|{STATIC}|index\.(js|html)|reading\.html|layer-\d{{3}}\.html(#unit-\d+)?|)"
@@ -125,7 +125,9 @@ def pixels(data: bytes) -> Any:
 
 def sprite(path: Path) -> Any:
     """The pixels of a unit's script, (h, w, 3)."""
-    match = re.fullmatch(rf'featviz\.sprite\("{PICTURE}"(, "{PICTURE}")?\);\n', path.read_text())
+    match = re.fullmatch(
+        rf'featviz\.sprite\("{PICTURE}", "({PICTURE})?", (null|{{.*}})\);\n', path.read_text()
+    )
     assert match is not None
     return pixels(base64.b64decode(match[1]))
 
@@ -471,7 +473,7 @@ def test_files_that_are_of_no_gallery_are_left_alone(made: Made, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", "null", '{"schema": 7}', '{"schema": 99, "identity": {}}', "\udcff"]
+    "damage", ["", "{", "[]", "null", '{"schema": 8}', '{"schema": 99, "identity": {}}', "\udcff"]
 )
 def test_a_damaged_record_is_refused_and_made_again_afresh(
     damage: str, made: Made, built: Path, tmp_path: Path
@@ -495,7 +497,7 @@ def test_the_gallery_of_an_earlier_version_is_refused_and_made_again_afresh(
         gallery.build(result, model, images, tmp_path / "out", rules=RULES)
     assert "fresh" in error.value.arguments
     with pytest.raises(RecordError, match="schema 1") as error:
-        gallery.compare(built, tmp_path / "out", tmp_path / "both")
+        gallery.compare([built, tmp_path / "out"], tmp_path / "both")
     assert error.value.arguments == (), "comparing afresh would not help"
     gallery.build(result, model, images, tmp_path / "out", rules=RULES, fresh=True)
     assert json.loads(path.read_bytes())["schema"] == site.SCHEMA
@@ -537,7 +539,7 @@ def test_each_field_of_a_record_is_checked(made: Made, built: Path, tmp_path: Pa
             gallery.build(result, model, images, out, rules=RULES)
         assert "\n" not in str(error.value)
         with pytest.raises(RecordError, match="is damaged"):
-            gallery.compare(out, built, tmp_path / "both")
+            gallery.compare([out, built], tmp_path / "both")
 
 
 @pytest.mark.parametrize("name", ["units.json", "data.json", "0.js"])
@@ -547,7 +549,7 @@ def test_a_comparison_refuses_what_is_damaged(name: str, built: Path, tmp_path: 
     for wrong in ("", "[]", "3", '{"rules": []}'):
         path.write_text(wrong)
         with pytest.raises(RecordError, match="is damaged"):
-            gallery.compare(tmp_path / "out", built, tmp_path / "both")
+            gallery.compare([tmp_path / "out", built], tmp_path / "both")
 
 
 def test_a_comparison_follows_no_links(built: Path, tmp_path: Path) -> None:
@@ -557,13 +559,13 @@ def test_a_comparison_follows_no_links(built: Path, tmp_path: Path) -> None:
     shutil.copytree(built, foreign)
     (foreign / "images/secret.webp").symlink_to(secret)
     (foreign / "layers/linked").symlink_to(tmp_path)
-    gallery.compare(foreign, built, tmp_path / "both")
+    gallery.compare([foreign, built], tmp_path / "both")
     assert b"secret" not in files(tmp_path / "both").values()
     assert not any(path.is_symlink() for path in (tmp_path / "both").rglob("*"))
     (foreign / "layers/000/units.json").unlink()
     (foreign / "layers/000/units.json").symlink_to(built / "layers/000/units.json")
     with pytest.raises(RecordError, match="is damaged"):
-        gallery.compare(foreign, built, tmp_path / "both")
+        gallery.compare([foreign, built], tmp_path / "both")
 
 
 def test_an_infinite_response_is_shown_as_any_other(tmp_path: Path) -> None:
@@ -620,7 +622,7 @@ def test_crops_that_did_not_do_are_counted_and_named(
     units = data_of(tmp_path / "out" / "layer-001.html")["sides"][0]["units"]
     computed = [exemplar["computed"] for exemplar in units[0]["exemplars"]]
     assert computed == ["fallback", "fallback", "crop", "crop"]
-    gallery.compare(built, tmp_path / "out", tmp_path / "both")
+    gallery.compare([built, tmp_path / "out"], tmp_path / "both")
     text_shown = Pages(tmp_path / "both" / "layer-001.html").text
     assert text_shown.count("2 of 76 exemplars") == 1, "of the second alone"
     command = ["--limit", "4", "--k", "2", "--layers", "conv1", "--out", str(tmp_path / "new")]
@@ -941,7 +943,7 @@ def test_two_galleries_face_each_other(built: Path, tmp_path: Path) -> None:
         title="the other",
     )
     out = tmp_path / "both"
-    assert gallery.compare(built, tmp_path / "other", out) == out / "index.html"
+    assert gallery.compare([built, tmp_path / "other"], out) == out / "index.html"
     assert [name for name in files(out) if not FILES.fullmatch(name)] == []
     page = data_of(out / "layer-001.html")
     assert [side["title"] for side in page["sides"]] == [f"tiny {LABELS[1]}", "the other"]
@@ -957,12 +959,12 @@ def test_two_galleries_face_each_other(built: Path, tmp_path: Path) -> None:
                 )
     assert "the other" in Pages(out / "index.html").text
     again = files(out)
-    gallery.compare(built, tmp_path / "other", out)
+    gallery.compare([built, tmp_path / "other"], out)
     assert files(out) == again
     with pytest.raises(RecordError, match="is a comparison"):
-        gallery.compare(out, built, tmp_path / "third")
-    with pytest.raises(UsageError, match="is one of the two"):
-        gallery.compare(built, tmp_path / "other", tmp_path / "other")
+        gallery.compare([out, built], tmp_path / "third")
+    with pytest.raises(UsageError, match="is one of the galleries"):
+        gallery.compare([built, tmp_path / "other"], tmp_path / "other")
 
 
 def test_what_cannot_face_each_other_is_refused(
@@ -984,15 +986,15 @@ def test_what_cannot_face_each_other_is_refused(
         other = make()
         for pair in ((built, other), (other, built)):
             with pytest.raises(RecordError, match=message):
-                gallery.compare(*pair, tmp_path / "out")
+                gallery.compare(pair, tmp_path / "out")
     left, right = build("left", layers=["conv1"]), build("right", layers=["conv2"])
     with pytest.raises(RecordError, match="no layer of the same name"):
-        gallery.compare(left, right, tmp_path / "out")
+        gallery.compare([left, right], tmp_path / "out")
     layers_made[:] = ["stop conv2"]
     with pytest.raises(KeyboardInterrupt):
         build("half")
     with pytest.raises(RecordError, match=r"is not finished \('conv2' is missing\)"):
-        gallery.compare(built, tmp_path / "half", tmp_path / "out")
+        gallery.compare([built, tmp_path / "half"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

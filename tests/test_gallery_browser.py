@@ -23,7 +23,7 @@ from laws import generator
 from PIL import Image
 from torch import nn
 
-from featviz import Exemplars, LayerScan, Scan, gallery, scan
+from featviz import Exemplars, LayerScan, Scan, Unit, gallery, scan
 from featviz.gallery import _layer_files
 from featviz.gallery.numbers import text
 
@@ -866,7 +866,7 @@ def test_two_galleries_face_each_other_in_tiles_and_in_the_panel(
 ) -> None:
     model, images, scan = tiny(seed=1)
     gallery.build(scan, model, images, tmp_path / "other", rules=RULES, title="the other")
-    gallery.compare(small, tmp_path / "other", tmp_path / "both")
+    gallery.compare([small, tmp_path / "other"], tmp_path / "both")
     tab = opened(tmp_path / "both")
     page = tab.go("index.html")
     assert page.locator("[class=layer]").first.locator(".strip").count() == 2
@@ -892,6 +892,43 @@ def test_two_galleries_face_each_other_in_tiles_and_in_the_panel(
     name, data = downloaded(page, "[data-figure=unit][data-format=png]")
     with Image.open(BytesIO(data)) as picture:
         assert (name, picture.format) == ("conv2-unit-5.png", "PNG")
+    page.set_viewport_size(PHONE)
+    wide, screen = page.evaluate(OVERFLOW)
+    assert wide <= screen == 390
+
+
+def test_matched_units_face_each_other_under_their_own_numbers(
+    opened: Callable[..., Tab], small: Path, tmp_path: Path
+) -> None:
+    model, images, _ = tiny()
+    with torch.no_grad():
+        model.conv2.weight.copy_(model.conv2.weight.flip(0))  # type: ignore[operator, union-attr]
+        model.conv2.bias.copy_(model.conv2.bias.flip(0))  # type: ignore[operator, union-attr]
+    scan_of = scan(model, images, ["conv1", "conv2"], k=4, batch_size=8)
+    gallery.build(scan_of, model, images, tmp_path / "other", rules=RULES, title="the other")
+    gallery.compare([small, tmp_path / "other"], tmp_path / "both", match=True)
+    tab = opened(tmp_path / "both")
+    page = tab.go("layer-001.html")
+    assert "19 of its 20 units" in page.inner_text("main > .lead")
+    faces = "[...document.querySelectorAll('li[data-unit=\"5\"] .picture')]"
+    tab.wait(f"{faces}.length === 4 && {faces}.every((face) => face.style.backgroundImage)")
+    assert page.inner_text("li[data-unit='5'] .name span") == "match 1.00"
+    assert page.locator("li[data-unit='3'] .picture.dead").first.inner_text() == "dead"
+    assert page.locator("li[data-unit='3'] .picture.dead").last.inner_text() == "no match"
+    page.select_option("#sort", "match")
+    assert tab.units()[-1] == 3
+    page.click("li[data-unit='5'] a")
+    page.wait_for_selector(f"{OPEN} .links")
+    headings = page.locator("#unit section > h3:first-child").all_inner_texts()
+    assert headings[1] == "the other · unit 14, correlation 1"
+    sections = page.locator("#unit section")
+    assert sections.first.locator(".links a").count() > 0
+    assert sections.last.locator(".links a").count() == 0, "their numbers are of the other network"
+    page.click("#unit section:last-child .boxed >> nth=0")
+    assert page.inner_text("#large-title") == "unit 14, exemplar 1"
+    page.keyboard.press("Escape")
+    page.goto(page.url.split("#")[0] + "#unit-3")
+    page.wait_for_selector(f"{OPEN} >> text=No unit of this network is left")
     page.set_viewport_size(PHONE)
     wide, screen = page.evaluate(OVERFLOW)
     assert wide <= screen == 390
@@ -1348,7 +1385,7 @@ def test_units_that_are_not_shown_leave_no_hole(opened: Callable[..., Tab], tmp_
     with page.expect_download() as download:
         page.click("#controls button[data-format='png']")
     assert download.value.suggested_filename == "conv2.png"
-    gallery.compare(tmp_path / "0", tmp_path / "1", tmp_path / "both")
+    gallery.compare([tmp_path / "0", tmp_path / "1"], tmp_path / "both")
     both = opened(tmp_path / "both")
     page = both.go("layer-000.html#unit-19")
     page.wait_for_selector(OPEN)
@@ -1363,12 +1400,14 @@ def test_a_unit_leads_to_those_that_it_is_made_of(
     gallery.build(result, model, images, tmp_path / "all", rules=RULES)
     tab = opened(tmp_path / "all")
     page = tab.go("layer-001.html#unit-5")
-    page.wait_for_selector(f"{OPEN} .links")
-    links = page.locator(f"{OPEN} .links a")
+    page.wait_for_selector(f"{OPEN} .made-of .links")
+    links = page.locator(f"{OPEN} .made-of .links a")
     unit = json.loads((tmp_path / "all" / "layers" / "001" / "units.json").read_text())[5]
     shown = [link for kind in ("excite", "inhibit", "feed") for link in unit["links"][kind]]
     assert links.count() == len(shown) > 0
-    tab.wait(f"document.querySelector('{OPEN} .links .picture').style.backgroundImage !== ''")
+    tab.wait(
+        f"document.querySelector('{OPEN} .made-of .links .picture').style.backgroundImage !== ''"
+    )
     name, number, share = shown[0]
     text = links.first.inner_text()
     assert f"{name} {number}" in " ".join(text.split())
@@ -1379,7 +1418,71 @@ def test_a_unit_leads_to_those_that_it_is_made_of(
     gallery.build(result, model, images, tmp_path / "few", rules=RULES, channels=[5])
     tab = opened(tmp_path / "few")
     page = tab.go("layer-001.html#unit-5")
-    page.wait_for_selector(f"{OPEN} .links")
-    followed = page.locator(f"{OPEN} .links a").count()
+    page.wait_for_selector(f"{OPEN} .made-of .links")
+    followed = page.locator(f"{OPEN} .made-of .links a").count()
     assert followed == sum(link[1] == 5 for link in shown)
-    assert page.locator(f"{OPEN} .links li").count() == len(shown)
+    assert page.locator(f"{OPEN} .made-of .links li").count() == len(shown)
+
+
+def test_a_unit_leads_to_those_that_respond_to_the_same_images(
+    opened: Callable[..., Tab], small: Path, result: Scan
+) -> None:
+    tab = opened(small)
+    page = tab.go("layer-001.html#unit-5")
+    heading = "Units that respond to the same images (correlation over 24 images)"
+    page.wait_for_selector(f"{OPEN} h3 >> text={heading}")
+    rows = page.locator(f"{OPEN} .alike .links")
+    assert rows.locator("h4").all_inner_texts() == ["In this layer", "In other layers"]
+    first = result.correlated(Unit("conv2", 5), 6)[0]
+    link = rows.first.locator("a").first
+    assert link.inner_text().split() == [
+        f"{first.correlation:.2f}".replace("-", "−"),
+        "conv2",
+        str(first.unit.channel),
+    ]
+    tab.wait(f"document.querySelector('{OPEN} .alike .picture').style.backgroundImage !== ''")
+    assert rows.first.locator("a").count() == 6
+    link.click()
+    tab.at(f"layer-001.html#unit-{first.unit.channel}")
+    tab.wait(f"document.querySelector('#unit-title').textContent.endsWith(' {first.unit.channel}')")
+    page.go_back()
+    tab.wait("document.querySelector('#unit-title').textContent.endsWith(' 5')")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_unit_shows_its_images_from_the_weakest_to_the_strongest(
+    opened: Callable[..., Tab], tmp_path: Path, dark: bool
+) -> None:
+    model, images, _ = tiny()
+    result = scan(model, images, ["conv2"], k=4, batch_size=8, spectrum=True)
+    gallery.build(result, model, images, tmp_path / "all", rules=["guided"], channels=[3, 5])
+    tab = opened(tmp_path / "all", color_scheme="dark" if dark else "light")
+    page = tab.go("layer-000.html#unit-5")
+    page.wait_for_selector(f"{OPEN} .spectrum")
+    columns = page.locator(f"{OPEN} .spectrum h4").all_inner_texts()
+    assert columns == ["weakest", *(f"tenth {i}" for i in range(1, 11)), "strongest"]
+    pictures = page.locator(f"{OPEN} .spectrum img")
+    own = result["conv2"].maxima.group(5, 9)
+    keys = [text(result.listing.keys[image]) for image in own]
+    last = page.locator(f"{OPEN} .spectrum li:nth-child(11) img")
+    assert last.count() == len(own)
+    for i, key in enumerate(keys):
+        assert key in (last.nth(i).get_attribute("alt") or "")
+    page.eval_on_selector("#unit", "(panel) => { panel.scrollTop = panel.scrollHeight; }")
+    tab.wait(
+        f"[...document.querySelectorAll('{OPEN} .spectrum img')].every((each) => each.naturalWidth)"
+    )
+    assert pictures.count() > 20
+    shown = page.locator(f"{OPEN} .classes .label").all_text_contents()
+    assert sorted(shown) == sorted(text(label) for label in LABELS)
+    bars = f"[...document.querySelectorAll('{OPEN} .classes .extent span')].map((bar) => bar.offsetWidth)"
+    widths = page.evaluate(bars)
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] > 50
+    selectors = [
+        f"#unit {end}" for end in (".spectrum h4", ".spectrum figcaption", ".classes .value")
+    ]
+    assert min(page.evaluate(CONTRASTS, selectors).values()) >= 4.5
+    page.set_viewport_size(PHONE)
+    wide, screen = page.evaluate(OVERFLOW)
+    assert wide <= screen == 390

@@ -134,14 +134,14 @@ def test_what_both_show_is_compared(tmp_path: Path) -> None:
         model, images, result = tiny(seed, layers=["conv2"])
         out = tmp_path / str(seed)
         gallery.build(result, model, images, out, rules=["guided"], channels=channels)
-    page = gallery.compare(tmp_path / "0", tmp_path / "1", tmp_path / "both")
+    page = gallery.compare([tmp_path / "0", tmp_path / "1"], tmp_path / "both")
     layer = page.with_name("layer-000.html")
     for side in data_of(layer)["sides"]:
         assert [unit["unit"] for unit in side["units"]] == [5, 9]
         assert (tmp_path / "both" / side["folder"] / "strip.webp").exists()
     assert "shows 2 of its 20 units" in layer.read_text()
     with pytest.raises(RecordError, match="show no unit in common"):
-        gallery.compare(tmp_path / "0", tmp_path / "2", tmp_path / "none")
+        gallery.compare([tmp_path / "0", tmp_path / "2"], tmp_path / "none")
 
 
 def test_the_command_takes_channels_as_grid_does(

@@ -334,6 +334,16 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def add_spectrum(parser: argparse.ArgumentParser) -> None:
+    """Add the option of what lies below the strongest responses."""
+    parser.add_argument(
+        "--spectrum",
+        action="store_true",
+        help="count what lies below the strongest, too: the weakest images, quantiles over positions, "
+        "the mean of each class",
+    )
+
+
 def scanned(
     args: argparse.Namespace,
     model: nn.Module,

@@ -20,6 +20,7 @@ from featviz.cli.arguments import (
     add_output,
     add_rules,
     add_score,
+    add_spectrum,
     add_views,
     in_turn,
     report,
@@ -51,6 +52,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     add_full_fields(parser)
     add_k(parser)
     add_score(parser)
+    add_spectrum(parser)
     add_channels(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the random choice (default: 0)"
@@ -58,10 +60,16 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", help="heading of the pages (default: the model)")
     parser.add_argument(
         "--compare",
-        nargs=2,
+        nargs="+",
         type=Path,
-        metavar=("A", "B"),
-        help="two finished galleries of the same images, side by side",
+        metavar="GALLERY",
+        help="two or more finished galleries of the same images, side by side",
+    )
+    parser.add_argument(
+        "--match",
+        action="store_true",
+        help="beside each unit of the first gallery compared those that respond most alike, not those of "
+        "the same number",
     )
     add_memory(parser)
     add_open(parser, "the gallery")
@@ -71,7 +79,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         parser,
         "featviz gallery --model alexnet --weights DEFAULT --images photos/",
         "featviz gallery --layers conv4,conv5 --rule guided --out outputs/two-layers",
-        "featviz gallery --compare outputs/before outputs/after",
+        "featviz gallery --compare outputs/before outputs/after --match",
     )
     parser.set_defaults(
         run=run, goes_on="Finished layers are kept: the same command goes on from there."
@@ -79,7 +87,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Make a gallery, or one of two that face each other, and print where it is."""
+    """Make a gallery, or one of several that face each other, and print where it is."""
     if args.compare is not None:
         _compare(args)
         return
@@ -113,6 +121,7 @@ def _make_of(
         out / "scan",
         check,
         forward=forward,
+        spectrum=args.spectrum,
     )
     rules = args.rule or _default_rules(result, model, images, None if args.fresh else out, forward)
     channels = {name: channels_of(layer_scan, args) for name, layer_scan in result.items()}
@@ -165,8 +174,7 @@ def _report(out: Path) -> None:
 def _compare(args: argparse.Namespace) -> None:
     names = [slug(folder.resolve().name) for folder in args.compare]
     out = args.out or Path("outputs") / "-".join(["compare", *names])
-    first, second = args.compare
     with in_turn(out):
-        page = gallery.compare(first, second, out)
+        page = gallery.compare(args.compare, out, match=args.match)
     print(page)
     open_page(args, page)

@@ -18,6 +18,7 @@ from featviz.cli.arguments import (
     add_model_arguments,
     add_output,
     add_score,
+    add_spectrum,
     in_turn,
     positive,
     report,
@@ -62,12 +63,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with the record that is there (which is done without this, too)",
     )
-    parser.add_argument(
-        "--spectrum",
-        action="store_true",
-        help="count what lies below the strongest, too: the weakest images, samples of each quantile "
-        "group, quantiles over positions, the mean of each class",
-    )
+    add_spectrum(parser)
     add_checkpoint(parser)
     parser.add_argument(
         "--precision",

@@ -85,8 +85,8 @@ def spectrum(
     notes = [
         f"{described(layer_scan.layer)}. {layer_scan.statistics.count:,} images; above, how many have "
         f"their strongest response in each bin (four to each doubling).",
-        f"Each tenth is of the unit's maxima over a random sample of {len(own.groups.images):,} images. "
-        f"0.5% of all positions are above {short(threshold)}.",
+        f"Each tenth is of the unit's maxima over a random sample of {len(layer_scan.maxima.images):,} "
+        f"images. 0.5% of all positions are above {short(threshold)}.",
     ]
     title = titled(heading, f"unit {channel} of {layer_scan.layer.name}, weakest to strongest")
     area = new_page(across, down, title, notes, fig)
@@ -112,10 +112,9 @@ def _rows(
     """The name of each row, the scores of its images, and these, weakest first."""
     weakest, top = own.weakest, layer_scan.top
     rows = [("the weakest", *_filled(weakest, channel, n))]
-    row_of = {image: i for i, image in enumerate(own.groups.images.tolist())}
     for group in range(GROUPS):
-        chosen = own.groups.sample(channel, group, n)
-        scores = [float(own.groups.scores[row_of[image], channel]) for image in chosen]
+        chosen = layer_scan.maxima.sample(channel, group, n)
+        scores = layer_scan.maxima.scores_of(channel, chosen)
         rows.append((f"tenth {group + 1}", scores, chosen))
     scores, strongest = _filled(top, channel, n)
     rows.append(("the strongest", scores[::-1], strongest[::-1]))

@@ -1,12 +1,11 @@
-"""Comparing two galleries of the same images, layer by layer and unit by unit."""
+"""Comparing galleries of the same images, layer by layer and unit by unit."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +14,45 @@ from torch import Tensor
 from featviz.errors import RecordError, UsageError, first_line
 from featviz.files import write_atomic
 from featviz.gallery import site, sprites
+from featviz.gallery._facing import Facing, Gallery, by_number, by_response
 from featviz.gallery._trust import marks
 from featviz.records import _fields as fields
 
 Record = dict[str, Any]
-_SAME = ("images", "preprocess", "k", "rules", "views", "tiles")  # of both identities
+_SAME = ("images", "k", "rules", "views", "tiles")  # of all identities
 
 
-@dataclass(frozen=True)
-class _Gallery:
-    """One of the two galleries.
-
-    Attributes:
-        letter: its folder in the comparison, ``a`` or ``b``.
-        folder: where it is.
-        record: what it says of itself.
-        title: at the head of its side.
-    """
-
-    letter: str
-    folder: Path
-    record: Record
-    title: str
-
-    @property
-    def layers(self) -> dict[str, Record]:
-        return {layer["name"]: layer for layer in self.record["layers"]}
+Galleries = Sequence[Gallery]
 
 
-Pair = tuple[_Gallery, _Gallery]
+def compare(galleries: Sequence[str | Path], out: str | Path, *, match: bool = False) -> Path:
+    """Write a gallery that shows the units of several galleries side by side: of checkpoints, of
+    trained and random weights, of two networks.
 
-
-def compare(first: str | Path, second: str | Path, out: str | Path) -> Path:
-    """Write a gallery that shows each unit of ``first`` beside that of ``second``: two checkpoints,
-    or trained against random weights.
-
-    The new gallery holds copies of all that it shows, so it can be moved without the two.
+    The new gallery holds copies of all that it shows, so it can be moved without the others.
 
     Args:
-        first, second: folders of finished galleries, made from the same images, k, rules and
-            views.
+        galleries: folders of two to eight finished galleries, made from the same images, k, rules and
+            views. Their preprocessing may differ.
         out: another folder.
+        match: show beside each unit of the first gallery those units of the others that respond most
+            alike, with the correlation, as of `featviz.measures.match_units` over the images of
+            ``layer_scan.maxima``: the same number means nothing where networks were trained from other
+            seeds. Layers are those of the same name; of networks that have none in common, each of the
+            first beside that of the others whose responses are most alike, by `featviz.measures.cka`.
+            False: units of the same number.
 
     Returns:
         The path of the front page.
 
     Raises:
         RecordError: a folder holds no gallery, or one that is not finished or of another version of
-            featviz, or the two are not of the same images, k, rules and views, or have no layer in
+            featviz, or they are not of the same images, k, rules and views, or have no layer in
             common.
-        UsageError: ``out`` is one of the two, or holds files of something else.
+        UsageError: ``out`` is one of them, or holds files of something else, or the galleries are
+            not two to eight.
+
+    Source: Li, Yosinski, Clune, Lipson & Hopcroft, Convergent learning, ICLR 2016 (matching).
 
     Example:
         >>> import tempfile
@@ -77,39 +65,40 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> Path:
         ...     model = load_model("zfmini", weights)
         ...     result = scan(model, images, ["conv1"], k=4)
         ...     _ = gallery.build(result, model, images, folder / str(weights), title=str(weights))
-        >>> gallery.compare(folder / "initial", folder / "None", folder / "both").name
+        >>> gallery.compare([folder / "initial", folder / "None"], folder / "both", match=True).name
         'index.html'
     """
-    folders = Path(first), Path(second)
+    opened = _opened(galleries)
     target = Path(out)
-    if target.resolve() in [folder.resolve() for folder in folders]:
-        raise UsageError(
-            f"{str(target)!r} is one of the two galleries: choose another folder", "out"
-        )
-    pair = _opened(*folders)
-    _check_alike(pair)
-    names = _common_layers(pair)
-    about = _about(pair)
-    identity = {"compared": [gallery.record["identity"] for gallery in pair]}
+    if target.resolve() in [gallery.folder.resolve() for gallery in opened]:
+        raise UsageError(f"{str(target)!r} is one of the galleries: choose another folder", "out")
+    _check_alike(opened)
+    facing = by_response(opened) if match else by_number(opened)
+    about = _about(opened)
+    identity = {"compared": [gallery.record["identity"] for gallery in opened]}
     site.clear(target)
     site.mark(target, site.new(identity, about, []))
-    for gallery in pair:
-        _copy(gallery, target)
-    layers = [_write_layer(target, about, i, name, pair) for i, name in enumerate(names)]
+    for gallery in opened:
+        _copy_files(gallery.folder / "layers", target / gallery.letter / "layers")
+        _copy_files(gallery.folder / "images", target / _images_of(gallery, opened[0]))
+    layers = [_write_layer(target, about, i, own, opened) for i, own in enumerate(facing)]
     record = site.new(identity, about, layers)
-    record["images"] = _images(pair)
-    record["sides"] = [gallery.title for gallery in pair]
+    record["images"] = _images(opened)
+    record["sides"] = [gallery.title for gallery in opened]
     site.begin(target)
     return site.finish(target, record)
 
 
-def _opened(first: Path, second: Path) -> Pair:
-    records = _finished(first), _finished(second)
-    titles = _titles((first, second), records)
-    return (
-        _Gallery("a", first, records[0], titles[0]),
-        _Gallery("b", second, records[1], titles[1]),
-    )
+def _opened(galleries: Sequence[str | Path]) -> Galleries:
+    if isinstance(galleries, (str, Path)) or not 2 <= len(galleries) <= len(site.LETTERS):
+        raise UsageError(
+            f"galleries={galleries!r}: give two to {len(site.LETTERS)} folders", "galleries"
+        )
+    folders = [Path(folder) for folder in galleries]
+    records = [_finished(folder) for folder in folders]
+    titles = _titles(folders, records)
+    every = zip(site.LETTERS, folders, records, titles, strict=False)
+    return [Gallery(*own) for own in every]
 
 
 def _finished(folder: Path) -> Record:
@@ -133,63 +122,38 @@ def _finished(folder: Path) -> Record:
     return record
 
 
-def _titles(folders: tuple[Path, Path], records: tuple[Record, Record]) -> list[str]:
-    """What sets the two apart: their titles, with weights or folders where titles are the same."""
+def _titles(folders: list[Path], records: list[Record]) -> list[str]:
+    """What sets them apart: their titles, with weights or folders where titles are the same."""
     titles = [record["about"]["title"] for record in records]
-    if titles[0] != titles[1]:
+    if len(set(titles)) == len(titles):
         return titles
     names = [record["about"]["sources"].get("weights", "") for record in records]
-    if names[0] == names[1]:
+    if len(set(names)) < len(names):
         names = [folder.resolve().name for folder in folders]
     return [f"{title} ({name})" for title, name in zip(titles, names, strict=True)]
 
 
-def _check_alike(pair: Pair) -> None:
-    first, second = (gallery.record["identity"] for gallery in pair)
-    differences = [key for key in _SAME if first.get(key) != second.get(key)]
-    if differences:
-        raise RecordError(f"{_named(pair)} cannot face each other: {', '.join(differences)} differ")
+def _check_alike(galleries: Galleries) -> None:
+    first, *others = galleries
+    for other in others:
+        identities = first.record["identity"], other.record["identity"]
+        differences = [key for key in _SAME if identities[0].get(key) != identities[1].get(key)]
+        if differences:
+            raise RecordError(
+                f"{str(first.folder)!r} and {str(other.folder)!r} cannot face each other: "
+                f"{', '.join(differences)} differ"
+            )
 
 
-def _common_layers(pair: Pair) -> list[str]:
-    """The names of the layers that both have, with as many units, and of which both show one of them;
-    in the order of the first."""
-    first, second = (gallery.layers for gallery in pair)
-    names = []
-    for name, layer in first.items():
-        if name in second and layer["channels"] == second[name]["channels"]:
-            if _common_units(pair, name):
-                names.append(name)
-    if not names:
-        raise RecordError(
-            f"{_named(pair)} have no layer of the same name and channels in common, or show no unit "
-            "in common"
-        )
-    return names
-
-
-def _common_units(pair: Pair, name: str) -> list[int]:
-    """The units of a layer that both show."""
-    first, second = (gallery.layers[name]["index"] for gallery in pair)
-    of_second = {row[0] for row in second}
-    return [row[0] for row in first if row[0] in of_second]
-
-
-def _named(pair: Pair) -> str:
-    return " and ".join(repr(str(gallery.folder)) for gallery in pair)
-
-
-def _copy(gallery: _Gallery, out: Path) -> None:
-    """Copy the sprites of a gallery to a folder of its own, and its images to the common one."""
-    _copy_files(gallery.folder / "layers", out / gallery.letter / "layers")
-    _copy_files(
-        gallery.folder / "images", out / "images"
-    )  # where all units are dead there are none
+def _images_of(gallery: Gallery, first: Gallery) -> str:
+    """The folder of a gallery's images: that of the first where these are prepared as those are."""
+    prepared = [own.record["identity"].get("preprocess") for own in (gallery, first)]
+    return "images" if prepared[0] == prepared[1] else f"{gallery.letter}/images"
 
 
 def _copy_files(source: Path, target: Path) -> None:
-    """Copy a folder of a gallery. Links in it are left out: a gallery has none of its own, and they
-    could lead to any file of the reader's."""
+    """Copy a folder of a gallery, if it has one: where all units are dead there are no images. Links
+    in it are left out: a gallery has none of its own, and they could lead to any file of the reader's."""
     if source.is_dir() and not source.is_symlink():
         shutil.copytree(source, target, ignore=_not_copied, dirs_exist_ok=True)
 
@@ -204,68 +168,112 @@ def _is_own(path: Path) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
-def _about(pair: Pair) -> Record:
+def _about(galleries: Galleries) -> Record:
     """The information on the comparison that all pages share."""
     return {
-        **pair[0].record["about"],
-        "title": " | ".join(gallery.title for gallery in pair),
+        **galleries[0].record["about"],
+        "title": " | ".join(gallery.title for gallery in galleries),
         "command": "",
-        "sources": _sources(pair),
+        "sources": _sources(galleries),
         "fingerprints": {},
     }
 
 
-def _sources(pair: Pair) -> dict[str, str]:
-    """The sources of both; where they differ, one after the other."""
-    first, second = (gallery.record["about"]["sources"] for gallery in pair)
-    sources = dict(first)
-    for key, value in first.items():
-        if second.get(key) != value:
-            sources[key] = f"{value} | {second.get(key, '')}"
+def _sources(galleries: Galleries) -> dict[str, str]:
+    """The sources of all; where they differ, one after the other."""
+    sources = {}
+    every = [gallery.record["about"]["sources"] for gallery in galleries]
+    for key in every[0]:
+        values = [own.get(key, "") for own in every]
+        sources[key] = values[0] if len(set(values)) == 1 else " | ".join(values)
     return sources
 
 
-def _images(pair: Pair) -> list[list[Any]]:
-    """Index, key and label of every image that either shows."""
+def _images(galleries: Galleries) -> list[list[Any]]:
+    """Index, key and label of every image that one of them shows."""
     names = {}
-    for gallery in pair:
+    for gallery in galleries:
         for image, key, label in gallery.record["images"]:
             names[image] = [image, key, label]
     return [names[image] for image in sorted(names)]
 
 
-def _write_layer(out: Path, about: Record, i: int, name: str, pair: Pair) -> Record:
+def _write_layer(out: Path, about: Record, i: int, facing: Facing, galleries: Galleries) -> Record:
     """Write the strips and the page of a layer, and return its part of the record."""
-    entry = dict(pair[0].layers[name])
-    for key in ("trust", "effective"):  # which are of one gallery, and the page is of both
+    entry = dict(galleries[0].layers[facing.layers[0]])
+    for key in ("trust", "effective"):  # which are of one gallery, and the page is of all
         entry.pop(key, None)
-    common = _common_units(pair, name)
-    entry |= _of_units(entry, common)
+    rows = [unit for unit in facing.units[0] if unit is not None]
+    entry |= _of_units(entry, rows)
     entry["page"] = site.page_name(i)
     entry["strips"] = []
-    data = _read(pair[0], out, entry, "data.json", _data)
     sides = []
-    for gallery in pair:
-        own = gallery.layers[name]
+    layers: list[Record] = []
+    for k, gallery in enumerate(galleries):
+        own = gallery.layers[facing.layers[k]]
         folder = f"{gallery.letter}/{own['folder']}"
-        numbers = _read(gallery, out, own, "units.json", _units_of(own))
-        of_unit = {unit["unit"]: unit for unit in numbers}
-        units = [of_unit[unit] for unit in common]
-        side: Record = {
-            "title": gallery.title,
+        data = _read(gallery, out, own, "data.json", _data)
+        units = _units(_read(gallery, out, own, "units.json", _units_of(own)), facing, k)
+        # the units that stand out in the first network are shown of all
+        strip = [unit for unit in units if unit["unit"] in entry["strip"]]
+        _write_strip(out / folder, strip, data)
+        title = gallery.title
+        if own["name"] != entry["name"]:
+            title = f"{title}, {own['name']}"
+        side = {
+            "title": title,
             "folder": folder,
-            "images": "images",
+            "images": _images_of(gallery, galleries[0]),
             "units": units,
+            "marks": marks(own.get("trust", [])),
+            "layer": {"tile": data["tile"], "map": data.get("map"), "input": data["input"]},
         }
-        side["marks"] = marks(own.get("trust", []))
+        layers.append(data)
         sides.append(side)
-        # the units that stand out in the first network are shown of both
-        _write_strip(out / folder, [of_unit[unit] for unit in entry["strip"]], data)
-        strip = {"folder": folder, "strip": entry["strip"], "title": gallery.title}
         counts = {key: own[key] for key in ("dead", "fallbacks", "exemplars")}
-        entry["strips"].append(strip | counts)
-    site.layer_page(out, about, entry, {**data, "sides": sides})
+        numbers = {"folder": folder, "strip": entry["strip"], "title": title}
+        entry["strips"].append(numbers | counts | _matches(facing, k, own["channels"]))
+    matched = any("matched" in strip for strip in entry["strips"])
+    site.layer_page(out, about, entry, {**layers[0], "matched": matched, "sides": sides})
     return entry
+
+
+def _units(numbers: list[Record], facing: Facing, k: int) -> list[Record]:
+    """What the page says of the units of gallery k, each under the number of the first's that it faces:
+    its own number is ``own`` where that is another's."""
+    of_unit = {unit["unit"]: unit for unit in numbers}
+    units = []
+    for row, unit in enumerate(facing.units[0]):
+        own, correlation = facing.units[k][row], facing.correlations[k][row]
+        if own is None:
+            units.append({**_NONE, "unit": unit})
+        elif correlation is None:
+            units.append(of_unit[own])
+        else:
+            units.append({**of_unit[own], "unit": unit, "own": own, "match": correlation})
+    return units
+
+
+_NONE: Record = {
+    "dead": True,
+    "unmatched": True,
+    "label": None,
+    "share": 0,
+    "max": 0,
+    "mean": 0,
+    "active": 0,
+    "histogram": [],
+    "exemplars": [],
+}
+"""A unit of the first gallery has no other that faces it."""
+
+
+def _matches(facing: Facing, k: int, channels: int) -> Record:
+    """How many units of gallery k are matched, of how many, and how well in the mean."""
+    values = [value for value in facing.correlations[k] if value is not None]
+    if not values:
+        return {}
+    return {"matched": len(values), "channels": channels, "mean": sum(values) / len(values)}
 
 
 def _of_units(entry: Record, units: list[int]) -> Record:
@@ -280,7 +288,7 @@ def _of_units(entry: Record, units: list[int]) -> Record:
 
 
 def _read(
-    gallery: _Gallery,
+    gallery: Gallery,
     out: Path,
     layer: Record,
     name: str,
@@ -357,7 +365,7 @@ def _write_strip(folder: Path, units: list[Record], data: Record) -> None:
         if unit["dead"]:
             columns.append(sprites.blank(side))
         else:
-            path = folder / f"{unit['unit']}.js"
+            path = folder / f"{unit.get('own', unit['unit'])}.js"
             columns.append(_picture(path, (height, width), blocks, side))
     if columns:
         write_atomic(folder / "strip.webp", sprites.strip(columns))

@@ -14,6 +14,7 @@ from featviz.bars import bar as progress_bar
 from featviz.files import write_atomic
 from featviz.forward import Forward
 from featviz.gallery import site, sprites
+from featviz.gallery._details import Details
 from featviz.gallery._identity import Record
 from featviz.gallery._maps import packed_maps, page_data
 from featviz.gallery._record import add_images
@@ -22,6 +23,7 @@ from featviz.gallery._units import Units, filters_of
 from featviz.gallery.numbers import front_units, link_numbers, text, unit_numbers
 from featviz.images import Images
 from featviz.methods.project_exemplars import project_exemplars
+from featviz.records._arrays import packed
 from featviz.records.exemplars import Exemplars
 from featviz.records.layer_scan import LayerScan
 from featviz.records.links import Links
@@ -60,7 +62,8 @@ class Work:
         if len(channels) < layer_scan.layer.channels:
             entry["shown"] = len(channels)
         front = front_units(layer_scan, STRIP, channels)
-        units = Units(self.out / entry["folder"], front, filters)
+        details = Details(self.result, layer_scan, channels)
+        units = Units(self.out / entry["folder"], front, filters, details)
         self._write_sprites(units, layer_scan)
         self._write_images(units.images)
         _write_strip(units)
@@ -71,7 +74,7 @@ class Work:
         entry["effective"] = units.effective
         entry["trust"] = trust(self.rules, units.likeness)
         add_images(record, units.images, self.result.listing)
-        self._write_page(layer_scan.layer, units, entry, record["about"])
+        self._write_page(layer_scan, units, entry, record["about"])
         entry["done"] = True
 
     def _write_sprites(self, units: Units, layer_scan: LayerScan) -> None:
@@ -114,7 +117,9 @@ class Work:
             pictures = sprites.blocks(exemplars, row, size, self.views)
             maps = self.maps.get(layer_scan.layer.name)
             column = "" if maps is None else packed_maps(maps[channel])
-            script = sprites.sprite(pictures, sprites.shown(exemplars, row, size), column)
+            opacity = sprites.shown(exemplars, row, size)
+            details = site.script(units.details.of(channel))
+            script = sprites.sprite(pictures, opacity, column, details)
             write_atomic(units.folder / f"{channel}.js", script)
 
     def _channels(self, layer: Layer) -> list[int]:
@@ -170,8 +175,11 @@ class Work:
             if not path.exists():
                 write_atomic(path, sprites.thumbnail(self.images[image]))
 
-    def _write_page(self, layer: Layer, units: Units, entry: Record, about: Record) -> None:
+    def _write_page(
+        self, layer_scan: LayerScan, units: Units, entry: Record, about: Record
+    ) -> None:
         """Write the page of a layer; and its data apart, from which comparisons are made."""
+        layer = layer_scan.layer
         data = {
             "tile": list(self._tile_size(layer)),
             "k": self.result.k,
@@ -190,6 +198,7 @@ class Work:
         }
         write_atomic(units.folder / "units.json", site.strict_json(units.numbers))
         write_atomic(units.folder / "data.json", json.dumps(data))
+        write_atomic(units.folder / site.MAXIMA, packed([], layer_scan.maxima.arrays()))
         site.layer_page(self.out, about, entry, {**data, "sides": [side]})
 
 

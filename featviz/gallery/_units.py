@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from featviz.attached import modules_of
 from featviz.gallery import sprites
+from featviz.gallery._details import Details
 from featviz.patterns import split_call
 from featviz.records.exemplars import Exemplars
 from featviz.records.likeness import Likeness
@@ -26,6 +27,7 @@ class Units:
         folder: where their files are.
         shown: the channels that the front page shows.
         filters: a picture of each unit's weights, in a first layer.
+        details: of each unit, for its panel.
         numbers: of each unit, for its tile and its panel.
         columns: the pictures of those that are shown, by channel.
         fallbacks: how many exemplars took the full image because their crop did not do.
@@ -37,6 +39,7 @@ class Units:
     folder: Path
     shown: list[int]
     filters: list[Tensor] | None
+    details: Details
     numbers: list[Record] = field(default_factory=list)
     columns: dict[int, Tensor] = field(default_factory=dict)
     fallbacks: int = 0
@@ -60,8 +63,8 @@ class Units:
 
     @property
     def images(self) -> list[int]:
-        """The images of all exemplars, each once, in the order of the listing."""
-        used: set[int] = set()
+        """The images of all exemplars and details, each once, in the order of the listing."""
+        used = set(self.details.images)
         for unit in self.numbers:
             used |= {exemplar["image"] for exemplar in unit["exemplars"]}
         return sorted(used)

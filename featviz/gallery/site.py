@@ -18,9 +18,12 @@ from featviz.gallery import _trust
 from featviz.records import _fields as fields
 from featviz.records.likeness import HIGH
 
-SCHEMA = 7
+SCHEMA = 8
 RECORD = "gallery.json"
-_OWN = ("layers", "images", "a", "b", "static", "index.html", "index.js", "reading.html")
+MAXIMA = "maxima.npz"
+LETTERS = "abcdefgh"
+"""The folders of the galleries in a comparison."""
+_OWN = ("layers", "images", *LETTERS, "static", "index.html", "index.js", "reading.html")
 _SCRIPTS = (  # in the order that they are loaded in
     "gallery.js",
     "address.js",
@@ -30,6 +33,7 @@ _SCRIPTS = (  # in the order that they are loaded in
     "arrange.js",
     "exemplars.js",
     "links.js",
+    "spectrum.js",
     "panel.js",
     "unit.js",
     "figure.js",
@@ -90,6 +94,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     return dict(record.value)
 
 
+_SIDES = range(2, len(LETTERS) + 1)
 _INTEGER = fields.integer()
 _INTEGERS = fields.list_of(_INTEGER)
 _TEXTS = fields.list_of(fields.text)
@@ -141,7 +146,11 @@ _TRUST = {
     "remark": fields.text,
     "better": fields.text,
 }
-_SIDE = {"folder": fields.matching(r"[ab]/layers/\d{3,}"), "strip": _INTEGERS, "title": fields.text}
+_SIDE = {
+    "folder": fields.matching(r"[a-h]/layers/\d{3,}"),
+    "strip": _INTEGERS,
+    "title": fields.text,
+}
 
 
 def _check_record(record: fields.Entry) -> None:
@@ -159,7 +168,7 @@ def _check_record(record: fields.Entry) -> None:
             fields.text("images", image[1])
             fields.optional_text("images", image[2])
     if "sides" in record.value:
-        record.take("sides", fields.list_of(fields.text, 2))
+        record.take("sides", fields.list_of(fields.text, *_SIDES))
     names = []
     for layer in record.take("layers", fields.list_of(fields.entry)):
         _check_layer(layer)
@@ -191,7 +200,7 @@ def _check_layer(layer: fields.Entry) -> None:
         for badge in layer.take("trust", fields.list_of(fields.entry)):
             badge.check(_TRUST)
     if "strips" in layer.value:
-        for side in layer.take("strips", fields.list_of(fields.entry, 2)):
+        for side in layer.take("strips", fields.list_of(fields.entry, *_SIDES)):
             side.check(_SIDE | _COUNTS)
 
 

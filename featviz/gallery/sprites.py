@@ -111,7 +111,9 @@ def address(data: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
-def sprite(pictures: Sequence[Tensor], opacity: Tensor, maps: str = "") -> str:
+def sprite(
+    pictures: Sequence[Tensor], opacity: Tensor, maps: str = "", details: str = "null"
+) -> str:
     """A unit's blocks beside each other as a script, which pages opened from disk may load and read
     the pixels of.
 
@@ -119,13 +121,12 @@ def sprite(pictures: Sequence[Tensor], opacity: Tensor, maps: str = "") -> str:
         pictures: of ``blocks``.
         opacity: of each of them, as of ``shown``: a dark page is dark between tiles too.
         maps: the address of the picture of the unit's activation maps; empty: it has none.
+        details: what else its panel shows, as JSON that may stand in a script.
     """
     across = torch.cat([torch.cat([picture, opacity]) for picture in pictures], dim=2)
     crisp = max(across.shape[1:]) <= 3 * len(pictures) * (CRISP + 1)
-    arguments = f'"{address(packed(across, crisp=crisp))}"'
-    if maps:
-        arguments += f', "{maps}"'
-    return f"featviz.sprite({arguments});\n"
+    picture = address(packed(across, crisp=crisp))
+    return f'featviz.sprite("{picture}", "{maps}", {details});\n'
 
 
 def from_sprite(

@@ -34,7 +34,7 @@ from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._shards import check_shard, folder_of, range_of
 from featviz.methods._steady import SteadyReader, check_repeats
 from featviz.records._ranges import in_words
-from featviz.records.image_sample import counted
+from featviz.records.image_sample import ImageSample, counted
 from featviz.records.layer_scan import LayerScan
 from featviz.records.listing import Listing, Skipped
 from featviz.records.scan import MANIFEST, Scan
@@ -88,10 +88,9 @@ def scan(
         net: `anatomy` of this model for images of this size, for callers who scan often; None: it is
             made.
         forward: how the model is called, as of `read`; None: ``model(images)``.
-        spectrum: count in the same pass what lies below the strongest: the k weakest images, a seeded
-            sample of images in ten groups of each unit's maxima, quantiles over all positions, the
-            mean of each class, and the mean amplitude spectrum of the images: ``layer_scan.spectrum``
-            and ``result.amplitudes``.
+        spectrum: count in the same pass what lies below the strongest: the k weakest images, quantiles
+            over all positions, the mean of each class, and the mean amplitude spectrum of the images:
+            ``layer_scan.spectrum`` and ``result.amplitudes``.
         precision: ``float32``: as the model and torch are set (on NVIDIA GPUs torch's convolutions are
             TF32 unless told otherwise); ``bf16``: under autocast to bfloat16, which has 8 bits: close
             responses can change their order, and projections take full images; ``tf32``: matrix products
@@ -234,8 +233,9 @@ def _begin(
     listing = Listing(data.keys, data.labels, input_shape, stamps)
     begun = {}
     for layer in chosen:
-        top = TopK.empty(layer.channels, k)
-        begun[layer.name] = LayerScan(layer, top, Statistics.empty(layer.channels), listing, score)
+        top, statistics = TopK.empty(layer.channels, k), Statistics.empty(layer.channels)
+        maxima = ImageSample.empty(layer.channels)
+        begun[layer.name] = LayerScan(layer, top, statistics, maxima, listing, score)
     return Scan(begun, listing, identity, sources=sources), net
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +20,20 @@ from featviz.units import Layer
 
 ARRAYS_NAME = re.compile(r"scan-[0-9a-f]{16}\.npz")
 """Names of files of arrays."""
+DAMAGED = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    OSError,
+    EOFError,
+    MemoryError,
+    RuntimeError,  # nested too deep, or encrypted
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What comes of reading files that are not as they were written."""
 
 
 def packed(layers: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> bytes:

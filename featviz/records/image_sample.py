@@ -1,17 +1,20 @@
-"""A seeded sample of images with the scores of every unit, the same whatever the order or shards."""
+"""A seeded sample of images with the maxima of every unit, the same whatever the order or shards."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from featviz.errors import UsageError
 
 SAMPLE = 1000
-"""Images that are kept."""
+"""Images that are kept: all, where there are no more."""
 COUNTED = 10_000
 """About so many images have all their positions counted, and their amplitudes: more would not change
 quantiles, and cost as much as the network."""
@@ -19,19 +22,20 @@ GROUPS = 10
 """Quantile groups of a unit's sample."""
 _64 = 2**64 - 1
 _COUNTING = 1  # a seed, other than that of samples
+_LARGEST = torch.finfo(torch.float16).max
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSample:
     """Of all images those m with the lowest hash of index and seed, with their scores of c units.
 
-    It takes 4 c + 16 bytes for each of at most m images: 2 MB for 512 units and m=1,000; while it is
+    It takes 2 c + 16 bytes for each of at most m images: 1 MB for 512 units and m=1,000; while it is
     updated or merged, both and the result.
 
     Attributes:
         hashes: (any up to m,) int64 on the CPU, ascending.
         images: (any,) int64 on the CPU, their indices.
-        scores: (any, c) float32.
+        scores: (any, c) float16: to 11 bits from 6e-5 to 65,504, which stands for all that is larger.
         m: images that are kept.
         seed: of the hashes.
 
@@ -62,13 +66,16 @@ class ImageSample:
         if m < 1:
             raise UsageError(f"m={m}: keep 1 image or more", "m")
         none = torch.zeros(0, dtype=torch.int64)
-        return cls(none, none, torch.zeros(0, channels), m, seed)
+        return cls(none, none, torch.zeros(0, channels, dtype=torch.float16), m, seed)
 
     def update(self, scores: Tensor, images: list[int]) -> ImageSample:
         """These, and scores (n, c) of images that are not among these, on the device of these, which
         is not waited for."""
-        hashes = [hash_of(image, self.seed) for image in images]
-        return self._with(torch.tensor(hashes), torch.tensor(images), scores.detach().float())
+        hashes = _hashes(tuple(images), self.seed)
+        if len(self.hashes) == self.m and min(hashes) > int(self.hashes[-1]):
+            return self  # which most batches of a large data set come to
+        rounded = scores.detach().float().clamp(-_LARGEST, _LARGEST).half()
+        return self._with(torch.tensor(hashes), torch.tensor(images), rounded)
 
     def merge(self, other: ImageSample) -> ImageSample:
         """These and those of other images.
@@ -96,6 +103,37 @@ class ImageSample:
         """The same with its scores on a device."""
         return ImageSample(self.hashes, self.images, self.scores.to(device), self.m, self.seed)
 
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays by name, to be saved; ``from_arrays`` takes them back."""
+        return {
+            "sample_hashes": self.hashes.numpy(),
+            "sample_images": self.images.numpy(),
+            "sample_scores": self.scores.cpu().numpy(),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any], channels: int, of: int) -> ImageSample:
+        """What ``arrays`` gave, for so many units, of so many images.
+
+        Raises:
+            ValueError: arrays are missing, not of the shapes and types that they are saved with, or of
+                images that there are not.
+        """
+        images = _array(arrays, "sample_images", (None,), np.int64)
+        if ((images < 0) | (images >= of)).any():
+            raise ValueError(f"sample_images are not all of {of} images")
+        n = len(images)
+        hashes = _array(arrays, "sample_hashes", (n,), np.int64)
+        scores = _array(arrays, "sample_scores", (n, channels), np.float16)
+        return cls(hashes, images, scores)
+
+    def scores_of(self, unit: int, images: Sequence[int]) -> list[float]:
+        """A unit's scores of some of the images."""
+        row_of = {image: row for row, image in enumerate(self.images.tolist())}
+        rows = torch.tensor([row_of[image] for image in images], dtype=torch.int64)
+        scores: list[float] = self.scores[rows, unit].tolist()
+        return scores
+
     def group(self, unit: int, group: int) -> list[int]:
         """The images of a quantile group of a unit, weakest first: group 0 has the tenth of the
         sample with the lowest scores, group 9 that with the highest; equal scores are in order of
@@ -107,7 +145,7 @@ class ImageSample:
         if not 0 <= group < GROUPS:
             raise UsageError(f"group={group}: give 0, the weakest, to {GROUPS - 1}", "group")
         by_image = self.images.argsort()
-        scores = self.scores[:, unit].cpu()
+        scores = self.scores[:, unit].cpu().float()
         order = by_image[scores[by_image].argsort(stable=True)]
         start, stop = (len(order) * edge // GROUPS for edge in (group, group + 1))
         images: list[int] = self.images[order[start:stop]].tolist()
@@ -120,11 +158,32 @@ class ImageSample:
         return [image for image in images if image in chosen]
 
 
+def _array(
+    arrays: Mapping[str, Any], name: str, shape: tuple[int | None, ...], dtype: type
+) -> Tensor:
+    """An array as a tensor, if it is there and of this shape, of which None is any, and type."""
+    if name not in arrays:
+        raise ValueError(f"no array {name}")
+    array = arrays[name]
+    fits = len(array.shape) == len(shape)
+    for own, wanted in zip(array.shape, shape, strict=False):
+        fits = fits and wanted in (None, own)
+    if not fits or array.dtype != dtype:
+        raise ValueError(f"{name} is of {array.dtype} {array.shape}, and not of {shape}")
+    return torch.from_numpy(array)
+
+
 def counted(images: Sequence[int], of: int) -> list[int]:
     """Which of some images have their positions counted, as indices into them: all if there are no more
     than `COUNTED` in all, else a random choice that does not depend on batches and shards."""
     limit = 2**63 * COUNTED // max(of, COUNTED)
     return [row for row, image in enumerate(images) if hash_of(image, _COUNTING) < limit]
+
+
+@lru_cache(maxsize=8)
+def _hashes(images: tuple[int, ...], seed: int) -> list[int]:
+    """The hashes of a batch, which all layers take in turn."""
+    return [hash_of(image, seed) for image in images]
 
 
 def hash_of(image: int, seed: int) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UsageError
+from featviz.records.image_sample import ImageSample
 from featviz.records.listing import Listing
 from featviz.records.spectrum import Spectrum
 from featviz.records.statistics import Statistics
@@ -36,6 +37,7 @@ class LayerScan:
         layer: what it is, its receptive field included.
         top: the k strongest exemplars of each of its units.
         statistics: of each of its units.
+        maxima: of all units on each of a seeded sample of 1,000 images, or on all if there are no more.
         listing: the images that the indices in ``top`` mean.
         score: what images are ranked by, ``max`` or as `scan` has it. Statistics are of the maxima.
         precision: what the network computed in, ``float32`` or as `scan` has it.
@@ -57,6 +59,7 @@ class LayerScan:
     layer: Layer
     top: TopK
     statistics: Statistics
+    maxima: ImageSample
     listing: Listing
     score: str = "max"
     precision: str = "float32"
@@ -94,8 +97,8 @@ class LayerScan:
                 has_positions=positioned,
                 of=len(self.listing),
             )
-        statistics = own.statistics.update(peaks)
-        return replace(self, top=top, statistics=statistics, spectrum=spectrum)
+        statistics, maxima = own.statistics.update(peaks), own.maxima.update(peaks, images)
+        return replace(self, top=top, statistics=statistics, maxima=maxima, spectrum=spectrum)
 
     def merge(self, other: LayerScan) -> LayerScan:
         """This layer over its images and over others."""
@@ -106,6 +109,7 @@ class LayerScan:
             self,
             top=self.top.merge(other.top),
             statistics=self.statistics.merge(other.statistics),
+            maxima=self.maxima.merge(other.maxima),
             spectrum=spectrum,
         )
 
@@ -115,6 +119,7 @@ class LayerScan:
             self,
             top=self.top.to(device),
             statistics=self.statistics.to(device),
+            maxima=self.maxima.to(device),
             spectrum=None if self.spectrum is None else self.spectrum.to(device),
         )
 

@@ -4,8 +4,6 @@ moved into place when it is complete."""
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
@@ -18,13 +16,17 @@ from featviz.errors import (
     FeatvizError,
     LayerError,
     RecordError,
+    UnitError,
+    UsageError,
     did_you_mean,
     first_line,
 )
 from featviz.files import write_atomic
+from featviz.patterns import resolve
 from featviz.records import _fields as fields
 from featviz.records._arrays import (
     ARRAYS_NAME,
+    DAMAGED,
     arrays_name,
     check_arrays,
     own_arrays,
@@ -36,6 +38,8 @@ from featviz.records._layers import layer_from, layer_to_json
 from featviz.records._progress import check_resumes, checksum, short, stale
 from featviz.records._ranges import in_words, is_within, joined, overlap
 from featviz.records.amplitudes import Amplitudes
+from featviz.records.correlation import Correlated, most_correlated
+from featviz.records.image_sample import ImageSample
 from featviz.records.layer_scan import LayerScan, has_positions
 from featviz.records.listing import (
     Listing,
@@ -51,8 +55,9 @@ from featviz.records.listing import (
 from featviz.records.spectrum import Spectrum
 from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK
+from featviz.units import LayersLike, Unit
 
-SCHEMA = 5
+SCHEMA = 6
 MANIFEST = "scan.json"
 _entries = fields.list_of(fields.entry)
 
@@ -216,6 +221,56 @@ class Scan(Mapping[str, LayerScan]):
             rows += layer_scan.rows()
         return rows
 
+    def correlated(
+        self, unit: Unit, n: int = 5, layers: LayersLike | None = None
+    ) -> list[Correlated]:
+        """The units that respond to the same images as one: those whose maxima correlate most with its
+        own, over the images of ``layer_scan.maxima``.
+
+        With few images units correlate by chance: of those that have nothing in common about one pair
+        in 20 is above 0.38 over 20 images, and above 0.07 over 500.
+
+        Args:
+            unit: a channel of a layer of the scan.
+            n: how many are given.
+            layers: whose units are given, as of `scan`; None: those of the unit's own layer.
+
+        Returns:
+            Highest correlation first, then in the order of layers and of channels; fewer than n where
+            fewer units vary, and none if the unit itself does not. The unit is not among them.
+
+        Raises:
+            LayerError: a layer is not in the scan.
+            UnitError: the layer has no such channel, or the unit is of a position, of which the scan
+                has no maxima.
+            UsageError: n is below 1.
+
+        Source: Li, Yosinski, Clune, Lipson & Hopcroft, Convergent learning, ICLR 2016, section 3, where
+        correlations are of all positions.
+
+        Example:
+            >>> from featviz import Unit, load_model, open_images, scan
+            >>> from featviz.data import SyntheticImages
+            >>> from featviz.models import MINI_PREPROCESS
+            >>> images = open_images(SyntheticImages(40), MINI_PREPROCESS)
+            >>> result = scan(load_model("zfmini"), images, "conv1, conv2", k=3)
+            >>> [other.unit.layer for other in result.correlated(Unit("conv2", 7), 2, "conv*")]
+            ['conv2', 'conv2']
+        """
+        if n < 1:
+            raise UsageError(f"n={n}: give 1 or more", "n")
+        own = self[unit.layer]
+        unit.check(own.layer)
+        if unit.at is not None:
+            raise UnitError(
+                f"unit {unit}: a scan has maxima of maps, so give it without a position"
+            )
+        names = [unit.layer]
+        if layers is not None:
+            names = resolve(layers, {key: each.layer.is_convolution for key, each in self.items()})
+        others = [self[name] for name in names]
+        return most_correlated(own, [unit.channel], others, n).of(0)
+
     def with_progress(
         self,
         layers: dict[str, LayerScan],
@@ -324,7 +379,7 @@ class Scan(Mapping[str, LayerScan]):
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise RecordError(f"no scan in {str(folder)!r}: {missing} is missing") from None
-        except _DAMAGED as error:
+        except DAMAGED as error:
             reason = first_line(error)
             raise RecordError(
                 f"the scan in {str(folder)!r} is damaged ({reason}): scan again", "fresh"
@@ -337,7 +392,7 @@ def _together(first: Amplitudes | None, second: Amplitudes | None) -> Amplitudes
 
 def _arrays(layer_scan: LayerScan, labels: list[str]) -> dict[str, Any]:
     """What is saved of a layer, by name."""
-    arrays = layer_scan.top.arrays() | layer_scan.statistics.arrays()
+    arrays = layer_scan.top.arrays() | layer_scan.statistics.arrays() | layer_scan.maxima.arrays()
     if layer_scan.spectrum is not None:
         arrays |= layer_scan.spectrum.arrays(labels)
     return arrays
@@ -349,21 +404,6 @@ def _common(scan: Scan) -> dict[str, Any]:
     if own is None:
         return {}
     return {"amplitudes": own.sums.numpy(), "amplitude_images": np.array(own.count)}
-
-
-_DAMAGED = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    OSError,
-    EOFError,
-    MemoryError,
-    RuntimeError,  # nested too deep, or encrypted
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def _html_row(layer_scan: LayerScan) -> str:
@@ -432,11 +472,14 @@ def _unpacked(manifest: Entry, folder: Path) -> Scan:
         score = str(identity["score"])
         check_arrays(layer, own, k, ranges, has_positions=has_positions(score, layer))
         statistics = Statistics.from_arrays(counts[i], own)
+        maxima = ImageSample.from_arrays(own, layer.channels, len(listing))
         top, precision = TopK.from_arrays(own), str(identity["precision"])
         spectrum = None
         if identity["spectrum"]:
             spectrum = Spectrum.from_arrays(labels_of(listing), own)
-        layers[layer.name] = LayerScan(layer, top, statistics, listing, score, precision, spectrum)
+        layers[layer.name] = LayerScan(
+            layer, top, statistics, maxima, listing, score, precision, spectrum
+        )
     sources = manifest.take("sources", fields.texts)
     if manifest.take("checksum", fields.text) != checksum(manifest.value):
         raise ValueError("the manifest is not as it was written: its checksum is another")

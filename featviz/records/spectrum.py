@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from featviz.records.class_sums import ClassSums
-from featviz.records.image_sample import SAMPLE, ImageSample, counted
+from featviz.records.image_sample import counted
 from featviz.records.position_counts import BINS, PositionCounts
 from featviz.records.sums import LIMBS
 from featviz.records.topk import TopK
@@ -20,9 +20,6 @@ ARRAYS = (
     "weakest_scores",
     "weakest_images",
     "weakest_positions",
-    "sample_hashes",
-    "sample_images",
-    "sample_scores",
     "position_counts",
     "class_sums",
     "class_counts",
@@ -35,7 +32,6 @@ class Spectrum:
 
     Attributes:
         negated: the strongest of the scores times -1; ``weakest`` has the scores.
-        groups: a seeded sample of the images, in quantile groups of each unit's maxima.
         positions: how the values of all positions spread, for quantiles.
         classes: the mean maximum of each class; of none where images have no labels.
 
@@ -50,7 +46,6 @@ class Spectrum:
     """
 
     negated: TopK
-    groups: ImageSample
     positions: PositionCounts
     classes: ClassSums
 
@@ -58,11 +53,10 @@ class Spectrum:
         return f"<Spectrum of {len(self.positions.counts)} units, {self.positions!r}>"
 
     @classmethod
-    def empty(cls, channels: int, k: int, m: int = SAMPLE, seed: int = 0) -> Spectrum:
+    def empty(cls, channels: int, k: int) -> Spectrum:
         """Of no image yet."""
-        groups = ImageSample.empty(channels, m, seed)
         counts = PositionCounts.empty(channels)
-        return cls(TopK.empty(channels, k), groups, counts, ClassSums({}, {}))
+        return cls(TopK.empty(channels, k), counts, ClassSums({}, {}))
 
     def update(
         self,
@@ -89,27 +83,25 @@ class Spectrum:
         negated = self.negated.update(
             maps, images, scores, has_positions=has_positions, lowest=True
         )
-        groups = self.groups.update(peaks, images)
         classes = self.classes.update(peaks, labels)
         rows = counted(images, of)
         chosen = maps
         if len(rows) < len(images):
             chosen = maps[torch.tensor(rows, dtype=torch.long).to(maps.device, non_blocking=True)]
-        return Spectrum(negated, groups, self.positions.update(chosen), classes)
+        return Spectrum(negated, self.positions.update(chosen), classes)
 
     def merge(self, other: Spectrum) -> Spectrum:
         """These and those of other images."""
         return Spectrum(
             self.negated.merge(other.negated),
-            self.groups.merge(other.groups),
             self.positions.merge(other.positions),
             self.classes.merge(other.classes),
         )
 
     def to(self, device: torch.device | str) -> Spectrum:
         """These on a device."""
-        negated, groups = self.negated.to(device), self.groups.to(device)
-        return Spectrum(negated, groups, self.positions.to(device), self.classes.to(device))
+        negated, positions = self.negated.to(device), self.positions.to(device)
+        return Spectrum(negated, positions, self.classes.to(device))
 
     def arrays(self, labels: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays by name, to be saved; ``from_arrays`` takes them back.
@@ -118,14 +110,9 @@ class Spectrum:
             labels: all that images may have, in order.
         """
         negated = {f"weakest_{name}": value for name, value in self.negated.arrays().items()}
-        sample = {
-            "sample_hashes": self.groups.hashes.numpy(),
-            "sample_images": self.groups.images.numpy(),
-            "sample_scores": self.groups.scores.cpu().numpy(),
-        }
         counts = self.positions.counts.cpu().numpy()
         classes = self.classes.arrays(labels, len(counts))
-        return {**negated, **sample, "position_counts": counts, **classes}
+        return {**negated, "position_counts": counts, **classes}
 
     @classmethod
     def from_arrays(cls, labels: Sequence[str], arrays: Mapping[str, Any]) -> Spectrum:
@@ -138,12 +125,8 @@ class Spectrum:
         if missing:
             raise ValueError(f"no arrays {', '.join(missing)} of the spectrum")
         negated = {name: arrays[f"weakest_{name}"] for name in ("scores", "images", "positions")}
-        hashes, images, scores = (
-            torch.from_numpy(arrays[f"sample_{name}"]) for name in ("hashes", "images", "scores")
-        )
         result = cls(
             TopK.from_arrays(negated),
-            ImageSample(hashes, images, scores),
             PositionCounts(torch.from_numpy(arrays["position_counts"])),
             ClassSums.from_arrays(labels, arrays),
         )
@@ -157,12 +140,7 @@ class Spectrum:
             ValueError: it does not.
         """
         units = len(self.negated.scores)
-        images = len(self.groups.images)
-        shapes = {
-            "sample_hashes": (self.groups.hashes.shape, (images,)),
-            "sample_scores": (self.groups.scores.shape, (images, units)),
-            "position_counts": (self.positions.counts.shape, (units, BINS)),
-        }
+        shapes = {"position_counts": (self.positions.counts.shape, (units, BINS))}
         for label, sums in self.classes.sums.items():
             shapes[f"class_sums of {label!r}"] = (sums.shape, (units, LIMBS))
         for name, (shape, expected) in shapes.items():

@@ -31,6 +31,7 @@ featviz.arrange = (() => {
     contrast: (numbers) => -numbers.max / Math.max(numbers.mean, 1e-12),
     active: (numbers) => numbers.active,
     share: (numbers) => -numbers.share,
+    match: (numbers) => -Math.max(...featviz.page.data.sides.map((side) => side.units[numbers.unit].match ?? -2)),
   };
 
   /** Show the units that the filters let through, in the order that is asked for. */

@@ -1,7 +1,7 @@
 // A unit's exemplars in their whole images, with the activation map over each: on hover and focus, and large on a click.
 "use strict";
 featviz.exemplars = (() => {
-  const { $, make, number, load, decoded, remember, recall } = featviz;
+  const { $, make, number, load, ownNumber, decoded, remember, recall } = featviz;
 
   const COMPUTED = {
     "full image": "projected from the full image",
@@ -85,7 +85,7 @@ featviz.exemplars = (() => {
     const toggle = make("input", { type: "checkbox", id: "large-map", change: (event) => picture.classList.toggle("mapped", event.target.checked) });
     toggle.checked = true;
     dialog.replaceChildren(
-      make("div", { class: "head" }, make("h2", { id: "large-title", tabindex: "-1", text: `unit ${unit.unit}, exemplar ${rank + 1}` }),
+      make("div", { class: "head" }, make("h2", { id: "large-title", tabindex: "-1", text: `unit ${ownNumber(unit)}, exemplar ${rank + 1}` }),
         button("←", "Previous exemplar", -1), button("→", "Next exemplar", 1),
         make("button", { type: "button", text: "Close", click: () => dialog.close() })),
       picture,

@@ -46,7 +46,7 @@ featviz.download = (() => {
     const put = ({ unit, side }, picture, i) => {
       const [x, y] = [12 + (i % columns) * (w + 12), head + Math.floor(i / columns) * (h + 28)];
       const blockWidth = picture.width / data.blocks.length;
-      pen.fillText(data.sides.length > 1 ? `${unit}, ${side.title}` : String(unit), x, y + 13, w);
+      pen.fillText(data.sides.length > 1 ? `${featviz.ownNumber(side.units[unit])}, ${side.title}` : String(unit), x, y + 13, w);
       blocks.forEach((block, column) => pen.drawImage(picture, blockWidth * block, 0, blockWidth, picture.height, x + (w / n) * column, y + 18, w / n - 2, h));
     };
     for (let start = 0; start < shown.length; start += 16) { // a few at a time, so that not all are held unpacked

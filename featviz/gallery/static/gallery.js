@@ -48,13 +48,18 @@ const featviz = (() => {
 
   /** A promise of the address of a unit's sprite. */
   function load(side, unit) {
-    const address = `${side.folder}/${unit}.js`;
+    const address = addressOf(side, unit);
     const picture = sprites.get(address) || fetched(address);
     sprites.delete(address); // and set again, which makes it the last
     sprites.set(address, picture);
     if (sprites.size > kept) forget(sprites.keys().next().value);
     return picture;
   }
+  /** A unit's own number: in a comparison another's, beside which it is, is its place on the page. */
+  const ownNumber = (unit) => unit.own ?? unit.unit;
+  const addressOf = (side, unit) => `${side.folder}/${side.units[unit]?.own ?? unit}.js`;
+  /** The data of a page as it is of one side, whose layer may have another size of tiles and of maps. */
+  const ofSide = (data, side) => ({ ...data, ...side.layer });
   function fetched(address) {
     return new Promise((resolve, reject) => {
       const script = make("script", { src: address });
@@ -71,13 +76,15 @@ const featviz = (() => {
   function forget(address) {
     sprites.get(address).then(URL.revokeObjectURL, () => {});
     sprites.delete(address);
-    columns.delete(address);
+    rests.delete(address);
   }
-  const columns = new Map(); // address of a sprite -> that of the picture of its unit's activation maps
-  const maps = (side, unit) => columns.get(`${side.folder}/${unit}.js`) || "";
+  const rests = new Map(); // address of a sprite -> what else its script holds
+  /** The address of the picture of a unit's activation maps, and what else its panel shows, once its sprite is loaded. */
+  const maps = (side, unit) => rests.get(addressOf(side, unit))?.maps || "";
+  const details = (side, unit) => rests.get(addressOf(side, unit))?.details || null;
   /** What a unit's script calls: its picture becomes a blob, which takes a third of the memory that the text does. */
-  function sprite(data, column) {
-    if (column) columns.set(document.currentScript.getAttribute("src"), column);
+  function sprite(data, maps, details) {
+    rests.set(document.currentScript.getAttribute("src"), { maps, details });
     const text = atob(data.slice(data.indexOf(",") + 1));
     const bytes = new Uint8Array(text.length);
     for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
@@ -137,7 +144,7 @@ const featviz = (() => {
   const isDead = (unit) => page.data.sides.every((side) => side.units[unit].dead);
 
   function tile(data, unit) {
-    const note = dominant(data.sides[0].units[unit]) || number(data.sides[0].units[unit].max);
+    const note = matches(data, unit) || dominant(data.sides[0].units[unit]) || number(data.sides[0].units[unit].max);
     const name = make("div", { class: "name" },
       make("b", { text: String(unit) }),
       make("span", { text: isDead(unit) ? "" : note }));
@@ -145,11 +152,16 @@ const featviz = (() => {
       make("div", { class: "faces" }), name);
     return make("li", { "data-unit": unit }, link, featviz.list.box(unit));
   }
+  /** How well the units of the other sides match; empty where they are those of the same number. */
+  function matches(data, unit) {
+    const values = data.sides.map((side) => side.units[unit].match).filter((value) => value !== undefined);
+    return values.length ? `match ${values.map((value) => value.toFixed(2)).join(", ")}` : "";
+  }
   /** The pictures of a tile, still empty: those that the switch shows, side after side. */
   function faces(data, unit, blocks) {
     return data.sides.flatMap((side) => blocks.map(() => (side.units[unit].dead
-      ? make("div", { class: "picture dead" + crispClass(data), text: "dead" })
-      : make("div", { class: "picture" + crispClass(data) }))));
+      ? make("div", { class: "picture dead", text: side.units[unit].unmatched ? "no match" : "dead" })
+      : make("div", { class: "picture" + crispClass(ofSide(data, side)) }))));
   }
   /** Make room in every tile for what the switch shows, draw it, and show the badge of its rule. */
   function refill() {
@@ -168,7 +180,8 @@ const featviz = (() => {
     if (isDead(unit)) return "dead, no image activates it";
     const first = page.data.sides[0].units[unit];
     const response = `strongest response ${number(first.max)}`;
-    return dominant(first) ? `${response}, most often ${first.label}` : response;
+    const words = dominant(first) ? `${response}, most often ${first.label}` : response;
+    return [words, matches(page.data, unit)].filter(Boolean).join(", ");
   }
 
   /** Draw what is in view, of the blocks that the switch shows; what has left the view is forgotten. */
@@ -183,7 +196,7 @@ const featviz = (() => {
         return;
       }
       item.drawn = load(side, unit).then(
-        (source) => { if (item.near) pictures.forEach((picture, j) => paintFace(picture, data, blocks[j], source, side.units[unit])); }, // it may have left the view meanwhile
+        (source) => { if (item.near) pictures.forEach((picture, j) => paintFace(picture, ofSide(data, side), blocks[j], source, side.units[unit])); }, // it may have left the view meanwhile
         () => pictures.forEach((picture) => { picture.textContent = "missing"; }));
     });
   }
@@ -204,8 +217,7 @@ const featviz = (() => {
     page = { data, items: [], order: [], show: $("#show input").value, rule: data.rules[0], blocks: [], list: [], units: [] };
     document.documentElement.style.setProperty("--aspect", aspect(data));
     if (data.sides.length > 1) {
-      const titles = data.sides.map((side) => side.title).join("; right: ");
-      $("#count").before(make("p", { class: "lead", text: "In each pair, left: " + titles }));
+      $("#count").before(make("p", { class: "lead", text: "From the left: " + data.sides.map((side) => side.title).join("; ") }));
     }
     data.sides.forEach((side) => { side.units = byNumber(side.units); });
     page.items = data.sides[0].units.map((_, unit) => tile(data, unit));
@@ -288,7 +300,7 @@ const featviz = (() => {
   });
   return {
     // what the other scripts share with this one
-    $, make, number, counted, holds, refill, percent, dominant, image, load, maps, decoded, remember, recall, paint, shownBlocks, caption, crispClass, isSmall, isDead,
+    $, make, number, counted, holds, refill, percent, dominant, image, load, maps, details, decoded, remember, recall, paint, ownNumber, ofSide, shownBlocks, caption, crispClass, isSmall, isDead,
     get network() { return network; },
     get page() { return page; },
     /** What the scripts of units call. */

@@ -1,17 +1,34 @@
 // A unit's panel: its tiles large, its exemplars in their images, and how it responds over the data set.
 "use strict";
 featviz.panel = (() => {
-  const { $, make, number, counted, percent, dominant, load, paint, shownBlocks, caption, crispClass } = featviz;
+  const { $, make, number, counted, percent, dominant, load, paint, ownNumber, ofSide, shownBlocks, caption, crispClass } = featviz;
 
   /** One network's side of a unit's panel. */
-  function panel(data, side, unit) {
-    const heading = data.sides.length > 1 ? [make("h3", { text: side.title })] : [];
+  function panel(page, side, unit) {
+    const data = ofSide(page, side);
+    const heading = data.sides.length > 1 ? [make("h3", { text: side.title + matched(unit) })] : [];
+    if (unit.unmatched) return [...heading, make("p", { class: "notice", text: "No unit of this network is left that responds as this one does." })];
     if (unit.dead) return [...heading, make("p", { class: "notice", text: "This unit is dead: no image activates it, so there is nothing to project." })];
     return [...heading, make("dl", { class: "stats" }, ...facts(unit)), badge(), blocks(data, side, unit),
       ...featviz.exemplars.list(data, side, unit),
-      ...featviz.links.list(data, side, unit),
-      make("h3", { text: "Strongest response in each image, over the data set" }), histogram(unit)];
+      make("div", { class: "made-of" }, ...featviz.links.list(data, side, unit)),
+      ...detailed(data, side, unit)];
   }
+  /** Units that respond to the same images, and how a unit responds over the data set; what of this is in its script comes with that. */
+  function detailed(data, side, unit) {
+    const alike = make("div", { class: "alike" });
+    const spread = make("div", {}, make("h3", { text: "Strongest response in each image, over the data set" }), histogram(unit));
+    const fill = () => {
+      const details = featviz.details(side, unit.unit);
+      if (!details) return;
+      alike.append(...featviz.links.alike(data, side, details));
+      spread.append(make("div", { class: "below" }, ...featviz.spectrum.columns(side, unit, details), ...featviz.spectrum.classes(details)));
+    };
+    load(side, unit.unit).then(fill, () => {});
+    return [alike, spread];
+  }
+  /** Which unit a comparison shows beside another, and how alike both respond. */
+  const matched = (unit) => (unit.match === undefined ? "" : ` · unit ${unit.own}, correlation ${number(unit.match)}`);
   /** The page's badge of the chosen rule again; a comparison has none. */
   function badge() {
     const shown = $("main .trust:not([hidden])");
@@ -34,19 +51,20 @@ featviz.panel = (() => {
   const panelBlocks = (data) => [...new Set([...shownBlocks(data, featviz.page.show, data.rules), 0])];
 
   /** The tiles of a unit, large: its weights in a first layer, the views that are chosen, the patches. */
-  function blocks(data, side, unit) {
+  function blocks(page, side, unit) {
+    const data = ofSide(page, side);
     const isFilter = (block) => unit.weights && data.blocks[block].view === "projection"; // which is the filter again, for every patch
     const shown = panelBlocks(data).filter((block) => !isFilter(block));
     const figures = shown.map((block) => make("figure", {},
       make("figcaption", { text: caption(data, block) }, marked(data, side, block)),
-      make("div", { class: "picture" + crispClass(data), role: "img", "aria-label": `${caption(data, block)} of unit ${unit.unit}` })));
+      make("div", { class: "picture" + crispClass(data), role: "img", "aria-label": `${caption(data, block)} of unit ${ownNumber(unit)}` })));
     const pictures = figures.map((figure) => $(".picture", figure));
     load(side, unit.unit).then(
       (source) => pictures.forEach((picture, i) => paint(picture, data, shown[i], source)),
       () => pictures.forEach((picture) => { picture.textContent = "missing"; }));
     const weights = unit.weights ? [make("figure", { class: "weights" },
       make("figcaption", { text: "its filter, the weights" }),
-      make("img", { class: "picture crisp", src: unit.weights, alt: `weights of unit ${unit.unit}` }))] : [];
+      make("img", { class: "picture crisp", src: unit.weights, alt: `weights of unit ${ownNumber(unit)}` }))] : [];
     return make("div", { class: "blocks" }, ...weights, ...figures);
   }
 
@@ -79,7 +97,7 @@ featviz.panel = (() => {
     const gap = counts.has(0) ? 2 : 0;
     const each = (width - 20) / (bars + gap);
     const most = Math.max(...counts.values());
-    const svg = make("svg", { class: "histogram", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Histogram of unit ${unit.unit}: strongest response in each image` });
+    const svg = make("svg", { class: "histogram", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Histogram of unit ${ownNumber(unit)}: strongest response in each image` });
     const bar = (bin, x) => {
       const count = counts.get(bin) || 0;
       const tall = ((height - foot - 16) * count) / most;
