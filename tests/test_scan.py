@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from featviz import Preprocess, Scan, TopK, anatomy, open_images, scan
 from featviz.errors import FeatvizError, ImageError, LayerError, NumberError, UsageError
 from featviz.images import Images
-from featviz.records import topk
+from featviz.records import layer_scan as held
+from featviz.records import peaks
 
 scan_module = sys.modules["featviz.methods.scan"]
 
@@ -377,8 +378,9 @@ def test_hooks_do_not_wait_for_the_device(score: str, monkeypatch: pytest.Monkey
     images = open_images(randn(40, 3, 16, 16).sigmoid())
     expected = scan(plain(), images, "*", k=3, batch_size=8, score=score)
     model = Watched(plain())
-    for module in (topk, scan_module):
+    for module in (peaks, scan_module):
         monkeypatch.setattr(module, "IN_REACH", set())
+    monkeypatch.setattr(held, "HELD", 16)
     result = scan(model, images, "network.*", k=3, batch_size=8, score=score)
     assert model.waiting == []
     assert len(result) == len(expected)
@@ -391,10 +393,14 @@ def test_hooks_do_not_wait_for_the_device(score: str, monkeypatch: pytest.Monkey
 
 
 def test_what_is_waited_for_is_noticed() -> None:
-    """The test above can fail: on the CPU the hooks look for positions only where they are needed."""
+    """The test above can fail."""
+
+    def waits(maps: Tensor) -> Tensor:
+        return maps.amax(dim=(2, 3)) * float(maps.max())
+
     model = Watched(plain())
-    scan(model, open_images(randn(8, 3, 16, 16).sigmoid()), "network.*", k=3)
-    assert "nonzero" in model.waiting
+    scan(model, open_images(randn(8, 3, 16, 16).sigmoid()), "network.0", k=3, score=waits)
+    assert "_local_scalar_dense" in model.waiting
 
 
 def test_a_nan_that_is_noticed_late_is_not_saved(

@@ -15,6 +15,7 @@ from featviz.errors import UsageError
 from featviz.records.amplitudes import Amplitudes
 from featviz.records.class_sums import ClassSums
 from featviz.records.image_sample import COUNTED, GROUPS, ImageSample, counted, hash_of
+from featviz.records.peaks import Peaks
 from featviz.records.position_counts import BINS, PositionCounts, upper_edges
 from featviz.records.spectrum import Spectrum
 
@@ -173,7 +174,8 @@ def test_the_weakest_are_those_of_brute_force_in_any_shards(
         own = slice(start, start + size)
         images = list(range(12))[own]
         empty = Spectrum.empty(3, k=4)
-        shards.append(empty.update(maps[own], peaks[own], peaks[own], images, [None] * len(images)))
+        counted = empty.counting(maps[own], images, of=len(maps))
+        shards.append(counted.add(Peaks.of(maps[own], images), [None] * len(images)))
     order.shuffle(shards)  # type: ignore[attr-defined]
     merged = Spectrum.empty(3, k=4)
     for shard in shards:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from featviz import TopK
 from featviz.errors import RecordError, UsageError
+from featviz.records.peaks import Peaks
 
 Row = tuple[float, int, int, int]
 CHANNELS, HEIGHT, WIDTH = 3, 2, 3
@@ -149,10 +150,22 @@ def test_an_image_whose_map_is_minus_infinity_is_no_empty_slot() -> None:
     assert same(b.merge(a), all_three)
 
 
-def test_peaks_that_are_known_change_nothing() -> None:
-    values, images = maps(9, 1), list(range(9))
-    known = TopK.empty(3, 3).update(values, images, values.amax(dim=(2, 3)))
-    assert same(known, TopK.empty(3, 3).update(values, images))
+@law
+@given(seed=seeds, k=sizes, cuts=st.sets(seeds))
+def test_the_lowest_are_the_highest_of_the_negated(seed: int, k: int, cuts: set[int]) -> None:
+    values = maps(DATA_SET, seed)
+    top = TopK.empty(CHANNELS, k)
+    edges = sorted({0, DATA_SET, *(cut % DATA_SET for cut in cuts)})
+    for start, stop in pairwise(edges):
+        own = list(range(start, stop))
+        top = top.add(Peaks.of(values[own], own), lowest=True)
+    expected = []
+    for channel in range(CHANNELS):
+        planes = values[:, channel].tolist()
+        best = [strongest(plane, image) for image, plane in enumerate(planes)]
+        weakest = sorted(best, key=lambda row: row[:2])[:k]
+        expected.append([(-score + 0.0, *others) for score, *others in weakest])
+    assert rows(top) == expected
 
 
 def test_what_is_given_stays_as_it_is() -> None:

@@ -35,11 +35,12 @@ from featviz.methods._shards import check_shard, folder_of, range_of
 from featviz.methods._steady import SteadyReader, check_repeats
 from featviz.records._ranges import in_words
 from featviz.records.image_sample import ImageSample, counted
-from featviz.records.layer_scan import LayerScan
+from featviz.records.layer_scan import LayerScan, has_positions
 from featviz.records.listing import Listing, Skipped
+from featviz.records.peaks import IN_REACH, Peaks
 from featviz.records.scan import MANIFEST, Scan
 from featviz.records.statistics import Statistics
-from featviz.records.topk import IN_REACH, TopK
+from featviz.records.topk import TopK
 from featviz.units import Layer, LayersLike
 
 
@@ -300,7 +301,8 @@ class _Run:
         position = state.position
         with evaluating(self.model), torch.no_grad():
             for images, batch in self._batches(stale):
-                state = self._advanced(state, images, batch, position)
+                # at once, since these come before those that were counted
+                state = self._advanced(state, images, batch, position).counted()
         self.skipped.sort(key=lambda skipped: skipped.index)
         return replace(state, skipped=list(self.skipped))
 
@@ -336,7 +338,7 @@ class _Run:
         except BaseException:
             self._save_checked(state)
             raise
-        layers = {name: layer_scan.to("cpu") for name, layer_scan in state.items()}
+        layers = {name: layer_scan.to("cpu") for name, layer_scan in state.counted().items()}
         return state.with_progress(layers, stop, self.skipped, state.amplitudes)
 
     def _save_checked(self, state: Scan) -> None:
@@ -349,7 +351,7 @@ class _Run:
     def save(self, state: Scan) -> None:
         """Write the record, if there is a folder for it."""
         if self.out is not None:
-            state.save(self.out, listing_in=self.listing_in)
+            state.counted().save(self.out, listing_in=self.listing_in)
 
     def _skip(self, index: int, error: ImageError) -> None:
         if self.strict:
@@ -390,10 +392,9 @@ class _Run:
 
         def reduce(name: str, output: Tensor) -> None:
             maps = as_maps(state[name].layer, output)  # (n, c, h, w)
-            peaks = maps.amax(dim=(2, 3))  # (n, c)
-            self.numbers.take(f"layer {name!r}", peaks, images)
-            scores = self._scores(state[name], maps, peaks, images)
-            layers[name] = state[name].update(maps, images, peaks, scores)
+            peaks = Peaks.of(maps, images, self._floor(state[name], maps, images))
+            self.numbers.take(f"layer {name!r}", peaks.maxima, images)
+            layers[name] = state[name].update(maps, self._ranked(state[name], maps, peaks))
 
         x = in_model_space(self.data, batch, self.parameter)
         x = self.arithmetic.laid_out(x)
@@ -406,19 +407,25 @@ class _Run:
             amplitudes = amplitudes.update(batch[counted(images, len(state.listing))])
         return state.with_progress(layers, position, list(self.skipped), amplitudes)
 
-    def _scores(
-        self, layer_scan: LayerScan, maps: Tensor, peaks: Tensor, images: list[int]
-    ) -> Tensor:
-        """What images are ranked by, (n, c)."""
-        is_vector = not layer_scan.layer.has_maps and not layer_scan.score.startswith("function ")
+    def _floor(self, layer_scan: LayerScan, maps: Tensor, images: list[int]) -> Tensor | None:
+        """What responses have to be above for their positions to be wanted; None: all are."""
+        if maps.device.type not in IN_REACH or images[0] <= layer_scan.top.latest:
+            return None
+        return layer_scan.floor
+
+    def _ranked(self, layer_scan: LayerScan, maps: Tensor, peaks: Peaks) -> Peaks:
+        """Peaks with what images are ranked by."""
+        layer, score = layer_scan.layer, layer_scan.score
+        is_vector = not layer.has_maps and not score.startswith("function ")
         if self.score is None or is_vector:
             return peaks
         scores = self.score(maps)
-        if not isinstance(scores, Tensor) or scores.shape != peaks.shape:
+        if not isinstance(scores, Tensor) or scores.shape != peaks.scores.shape:
             given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise UsageError(
-                f"score gives {given} for maps {tuple(maps.shape)}: give {tuple(peaks.shape)}",
+                f"score gives {given} for maps {tuple(maps.shape)}: "
+                f"give {tuple(peaks.scores.shape)}",
                 "score",
             )
-        self.numbers.take(f"score of layer {layer_scan.layer.name!r}", scores, images)
-        return scores
+        self.numbers.take(f"score of layer {layer.name!r}", scores, peaks.images)
+        return peaks.ranked_by(maps, scores, has_positions(score, layer))

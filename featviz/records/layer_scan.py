@@ -12,11 +12,15 @@ from torch import Tensor
 from featviz.errors import UsageError
 from featviz.records.image_sample import ImageSample
 from featviz.records.listing import Listing
+from featviz.records.peaks import NONE, Peaks
 from featviz.records.spectrum import Spectrum
 from featviz.records.statistics import Statistics
-from featviz.records.topk import NONE, TopK
+from featviz.records.topk import TopK
 from featviz.units import Layer
 
+HELD = 256
+"""Images after which a scan counts what it holds, with a few operations for all of them and not for each
+batch; at its beginning after as many as are counted."""
 QUANTILE = "quantile:"
 """Before a number from 0 to 1, a score."""
 
@@ -42,6 +46,7 @@ class LayerScan:
         score: what images are ranked by, ``max`` or as `scan` has it. Statistics are of the maxima.
         precision: what the network computed in, ``float32`` or as `scan` has it.
         spectrum: of a scan with ``spectrum=True``, what lies below the strongest.
+        held: of batches that are not counted yet, while a scan runs.
 
     Example:
         >>> from featviz import load_model, open_images, scan
@@ -64,41 +69,52 @@ class LayerScan:
     score: str = "max"
     precision: str = "float32"
     spectrum: Spectrum | None = None
+    held: tuple[Peaks, ...] = ()
 
     def __repr__(self) -> str:
         units = f"{self.layer.channels} units, {int(self.statistics.dead.sum())} dead"
         return f"<LayerScan of {self.layer}: {units}, {self.statistics.count} images>"
 
-    def update(
-        self, maps: Tensor, images: list[int], peaks: Tensor, scores: Tensor | None = None
-    ) -> LayerScan:
-        """This layer with a batch of images more.
+    def update(self, maps: Tensor, peaks: Peaks) -> LayerScan:
+        """This layer with a batch of images more, which is held until there are many to be counted at
+        once.
 
         Args:
             maps: (n, c, h, w), without NaN; what is counted is on their device.
-            images: the index of each of the n images.
-            peaks: (n, c) the maxima of the maps.
-            scores: (n, c) what images are ranked by; None: the maxima.
+            peaks: those of the maps.
         """
-        own = self.to(maps.device)
-        if scores is None:
-            scores = peaks
-        positioned = has_positions(self.score, self.layer)
-        top = own.top.update(maps, images, scores, has_positions=positioned)
+        spectrum = self.spectrum
+        if spectrum is not None:
+            spectrum = spectrum.to(maps.device).counting(maps, peaks.images, len(self.listing))
+        own = replace(self, spectrum=spectrum, held=(*self.held, peaks))
+        if sum(len(batch.images) for batch in own.held) < min(HELD, own.statistics.count):
+            return own
+        return own.counted()
+
+    @property
+    def floor(self) -> Tensor | None:
+        """(c,) the scores that an image which comes after all others has to be above to be among the
+        strongest of each unit; None: there is room for it, or the weakest are wanted, too."""
+        if self.spectrum is not None or (self.top.images[:, -1] == NONE).any():
+            return None
+        return self.top.scores[:, -1]
+
+    def counted(self) -> LayerScan:
+        """The same, with nothing held."""
+        if not self.held:
+            return self
+        peaks = Peaks.joined(self.held)
+        own = replace(self, held=()).to(peaks.scores.device)
         spectrum = own.spectrum
         if spectrum is not None:
-            labels = [self.listing.labels[image] for image in images]
-            spectrum = spectrum.update(
-                maps,
-                peaks,
-                scores,
-                images,
-                labels,
-                has_positions=positioned,
-                of=len(self.listing),
-            )
-        statistics, maxima = own.statistics.update(peaks), own.maxima.update(peaks, images)
-        return replace(self, top=top, statistics=statistics, maxima=maxima, spectrum=spectrum)
+            spectrum = spectrum.add(peaks, [self.listing.labels[image] for image in peaks.images])
+        return replace(
+            own,
+            top=own.top.add(peaks),
+            statistics=own.statistics.update(peaks.maxima),
+            maxima=own.maxima.update(peaks.maxima, peaks.images),
+            spectrum=spectrum,
+        )
 
     def merge(self, other: LayerScan) -> LayerScan:
         """This layer over its images and over others."""

@@ -282,6 +282,11 @@ class Scan(Mapping[str, LayerScan]):
         ranges = joined([(self.span[0], position)])
         return replace(self, layers=layers, ranges=ranges, skipped=skipped, amplitudes=amplitudes)
 
+    def counted(self) -> Scan:
+        """This scan with all that its layers hold counted."""
+        layers = {name: layer_scan.counted() for name, layer_scan in self.items()}
+        return replace(self, layers=layers)
+
     def merge(self, other: Scan) -> Scan:
         """This scan and another of the same network and listing.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from featviz.records.class_sums import ClassSums
 from featviz.records.image_sample import counted
+from featviz.records.peaks import Peaks
 from featviz.records.position_counts import BINS, PositionCounts
 from featviz.records.sums import LIMBS
 from featviz.records.topk import TopK
@@ -37,10 +38,11 @@ class Spectrum:
 
     Example:
         >>> import torch
+        >>> from featviz.records.peaks import Peaks
         >>> from featviz.records.spectrum import Spectrum
         >>> maps = torch.tensor([2.0, -1.0, 1.0]).view(3, 1, 1, 1)
-        >>> peaks = maps.amax(dim=(2, 3))
-        >>> spectrum = Spectrum.empty(channels=1, k=2).update(maps, peaks, peaks, [0, 1, 2], [None] * 3)
+        >>> peaks = Peaks.of(maps, images=[0, 1, 2])
+        >>> spectrum = Spectrum.empty(channels=1, k=2).add(peaks, [None] * 3)
         >>> spectrum.weakest.images.tolist(), spectrum.weakest.scores.tolist()
         ([[1, 2]], [[-1.0, 1.0]])
     """
@@ -58,37 +60,24 @@ class Spectrum:
         counts = PositionCounts.empty(channels)
         return cls(TopK.empty(channels, k), counts, ClassSums({}, {}))
 
-    def update(
-        self,
-        maps: Tensor,
-        peaks: Tensor,
-        scores: Tensor,
-        images: list[int],
-        labels: Sequence[str | None],
-        *,
-        has_positions: bool = True,
-        of: int = 1,
-    ) -> Spectrum:
-        """These, and a batch.
+    def counting(self, maps: Tensor, images: list[int], of: int) -> Spectrum:
+        """These, with the values of all positions of a batch.
 
         Args:
             maps: (n, c, h, w), on the device of these, without NaN.
-            peaks: (n, c) their maxima.
-            scores: (n, c) what images are ranked by.
             images: the index of each of the n images.
-            labels: of each of them; None: it has none.
-            has_positions: whether each score is the value of a position of its map.
             of: how many images there are in all, of which `counted` says those whose positions count.
         """
-        negated = self.negated.update(
-            maps, images, scores, has_positions=has_positions, lowest=True
-        )
-        classes = self.classes.update(peaks, labels)
         rows = counted(images, of)
         chosen = maps
         if len(rows) < len(images):
             chosen = maps[torch.tensor(rows, dtype=torch.long).to(maps.device, non_blocking=True)]
-        return Spectrum(negated, self.positions.update(chosen), classes)
+        return replace(self, positions=self.positions.update(chosen))
+
+    def add(self, peaks: Peaks, labels: Sequence[str | None]) -> Spectrum:
+        """These, with the peaks of n images and the label of each; None: it has none."""
+        negated = self.negated.add(peaks, lowest=True)
+        return replace(self, negated=negated, classes=self.classes.update(peaks.maxima, labels))
 
     def merge(self, other: Spectrum) -> Spectrum:
         """These and those of other images."""

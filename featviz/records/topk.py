@@ -4,7 +4,8 @@ sharding gives the same bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -13,14 +14,11 @@ import torch
 from torch import Tensor
 
 from featviz.errors import RecordError, UsageError
+from featviz.records.peaks import NONE, Peaks
 
-NONE = -1
-"""The image, and the position, of an empty slot."""
 _ARRAYS = ("scores", "images", "positions")
-_LOWEST = -1e300
-"""Below every finite score, and above those of empty slots: the key of an image whose score is -inf."""
-IN_REACH = {"cpu"}
-"""Devices whose values Python reads without waiting."""
+_LAST = torch.iinfo(torch.int32).min
+"""Below the rank of every score, that of -inf too: the rank of an empty slot."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,72 +74,32 @@ class TopK:
         """How many slots each unit has."""
         return self.scores.shape[1]
 
-    def update(
-        self,
-        maps: Tensor,
-        images: list[int],
-        values: Tensor | None = None,
-        *,
-        has_positions: bool = True,
-        lowest: bool = False,
-    ) -> TopK:
-        """These, and a batch of activation maps. What is computed stays on the device of the maps,
-        which is not waited for where images come in order.
+    def update(self, maps: Tensor, images: Sequence[int]) -> TopK:
+        """These, and the maxima of a batch of activation maps.
 
         Args:
             maps: (n, c, h, w), on the device of these, without NaN.
             images: the index of each of the n images.
-            values: (n, c) the scores of the maps; None: their maxima.
-            has_positions: whether each score is the value of a position of its map, the first of which
-                is kept; else positions are -1.
+        """
+        return self.add(Peaks.of(maps, images))
+
+    def add(self, peaks: Peaks, *, lowest: bool = False) -> TopK:
+        """These, and those of some images by their scores, which are not NaN. What is computed stays on
+        the device, which is not waited for where images come in order.
+
+        Args:
+            peaks: on the device of these.
             lowest: rank by the scores times -1, which are what is kept.
         """
-        if values is None:
-            values = maps.amax(dim=(2, 3))
-        own = _Batch(maps, values, has_positions)
-        signed = -values if lowest else values
-        scores = signed.T.float() + 0.0  # (c, n); minus zero becomes zero
-        number = torch.tensor(images).to(scores.device, non_blocking=True).expand_as(scores)
-        if all(a < b for a, b in pairwise([self.latest, *images])):
-            return self._appended(scores, number, own, images[-1])
-        rows = torch.arange(len(images), device=scores.device).expand_as(scores)
-        return self._with(scores, number, own.positions(rows))
-
-    def _appended(self, scores: Tensor, images: Tensor, batch: _Batch, latest: int) -> TopK:
-        """These and images (c, n) that ascend, and come after all of these: so among equal scores
-        those that are held go before those of the batch, and these are in order."""
-        if scores.device.type not in IN_REACH:
-            return self._sorted_in(scores, images, batch, latest)
-        # most batches change few units once many images have been
-        room = self.images[:, -1:] == NONE
-        changed = ((scores > self.scores[:, -1:]) | room).any(dim=1).nonzero().flatten()
-        if len(changed) == len(scores):
-            return self._sorted_in(scores, images, batch, latest)
-        few = self._of(changed)._sorted_in(
-            scores[changed], images[changed], batch.of(changed), latest
-        )
-        return TopK(
-            self.scores.index_copy(0, changed, few.scores),
-            self.images.index_copy(0, changed, few.images),
-            self.positions.index_copy(0, changed, few.positions),
-            latest,
-        )
-
-    def _of(self, channels: Tensor) -> TopK:
-        """Those of some units."""
-        scores, images = self.scores[channels], self.images[channels]
-        return TopK(scores, images, self.positions[channels], self.latest)
-
-    def _sorted_in(self, scores: Tensor, images: Tensor, batch: _Batch, latest: int) -> TopK:
-        """The same, by sorting all of them."""
-        of_all = torch.cat([self.scores, scores], dim=1)
-        numbers = torch.cat([self.images, images], dim=1)
-        keys = of_all.double().clamp(min=_LOWEST).masked_fill(numbers == NONE, -torch.inf)
-        order = keys.sort(dim=1, stable=True, descending=True).indices[:, : self.k]
-        row = order - self.k  # of the batch; below 0: it was held before
-        held = self.positions.gather(1, order.clamp(max=self.k - 1)[..., None].expand(-1, -1, 2))
-        positions = torch.where((row >= 0)[..., None], batch.positions(row), held)
-        return TopK(of_all.gather(1, order), numbers.gather(1, order), positions, latest)
+        signed = -peaks.scores + 0.0 if lowest else peaks.scores
+        scores, positions = signed.T, peaks.positions.transpose(0, 1)
+        images = torch.tensor(peaks.images).to(scores.device, non_blocking=True).expand_as(scores)
+        if not all(a < b for a, b in pairwise([self.latest, *peaks.images])):
+            return self._with(scores, images, positions)
+        # all come after those that are held, so that among equal scores the first slot goes first
+        slots = self._slots_with(scores, images, positions)
+        slots = slots.taken(slots.first_of_equal(self.k))
+        return TopK(slots.scores, slots.images, slots.positions, peaks.images[-1])
 
     def merge(self, other: TopK) -> TopK:
         """These and those of other images (or of the same ones: an image counts once).
@@ -159,12 +117,7 @@ class TopK:
 
     def _with(self, scores: Tensor, images: Tensor, positions: Tensor) -> TopK:
         """The k first of these slots and of others, (c, any), each image once."""
-        slots = _Slots(
-            torch.cat([self.scores, scores], dim=1),
-            torch.cat([self.images, images], dim=1),
-            torch.cat([self.positions, positions], dim=1),
-        )
-        slots = slots.ordered()
+        slots = self._slots_with(scores, images, positions).ordered()
         # empty slots are last: what lies behind the fullest unit's last image is left out
         filled = int((slots.images != NONE).sum(dim=1).max())
         slots = slots.first(max(filled, self.k))
@@ -174,6 +127,14 @@ class TopK:
         slots = slots.first(self.k)
         latest = max(self.latest, int(images.max()))
         return TopK(slots.scores.clone(), slots.images.clone(), slots.positions.clone(), latest)
+
+    def _slots_with(self, scores: Tensor, images: Tensor, positions: Tensor) -> _Slots:
+        """These slots, then others (c, any)."""
+        return _Slots(
+            torch.cat([self.scores, scores], dim=1),
+            torch.cat([self.images, images], dim=1),
+            torch.cat([self.positions, positions], dim=1),
+        )
 
     def to(self, device: torch.device | str) -> TopK:
         """These on a device."""
@@ -217,6 +178,24 @@ class _Slots:
     def first(self, n: int) -> _Slots:
         return _Slots(self.scores[:, :n], self.images[:, :n], self.positions[:, :n])
 
+    def taken(self, order: Tensor) -> _Slots:
+        """Those at some indices (c, any), in their order."""
+        return _Slots(
+            self.scores.gather(1, order),
+            self.images.gather(1, order),
+            self.positions.gather(1, order[..., None].expand(-1, -1, 2)),
+        )
+
+    def first_of_equal(self, k: int) -> Tensor:
+        """(c, k) the indices of the k highest scores, highest first; of equal ones the first; empty
+        slots last."""
+        bits = self.scores.contiguous().view(torch.int32)
+        rank = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
+        rank = rank.masked_fill(self.images == NONE, _LAST).long()
+        n = rank.shape[1]
+        behind = torch.arange(n - 1, -1, -1, device=rank.device)
+        return ((rank << 32) | behind).topk(k, dim=1).indices  # of which no two are equal
+
     def repeated(self) -> Tensor:
         """(c, any) bool: the image of this slot has a slot before it."""
         same = self.images[:, :, None] == self.images[:, None, :]
@@ -242,56 +221,4 @@ class _Slots:
         for key, descending in ((x, False), (y, False), (images, False), (self.scores, True)):
             keys = key.gather(1, order)
             order = order.gather(1, keys.sort(dim=1, stable=True, descending=descending).indices)
-        return _Slots(
-            self.scores.gather(1, order),
-            self.images.gather(1, order),
-            self.positions.gather(1, order[..., None].expand(-1, -1, 2)),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """A batch's maps (n, c, h, w), their scores (n, c), whether these have positions, and of which
-    channels it is; None: of all."""
-
-    maps: Tensor
-    values: Tensor
-    has_positions: bool
-    channels: Tensor | None = None
-
-    def of(self, channels: Tensor) -> _Batch:
-        """That of some channels, where it is of all."""
-        return replace(self, channels=channels)
-
-    def positions(self, rows: Tensor) -> Tensor:
-        """(c, any, 2): where the maps of some rows (c, any) have their scores, the first of equal
-        ones; anything where the row is below 0, and -1 if scores have no positions."""
-        if not self.has_positions:
-            return torch.full((*rows.shape, 2), NONE, device=rows.device)
-        if self.maps.device.type in IN_REACH:
-            flat = self._of_some(rows)
-        else:
-            flat = self._first(self.maps.flatten(2), self.values).T.gather(1, rows.clamp(min=0))
-        width = self.maps.shape[3]
-        return torch.stack([flat // width, flat % width], dim=-1)
-
-    def _of_some(self, rows: Tensor) -> Tensor:
-        """Flattened positions (c, any) of the rows that are not below 0, which are most often few."""
-        unit, slot = (rows >= 0).nonzero(as_tuple=True)
-        channel = unit
-        if self.channels is not None:
-            channel = self.channels[unit]
-        which = rows[unit, slot], channel
-        maps, values = self.maps[which].flatten(1), self.values[which]
-        flat = torch.zeros_like(rows)
-        maxima, first = maps.max(dim=1)  # which is faster than to compare
-        if not torch.equal(maxima, values):
-            first = self._first(maps, values)
-        flat[unit, slot] = first
-        return flat
-
-    @staticmethod
-    def _first(maps: Tensor, values: Tensor) -> Tensor:
-        """The flattened position of the first value of each map (..., h * w) that is its score."""
-        is_score = maps == values[..., None]
-        return is_score.byte().argmax(dim=-1)
+        return self.taken(order)

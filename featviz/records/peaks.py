@@ -1,0 +1,88 @@
+"""What a scan takes of a batch of activation maps while they are there, to be counted later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+NONE = -1
+"""The image, and the position, of an empty slot."""
+IN_REACH = {"cpu"}
+"""Devices whose values Python reads without waiting."""
+
+
+@dataclass(frozen=True, eq=False)
+class Peaks:
+    """The peaks of n images in the maps of c channels, on the device of the maps.
+
+    Attributes:
+        images: the index of each image.
+        maxima: (n, c) float32, of the maps.
+        scores: (n, c) float32, what images are ranked by: the maxima, or as of `ranked_by`.
+        positions: (n, c, 2) int64, (y, x) of the first position that has the score; -1 where scores
+            are of no position, or not above the floor of `of`.
+    """
+
+    images: list[int]
+    maxima: Tensor
+    scores: Tensor
+    positions: Tensor
+
+    @classmethod
+    def of(cls, maps: Tensor, images: Sequence[int], floor: Tensor | None = None) -> Peaks:
+        """Those of maps (n, c, h, w).
+
+        Args:
+            maps, images: the maps, and the index of the image of each.
+            floor: (c,) positions are wanted where the maximum is above it; None: everywhere.
+        """
+        flat = maps.detach().flatten(2)
+        if floor is None or maps.device.type not in IN_REACH:
+            maxima, first = flat.max(dim=2)
+        else:
+            maxima = flat.amax(dim=2)  # several times as fast
+            first = _first_above(floor, maxima, flat)
+        maxima = _float(maxima)
+        return cls(list(images), maxima, maxima, _y_x(first, maps.shape[3]))
+
+    def ranked_by(self, maps: Tensor, scores: Tensor, has_positions: bool) -> Peaks:
+        """The same, with scores (n, c) other than the maxima; if these have positions, each is a value
+        of its map."""
+        if has_positions:
+            is_score = maps.flatten(2) == scores[..., None]
+            positions = _y_x(is_score.byte().argmax(dim=-1), maps.shape[3])
+        else:
+            positions = torch.full_like(self.positions, NONE)
+        return replace(self, scores=_float(scores), positions=positions)
+
+    @classmethod
+    def joined(cls, batches: Sequence[Peaks]) -> Peaks:
+        """Those of several batches, in order."""
+        if len(batches) == 1:
+            return batches[0]
+        images = [image for batch in batches for image in batch.images]
+        maxima = torch.cat([batch.maxima for batch in batches])
+        scores = torch.cat([batch.scores for batch in batches])
+        return cls(images, maxima, scores, torch.cat([batch.positions for batch in batches]))
+
+
+def _first_above(floor: Tensor, maxima: Tensor, maps: Tensor) -> Tensor:
+    """(n, c) the first index of the maximum of each map (n, c, any), where this is above a floor (c,)."""
+    first = torch.full(maxima.shape, NONE)
+    which = (maxima > floor).nonzero(as_tuple=True)
+    first[which] = maps[which].max(dim=1).indices
+    return first
+
+
+def _float(values: Tensor) -> Tensor:
+    """As float32, in which minus zero is zero."""
+    return values.detach().float() + 0.0
+
+
+def _y_x(flat: Tensor, width: int) -> Tensor:
+    """(y, x) of indices into flattened maps; -1 of -1."""
+    y_x = torch.stack([flat // width, flat % width], dim=-1)
+    return torch.where(flat[..., None] == NONE, NONE, y_x)

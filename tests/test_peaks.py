@@ -1,0 +1,95 @@
+"""Peaks: the maxima of activation maps and where they are, by any way to find them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from laws import randint, same_bits
+from torch import Tensor
+
+from featviz.records import peaks as module
+from featviz.records.peaks import Peaks
+
+
+def tied(dtype: torch.dtype = torch.float32) -> Tensor:
+    """Maps (5, 3, 4, 6) of few different values: most maxima are taken several times."""
+    return randint(-3, 3, 5, 3, 4, 6).to(dtype)
+
+
+def slowly(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Maxima (n, c) and their first positions (n, c, 2), map by map."""
+    maxima, positions = [], []
+    for plane in maps.float().flatten(0, 1):
+        values = plane.flatten().tolist()
+        first = values.index(max(values))
+        maxima.append(values[first])
+        positions.append(divmod(first, maps.shape[3]))
+    shape = maps.shape[:2]
+    return torch.tensor(maxima).view(shape) + 0.0, torch.tensor(positions).view(*shape, 2)
+
+
+def check(own: Peaks, maps: Tensor) -> None:
+    maxima, positions = slowly(maps)
+    assert same_bits(own.maxima, maxima)
+    assert same_bits(own.scores, maxima)
+    assert same_bits(own.positions, positions)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_first_maximum_of_each_map(
+    dtype: torch.dtype, memory_format: torch.memory_format
+) -> None:
+    maps = tied(dtype).contiguous(memory_format=memory_format)
+    check(Peaks.of(maps, range(5)), maps)
+
+
+def test_positions_of_what_is_above_a_floor() -> None:
+    maps = randint(-30, 30, 5, 3, 4, 6)
+    maxima, positions = slowly(maps)
+    floor = maxima.median(dim=0).values
+    own = Peaks.of(maps, range(5), floor)
+    is_above = maxima > floor
+    assert is_above.any()
+    assert same_bits(own.maxima, maxima)
+    assert same_bits(own.positions[is_above], positions[is_above])
+    assert (own.positions[~is_above] == -1).all()
+
+
+def test_where_python_does_not_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IN_REACH", set())
+    check(Peaks.of(tied(), range(5), torch.full((3,), 9.0)), tied())
+
+
+def test_the_first_position_of_a_score() -> None:
+    maps = tied()
+    lowest = maps.amin(dim=(2, 3))
+    own = Peaks.of(maps, range(5)).ranked_by(maps, lowest, has_positions=True)
+    _, positions = slowly(-maps)
+    assert same_bits(own.scores, lowest)
+    assert same_bits(own.positions, positions)
+    assert same_bits(own.maxima, slowly(maps)[0])
+
+
+def test_a_score_of_no_position() -> None:
+    maps = tied()
+    own = Peaks.of(maps, range(5)).ranked_by(maps, maps.mean(dim=(2, 3)), has_positions=False)
+    assert (own.positions == -1).all()
+
+
+@pytest.mark.parametrize("reach", [{"cpu"}, set()])
+def test_a_map_with_nan_has_nan(reach: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IN_REACH", reach)
+    maps = tied()
+    maps[2, 1, 3, 3] = torch.nan
+    isnan = Peaks.of(maps, range(5)).maxima.isnan()
+    assert isnan[2, 1]
+    assert isnan.sum() == 1
+
+
+def test_batches_joined_are_one_batch() -> None:
+    maps = tied()
+    batches = [Peaks.of(maps[:2], [0, 1]), Peaks.of(maps[2:], [2, 3, 4])]
+    own = Peaks.joined(batches)
+    check(own, maps)
+    assert own.images == [0, 1, 2, 3, 4]
