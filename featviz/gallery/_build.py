@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from featviz.errors import LayerError, UsageError
+from featviz.fields.sizes import LayersBySize
 from featviz.forward import Forward, check_module
 from featviz.gallery import site, sprites
 from featviz.gallery._identity import Channels, checked_rules, identity_of, shown_channels
@@ -110,7 +111,8 @@ def build(
     layers = zip(record["layers"], result.values(), strict=True)
     missing = [layer_scan for entry, layer_scan in layers if not entry["done"]]
     unit_links = _links(result, model, data, forward, progress) if missing else None
-    maps = activation_maps(model, data, missing, forward, progress)
+    sized = LayersBySize(model, result.listing.input_shape, result, forward)
+    maps = activation_maps(model, data, missing, sized, forward, progress)
     work = Work(
         result,
         model,
@@ -125,6 +127,7 @@ def build(
         forward,
         unit_links,
         maps,
+        sized,
     )
     for entry, layer_scan in zip(record["layers"], result.values(), strict=True):
         if not entry["done"]:

@@ -64,7 +64,9 @@ def _about(
     for key in ("model", "images"):
         if key in result.identity:
             fingerprints[key] = result.identity[key]
+    sizes = {"sizes": len(set(listing.sizes))} if listing.sizes else {}
     return {
+        **sizes,
         "title": title,
         "images": len(listing),
         "skipped": len(result.skipped),

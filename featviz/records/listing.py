@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import insort
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from featviz.records import _fields as fields
 from featviz.records._arrays import hash_of
 from featviz.records._fields import Entry
 
+Size = tuple[int, int]
+"""(height, width) in pixels."""
 Range = tuple[int, int]
 """Images from the first index up to the second, which is not included."""
 FILE_NAME = re.compile(r"listing-[0-9a-f]{16}\.json")
+_MANIFESTS = ("scan.json", "responses.json")
 _entries = fields.list_of(fields.entry)
 
 
@@ -42,8 +46,11 @@ class Listing:
 
     Attributes:
         keys, labels: of the images that the indices of a record mean.
-        input_shape: (c, h, w) of the images as the model saw them.
+        input_shape: (c, h, w) of the images as the model saw them; where they differ in size, of the
+            smallest box that holds every one of them.
         stamps: size and time of change of each file; empty text where images are no files.
+        sizes: (height, width) of each image, where they differ; (0, 0) where that is not known.
+            Empty: all are of ``input_shape``.
 
     Example:
         >>> from featviz import Listing
@@ -55,6 +62,7 @@ class Listing:
     labels: list[str | None]
     input_shape: tuple[int, int, int]
     stamps: list[str] = field(default_factory=list)
+    sizes: list[Size] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.stamps:
@@ -63,17 +71,33 @@ class Listing:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def shape_of(self, image: int) -> tuple[int, int, int]:
+        """(c, h, w) of an image as the model saw it.
+
+        Example:
+            >>> from featviz import Listing
+            >>> listing = Listing(["a", "b"], [None, None], (3, 8, 8), sizes=[(6, 8), (8, 4)])
+            >>> listing.shape_of(1)
+            (3, 8, 4)
+        """
+        if not self.sizes:
+            return self.input_shape
+        return self.input_shape[0], *self.sizes[image]
+
     @cached_property
     def packed(self) -> tuple[str, bytes]:
         """The name and the content of the file that holds keys, labels and stamps."""
         stamps = self.stamps if any(self.stamps) else []
-        entries = {"keys": self.keys, "labels": self.labels, "stamps": stamps}
+        entries: dict[str, Any] = {"keys": self.keys, "labels": self.labels, "stamps": stamps}
+        if self.sizes:
+            entries["sizes"] = self.sizes
         data = json.dumps(entries, indent=0).encode()
         return f"listing-{hash_of(data)}.json", data
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.input_shape))
-        return f"<Listing of {len(self)} images of {size}>"
+        upto = "up to " if self.sizes else ""
+        return f"<Listing of {len(self)} images of {upto}{size}>"
 
 
 def save_listing(listing: Listing, folder: Path) -> str:
@@ -85,7 +109,9 @@ def save_listing(listing: Listing, folder: Path) -> str:
 
 
 def remove_older_listings(folder: Path, name: str) -> None:
-    """Remove the listings of earlier records."""
+    """Remove the listings of earlier records; of which there may be two kinds in a folder."""
+    if all((folder / manifest).exists() for manifest in _MANIFESTS):
+        return
     for old in folder.glob("listing-*.json"):
         if old.name != name and FILE_NAME.fullmatch(old.name):
             old.unlink(missing_ok=True)
@@ -105,24 +131,17 @@ def stored_listing(folder: Path, manifest: Entry) -> Listing:
     return listing_from(Entry(json.loads(data) | shape))
 
 
-def listing_to_json(listing: Listing, skipped: Sequence[Skipped]) -> dict[str, Any]:
-    """The fields of a manifest that `listing_from` and `skipped_from` read."""
-    return {
-        "input_shape": listing.input_shape,
-        "skipped": [asdict(entry) for entry in skipped],
-        "keys": listing.keys,
-        "labels": listing.labels,
-        "stamps": listing.stamps if any(listing.stamps) else [],
-    }
-
-
 def listing_from(manifest: Entry) -> Listing:
     """The listing of a manifest, each field checked."""
     keys = manifest.take("keys", fields.list_of(fields.text))
     labels = manifest.take("labels", fields.list_of(fields.optional_text, len(keys)))
     stamps = manifest.take("stamps", fields.list_of(fields.text, 0, len(keys)))
     c, h, w = manifest.take("input_shape", fields.list_of(fields.integer(1), 3))
-    return Listing(keys, labels, (c, h, w), stamps)
+    sizes: list[Size] = []
+    if "sizes" in manifest.value:
+        size = fields.list_of(fields.integer(0, max(h, w)), 2)
+        sizes = [(h, w) for h, w in manifest.take("sizes", fields.list_of(size, len(keys)))]
+    return Listing(keys, labels, (c, h, w), stamps, sizes)
 
 
 def skipped_from(manifest: Entry, listing: Listing, ranges: Sequence[Range]) -> list[Skipped]:
@@ -132,6 +151,11 @@ def skipped_from(manifest: Entry, listing: Listing, ranges: Sequence[Range]) -> 
     if indices != sorted(set(indices)) or not all(is_in(ranges, index) for index in indices):
         raise ValueError(f"skipped names images that are not among {ranges}, each once")
     return skipped
+
+
+def add_skipped(skipped: list[Skipped], entry: Skipped) -> None:
+    """Add an image to those that could not be read, which are in the order of the listing."""
+    insort(skipped, entry, key=lambda other: other.index)
 
 
 def is_in(ranges: Sequence[Range], index: int) -> bool:
