@@ -42,7 +42,6 @@ from featviz.records.listing import (
     Range,
     Skipped,
     check_fingerprints,
-    labels_of,
     remove_older_listings,
     save_listing,
     skipped_from,
@@ -52,7 +51,7 @@ from featviz.records.spectrum import Spectrum
 from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK
 
-SCHEMA = 5
+SCHEMA = 6
 MANIFEST = "scan.json"
 _entries = fields.list_of(fields.entry)
 
@@ -297,7 +296,7 @@ class Scan(Mapping[str, LayerScan]):
             The path of ``scan.json``.
         """
         folder = Path(folder)
-        labels = labels_of(self.listing)
+        labels = self.listing.label_names
         data = packed([_arrays(own, labels) for own in self.values()], _common(self))
         arrays = arrays_name(data)
         write_atomic(folder / arrays, data)
@@ -438,7 +437,7 @@ def _unpacked(manifest: Entry, folder: Path) -> Scan:
         top, precision = TopK.from_arrays(own), str(identity["precision"])
         spectrum = None
         if identity["spectrum"]:
-            spectrum = Spectrum.from_arrays(labels_of(listing), own)
+            spectrum = Spectrum.from_arrays(listing.label_names, own)
         layers[layer.name] = LayerScan(layer, top, statistics, listing, score, precision, spectrum)
     sources = manifest.take("sources", fields.texts)
     if manifest.take("checksum", fields.text) != checksum(manifest.value):
