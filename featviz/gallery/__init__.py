@@ -2,7 +2,17 @@
 
 from featviz.gallery._build import build, is_finished
 from featviz.gallery._compare import compare
+from featviz.gallery._merge import merge
 from featviz.gallery._rules import default_rules
 from featviz.gallery.site import check_free, fallbacks, remarks
 
-__all__ = ["build", "check_free", "compare", "default_rules", "fallbacks", "is_finished", "remarks"]
+__all__ = [
+    "build",
+    "check_free",
+    "compare",
+    "default_rules",
+    "fallbacks",
+    "is_finished",
+    "merge",
+    "remarks",
+]

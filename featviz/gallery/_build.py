@@ -20,6 +20,7 @@ from featviz.gallery._record import begun
 from featviz.gallery._rules import default_rules
 from featviz.images import Images, open_images
 from featviz.methods._backproject import MEMORY
+from featviz.methods._shards import check_shard, folder_of
 from featviz.methods.links import links
 from featviz.records.layer_scan import has_positions
 from featviz.records.links import Links
@@ -40,6 +41,7 @@ def build(
     title: str | None = None,
     command: str = "",
     fresh: bool = False,
+    shard: tuple[int, int] | None = None,
     forward: Forward | None = None,
     memory: int = MEMORY,
     progress: bool = False,
@@ -63,6 +65,8 @@ def build(
         title: at the head of the pages; None: the scan's model.
         command: the command that made the gallery, shown on the front page.
         fresh: make everything again, also where ``out`` holds the gallery of something else.
+        shard: (i, n): make every n-th layer alone, from layer i on, in a folder of its own below ``out``;
+            see `merge`.
         forward: that of the scan, as of `read`; None: ``model(images)``.
         memory: bytes that a batch of projections may take.
         progress: show progress bars, in units a second.
@@ -77,7 +81,8 @@ def build(
         RuleError: no such rule, or it has no meaning on this network.
         UnitError: a channel that a layer has not.
         UsageError: ``channels`` leaves a layer none, or names a layer that is not in the scan; the
-            scan is not complete, ``out`` holds files of something else, or there is no such view.
+            scan is not complete, ``out`` holds files of something else, or there is no such view or
+            shard.
 
     Source: Zeiler & Fergus, figure 2, for every unit of every layer.
 
@@ -92,7 +97,10 @@ def build(
         'index.html'
     """
     check_module(model)
+    check_shard(shard, None)
     folder = Path(out)
+    if shard is not None:
+        folder = folder_of(folder, shard)
     data = open_images(images)
     if rules is None:
         rules, reason = default_rules(result, model, data, None if fresh else folder, forward)
@@ -108,8 +116,9 @@ def build(
     shown = shown_channels(result, channels)
     identity = identity_of(result, chosen_rules, blocks, title, full_fields, shown)
     record = begun(result, folder, identity, chosen_rules, blocks, title, command, fresh)
-    layers = zip(record["layers"], result.values(), strict=True)
-    missing = [layer_scan for entry, layer_scan in layers if not entry["done"]]
+    i, n = shard or (0, 1)
+    own = list(zip(record["layers"], result.values(), strict=True))[i::n]
+    missing = [layer_scan for entry, layer_scan in own if not entry["done"]]
     unit_links = _links(result, model, data, forward, progress) if missing else None
     sized = LayersBySize(model, result.listing.input_shape, result, forward)
     maps = activation_maps(model, data, missing, sized, forward, progress)
@@ -129,7 +138,7 @@ def build(
         maps,
         sized,
     )
-    for entry, layer_scan in zip(record["layers"], result.values(), strict=True):
+    for entry, layer_scan in own:
         if not entry["done"]:
             work.make_layer(layer_scan, entry, record)
             site.finish(folder, record)

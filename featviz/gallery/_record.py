@@ -29,7 +29,7 @@ def begun(
     if not fresh:
         earlier = site.read(out)
         if earlier is not None:
-            _check_same(earlier["identity"], identity, out)
+            check_same(earlier["identity"], identity, out)
             site.begin(out)
             return earlier
     site.clear(out)
@@ -44,7 +44,12 @@ def begun(
     return record
 
 
-def _check_same(earlier: Record, identity: Record, out: Path) -> None:
+def check_same(earlier: Record, identity: Record, out: Path) -> None:
+    """Make sure that the gallery in a folder is of the same things.
+
+    Raises:
+        RecordError: it is not; the message says what differs.
+    """
     differences = [key for key in {**earlier, **identity} if earlier.get(key) != identity.get(key)]
     if differences:
         raise RecordError(
