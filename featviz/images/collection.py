@@ -19,7 +19,7 @@ from featviz.errors import ImageError, SizeError, UsageError
 from featviz.images._held import Held
 from featviz.images._items import Read, image_of, in_unit_range, read_pixels, size_of, unreadable
 from featviz.images._labels import LabelsLike, labels_of
-from featviz.images._sizes import UNREADABLE, WINDOW, Size, chunks, chunks_by_size
+from featviz.images._sizes import UNREADABLE, WINDOW, Size, chunks, chunks_by_size, own_sizes
 from featviz.images.preprocess import Preprocess
 
 Outcome = Tensor | ImageError
@@ -163,25 +163,12 @@ class Images(Sequence[Tensor]):
             >>> Images(["a", "b"], items.__getitem__, Preprocess()).at_own_sizes().sizes
             [(4, 4), (4, 6)]
         """
-        with ThreadPoolExecutor(self.threads) as pool:
-            read = list(pool.map(self._own_size, range(len(self))))
-        shared = {size: size for size in read}  # one object of each
-        sizes = [shared[size] for size in read]
-        readable = shared.keys() - {UNREADABLE}
+        sizes = own_sizes(self._read, len(self), self.preprocess, self.threads)
+        readable = set(sizes) - {UNREADABLE}
         if not readable:
             raise ImageError(f"none of the {len(self)} images can be read", "images")
         own = sizes if len(readable) > 1 else None
         return self._like_this(self.keys, self._read, self.preprocess, self.labels, own)
-
-    def _own_size(self, index: int) -> Size:
-        try:
-            item = image_of(self._read(index))
-            if isinstance(item, Image.Image):
-                with item:
-                    return self.preprocess.output_size(item)
-            return size_of(item, self.preprocess)
-        except Exception:  # it is told of when the image is read
-            return UNREADABLE
 
     def window(self, batch_size: int) -> int:
         """How many images in a row share batches among them: of images of one size, one batch."""
