@@ -257,6 +257,8 @@ def test_model_of_one_size_says_so() -> None:
             scan(model, mixed(), ["0"] if model is flat else ["a"])
         assert "images differ in size, and the model does not take all of them" in str(caught.value)
         assert "\n" not in str(caught.value)
+    with pytest.raises(SizeError, match="does not take all of them"):
+        responses(flat, mixed(), ["0"])
     small = nn.Sequential(nn.Conv2d(3, 2, 9)).eval()  # the largest will do, the smallest not
     with pytest.raises(SizeError, match=r"shape \(3, 8, 8\)"):
         scan(small, mixed(), ["0"])

@@ -156,7 +156,7 @@ def anatomy(
         raise ModelError(
             "the model is scripted, which takes no hooks: use the model before it was scripted"
         )
-    return traced(model, _images(model, input_shape), only, forward)
+    return _traced(model, _images(model, input_shape), only, forward)
 
 
 def anatomy_at_size(
@@ -164,11 +164,11 @@ def anatomy_at_size(
 ) -> Anatomy:
     """The same of a model whose anatomy at another size is known, and with it which of its fields depend
     on what an image shows: from one forward pass instead of three."""
-    return traced(model, _images(model, input_shape)[:1], only, forward)
+    return _traced(model, _images(model, input_shape)[:1], only, forward)
 
 
 @torch.inference_mode(False)
-def traced(
+def _traced(
     model: nn.Module, images: list[Tensor], only: LayersLike | None, forward: Forward | None
 ) -> Anatomy:
     """The layers of a model for images of one size, from forward passes of some, (1, c, h, w) each."""

@@ -145,6 +145,10 @@ def _begin(
 ) -> tuple[Responses, Anatomy]:
     """Responses to no image yet; and all layers."""
     input_shape = input_shape_of(data)
+    sizes = list(data.sizes or [])
+    if sizes:
+        check_takes(model, [smallest_shape(data), input_shape], how.forward)
+        _check_rows_alike(how.reduce)
     net = anatomy(model, input_shape, only=[], forward=how.forward)  # no field is used
     if not isinstance(layers, (str, Layer)):
         layers = list(layers)  # it is read twice
@@ -154,10 +158,6 @@ def _begin(
         "reduce": name_of(how.reduce),
         "dtype": str(how.dtype or "as it comes").removeprefix("torch."),
     }
-    sizes = list(data.sizes or [])
-    if sizes:
-        check_takes(model, [smallest_shape(data)], how.forward)
-        _check_rows_alike(how.reduce)
     listing = Listing(data.keys, data.labels, input_shape, sizes=sizes)
     if is_recorded:
         stamps = data.stamps()

@@ -222,11 +222,12 @@ def _begin(
 ) -> tuple[Scan, Anatomy]:
     """A scan of no images yet, of layers that are there and have units; and all layers."""
     input_shape = input_shape_of(data)
+    sizes = list(data.sizes or [])
+    if sizes:
+        check_takes(model, [smallest_shape(data), input_shape], forward)
     if not isinstance(layers, (str, Layer)):
         layers = list(layers)
     if net is None:
-        if data.sizes is not None:
-            check_takes(model, [input_shape], forward)
         net = anatomy(model, input_shape, only=layers, forward=forward)
     elif net.input_shape != input_shape:
         raise UsageError(
@@ -235,9 +236,6 @@ def _begin(
             "net",
         )
     chosen = with_units(net, layers)
-    sizes = list(data.sizes or [])
-    if sizes:
-        check_takes(model, [smallest_shape(data)], forward)
     stamps = data.stamps()
     identity: dict[str, Any] = fingerprints(model, data, stamps, forward)
     identity |= {"layers": [layer.name for layer in chosen], "k": k, "score": score}
