@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -103,6 +105,34 @@ def picture_tiles(patches: Tensor, visible: Tensor, size: tuple[int, int]) -> Te
     # gray before they are resized, so that no edge turns dark
     filled = torch.where(visible[:, None], patches, _outside(patches))
     return _shown(resized(filled, size), visible)
+
+
+def in_middle(images: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Images that differ in size, each in the middle of one of this size.
+
+    Args:
+        images: (c, h, w) each.
+        size: (height, width), no less than that of any.
+
+    Returns:
+        (n, c, *size), 0 outside of the images; and (n, *size) bool, where they are.
+
+    Example:
+        >>> import torch
+        >>> from featviz.tiles import in_middle
+        >>> pixels, visible = in_middle([torch.ones(3, 2, 2), torch.ones(3, 2, 4)], (2, 4))
+        >>> visible[0, 0].tolist()
+        [False, True, True, False]
+    """
+    height, width = size
+    pixels = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    visible = torch.zeros(len(images), height, width, dtype=torch.bool)
+    for i, image in enumerate(images):
+        h, w = image.shape[1:]
+        top, left = (height - h) // 2, (width - w) // 2
+        pixels[i, :, top : top + h, left : left + w] = image
+        visible[i, top : top + h, left : left + w] = True
+    return pixels, visible
 
 
 def signal_tiles(projections: Tensor, visible: Tensor, size: tuple[int, int]) -> Tensor:

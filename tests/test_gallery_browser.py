@@ -23,7 +23,7 @@ from laws import generator
 from PIL import Image
 from torch import nn
 
-from featviz import Exemplars, LayerScan, Scan, Unit, gallery, scan
+from featviz import Exemplars, Images, LayerScan, Preprocess, Scan, Unit, gallery, scan
 from featviz.gallery import _layer_files
 from featviz.gallery.numbers import text
 
@@ -451,6 +451,33 @@ def test_the_box_lies_where_the_field_is(tab: Tab, result: Scan) -> None:
         box[3] / scale[1],
     ]
     assert drawn == pytest.approx([2 * x - 3, 2 * y - 3, 8, 8], abs=0.3)
+
+
+def test_boxes_and_maps_lie_in_images_of_their_own_size(
+    opened: Callable[..., Tab], tmp_path: Path
+) -> None:
+    sizes = [(12, 30), (24, 18)]
+    pictures = [torch.rand(3, *sizes[i % 2], generator=generator(i)) for i in range(6)]
+    keys = [str(i) for i in range(6)]
+    images = Images(keys, pictures.__getitem__, Preprocess()).at_own_sizes()
+    model = tiny()[0]
+    own = scan(model, images, ["conv2"], k=6)
+    gallery.build(own, model, images, tmp_path, rules=RULES)
+    tab = opened(tmp_path)
+    page = tab.go("layer-000.html#unit-5")
+    page.wait_for_selector("#unit .box")
+    styles = page.eval_on_selector_all("#unit .box", "all => all.map((box) => box.style.cssText)")
+    assert len(styles) == 6
+    for rank, style in enumerate(styles):
+        height, width = sizes[int(own["conv2"].top.images[5, rank]) % 2]
+        y, x = own["conv2"].top.positions[5, rank].tolist()
+        top, left = max(2 * y - 3, 0), max(2 * x - 3, 0)
+        bottom, right = min(2 * y + 5, height), min(2 * x + 5, width)
+        numbers = [float(number) for number in re.findall(r"([\d.]+)%", style)]
+        expected = [top / height, left / width, (bottom - top) / height, (right - left) / width]
+        assert numbers == pytest.approx([100 * share for share in expected], abs=0.01)
+    maps = page.eval_on_selector_all("#unit .map", "all => all.map((map) => map.style.height)")
+    assert [float(height.rstrip("%")) for height in maps] == pytest.approx([100] * 6)
 
 
 def test_the_histogram_counts_every_image(tab: Tab, result: Scan) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from nets import integers, plain
 from samples import LAYERS, Samples, same_scan, scanned
 from torch import Tensor, nn
 
-from featviz import Images, LayerScan, Preprocess, Scan, Statistics, open_images
+from featviz import Images, LayerScan, Listing, Preprocess, Scan, Statistics, open_images
 from featviz.errors import LayerError, RecordError
+from featviz.records._arrays import hash_of
+from featviz.records._progress import checksum
 from featviz.records.fingerprint import weights_fingerprint
 from featviz.records.statistics import BINS, bin_edges
 
@@ -192,20 +196,68 @@ def test_a_second_save_replaces_the_first(tmp_path: Path) -> None:
 def test_the_listing_is_written_once(tmp_path: Path) -> None:
     """It grows with the data set, and a record is written every minute."""
     scanned(k=2).save(tmp_path)
-    (listing,) = tmp_path.glob("listing-*.json")
+    (listing,) = tmp_path.glob("listing-*.json.gz")
     before = listing.stat().st_mtime_ns
     scanned(k=3).save(tmp_path)
     assert listing.stat().st_mtime_ns == before
     scanned(Samples(22)).save(tmp_path)
-    (other,) = tmp_path.glob("listing-*.json")
+    (other,) = tmp_path.glob("listing-*.json.gz")
     assert other != listing
+
+
+def test_a_manifest_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
+    keys = [f"{i:09d}.png" for i in range(100_000)]
+    listing = Listing(keys, ["a", "b"] * 50_000, (3, 10, 10), ["9 123456789"] * 100_000)
+    few = scanned()
+    many = replace(few, listing=listing, shard=few.span)
+    path = many.save(tmp_path)
+    assert path.stat().st_size < 1.1 * few.save(tmp_path / "few").stat().st_size
+    (file,) = tmp_path.glob("listing-*.json.gz")
+    assert file.stat().st_size < 5 * len(keys)
+    loaded = Scan.load(tmp_path).listing
+    assert (loaded.keys, loaded.labels) == (keys, listing.labels)
+    assert loaded.stamps == listing.stamps
+
+
+def test_shards_share_their_listing_in_memory(tmp_path: Path) -> None:
+    scans = [scanned(batch_size=3, shard=(i, 3), out=tmp_path) for i in range(3)]
+    del scans
+    first, second = (Scan.load(tmp_path / f"shard-0000{i}-of-00003") for i in (0, 1))
+    assert first.listing is second.listing
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keys": [3] * 23},
+        {"keys": None},
+        {"stamps": ["a"]},
+        {"labels": [None]},
+        {"label_of": [9] * 23},
+        {"label_of": [True] * 23},
+        {"label_of": []},
+        {"sizes": [[3]], "size_of": [0] * 23},
+        {"sizes": [[3, 3]], "size_of": [None] * 23},
+        {"sizes": [[3, 3]], "size_of": []},
+    ],
+)
+def test_each_field_of_a_listing_is_checked(wrong: dict[str, Any], tmp_path: Path) -> None:
+    path = scanned().save(tmp_path)
+    manifest = json.loads(path.read_text())
+    entries = json.loads(gzip.decompress((tmp_path / manifest["listing"]).read_bytes()))
+    data = gzip.compress(json.dumps(entries | wrong).encode())
+    manifest["listing"] = f"listing-{hash_of(data)}.json.gz"
+    (tmp_path / manifest["listing"]).write_bytes(data)
+    path.write_text(json.dumps(manifest | {"checksum": checksum(manifest)}))
+    with pytest.raises(RecordError, match="is damaged"):
+        Scan.load(tmp_path)
 
 
 def test_a_damaged_listing_is_a_record_error(tmp_path: Path) -> None:
     scanned().save(tmp_path)
-    (listing,) = tmp_path.glob("listing-*.json")
+    (listing,) = tmp_path.glob("listing-*.json.gz")
     data = listing.read_bytes()
-    for wrong in (b"", b"{}", data[:-1], data.replace(b"003", b"004")):
+    for wrong in (b"", b"{}", data[:-1], data[:20] + b"x" + data[21:]):
         listing.write_bytes(wrong)
         with pytest.raises(RecordError, match="its hash is another"):
             Scan.load(tmp_path)
@@ -245,7 +297,7 @@ def damaged_manifests(manifest: dict[str, Any]) -> Iterator[str]:
         {"layers": [*others, first]},
         {"layers": [first | {"shape": [7, 10, 10]}, *others]},
         {"listing": "../" + manifest["listing"]},
-        {"listing": "listing-0123456789abcdef.json"},
+        {"listing": "listing-0123456789abcdef.json.gz"},
         {"ranges": [[0, 24]]},
         {"ranges": [[-1, 3]]},
         {"ranges": [[0, 3]]},

@@ -59,9 +59,10 @@ def test_files_hold_what_memory_does(reduce: str, tmp_path: Path) -> None:
 
 def test_what_lies_in_the_folder(tmp_path: Path) -> None:
     result = recorded(tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {MANIFEST, "responses-00.npy", "responses-01.npy", "responses-02.npy"}
     manifest = json.loads((tmp_path / MANIFEST).read_text())
+    names = {path.name for path in tmp_path.iterdir()}
+    arrays = {"responses-00.npy", "responses-01.npy", "responses-02.npy"}
+    assert names == {MANIFEST, manifest["listing"]} | arrays
     assert [entry["name"] for entry in manifest["layers"]] == LAYERS
     assert same_bits(torch.from_numpy(np.load(tmp_path / "responses-01.npy")), result["3"])
 
@@ -252,7 +253,7 @@ def test_a_damaged_record_is_refused(kind: str, tmp_path: Path) -> None:
     elif kind == "name":
         manifest.write_text(text.replace("responses-01.npy", "../../etc/passwd"))
     else:
-        manifest.write_text(text.replace('"schema": 1', '"schema": 2'))
+        manifest.write_text(text.replace('"schema": 2', '"schema": 1'))
     with pytest.raises(RecordError, match=r"damaged|missing|schema"):
         Responses.load(tmp_path)
     with pytest.raises(FeatvizError):

@@ -137,7 +137,7 @@ def test_nothing_to_merge(tmp_path: Path) -> None:
 
 def test_shards_in_a_folder_share_their_listing(tmp_path: Path) -> None:
     shards(4, out=tmp_path)
-    assert len(list(tmp_path.rglob("listing-*.json"))) == 1
+    assert len(list(tmp_path.rglob("listing-*.json.gz"))) == 1
     assert same_scan(merge(tmp_path, out=tmp_path), WHOLE)
     assert same_scan(Scan.load(tmp_path), WHOLE)
 

@@ -22,7 +22,7 @@ from featviz.checks.localisation import ABSENT, localisation
 from featviz.checks.randomisation import randomisation
 from featviz.checks.reactivation import reactivation
 from featviz.checks.specificity import specificity
-from featviz.errors import ImageError, UnitError, UsageError, did_you_mean
+from featviz.errors import ImageError, SizeError, UnitError, UsageError, did_you_mean
 from featviz.fields.anatomy import parameter_of
 from featviz.forward import Forward
 from featviz.images.collection import Images
@@ -275,6 +275,12 @@ def _chosen_layers(scan: Scan, layers: LayersLike | None) -> list[LayerScan]:
 
 def _check_images(data: Images, scan: Scan) -> None:
     check_same_images(data, scan.listing)
+    if scan.listing.sizes:
+        raise SizeError(
+            "the scan is of images that differ in size, and checks compare signals at the same positions "
+            "of images of one: scan images of one size",
+            "size",
+        )
     if len(data) < _LEAST_IMAGES:
         raise ImageError(
             f"{len(data)} image: units are compared between at least {_LEAST_IMAGES}: "

@@ -103,6 +103,13 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         help="take only N images, spread over the listing (synthetic: make N)",
     )
     group.add_argument(
+        "--resize",
+        type=side,
+        metavar="PIXELS|none",
+        help="scale the short side of each image to this and cut nothing, or take it as it is, for a network "
+        "that takes images of any size (default: the weights' own preprocessing)",
+    )
+    group.add_argument(
         "--strict",
         action="store_true",
         help="an image that cannot be read is an error (default: it is skipped)",
@@ -284,6 +291,13 @@ def score(text: str) -> str:
     if text != "max" and not text.startswith(QUANTILE):
         raise argparse.ArgumentTypeError(f"{text!r} is of no position: give max or {QUANTILE}0.99")
     return text
+
+
+def side(text: str) -> int:
+    """Pixels; none: 0."""
+    if text == "none":
+        return 0
+    return positive(text)
 
 
 def amount(text: str) -> int:

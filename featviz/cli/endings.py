@@ -88,7 +88,6 @@ def _flags(error: Exception, args: argparse.Namespace) -> str:
 # what the commands call an argument that has another name in the library
 _OWN_NAMES = {
     "size": "input_size",
-    "resize": "input_size",
     "rules": "rule",
     "views": "view",
     "key": "weights_key",
@@ -100,6 +99,7 @@ _METAVARS = {
     "labels": "FILE|PATTERN",
     "weights": "FILE",
     "input_size": "PIXELS",
+    "resize": "none",
     "batch_size": "N",
     "weights_key": "KEY",
 }

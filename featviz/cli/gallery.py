@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -31,12 +32,15 @@ from featviz.cli.arguments import (
 from featviz.cli.browser import add_open, open_page
 from featviz.cli.channels import add_channels, channels_of, check_channels, check_choice
 from featviz.cli.directed import add_directions, directed
+from featviz.cli.ranks import among_ranks, own_rank, share, wait_for_ranks
 from featviz.cli.sources import (
     images_from,
     network_from,
 )
+from featviz.errors import UsageError
 from featviz.forward import Forward
 from featviz.images import Images
+from featviz.methods._shards import folder_of
 from featviz.records.scan import Scan
 from featviz.units import Layer
 
@@ -71,6 +75,13 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="beside each unit of the first gallery compared those that respond most alike, not those of "
         "the same number",
     )
+    parser.add_argument(
+        "--shard",
+        type=share,
+        metavar="I/N",
+        help="make every N-th layer alone, from layer I on (0 is the first); when all shards are there, "
+        "featviz merge makes one gallery of them",
+    )
     add_memory(parser)
     add_open(parser, "the gallery")
     parser.add_argument("--fresh", action="store_true", help="scan and make everything again")
@@ -80,6 +91,8 @@ def register(parser: argparse.ArgumentParser) -> None:
         "featviz gallery --model alexnet --weights DEFAULT --images photos/",
         "featviz gallery --layers conv4,conv5 --rule guided --out outputs/two-layers",
         "featviz gallery --compare outputs/before outputs/after --match",
+        "featviz gallery --images photos/ --shard 0/4 --out outputs/photos",
+        "torchrun --nproc-per-node 4 -m featviz gallery --images photos/ --out outputs/photos",
     )
     parser.set_defaults(
         run=run, goes_on="Finished layers are kept: the same command goes on from there."
@@ -93,38 +106,121 @@ def run(args: argparse.Namespace) -> None:
         return
     check_choice(args)
     out = args.out or Path("outputs") / f"{slug(args.model)}-gallery"
+    ranks = own_rank()
+    if args.fresh and (args.shard or ranks):
+        raise UsageError(
+            "--fresh would scan again for each shard: remove the folder, or give another"
+        )
+    if args.shard is not None:
+        _make(args, out, args.shard)
+        return
+    if ranks is not None:
+        with among_ranks(args):
+            _by_ranks(args, out, ranks)
+        return
     with in_turn(out):
-        _make(args, out)
+        _make(args, out, None)
 
 
-def _make(args: argparse.Namespace, out: Path) -> None:
-    """Make the gallery."""
+def _by_ranks(args: argparse.Namespace, out: Path, ranks: tuple[int, int]) -> None:
+    """Every rank makes a shard; the first then merges all."""
+    is_first = ranks[0] == 0
+    args.quiet = args.quiet or not is_first
+    _make(args, out, ranks)
+    wait_for_ranks()
+    if is_first:
+        with in_turn(out):
+            page = gallery.merge(out)
+        print(page)
+        _report(out)
+        open_page(args, page)
+
+
+def _make(args: argparse.Namespace, out: Path, shard: tuple[int, int] | None) -> None:
+    """Make the gallery, or a shard of it."""
     model, forward = network_from(args)
     with directed(args, model):
-        _make_of(args, model, forward, out)
+        if shard is None:
+            _make_of(args, model, forward, out)
+        else:
+            _make_shard(args, model, forward, out, shard)
+
+
+def _make_shard(
+    args: argparse.Namespace,
+    model: nn.Module,
+    forward: Forward | None,
+    out: Path,
+    shard: tuple[int, int],
+) -> None:
+    """Make a shard, of the scan that all share: who comes first makes it."""
+    images = images_from(args, model, forward=forward)
+    with in_turn(out / "scan"):
+        result = _scanned(args, model, images, forward, out)
+    own = folder_of(out, shard)
+    with in_turn(own):
+        rules = args.rule or _default_rules(result, model, images, own, forward)
+        print(_built(args, result, model, images, forward, out, rules, shard))
+
+
+def _scanned(
+    args: argparse.Namespace,
+    model: nn.Module,
+    images: Images,
+    forward: Forward | None,
+    out: Path,
+) -> Scan:
+    def check(layers: list[Layer]) -> None:
+        # what is an error is one before the scan, which can take long
+        gallery.check_free(out)
+        check_channels(layers, args)
+
+    return scanned(
+        args, model, images, out / "scan", check, forward=forward, spectrum=args.spectrum
+    )
+
+
+def _built(
+    args: argparse.Namespace,
+    result: Scan,
+    model: nn.Module,
+    images: Images,
+    forward: Forward | None,
+    out: Path,
+    rules: list[str],
+    shard: tuple[int, int] | None,
+) -> Path:
+    return gallery.build(
+        result,
+        model,
+        images,
+        out,
+        rules=rules,
+        views=args.view,
+        full_fields=args.full_fields,
+        channels=_channels(args, result),
+        title=args.title,
+        # all shards say the same
+        command=re.sub(r" --shard[ =]\S+", "", args.command),
+        fresh=args.fresh,
+        shard=shard,
+        forward=forward,
+        memory=args.memory,
+        progress=not args.quiet,
+    )
+
+
+def _channels(args: argparse.Namespace, result: Scan) -> dict[str, list[int]]:
+    return {name: channels_of(layer_scan, args) for name, layer_scan in result.items()}
 
 
 def _make_of(
     args: argparse.Namespace, model: nn.Module, forward: Forward | None, out: Path
 ) -> None:
     images = images_from(args, model, forward=forward)
-
-    def check(layers: list[Layer]) -> None:
-        # what is an error is one before the scan, which can take long
-        gallery.check_free(out)
-        check_channels(layers, args)
-
-    result = scanned(
-        args,
-        model,
-        images,
-        out / "scan",
-        check,
-        forward=forward,
-        spectrum=args.spectrum,
-    )
+    result = _scanned(args, model, images, forward, out)
     rules = args.rule or _default_rules(result, model, images, None if args.fresh else out, forward)
-    channels = {name: channels_of(layer_scan, args) for name, layer_scan in result.items()}
+    channels = _channels(args, result)
     if not args.fresh and gallery.is_finished(
         result, out, rules, args.title, args.view, args.full_fields, channels
     ):
@@ -133,22 +229,7 @@ def _make_of(
         open_page(args, out / "index.html")
         return
     report(result)
-    page = gallery.build(
-        result,
-        model,
-        images,
-        out,
-        rules=rules,
-        views=args.view,
-        full_fields=args.full_fields,
-        channels=channels,
-        title=args.title,
-        command=args.command,
-        fresh=args.fresh,
-        forward=forward,
-        memory=args.memory,
-        progress=not args.quiet,
-    )
+    page = _built(args, result, model, images, forward, out, rules, None)
     print(page)
     _report(out)
     open_page(args, page)

@@ -36,6 +36,7 @@ from featviz.cli.sources import (
     images_from,
     network_from,
 )
+from featviz.fields.sizes import LayersBySize
 from featviz.files import write_atomic
 from featviz.forward import Forward
 from featviz.images import Images
@@ -118,13 +119,14 @@ def _draw_of(
         lambda layers: check_channels(layers, args),
         forward=forward,
     )
+    sized = LayersBySize(model, result.listing.input_shape, result, forward)
     written = [out / MANIFEST]
     rows = []
     fallbacks = {}
     remarks: list[str] = []
     for i, (name, layer_scan) in enumerate(result.items()):
         stem = f"{i:02d}-{slug(name)}"
-        drawn = _draw_layer(args, model, images, layer_scan, out, stem, forward)
+        drawn = _draw_layer(args, model, images, layer_scan, out, stem, sized)
         written += drawn.written
         remarks += [f"{name}: {text}" for text in drawn.remarks]
         rows.append(Exemplars.joined(drawn.strongest))
@@ -161,7 +163,7 @@ def _draw_layer(
     layer_scan: LayerScan,
     out: Path,
     stem: str,
-    forward: Forward | None,
+    sized: LayersBySize,
 ) -> _Drawn:
     """Project the units of a layer and draw them, a page at a time."""
     channels = channels_of(layer_scan, args)
@@ -179,7 +181,8 @@ def _draw_layer(
             smooth=args.smooth,
             alternatives=number == 1,
             seed=args.seed,
-            forward=forward,
+            forward=sized.forward,
+            sized=sized,
             memory=args.memory,
             progress=not args.quiet,
         )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -25,6 +23,7 @@ from featviz.cli.arguments import (
     scanned,
     slug,
 )
+from featviz.cli.ranks import among_ranks, own_rank, share, wait_for_ranks
 from featviz.cli.signals import signals_end_at_once
 from featviz.cli.sources import images_from, network_from
 from featviz.errors import UsageError
@@ -46,7 +45,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     add_score(parser)
     parser.add_argument(
         "--shard",
-        type=part,
+        type=share,
         metavar="I/N",
         help="only shard I of N, from 0; featviz merge makes one scan of them",
     )
@@ -88,20 +87,13 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def part(text: str) -> tuple[int, int]:
-    """(i, n), from 3/16."""
-    i, _, n = text.partition("/")
-    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 0/16 or 15/16")
-    return int(i), int(n)
-
-
 def run(args: argparse.Namespace) -> None:
     """Scan, and print what there is."""
     out = args.out or Path("outputs") / f"{slug(args.model)}-scan"
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if ranks > 1 and args.shard is None:
-        _among_ranks(args, out, int(os.environ["RANK"]), ranks)
+    ranks = own_rank()
+    if ranks is not None and args.shard is None:
+        with among_ranks(args):
+            _by_ranks(args, out, *ranks)
         return
     if args.shards is not None:
         raise UsageError("--shards goes with torchrun; alone give --shard I/N", "shard")
@@ -136,36 +128,28 @@ def _arithmetic(args: argparse.Namespace) -> Arithmetic:
     return Arithmetic(args.precision, args.channels_last)
 
 
-def _among_ranks(args: argparse.Namespace, out: Path, rank: int, ranks: int) -> None:
+def _by_ranks(args: argparse.Namespace, out: Path, rank: int, ranks: int) -> None:
     """Every rank scans its share of the shards; the first then merges all."""
-    if args.device is None and torch.cuda.is_available():
-        args.device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    with signals_end_at_once():
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
-    try:
-        model, forward = network_from(args)
-        images = images_from(args, model, forward=forward)
-        n = _number(args, out, len(images), rank, ranks)
-        for i in range(rank, n, ranks):
-            scanned(
-                args,
-                model,
-                images,
-                out,
-                lambda layers: None,
-                forward=forward,
-                shard=(i, n),
-                progress=rank == 0,
-                checkpoint=args.checkpoint,
-                arithmetic=_arithmetic(args),
-                spectrum=args.spectrum,
-            )
-        with signals_end_at_once():
-            torch.distributed.barrier()
-        if rank == 0:
-            _report(merge(out, out=out), out)
-    finally:
-        torch.distributed.destroy_process_group()
+    model, forward = network_from(args)
+    images = images_from(args, model, forward=forward)
+    n = _number(args, out, len(images), rank, ranks)
+    for i in range(rank, n, ranks):
+        scanned(
+            args,
+            model,
+            images,
+            out,
+            lambda layers: None,
+            forward=forward,
+            shard=(i, n),
+            progress=rank == 0,
+            checkpoint=args.checkpoint,
+            arithmetic=_arithmetic(args),
+            spectrum=args.spectrum,
+        )
+    wait_for_ranks()
+    if rank == 0:
+        _report(merge(out, out=out), out)
 
 
 def _number(args: argparse.Namespace, out: Path, images: int, rank: int, ranks: int) -> int:

@@ -91,16 +91,27 @@ def images_from(
             "or 3 (from Python, scan takes any tensor)"
         )
     complete_recipe = replace(complete_recipe, decode=args.decode)
+    if args.resize is not None:
+        complete_recipe = _resized(args, complete_recipe)
     images = labelled(args, open_images(args.images, complete_recipe, args.workers))
     if args.check_content:
         images = images.by_content()
     if args.limit is not None:
         images = images.spread(args.limit)
     _say_unlabelled(args, images)
-    if complete_recipe.size is None:  # nobody gives a size: the images' own
+    if args.resize is not None:
+        images = images.at_own_sizes()
+    elif complete_recipe.size is None:  # nobody gives a size: the images' own
         images = images.with_preprocess(replace(complete_recipe, size=common_size(images)))
     _say_recipe(args, model, images.preprocess)
     return images
+
+
+def _resized(args: argparse.Namespace, recipe: Preprocess) -> Preprocess:
+    """A recipe that scales the short side as --resize says, and cuts nothing."""
+    if args.input_size is not None:
+        raise UsageError("--resize cuts nothing, and --input-size cuts: give one of them")
+    return replace(recipe, size=None, resize=args.resize or None)
 
 
 def labelled(args: argparse.Namespace, images: Images) -> Images:
@@ -124,6 +135,7 @@ def _synthetic_images(
     """Drawn images, of the size that the recipe gives."""
     of_files = {
         "--labels": args.labels is not None,
+        "--resize": args.resize is not None,
         "--strict": args.strict,
         "--check-content": args.check_content,
         "--decode": args.decode != "exact",
@@ -164,9 +176,8 @@ def _say_recipe(args: argparse.Namespace, model: nn.Module, recipe: Preprocess) 
     source = f"that of {args.model}"
     if _own_recipe(args, model) is None:
         source = f"{args.model} brings none of its own"
-    given = [
-        flag for flag in ("input_size", "mean", "std", "range") if getattr(args, flag) is not None
-    ]
+    flags = ("input_size", "resize", "mean", "std", "range")
+    given = [flag for flag in flags if getattr(args, flag) is not None]
     if given:
         source += ", with " + ", ".join("--" + flag.replace("_", "-") for flag in given)
     scaling = f"{recipe.interpolation}, " if recipe.resize is not None else ""

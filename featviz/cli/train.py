@@ -89,6 +89,10 @@ def run(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace, out: Path) -> None:
     """Train, with checkpoints in a folder."""
     args.weights = args.weights or "initial"  # not the trained ones of the bundled network
+    if args.resize is not None:
+        raise UsageError(
+            "a batch to train on is of one size: give --input-size instead of --resize"
+        )
     task = _synthetic(args) if args.images is None else _labelled(args)
     history = train(
         task.model,

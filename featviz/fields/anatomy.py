@@ -156,12 +156,29 @@ def anatomy(
         raise ModelError(
             "the model is scripted, which takes no hooks: use the model before it was scripted"
         )
-    traces = [trace(model, image, forward) for image in _images(model, input_shape)]
+    return _traced(model, _images(model, input_shape), only, forward)
+
+
+def anatomy_at_size(
+    model: nn.Module, input_shape: tuple[int, int, int], only: LayersLike, forward: Forward | None
+) -> Anatomy:
+    """The same of a model whose anatomy at another size is known, and with it which of its fields depend
+    on what an image shows: from one forward pass instead of three."""
+    return _traced(model, _images(model, input_shape)[:1], only, forward)
+
+
+@torch.inference_mode(False)
+def _traced(
+    model: nn.Module, images: list[Tensor], only: LayersLike | None, forward: Forward | None
+) -> Anatomy:
+    """The layers of a model for images of one size, from forward passes of some, (1, c, h, w) each."""
+    image = images[0]
+    input_shape = image.shape[1], image.shape[2], image.shape[3]
+    traces = [trace(model, own, forward) for own in images]
     calls = agreed(traces)
     layers = _named(calls, input_shape)
     net = Anatomy(layers, input_shape, _idle(model, calls, traces[0].others))
     asked = _asked(net, only)
-    image = _images(model, input_shape)[0]
     for layer, call in zip(list(net.values()), calls, strict=True):
         if layer in asked and call.kind == "unknown":
             field = measured_field(model, image, layer, forward)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
 from featviz.errors import UsageError
@@ -27,7 +26,7 @@ from featviz.records.layer_scan import LayerScan
 from featviz.records.spectrum import Spectrum
 from featviz.records.statistics import bin_edges
 from featviz.records.topk import NONE, TopK
-from featviz.tiles import picture_tiles, sheet
+from featviz.tiles import in_middle, picture_tiles, sheet
 
 _SIDE = 64  # pixels of an image
 _GAP, _ROW = 2, 6
@@ -77,7 +76,8 @@ def spectrum(
         )
     layer_scan.layer.unit(channel)
     data = open_images(images)
-    height, width = tile_size(layer_scan.listing.input_shape, _SIDE)
+    shape = layer_scan.listing.input_shape
+    height, width = tile_size(shape, _SIDE)
     across = _NAMES + n * (width + _GAP)
     rows = _rows(layer_scan, own, channel, n)
     down = _HIGH + _BELOW + len(rows) * (height + _ROW)
@@ -96,8 +96,7 @@ def spectrum(
         area.text(0, top + height / 2 - 7, name, size=8)
         area.text(0, top + height / 2 + 8, _between(scores), size=7, color=QUIET)
         if chosen:
-            pictures = torch.stack([data[index] for index in chosen])
-            visible = torch.ones(len(chosen), *pictures.shape[2:], dtype=torch.bool)
+            pictures, visible = in_middle([data[index] for index in chosen], shape[1:])
             tiles = picture_tiles(pictures, visible, (height, width))
             area.sheet(_NAMES, top, sheet(tiles, len(chosen), _GAP))
         else:

@@ -2,6 +2,7 @@
 
 from featviz.gallery._build import build, is_finished
 from featviz.gallery._compare import compare
+from featviz.gallery._merge import merge
 from featviz.gallery._rules import default_rules
 from featviz.gallery._show import show
 from featviz.gallery.site import check_free, fallbacks, remarks
@@ -13,6 +14,7 @@ __all__ = [
     "default_rules",
     "fallbacks",
     "is_finished",
+    "merge",
     "remarks",
     "show",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from featviz.errors import LayerError, UsageError
+from featviz.fields.sizes import LayersBySize
 from featviz.forward import Forward, check_module
 from featviz.gallery import site, sprites
 from featviz.gallery._identity import checked_rules, identity_of
@@ -19,6 +20,7 @@ from featviz.gallery._record import begun
 from featviz.gallery._rules import default_rules
 from featviz.images import Images, open_images
 from featviz.methods._backproject import MEMORY
+from featviz.methods._shards import check_shard, folder_of
 from featviz.methods.links import links
 from featviz.records.chosen import Channels, chosen_channels
 from featviz.records.layer_scan import has_positions
@@ -40,6 +42,7 @@ def build(
     title: str | None = None,
     command: str = "",
     fresh: bool = False,
+    shard: tuple[int, int] | None = None,
     forward: Forward | None = None,
     memory: int = MEMORY,
     progress: bool = False,
@@ -63,6 +66,8 @@ def build(
         title: at the head of the pages; None: the scan's model.
         command: the command that made the gallery, shown on the front page.
         fresh: make everything again, also where ``out`` holds the gallery of something else.
+        shard: (i, n): make every n-th layer alone, from layer i on, in a folder of its own below ``out``;
+            see `merge`.
         forward: that of the scan, as of `read`; None: ``model(images)``.
         memory: bytes that a batch of projections may take.
         progress: show progress bars, in units a second.
@@ -77,7 +82,8 @@ def build(
         RuleError: no such rule, or it has no meaning on this network.
         UnitError: a channel that a layer has not.
         UsageError: ``channels`` leaves a layer none, or names a layer that is not in the scan; the
-            scan is not complete, ``out`` holds files of something else, or there is no such view.
+            scan is not complete, ``out`` holds files of something else, or there is no such view or
+            shard.
 
     Source: Zeiler & Fergus, figure 2, for every unit of every layer.
 
@@ -92,7 +98,10 @@ def build(
         'index.html'
     """
     check_module(model)
+    check_shard(shard, None)
     folder = Path(out)
+    if shard is not None:
+        folder = folder_of(folder, shard)
     data = open_images(images)
     if rules is None:
         rules, reason = default_rules(result, model, data, None if fresh else folder, forward)
@@ -108,10 +117,12 @@ def build(
     shown = chosen_channels(result, channels)
     identity = identity_of(result, chosen_rules, blocks, title, full_fields, shown)
     record = begun(result, folder, identity, chosen_rules, blocks, title, command, fresh)
-    layers = zip(record["layers"], result.values(), strict=True)
-    missing = [layer_scan for entry, layer_scan in layers if not entry["done"]]
+    i, n = shard or (0, 1)
+    own = list(zip(record["layers"], result.values(), strict=True))[i::n]
+    missing = [layer_scan for entry, layer_scan in own if not entry["done"]]
     unit_links = _links(result, model, data, forward, progress) if missing else None
-    maps = activation_maps(model, data, missing, forward, progress)
+    sized = LayersBySize(model, result.listing.input_shape, result, forward)
+    maps = activation_maps(model, data, missing, sized, forward, progress)
     work = Work(
         result,
         model,
@@ -126,8 +137,9 @@ def build(
         forward,
         unit_links,
         maps,
+        sized,
     )
-    for entry, layer_scan in zip(record["layers"], result.values(), strict=True):
+    for entry, layer_scan in own:
         if not entry["done"]:
             work.make_layer(layer_scan, entry, record)
             site.finish(folder, record)

@@ -11,18 +11,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from featviz.bars import bar as progress_bar
+from featviz.fields.sizes import LayersBySize
 from featviz.files import write_atomic
 from featviz.forward import Forward
 from featviz.gallery import site, sprites
 from featviz.gallery._details import Details
 from featviz.gallery._identity import Record
-from featviz.gallery._maps import packed_maps, page_data
+from featviz.gallery._maps import exemplar_data, packed_maps, page_data
 from featviz.gallery._record import add_images
 from featviz.gallery._trust import marks, trust
 from featviz.gallery._units import Units, filters_of
 from featviz.gallery.numbers import front_units, link_numbers, text, unit_numbers
 from featviz.images import Images
-from featviz.methods.project_exemplars import project_exemplars
+from featviz.methods.project_exemplars import project_exemplars, tile_shape
 from featviz.records._arrays import packed
 from featviz.records.exemplars import Exemplars
 from featviz.records.layer_scan import LayerScan
@@ -52,6 +53,7 @@ class Work:
     forward: Forward | None
     links: Links | None
     maps: dict[str, Tensor]
+    sized: LayersBySize
 
     def make_layer(self, layer_scan: LayerScan, entry: Record, record: Record) -> None:
         """Write all files of a layer, and note it in ``entry``, its part of the record.
@@ -81,7 +83,7 @@ class Work:
         """Project the units of a layer, as many at a time as memory for their tiles allows, and write
         their tiles. Each of the two is half of a unit to the bar."""
         channels = self._channels(layer_scan.layer)
-        step = self._units_held(layer_scan.layer)
+        step = self._units_held(layer_scan)
         bar = progress_bar(
             desc=f"gallery {text(layer_scan.layer.name)}",
             total=len(channels),
@@ -108,12 +110,14 @@ class Work:
             numbers["weights"] = sprites.address(picture)
         if self.links is not None and layer_scan.layer.name in self.links.shares:
             numbers["links"] = link_numbers(self.links, layer_scan.layer.unit(channel))
+        if self.result.listing.sizes:
+            self._add_sizes(layer_scan.layer, numbers["exemplars"])
         units.numbers.append(numbers)
         if channel in units.shown:
             side = sprites.STRIP_SIDE
             units.columns[channel] = sprites.strongest(exemplars, row, side, self.views)
         if not numbers["dead"]:
-            size = self._tile_size(layer_scan.layer)
+            size = self._tile_size(layer_scan)
             pictures = sprites.blocks(exemplars, row, size, self.views)
             maps = self.maps.get(layer_scan.layer.name)
             column = "" if maps is None else packed_maps(maps[channel])
@@ -122,13 +126,19 @@ class Work:
             script = sprites.sprite(pictures, opacity, column, details)
             write_atomic(units.folder / f"{channel}.js", script)
 
+    def _add_sizes(self, layer: Layer, exemplars: list[Record]) -> None:
+        """Say of exemplars how large their images are, and their maps there."""
+        for entry in exemplars:
+            shape = self.result.listing.shape_of(entry["image"])
+            entry |= exemplar_data(self.sized.layer(layer, shape), shape[1:])
+
     def _channels(self, layer: Layer) -> list[int]:
         """The units of a layer that are shown."""
         return self.shown.get(layer.name, list(range(layer.channels)))
 
-    def _units_held(self, layer: Layer) -> int:
+    def _units_held(self, layer_scan: LayerScan) -> int:
         """How many units' tiles may be held at a time."""
-        height, width = self._field_size(layer)
+        height, width = self._field_size(layer_scan)
         bytes_of_tile = self.result.listing.input_shape[0] * height * width * 4
         tiles_of_unit = self.result.k * (1 + len(self.rules))
         return max(1, _HELD // (tiles_of_unit * bytes_of_tile))
@@ -150,6 +160,7 @@ class Work:
             alternatives=not units.numbers,
             memory=self.memory,
             forward=self.forward,
+            sized=self.sized,
             progress=progress,
         )
         if self.full_fields:
@@ -157,16 +168,15 @@ class Work:
         units.effective_size = units.effective_size or exemplars.effective_size()
         return exemplars.focused(units.effective_size)
 
-    def _tile_size(self, layer: Layer) -> tuple[int, int]:
+    def _tile_size(self, layer_scan: LayerScan) -> tuple[int, int]:
         """(height, width) that tiles are kept in: that of full receptive fields, also of what is cut
         out of them, so that the galleries of two networks fit each other."""
-        return sprites.tile_size(*self._field_size(layer))
+        return sprites.tile_size(*self._field_size(layer_scan))
 
-    def _field_size(self, layer: Layer) -> tuple[int, int]:
+    def _field_size(self, layer_scan: LayerScan) -> tuple[int, int]:
         """(height, width) of a receptive field in pixels, where it is larger than the image that of
         the image."""
-        height, width = self.result.listing.input_shape[1:]
-        return min(layer.field.size[0], height), min(layer.field.size[1], width)
+        return tile_shape(layer_scan, self.sized)
 
     def _write_images(self, images: list[int]) -> None:
         """Write those images that no earlier layer has written."""
@@ -181,7 +191,7 @@ class Work:
         """Write the page of a layer; and its data apart, from which comparisons are made."""
         layer = layer_scan.layer
         data = {
-            "tile": list(self._tile_size(layer)),
+            "tile": list(self._tile_size(layer_scan)),
             "k": self.result.k,
             "channels": layer.channels,
             "rules": self.rules,

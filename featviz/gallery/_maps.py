@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool2d
+from torch.nn.functional import adaptive_max_pool2d, interpolate
 
 from featviz.bars import bar as progress_bar
 from featviz.fields.maps import as_maps, map_box
+from featviz.fields.sizes import LayersBySize
 from featviz.forward import Forward
 from featviz.gallery import sprites
 from featviz.hooks import read
 from featviz.images import Images
 from featviz.methods._inputs import batch_for, check_same_images, scanned_image
 from featviz.records.layer_scan import LayerScan
+from featviz.records.listing import Listing
 from featviz.units import Layer
 
 SIDE = 28  # a map's longest side; larger ones are max-pooled down to it
@@ -39,6 +42,7 @@ def activation_maps(
     model: nn.Module,
     images: Images,
     scans: Sequence[LayerScan],
+    sized: LayersBySize,
     forward: Forward | None = None,
     progress: bool = False,
 ) -> dict[str, Tensor]:
@@ -46,7 +50,8 @@ def activation_maps(
     is an exemplar of any.
 
     Returns:
-        By layer, (units, k, h, w) uint8: the response at each position as a share of the exemplar's
+        By layer, (units, k, h, w) uint8, all of the size that the layer's maps have for the largest
+        image: the response at each position as a share of the exemplar's
         score, of which 255 is all, and negative responses are 0; where no exemplar is, 0. Layers
         that ``map_size`` has no size for are left out.
 
@@ -66,18 +71,28 @@ def activation_maps(
     layers = [layer_scan.layer for layer_scan in kept.values()]
     listing = next(iter(kept.values())).listing
     check_same_images(images, listing)
-    used = _images_of(kept)
-    starts = range(0, len(used), _BATCH)
-    for start in progress_bar(starts, desc="maps", unit="batch", progress=progress):
-        chosen = used[start : start + _BATCH]
+    batches = _batches(listing, _images_of(kept))
+    for chosen in progress_bar(batches, desc="maps", unit="batch", progress=progress):
         pixels = torch.stack([scanned_image(images, listing, image) for image in chosen])
         batch = batch_for(model, images.preprocess.normalize(pixels))
         outputs = read(model, batch, layers, forward=forward)
         for name, layer_scan in kept.items():
-            output = as_maps(layer_scan.layer, outputs[name])
+            layer = sized.for_maps(layer_scan.layer, listing.shape_of(chosen[0]))
+            output = as_maps(layer, outputs[name])
             for row, image in enumerate(chosen):
                 _write_maps(maps[name], layer_scan, image, output[row])
     return maps
+
+
+def _batches(listing: Listing, images: list[int]) -> list[list[int]]:
+    """Images, those of one size together and so many at once."""
+    groups: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    for image in images:
+        groups[listing.shape_of(image)].append(image)
+    batches = []
+    for group in groups.values():
+        batches += [group[start : start + _BATCH] for start in range(0, len(group), _BATCH)]
+    return batches
 
 
 def _images_of(scans: Mapping[str, LayerScan]) -> list[int]:
@@ -95,9 +110,16 @@ def _write_maps(maps: Tensor, layer_scan: LayerScan, image: int, output: Tensor)
         return
     scores = layer_scan.top.scores[units, ranks].float().clamp(min=1e-12)
     chosen = output[units.to(output.device)].cpu().float()
-    pooled = adaptive_max_pool2d(chosen, maps.shape[-2:])
+    pooled = _at_size(chosen, (maps.shape[-2], maps.shape[-1]))
     shares = (pooled / scores[:, None, None]).nan_to_num().clamp(0, 1)
     maps[units, ranks] = (shares * 255).round().to(torch.uint8)
+
+
+def _at_size(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (n, h, w) at a size: max-pooled to it, or, along an axis that is shorter, repeated."""
+    smaller = min(maps.shape[1], size[0]), min(maps.shape[2], size[1])
+    pooled = adaptive_max_pool2d(maps, smaller)
+    return interpolate(pooled[None], size, mode="nearest-exact")[0]
 
 
 def packed_maps(maps: Tensor) -> str:
@@ -115,3 +137,11 @@ def page_data(layer: Layer, image: Sequence[int]) -> dict[str, Any]:
         return {}
     box = map_box(layer, (image[0], image[1]))
     return {"map": {"size": list(size), "of": list(layer.map_size), "box": box}}
+
+
+def exemplar_data(layer: Layer, image: tuple[int, int]) -> dict[str, Any]:
+    """The same for one exemplar, whose image has a size of its own, for which the layer is given."""
+    data: dict[str, Any] = {"input": list(image)}
+    if map_size(layer) is not None:
+        data["map"] = {"of": list(layer.map_size), "box": map_box(layer, image)}
+    return data

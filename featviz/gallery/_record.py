@@ -29,7 +29,7 @@ def begun(
     if not fresh:
         earlier = site.read(out)
         if earlier is not None:
-            _check_same(earlier["identity"], identity, out)
+            check_same(earlier["identity"], identity, out)
             site.begin(out)
             return earlier
     site.clear(out)
@@ -44,7 +44,12 @@ def begun(
     return record
 
 
-def _check_same(earlier: Record, identity: Record, out: Path) -> None:
+def check_same(earlier: Record, identity: Record, out: Path) -> None:
+    """Make sure that the gallery in a folder is of the same things.
+
+    Raises:
+        RecordError: it is not; the message says what differs.
+    """
     differences = [key for key in {**earlier, **identity} if earlier.get(key) != identity.get(key)]
     if differences:
         raise RecordError(
@@ -64,7 +69,9 @@ def _about(
     for key in ("model", "images"):
         if key in result.identity:
             fingerprints[key] = result.identity[key]
+    sizes = {"sizes": len(set(listing.sizes))} if listing.sizes else {}
     return {
+        **sizes,
         "title": title,
         "images": len(listing),
         "skipped": len(result.skipped),

@@ -161,7 +161,10 @@ def _check_record(record: fields.Entry) -> None:
         ValueError: it is not.
     """
     identity = record.take("identity", fields.entry)
-    record.take("about", fields.entry).check(_ABOUT)
+    about = record.take("about", fields.entry)
+    about.check(_ABOUT)
+    if "sizes" in about.value:  # of images that differ in size
+        about.take("sizes", _INTEGER)
     if "images" in record.value:
         for image in record.take("images", fields.list_of(fields.list_of(fields.anything, 3))):
             _INTEGER("images", image[0])

@@ -19,6 +19,7 @@ from featviz.errors import ImageError, SizeError, UsageError
 from featviz.images._held import Held
 from featviz.images._items import Read, image_of, in_unit_range, read_pixels, size_of, unreadable
 from featviz.images._labels import LabelsLike, labels_of
+from featviz.images._sizes import UNREADABLE, WINDOW, Size, chunks, chunks_by_size, own_sizes
 from featviz.images.preprocess import Preprocess
 
 Outcome = Tensor | ImageError
@@ -40,6 +41,8 @@ class Images(Sequence[Tensor]):
         threads: how many threads `batches` reads ahead with; 1: none, the caller reads, in order.
         workers: how many processes of torch's DataLoader `batches` reads with; 0: none.
         left_out: how many files of the source are not among the images, by the reason.
+        sizes: (height, width) of every image as the model is to see it, of `at_own_sizes`; None:
+            all have one size, which the first that can be read has.
 
     Args:
         keys: of every image.
@@ -47,7 +50,7 @@ class Images(Sequence[Tensor]):
             give. Unless it is safe to be called by several threads at once leave ``threads`` at 1.
         preprocess: from picture to item, and from item to model space.
         labels: of every image; None: there are none.
-        threads, workers, left_out: see above.
+        threads, workers, left_out, sizes: see above.
 
     Example:
         >>> import torch
@@ -67,6 +70,7 @@ class Images(Sequence[Tensor]):
         threads: int = 1,
         workers: int = 0,
         left_out: Mapping[str, int] | None = None,
+        sizes: Sequence[Size] | None = None,
     ) -> None:
         if threads < 1 or workers < 0:
             raise UsageError(
@@ -82,6 +86,7 @@ class Images(Sequence[Tensor]):
         self.threads = threads
         self.workers = workers
         self.left_out = dict(left_out or {})
+        self.sizes = sizes
         self._read = read
         self._stamp = getattr(read, "stamp", _no_stamp)
         self._held = Held()
@@ -142,12 +147,40 @@ class Images(Sequence[Tensor]):
         except Exception as error:
             raise ImageError(unreadable(self.keys[index], error)) from error
 
+    def at_own_sizes(self) -> Images:
+        """The same images, which may differ in size: each is seen at its own, as the preprocessing
+        leaves it. Batches are of one size.
+
+        The size of every image is read, from the head of its file.
+
+        Raises:
+            ImageError: none can be read.
+
+        Example:
+            >>> import torch
+            >>> from featviz import Images, Preprocess
+            >>> items = [torch.zeros(3, 4, 4), torch.zeros(3, 4, 6)]
+            >>> Images(["a", "b"], items.__getitem__, Preprocess()).at_own_sizes().sizes
+            [(4, 4), (4, 6)]
+        """
+        sizes = own_sizes(self._read, len(self), self.preprocess, self.threads)
+        readable = set(sizes) - {UNREADABLE}
+        if not readable:
+            raise ImageError(f"none of the {len(self)} images can be read", "images")
+        own = sizes if len(readable) > 1 else None
+        return self._like_this(self.keys, self._read, self.preprocess, self.labels, own)
+
+    def window(self, batch_size: int) -> int:
+        """How many images in a row share batches among them: of images of one size, one batch."""
+        return batch_size if self.sizes is None else batch_size * WINDOW
+
     def subset(self, indices: Sequence[int]) -> Images:
         """Some of these, in the order of ``indices``."""
         chosen = list(indices)
         keys = [self.keys[i] for i in chosen]
         labels = [self.labels[i] for i in chosen]
-        return self._like_this(keys, _Chosen(self._read, chosen), self.preprocess, labels)
+        sizes = None if self.sizes is None else [self.sizes[i] for i in chosen]
+        return self._like_this(keys, _Chosen(self._read, chosen), self.preprocess, labels, sizes)
 
     def spread(self, n: int) -> Images:
         """n of these, evenly spread over the listing; all, if there are no more."""
@@ -193,10 +226,11 @@ class Images(Sequence[Tensor]):
             >>> images.labelled(r"n\\d+_(.+)\\.").labels
             ['golden_retriever', 'tabby']
         """
-        return self._like_this(self.keys, self._read, self.preprocess, labels_of(self.keys, labels))
+        own = labels_of(self.keys, labels)
+        return self._like_this(self.keys, self._read, self.preprocess, own, self.sizes)
 
     def with_preprocess(self, preprocess: Preprocess) -> Images:
-        """The same images under another preprocessing."""
+        """The same images under another preprocessing, all of one size."""
         return self._like_this(self.keys, self._read, preprocess, self.labels)
 
     def by_content(self) -> Images:
@@ -213,7 +247,8 @@ class Images(Sequence[Tensor]):
                 "files or a .tar",
                 "check_content",
             )
-        return self._like_this(self.keys, _ByContent(self._read), self.preprocess, self.labels)
+        read = _ByContent(self._read)
+        return self._like_this(self.keys, read, self.preprocess, self.labels, self.sizes)
 
     def _like_this(
         self,
@@ -221,6 +256,7 @@ class Images(Sequence[Tensor]):
         read: Read,
         preprocess: Preprocess,
         labels: Sequence[str | None],
+        sizes: Sequence[Size] | None = None,
     ) -> Images:
         """Other images that are read as these are."""
         return Images(
@@ -231,6 +267,7 @@ class Images(Sequence[Tensor]):
             threads=self.threads,
             workers=self.workers,
             left_out=self.left_out,
+            sizes=sizes,
         )
 
     def stamps(self) -> list[str]:
@@ -283,12 +320,14 @@ class Images(Sequence[Tensor]):
         shape: tuple[int, int, int] | None = None,
         on_error: Callable[[int, ImageError], None] | None = None,
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Items in order, stacked; read ahead where there are threads or workers to do it.
+        """Items in order, stacked; read ahead where there are threads or workers to do it. Of images
+        that differ in size batches are of one, and in order by `window`.
 
         Args:
             indices: which, in order.
             batch_size: how many at once.
-            shape: (c, h, w) of every item; None: that of the first.
+            shape: (c, h, w) of every item; None: that of the first. Of images that differ in size it
+                is not looked at.
             on_error: told of each image that cannot be read, which is then left out; None: the
                 error is raised.
 
@@ -301,7 +340,9 @@ class Images(Sequence[Tensor]):
             UsageError: the values of an image are not in [0, 1].
         """
         expected: tuple[int, ...] | None = shape
-        for chunk, outcomes in self._outcomes(_chunks(indices, batch_size)):
+        for chunk, outcomes in self._outcomes(self._chunks(indices, batch_size)):
+            if self.sizes is not None:
+                expected = (self.preprocess.channels, *self.sizes[chunk[0]])
             readable: list[int] = []
             items: list[Tensor] = []
             for index, outcome in zip(chunk, outcomes, strict=True):
@@ -316,6 +357,12 @@ class Images(Sequence[Tensor]):
                 items.append(outcome)
             if items:
                 yield readable, torch.stack(items)
+
+    def _chunks(self, indices: Sequence[int], batch_size: int) -> list[list[int]]:
+        """The indices of each batch."""
+        if self.sizes is None:
+            return chunks(indices, batch_size)
+        return chunks_by_size(indices, batch_size, self.sizes)
 
     def _outcomes(self, chunks: list[list[int]]) -> Iterator[tuple[list[int], list[Outcome]]]:
         """Chunk after chunk of indices, and what comes of each."""
@@ -370,12 +417,17 @@ class Images(Sequence[Tensor]):
         return item
 
     def _check_size(self, index: int, item: Tensor, expected: tuple[int, ...]) -> None:
-        if tuple(item.shape) != expected:
-            raise SizeError(
-                f"image {self.keys[index]!r} is {hxw(item.shape)}, the others are {hxw(expected)}: "
-                "give the size that the model is to see",
-                "size",
-            )
+        if tuple(item.shape) == expected:
+            return
+        key, own = self.keys[index], hxw(item.shape)
+        if self.sizes is not None:
+            raise ImageError(f"image {key!r} is {own}, and its file said {hxw(expected)}")
+        raise SizeError(
+            f"image {key!r} is {own}, the others are {hxw(expected)}: give the size that the model is "
+            "to see, or take images.at_own_sizes()",
+            "size",
+            "resize",
+        )
 
 
 # Classes and not closures, so that processes can be given them.
@@ -445,10 +497,6 @@ def _no_stamp(index: int) -> str:
 
 def _as_they_are(items: list[Any]) -> list[Any]:
     return items
-
-
-def _chunks(indices: Sequence[int], size: int) -> list[list[int]]:
-    return [list(indices[start : start + size]) for start in range(0, len(indices), size)]
 
 
 def _finished(chunk: list[int], futures: list[Future[Outcome]]) -> tuple[list[int], list[Outcome]]:

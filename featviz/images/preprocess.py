@@ -135,7 +135,7 @@ class Preprocess:
                 "images",
             )
         pixels: Any
-        if self.decode == "fast" and self.interpolation in _decoding.SCALED:
+        if self._is_fast:
             pixels = self._scaled_fast(image)
         else:
             pixels = self._scaled(image)
@@ -144,6 +144,10 @@ class Preprocess:
         if isinstance(pixels, Tensor):
             return pixels.contiguous()
         return transforms.pil_to_tensor(pixels)
+
+    @property
+    def _is_fast(self) -> bool:
+        return self.decode == "fast" and self.interpolation in _decoding.SCALED
 
     def _scaled(self, image: Image.Image) -> Image.Image:
         """A picture upright, in 8 bits, and scaled, by Pillow."""
@@ -174,6 +178,18 @@ class Preprocess:
         if image.height != image.width and self.exif and _orientation(image) in _SIDEWAYS:
             return image.width, image.height
         return image.height, image.width
+
+    def output_size(self, image: Image.Image) -> tuple[int, int]:
+        """(height, width) of what `pixels` makes of a picture, whose pixels are not read."""
+        if self.size is not None:
+            return self.size
+        if self._is_fast and self.resize is not None:
+            _decoding.shrink(image, self.resize)
+        height, width = self.picture_size(image)
+        if self.resize is None:
+            return height, width
+        long = int(self.resize * max(height, width) / min(height, width))
+        return (self.resize, long) if height <= width else (long, self.resize)
 
     def normalize(self, images: Tensor) -> Tensor:
         """From [0, 1] to model space; (..., c, h, w), any device."""

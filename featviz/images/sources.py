@@ -129,8 +129,9 @@ def common_size(images: Images) -> tuple[int, int]:
         if size != common:
             raise SizeError(
                 f"images differ in size ({first_key!r} is {hxw(common)}, {key!r} {hxw(size)}): "
-                "give the size that the model is to see",
+                "give the size that the model is to see, or take images.at_own_sizes()",
                 "size",
+                "resize",
             )
     if common is None:
         raise ImageError("none of the images can be read", "images")

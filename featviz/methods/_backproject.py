@@ -66,6 +66,10 @@ class Settings:
     wrong: float = WRONG
 
 
+Kind = tuple[int, int, int, bool]
+"""Height and width of a crop, how many jobs it serves, and whether it is the full image."""
+
+
 class Job(NamedTuple):
     """One position to project: its slot in the caller's result, where it is, the response recorded
     there, and what the backward signal starts as."""
@@ -111,11 +115,13 @@ class _Work:
 
     Attributes:
         key: of the image.
+        layer: for images of this size.
         extent: how the crop was chosen, one of `_EXTENTS`.
     """
 
     key: int
     image: Tensor
+    layer: Layer
     box: Box
     jobs: tuple[Job, ...]
     positions: tuple[tuple[int, int], ...]
@@ -126,9 +132,9 @@ class _Work:
         return (self.box.height, self.box.width) == tuple(self.image.shape[1:])
 
     @property
-    def kind(self) -> tuple[int, int, int]:
+    def kind(self) -> Kind:
         """Work of one kind shares a batch without waste."""
-        return self.box.height, self.box.width, len(self.jobs)
+        return self.box.height, self.box.width, len(self.jobs), self.is_full_image
 
 
 def backproject(
@@ -137,6 +143,7 @@ def backproject(
     jobs: Mapping[int, list[Job]],
     read_image: Callable[[int], Tensor],
     settings: Settings,
+    layer_of: Callable[[int], Layer] | None = None,
 ) -> Iterator[Projected]:
     """Project every job, image by image, in whatever order fills batches best.
 
@@ -146,6 +153,7 @@ def backproject(
         read_image: gives an image (c, h, w) in model space, by its key in ``jobs``; called once
             for each.
         settings: rules, memory and the like.
+        layer_of: gives the layer for images of the size that an image has; None: ``layer`` is for all.
 
     Raises:
         RecordError: the full image does not give the recorded response.
@@ -154,7 +162,8 @@ def backproject(
     """
     engine = _Engine(model, layer, settings, _typical_score(jobs))
     for key, own in jobs.items():
-        for work in engine.crops(key, read_image(key), own):
+        sized = layer if layer_of is None else layer_of(key)
+        for work in engine.crops(key, read_image(key), sized, own):
             yield from engine.add(work)
     yield from engine.finish()
 
@@ -184,30 +193,30 @@ class _Engine:
         self.layer = layer
         self.settings = settings
         self.typical = typical
-        self.waiting: dict[tuple[int, int, int], list[_Work]] = defaultdict(list)
+        self.waiting: dict[Kind, list[_Work]] = defaultdict(list)
         # an edit of positions means others on a crop
         self.extent = _EXTENTS[0] if edits_are_local(model) else "full"
 
-    def crops(self, key: int, image: Tensor, jobs: Sequence[Job]) -> list[_Work]:
+    def crops(self, key: int, image: Tensor, layer: Layer, jobs: Sequence[Job]) -> list[_Work]:
         """The crops of one image that serve these jobs; one for those that share it."""
         size = image.shape[1], image.shape[2]
         groups: dict[Box, list[tuple[Job, Crop]]] = defaultdict(list)
         for job in jobs:
-            crop = self._crop(job, size) or Crop(Box(0, 0, *size), (job.y, job.x))
+            crop = self._crop(job, layer, size) or Crop(Box(0, 0, *size), (job.y, job.x))
             groups[crop.box].append((job, crop))
         works = []
         for box, group in groups.items():
             own = tuple(job for job, _ in group)
             positions = tuple(crop.position for _, crop in group)
             extent = "full" if (box.height, box.width) == size else self.extent
-            works.append(_Work(key, image, box, own, positions, extent))
+            works.append(_Work(key, image, layer, box, own, positions, extent))
         return works
 
-    def _crop(self, job: Job, size: tuple[int, int]) -> Crop | None:
+    def _crop(self, job: Job, layer: Layer, size: tuple[int, int]) -> Crop | None:
         if self.extent == "full":
             return None
         congruent = self.extent == "congruent"
-        return crop_for(self.layer.field, job.y, job.x, size, congruent=congruent)
+        return crop_for(layer.field, job.y, job.x, size, congruent=congruent)
 
     def add(self, work: _Work) -> Iterator[Projected]:
         """Let work wait for others of its kind; run what has waited long enough."""
@@ -230,7 +239,7 @@ class _Engine:
         """How many such crops fit into memory, as far as the layer's count of elements tells."""
         pixels = work.image.shape[1] * work.image.shape[2]
         share = work.box.height * work.box.width / pixels
-        elements = self.layer.elements * share * self.settings.noise.rows
+        elements = work.layer.elements * share * self.settings.noise.rows
         size = elements * work.image.element_size() * _BACKWARD
         return max(1, int(self.settings.memory / max(size, 1)))
 
@@ -240,10 +249,10 @@ class _Engine:
         for work in failed:
             following = _EXTENTS.index(work.extent) + 1
             self.extent = _EXTENTS[max(following, _EXTENTS.index(self.extent))]
-            retries = self.crops(work.key, work.image, work.jobs)
+            retries = self.crops(work.key, work.image, work.layer, work.jobs)
             if any(retry.box == work.box for retry in retries):  # which would fail again
                 self.extent = "full"
-                retries = self.crops(work.key, work.image, work.jobs)
+                retries = self.crops(work.key, work.image, work.layer, work.jobs)
             for retry in retries:
                 self.waiting[retry.kind].append(retry)
         return projected
@@ -251,7 +260,7 @@ class _Engine:
     def _batch(self, works: list[_Work]) -> tuple[list[Projected], list[_Work]]:
         """The results of work of one kind, and the work whose crops do not do."""
         try:
-            signals, responses = _backward(self.model, self.layer, works, self.settings)
+            signals, responses = _backward(self.model, works[0].layer, works, self.settings)
         except FeatvizError:
             raise
         except _REFUSALS as error:
@@ -321,14 +330,14 @@ class _Engine:
 
     def _projected(self, work: _Work, job: Job, signals: dict[str, Tensor]) -> Projected:
         """The signals of a job, from those of its crop to those of its receptive field."""
-        field = self.layer.field
+        field = work.layer.field
         box = field.box(job.y, job.x)
         region = box.shifted(-work.box.top, -work.box.left).region
         own = {rule: signal[region] for rule, signal in signals.items()}
         if work.is_full_image and field.is_local:
             for rule, signal in signals.items():
                 if torch.count_nonzero(signal) > torch.count_nonzero(own[rule]):
-                    raise FieldRefuted(self.layer, work.box)
+                    raise FieldRefuted(work.layer, work.box)
         size = work.image.shape[1], work.image.shape[2]
         croppable = crop_for(field, job.y, job.x, size) is not None
         fallback = work.is_full_image and croppable

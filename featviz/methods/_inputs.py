@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from featviz.errors import ImageError, LayerError, ModelError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.forward import Forward
+from featviz.images._sizes import UNREADABLE
 from featviz.images.collection import Images
 from featviz.images.tensors import as_batch
 from featviz.patterns import items_of
@@ -99,10 +100,10 @@ def scanned_image(data: Images, listing: Listing, index: int) -> Tensor:
     """
     data.check_unchanged(index, listing.stamps[index])
     pixels: Tensor = data[index]
-    if tuple(pixels.shape) != tuple(listing.input_shape):
+    expected = tuple(listing.shape_of(index))
+    if tuple(pixels.shape) != expected:
         raise ImageError(
-            f"image {data.keys[index]!r} is {tuple(pixels.shape)}, in the scan it was "
-            f"{tuple(listing.input_shape)}"
+            f"image {data.keys[index]!r} is {tuple(pixels.shape)}, in the scan it was {expected}"
         )
     return pixels
 
@@ -150,13 +151,17 @@ def with_units(net: Anatomy, layers: LayersLike) -> list[Layer]:
 
 
 def input_shape_of(data: Images) -> tuple[int, int, int]:
-    """The shape (c, h, w) of the first image that can be read.
+    """The shape (c, h, w) of the first image that can be read; where images differ in size, of the
+    smallest box that holds every one of them.
 
     Raises:
         ImageError: there is none.
     """
     if not len(data):
         raise ImageError("there are no images: give at least one")
+    if data.sizes is not None:
+        heights, widths = zip(*data.sizes, strict=True)
+        return data.preprocess.channels, max(heights), max(widths)
     first_error: ImageError | None = None
     for i in range(len(data)):
         try:
@@ -165,6 +170,30 @@ def input_shape_of(data: Images) -> tuple[int, int, int]:
         except ImageError as error:
             first_error = first_error or error
     raise ImageError(f"none of the {len(data)} images can be read; the first: {first_error}")
+
+
+def smallest_shape(data: Images) -> tuple[int, int, int]:
+    """(c, h, w) of the largest box that lies in every image, of images that differ in size."""
+    readable = [size for size in set(data.sizes or []) if size != UNREADABLE]
+    heights, widths = zip(*readable, strict=True)
+    return data.preprocess.channels, min(heights), min(widths)
+
+
+def reached(
+    data: Images, images: Sequence[int], begin: int, batch_size: int, stop: int
+) -> int | None:
+    """Up to which image all from ``begin`` on are looked at after a batch of ``images``; None: others
+    that share batches with these are still to come.
+
+    Those behind the last of a batch that cannot be read are looked at too, or the next batches would be
+    others after an interruption.
+    """
+    window = data.window(batch_size)
+    number = (images[-1] - begin) // window + 1
+    end = min(begin + number * window, stop)
+    if data.sizes is not None and images[-1] != end - 1:
+        return None
+    return end
 
 
 def fingerprints(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -33,6 +33,8 @@ _EACH = 2  # exemplars of each of them
 
 Signals = Mapping[int, Mapping[str, Tensor]]
 """By slot and rule, the signal in the receptive field."""
+ImageJob = tuple[int, Job]
+"""A job and its image."""
 
 
 class Sample:
@@ -44,9 +46,11 @@ class Sample:
         layer: Layer,
         jobs: Mapping[int, Sequence[Job]],
         settings: Settings,
+        layer_of: Callable[[int], Layer],
     ) -> None:
         self.model = model
         self.layer = layer
+        self.layer_of = layer_of  # for images of the size of one
         self.settings = settings
         self.jobs = _sampled(layer, jobs)
         self.images: dict[int, Tensor] = {}
@@ -68,8 +72,8 @@ class Sample:
         for rule in rules:
             units = [cosine(signals[slot][rule], rival[rule]) for slot, rival in rivals.items()]
             images = []
-            for a, b in pairs:
-                first, second = _common(self.layer, a, b)
+            for (image_a, a), (image_b, b) in pairs:
+                first, second = _common((self.layer_of(image_a), a), (self.layer_of(image_b), b))
                 of_a, of_b = signals[a.slot][rule], signals[b.slot][rule]
                 images.append(cosine(of_a[first.region], of_b[second.region]))
             result[rule] = Likeness.of(units, images)
@@ -109,17 +113,18 @@ class Sample:
         batch, forward = self.images[image][None], self.settings.forward
         with evaluating(self.model), torch.no_grad():
             outputs = read(self.model, batch, [self.layer], forward=forward)
-        return as_maps(self.layer, outputs[self.layer.name])[0]
+        return as_maps(self.layer_of(image), outputs[self.layer.name])[0]
 
     def _projected(self, jobs: Mapping[int, list[Job]], rules: Sequence[str]) -> Signals:
         settings = replace(self.settings, rules=rules)
-        done = backproject(self.model, self.layer, jobs, self.images.__getitem__, settings)
+        images = self.images.__getitem__
+        done = backproject(self.model, self.layer, jobs, images, settings, self.layer_of)
         return {projected.job.slot: projected.signals for projected in done}
 
 
 def _sampled(layer: Layer, jobs: Mapping[int, Sequence[Job]]) -> dict[int, list[Job]]:
     """By image, the strongest exemplars of some units, drawn at random but the same each time."""
-    by_unit: dict[int, list[tuple[int, Job]]] = defaultdict(list)
+    by_unit: dict[int, list[ImageJob]] = defaultdict(list)
     for image, own in jobs.items():
         for job in own:
             by_unit[job.channel].append((image, job))
@@ -134,18 +139,19 @@ def _sampled(layer: Layer, jobs: Mapping[int, Sequence[Job]]) -> dict[int, list[
     return dict(sampled)
 
 
-def _pairs(jobs: Mapping[int, list[Job]]) -> list[tuple[Job, Job]]:
-    """The exemplars of each unit, two and two."""
-    by_unit: dict[int, list[Job]] = defaultdict(list)
-    for job in chain.from_iterable(jobs.values()):
-        by_unit[job.channel].append(job)
+def _pairs(jobs: Mapping[int, list[Job]]) -> list[tuple[ImageJob, ImageJob]]:
+    """The exemplars of each unit, two and two, each with its image."""
+    by_unit: dict[int, list[ImageJob]] = defaultdict(list)
+    for image, own_jobs in jobs.items():
+        for job in own_jobs:
+            by_unit[job.channel].append((image, job))
     return [(own[0], own[1]) for own in by_unit.values() if len(own) == _EACH]
 
 
-def _common(layer: Layer, a: Job, b: Job) -> tuple[Box, Box]:
+def _common(a: tuple[Layer, Job], b: tuple[Layer, Job]) -> tuple[Box, Box]:
     """Of the boxes of two positions, laid over each other at the unit, what both have: as a box in each."""
-    box_a, at_a = _anchored(layer, a)
-    box_b, at_b = _anchored(layer, b)
+    box_a, at_a = _anchored(*a)
+    box_b, at_b = _anchored(*b)
     in_a, in_b = overlap(box_a, at_a, box_b, at_b)
     return in_a.shifted(-box_a.top, -box_a.left), in_b.shifted(-box_b.top, -box_b.left)
 

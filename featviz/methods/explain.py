@@ -70,13 +70,13 @@ def explain(
     index = _index_of(result.listing, key)
     pixels = scanned_image(data, result.listing, index)
     x = data.preprocess.normalize(pixels).to(parameter_of(model))
-    net = anatomy(model, result.listing.input_shape, only=list(result), forward=forward)
-    layers = [layer_scan.layer for layer_scan in result.values()]
+    net = anatomy(model, result.listing.shape_of(index), only=list(result), forward=forward)
+    layers = [net[name] for name in result]
     with evaluating(model), torch.no_grad():
         outputs = read(model, x[None], layers, forward=forward)
     chosen = []
     for name, output in outputs.items():
-        own = _strongest(result[name], output, n)
+        own = _strongest(replace(result[name], layer=net[name]), output, n)
         if own.channels:
             chosen.append(own)
     units = [

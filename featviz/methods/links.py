@@ -14,6 +14,7 @@ from featviz.bars import bar as progress_bar
 from featviz.errors import LayerError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
+from featviz.fields.sizes import LayersBySize
 from featviz.forward import Forward, call_model
 from featviz.hooks import edit, evaluating
 from featviz.images.collection import Images
@@ -152,6 +153,7 @@ class _Run:
         # where the graph is cut, so that each response reaches the layers next before it alone
         linear = [layer for layer in net.values() if _has_links(model, layer)]
         self.linear = {layer.name: layer for layer in linear}
+        self.sized = LayersBySize(model, result.listing.input_shape, linear, forward)
         self.shares: dict[str, dict[str, Tensor]] = {name: {} for name in chosen}
         self.responses = {name: _zeros(result[name].layer.channels) for name in chosen}
         self.rests = {name: _zeros(result[name].layer.channels) for name in chosen}
@@ -160,6 +162,7 @@ class _Run:
     def look(self, index: int, jobs: list[Job]) -> None:
         """Add the exemplars of one image."""
         pixels = scanned_image(self.data, self.result.listing, index)
+        shape = self.result.listing.shape_of(index)
         x = self.data.preprocess.normalize(pixels[None]).to(self.parameter)
         outputs: dict[str, Tensor] = {}  # of each layer, and what they are made of
         leaves: dict[str, Tensor] = {}  # what the layers behind it are given in its place
@@ -176,11 +179,19 @@ class _Run:
         with torch.enable_grad(), edit(self.model, functions):
             call_model(self.model, x, self.forward)
             for name, channel, y, x_at in jobs:
-                maps = as_maps(self.result[name].layer, outputs[name])
-                self._add(name, channel, maps[0, channel, y, x_at], leaves)
+                layer = self.sized.for_maps(self.result[name].layer, shape)
+                maps = as_maps(layer, outputs[name])
+                self._add(name, channel, maps[0, channel, y, x_at], leaves, shape)
 
-    def _add(self, name: str, channel: int, response: Tensor, leaves: dict[str, Tensor]) -> None:
-        """Add one exemplar."""
+    def _add(
+        self,
+        name: str,
+        channel: int,
+        response: Tensor,
+        leaves: dict[str, Tensor],
+        shape: tuple[int, int, int],
+    ) -> None:
+        """Add one exemplar, of an image of this shape."""
         self.counts[name][channel] += 1
         self.responses[name][channel] += float(response.detach())
         rest = float(response.detach())
@@ -190,7 +201,8 @@ class _Run:
             )
             for (before, leaf), gradient in zip(leaves.items(), gradients, strict=True):
                 if gradient is not None:
-                    added = as_maps(self.linear[before], (gradient * leaf).detach())[0]
+                    layer = self.sized.for_maps(self.linear[before], shape)
+                    added = as_maps(layer, (gradient * leaf).detach())[0]
                     own = added.double().sum(dim=(1, 2)).cpu()
                     rest -= float(own.sum())
                     self._table(name, before, len(own))[channel] += own

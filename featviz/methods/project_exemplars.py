@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from featviz.bars import bar as progress_bar
-from featviz.errors import UsageError
+from featviz.errors import SizeError, UsageError
 from featviz.fields.anatomy import parameter_of
+from featviz.fields.sizes import LayersBySize
 from featviz.forward import Forward
 from featviz.geometry import Box
 from featviz.images.collection import Images
@@ -24,8 +25,9 @@ from featviz.methods._noise import noise_of
 from featviz.records.exemplars import Exemplars
 from featviz.records.layer_scan import LayerScan
 from featviz.records.likeness import HIGH
+from featviz.records.topk import NONE
 from featviz.rules import check_rule
-from featviz.units import Unit
+from featviz.units import Layer, Unit
 
 _COARSE = 0.25  # relative difference from a record in bf16 that rounding does not explain
 
@@ -43,6 +45,7 @@ def project_exemplars(
     seed: int = 0,
     alternatives: bool = False,
     forward: Forward | None = None,
+    sized: LayersBySize | None = None,
     memory: int = MEMORY,
     progress: bool | Callable[[int, int], None] = False,
 ) -> Exemplars:
@@ -50,7 +53,9 @@ def project_exemplars(
 
     At the edges of an image the receptive field is clipped, in the patch and in the projection
     alike, and both are placed in tiles of one size, at the offset of the unclipped field. Where the field is
-    larger than the image, tiles have the size of the image.
+    larger than the image, tiles have the size of the image. Where images differ in size, positions and
+    receptive fields are those that the layer has in each, and an image smaller than its tile is in the
+    middle of it.
 
     Args:
         model, images: those of the scan, which is checked.
@@ -62,6 +67,8 @@ def project_exemplars(
         alternatives: where the pictures of a rule do not tell units, or images, apart, measure all
             other rules on the same sample, for ``exemplars.likeness``.
         forward: that of the scan, as of `read`; None: ``model(images)``.
+        sized: the layers for each size of image, for callers who project images of several sizes often;
+            None: they are made.
         memory: bytes that a batch may take; halved where the device has less.
         progress: show a progress bar, in exemplars; or what is called after each of them with how
             many are projected, and how many are to be.
@@ -100,14 +107,18 @@ def project_exemplars(
     data = open_images(images)
     check_same_images(data, layer_scan.listing)
     layer = layer_scan.layer
+    if sized is None:
+        sized = LayersBySize(model, layer_scan.listing.input_shape, [layer], forward)
     chosen = list(range(layer.channels)) if channels is None else list(channels)
     for channel in chosen:
         Unit(layer.name, channel).check(layer)
     try:
-        return _projected(model, data, layer_scan, chosen, settings, alternatives, progress)
-    except FieldRefuted as refuted:
-        widened = replace(layer_scan, layer=refuted.layer)
-        return _projected(model, data, widened, chosen, settings, alternatives, progress)
+        return _projected(model, data, layer_scan, chosen, settings, sized, alternatives, progress)
+    except FieldRefuted:
+        image = Box(0, 0, *layer_scan.listing.input_shape[1:])
+        wide = replace(layer, field=layer.field.as_full_image("refuted", image))
+        widened = replace(layer_scan, layer=wide)
+        return _projected(model, data, widened, chosen, settings, sized, alternatives, progress)
 
 
 def _projected(
@@ -116,13 +127,19 @@ def _projected(
     layer_scan: LayerScan,
     channels: list[int],
     settings: Settings,
+    sized: LayersBySize,
     alternatives: bool,
     progress: bool | Callable[[int, int], None],
 ) -> Exemplars:
     """The exemplars of some units with their patches and projections."""
     layer, rules = layer_scan.layer, settings.rules
-    tiles = _Tiles(layer_scan, channels, settings)
-    sample = Sample(model, layer, tiles.jobs, settings)
+
+    def layer_of(image: int) -> Layer:
+        return sized.layer(layer, layer_scan.listing.shape_of(image))
+
+    size = tile_shape(layer_scan, sized)
+    tiles = _Tiles(layer_scan, channels, settings, size, layer_of)
+    sample = Sample(model, layer, tiles.jobs, settings, layer_of)
     parameter = parameter_of(model)
 
     def read_image(index: int) -> Tensor:
@@ -136,7 +153,7 @@ def _projected(
     with progress_bar(
         desc=f"project {layer}", total=total, unit="exemplar", progress=progress is True
     ) as bar:
-        results = backproject(model, layer, tiles.jobs, read_image, settings)
+        results = backproject(model, layer, tiles.jobs, read_image, settings, layer_of)
         for number, done in enumerate(results, 1):
             tiles.write_signals(done.job.slot, done.signals)
             tiles.full_image[done.job.slot] = done.full_image
@@ -158,6 +175,29 @@ def _chosen_rules(rule: str, rules: Sequence[str] | None) -> list[str]:
     return [check_rule(name) for name in dict.fromkeys(rules)]
 
 
+def tile_shape(layer_scan: LayerScan, sized: LayersBySize) -> tuple[int, int]:
+    """(height, width) of tiles in pixels, in which every receptive field of a layer's exemplars has room;
+    where the field is larger than the image, that of the image."""
+    listing, layer = layer_scan.listing, layer_scan.layer
+    shapes = {listing.input_shape}
+    # of any other the largest image has the largest field
+    may_grow = layer.field.is_local and (layer.field.resampled or layer.field.kind == "measured")
+    if listing.sizes and may_grow:
+        shapes |= {listing.shape_of(image) for image in _images(layer_scan)}
+    rooms = []
+    for shape in shapes:
+        size = sized.layer(layer, shape).field.size
+        rooms.append((min(size[0], shape[1]), min(size[1], shape[2])))
+    heights, widths = zip(*rooms, strict=True)
+    return max(heights), max(widths)
+
+
+def _images(layer_scan: LayerScan) -> list[int]:
+    """Those that are exemplars of any unit, each once."""
+    images = set(layer_scan.top.images.flatten().tolist())
+    return sorted(images - {NONE})
+
+
 class _Tiles:
     """Exemplars whose pixels are still to be written, exemplar by exemplar.
 
@@ -168,10 +208,18 @@ class _Tiles:
         jobs: what is to be projected, by image, in the order of the listing.
     """
 
-    def __init__(self, layer_scan: LayerScan, channels: list[int], settings: Settings) -> None:
-        self.layer = layer_scan.layer
+    def __init__(
+        self,
+        layer_scan: LayerScan,
+        channels: list[int],
+        settings: Settings,
+        size: tuple[int, int],
+        layer_of: Callable[[int], Layer],
+    ) -> None:
+        self.layer_of = layer_of
         self.listing = layer_scan.listing
-        self.exemplars = _empty(layer_scan, channels, settings)
+        self.size = size
+        self.exemplars = _empty(layer_scan, channels, settings, size)
         self.jobs: dict[int, list[Job]] = defaultdict(list)
         self._slots: dict[int, tuple[Box, Box]] = {}  # of each, its part of the tile, of the image
         # views of the result, by slot
@@ -211,65 +259,82 @@ class _Tiles:
             if self.exemplars.dead[row]:
                 continue
             for rank, (y, x) in enumerate(positions[row].tolist()):
-                if images[row][rank] >= 0:
+                image = images[row][rank]
+                if image >= 0:
                     slot = row * self.exemplars.k + rank
                     job = Job(slot, channel, y, x, scores[row][rank])
-                    self.jobs[images[row][rank]].append(job)
-                    self._slots[slot] = self._boxes(y, x)
-                    centers[slot] = self._center(y, x)
+                    self.jobs[image].append(job)
+                    self._slots[slot] = self._boxes(image, y, x)
+                    centers[slot] = self._center(image, y, x)
         visible = self.exemplars.visible.flatten(0, 1)
         boxes = self.exemplars.boxes.flatten(0, 1)
         for slot, (tile, box) in self._slots.items():
             visible[slot][tile.region] = True
             boxes[slot] = torch.tensor(box)
 
-    def _boxes(self, y: int, x: int) -> tuple[Box, Box]:
+    def _boxes(self, image: int, y: int, x: int) -> tuple[Box, Box]:
         """The receptive field of a position in its tile, and in the image."""
-        field = self.layer.field
-        box = field.box(y, x)
-        top, left = self._origin(y, x)
-        return box.shifted(-top, -left), box
+        layer = self.layer_of(image)
+        box = layer.field.box(y, x)
+        top, left = self._origin(image, y, x)
+        tile = box.shifted(-top, -left)
+        if tile.clip(Box(0, 0, *self.size)) != tile:
+            size = "x".join(map(str, layer.field.size))
+            raise SizeError(
+                f"layer {layer.name!r} has a larger receptive field, {size}, in image "
+                f"{self.listing.keys[image]!r} than in larger images: give one size",
+                "size",
+            )
+        return tile, box
 
-    def _origin(self, y: int, x: int) -> tuple[int, int]:
-        """The pixel of the image where the tile of a position begins: where the field is larger than
-        the image, a tile is the image."""
-        field = self.layer.field
+    def _origin(self, image: int, y: int, x: int) -> tuple[int, int]:
+        """The pixel of the image where the tile of a position begins."""
+        field = self.layer_of(image).field
         unclipped = field.box(y, x, clip=False)
-        height, width = self.listing.input_shape[1:]
-        top = unclipped.top if field.size[0] <= height else 0
-        left = unclipped.left if field.size[1] <= width else 0
-        return top, left
+        height, width = self.listing.shape_of(image)[1:]
+        return (
+            _first(self.size[0], field.size[0], unclipped.top, height),
+            _first(self.size[1], field.size[1], unclipped.left, width),
+        )
 
-    def _center(self, y: int, x: int) -> Tensor:
+    def _center(self, image: int, y: int, x: int) -> Tensor:
         """The middle of the receptive field of a position in its tile; where every position has the
         full image, the pixel that lies as far down and right as the position in its map."""
-        field = self.layer.field
-        box = field.box(y, x, clip=False)
-        top, left = self._origin(y, x)
+        layer = self.layer_of(image)
+        box = layer.field.box(y, x, clip=False)
+        top, left = self._origin(image, y, x)
         center = (box.top + box.bottom) // 2 - top, (box.left + box.right) // 2 - left
-        if not field.is_local:
-            height, width = self.layer.map_size
+        if not layer.field.is_local:
+            height, width = layer.map_size
             center = (
-                (2 * y + 1) * box.height // (2 * height),
-                (2 * x + 1) * box.width // (2 * width),
+                (2 * y + 1) * box.height // (2 * height) - top,
+                (2 * x + 1) * box.width // (2 * width) - left,
             )
         return torch.tensor(center)
 
 
-def _empty(layer_scan: LayerScan, channels: list[int], settings: Settings) -> Exemplars:
-    """Exemplars with scores, and without pixels."""
+def _first(tile: int, field: int, start: int, image: int) -> int:
+    """Along an axis, the pixel of the image where a tile begins: the field, which starts at a pixel, is
+    in the middle of it, or, where it is larger than the tile, the image."""
+    if field <= tile:
+        return start - (tile - field) // 2
+    return -((tile - image) // 2)
+
+
+def _empty(
+    layer_scan: LayerScan, channels: list[int], settings: Settings, size: tuple[int, int]
+) -> Exemplars:
+    """Exemplars with scores, and without pixels, in tiles of this (height, width)."""
     layer, top, listing = layer_scan.layer, layer_scan.top, layer_scan.listing
     rows = torch.tensor(channels, dtype=torch.long)
     shape = len(channels), top.k
-    height = min(layer.field.size[0], listing.input_shape[1])
-    width = min(layer.field.size[1], listing.input_shape[2])
-    pixels = (*shape, listing.input_shape[0], height, width)
+    pixels = (*shape, listing.input_shape[0], *size)
     return Exemplars(
         layer=layer,
         channels=channels,
         patches=torch.zeros(pixels),
         projections={rule: torch.zeros(pixels) for rule in settings.rules},
-        visible=torch.zeros(*shape, height, width, dtype=torch.bool),
+        visible=torch.zeros(*shape, *size, dtype=torch.bool),
         boxes=torch.zeros(*shape, 4, dtype=torch.int64),
         centers=torch.zeros(*shape, 2, dtype=torch.int64),
         scores=top.scores[rows],

@@ -15,6 +15,7 @@ from featviz.bars import bar as progress_bar
 from featviz.errors import ImageError, NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
+from featviz.fields.sizes import LayersBySize, Shape, check_takes
 from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.hooks import evaluating
@@ -25,13 +26,16 @@ from featviz.methods._inputs import (
     fingerprints,
     in_model_space,
     input_shape_of,
+    reached,
+    shape_of,
+    smallest_shape,
     with_units,
 )
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._steady import SteadyReader, check_repeats
 from featviz.records._progress import stale
 from featviz.records._rows import Rows
-from featviz.records.listing import Listing, Skipped
+from featviz.records.listing import Listing, Skipped, add_skipped
 from featviz.records.responses import (
     ARRAY_NAME,
     MANIFEST,
@@ -141,6 +145,10 @@ def _begin(
 ) -> tuple[Responses, Anatomy]:
     """Responses to no image yet; and all layers."""
     input_shape = input_shape_of(data)
+    sizes = list(data.sizes or [])
+    if sizes:
+        check_takes(model, [smallest_shape(data), input_shape], how.forward)
+        _check_rows_alike(how.reduce)
     net = anatomy(model, input_shape, only=[], forward=how.forward)  # no field is used
     if not isinstance(layers, (str, Layer)):
         layers = list(layers)  # it is read twice
@@ -150,7 +158,7 @@ def _begin(
         "reduce": name_of(how.reduce),
         "dtype": str(how.dtype or "as it comes").removeprefix("torch."),
     }
-    listing = Listing(data.keys, data.labels, input_shape)
+    listing = Listing(data.keys, data.labels, input_shape, sizes=sizes)
     if is_recorded:
         stamps = data.stamps()
         listing = replace(listing, stamps=stamps)
@@ -209,6 +217,8 @@ class _Run:
         self.out = out
         self.reduction = reduction_of(how.reduce)
         self.parameter = parameter_of(self.model)
+        input_shape = begun.listing.input_shape
+        self.sized = LayersBySize(self.model, input_shape, begun.layers.values(), how.forward)
         self.rows: dict[str, Rows] = {}
         for i, name in enumerate(begun.layers):
             path = None if out is None else out / array_name(i)
@@ -260,16 +270,16 @@ class _Run:
         self.skipped = [entry for entry in self.skipped if entry.index not in indices]
         for images, batch in self._batches(indices):
             self._read(images, batch)
-        self.skipped.sort(key=lambda entry: entry.index)
 
     def _rest(self, bar: Any) -> None:
         begin, size, n = self.done, self.how.batch_size, len(self.data)
         for images, batch in self._batches(range(begin, n)):
             self._read(images, batch)
-            # those at the end of the batch that cannot be read are done too, or the next batches
-            # would be others after an interruption
-            number = (images[-1] - begin) // size + 1
-            self.done = min(begin + number * size, n)
+            position = reached(self.data, images, begin, size, n)
+            if position is None:  # others of these sizes are still to come
+                bar.update(len(images))
+                continue
+            self.done = position
             bar.update(self.done - bar.n)
             if time.monotonic() - self.saved >= self.how.checkpoint:
                 self.save()
@@ -283,14 +293,14 @@ class _Run:
     def _skip(self, index: int, error: ImageError) -> None:
         if self.how.strict:
             raise error
-        self.skipped.append(Skipped(self.data.keys[index], str(error), index))
+        add_skipped(self.skipped, Skipped(self.data.keys[index], str(error), index))
 
     def _read(self, images: list[int], batch: Tensor) -> None:
         """Run a batch, and write its rows."""
-        n = len(images)
+        n, shape = len(images), shape_of(batch)
 
         def reduced(name: str, output: Tensor) -> Tensor | None:
-            value = self._reduced(name, output)
+            value = self._reduced(name, output, shape)
             _check_rows(name, value, n)
             if value.device.type != "cpu":
                 return value  # written after the forward, which the device goes on with
@@ -303,8 +313,8 @@ class _Run:
             if value is not None:
                 self.rows[name].write(images, value)
 
-    def _reduced(self, name: str, output: Tensor) -> Tensor:
-        maps = as_maps(self.begun.layers[name], output)
+    def _reduced(self, name: str, output: Tensor, shape: Shape) -> Tensor:
+        maps = as_maps(self.sized.for_maps(self.begun.layers[name], shape), output)
         if output.dim() == 2 and not callable(self.how.reduce):
             value = maps[:, :, 0, 0]
         else:
@@ -346,6 +356,16 @@ class _Run:
             rows.flush()
         save_manifest(self.state(), self.out)
         self.saved = time.monotonic()
+
+
+def _check_rows_alike(reduce: Reduction) -> None:
+    """Make sure that maps of every size are reduced to the same."""
+    if reduce == "map":
+        raise UsageError(
+            "reduce='map': images differ in size, and so do their maps: give one size, or a reduction "
+            "such as 'max'",
+            "reduce",
+        )
 
 
 def _check_rows(name: str, value: object, n: int) -> None:

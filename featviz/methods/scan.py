@@ -16,6 +16,7 @@ from featviz.bars import bar as progress_bar
 from featviz.errors import ImageError, RecordError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
+from featviz.fields.sizes import LayersBySize, check_takes
 from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.hooks import evaluating
@@ -27,6 +28,9 @@ from featviz.methods._inputs import (
     fingerprints,
     in_model_space,
     input_shape_of,
+    reached,
+    shape_of,
+    smallest_shape,
     with_units,
 )
 from featviz.methods._numbers import Numbers
@@ -36,7 +40,7 @@ from featviz.methods._steady import SteadyReader, check_repeats
 from featviz.records._ranges import in_words
 from featviz.records.image_sample import ImageSample, counted
 from featviz.records.layer_scan import LayerScan, has_positions
-from featviz.records.listing import Listing, Skipped
+from featviz.records.listing import Listing, Skipped, add_skipped
 from featviz.records.peaks import IN_REACH, Peaks
 from featviz.records.scan import MANIFEST, Scan
 from featviz.records.statistics import Statistics
@@ -77,7 +81,8 @@ def scan(
         model: any module that takes (n, c, h, w); it is used on its device and in eval mode, and
             left as it was.
         images: ``Images``, or anything that `open_images` takes. Each is normalized by
-            ``images.preprocess``.
+            ``images.preprocess``. Of `Images.at_own_sizes` each batch is of one size, and there are no
+            ``amplitudes``, which are of one.
         layers: a pattern (``conv``, ``features.*``), names, or layers. What a pattern matches and
             has no units is left out.
         k: exemplars per unit; the paper shows 9.
@@ -118,8 +123,8 @@ def scan(
         ModelError: the model does not take images of this size.
             Also: its forward is random, or depends on the batch; the message names the layer where
             that begins.
-        ImageError: no image can be read, images differ in size, or the data set gives other images
-            when it is read again.
+        ImageError: no image can be read, images differ in size and are not `Images.at_own_sizes`, or
+            the data set gives other images when it is read again.
         RecordError: ``out`` holds the record of something else.
         NumberError: an activation that is not a number; the message names layer and image.
         UsageError: ``batch_size`` or ``k`` below 1, ``checkpoint`` not above 0, no such score, ``net`` of
@@ -153,13 +158,13 @@ def scan(
     if spectrum:
         state = state.with_spectrum()
     if shard is not None:
-        state = replace(state, shard=range_of(shard, len(data), batch_size))
+        state = replace(state, shard=range_of(shard, len(data), data.window(batch_size)))
     chosen = [layer_scan.layer for layer_scan in state.values()]
     if check is not None:
         check(chosen)
     reader = SteadyReader(model, chosen, list(net.values()), batch_size, forward)
-    shape = state.listing.input_shape
-    run = _Run(reader, data, shape, batch_size, out, shard, checkpoint, strict, scored, arithmetic)
+    sized = LayersBySize(model, state.listing.input_shape, chosen, forward)
+    run = _Run(reader, data, sized, batch_size, out, shard, checkpoint, strict, scored, arithmetic)
     if run.out is None:
         return _finished(run, state, resume, progress)
     with claimed(run.out):
@@ -217,6 +222,9 @@ def _begin(
 ) -> tuple[Scan, Anatomy]:
     """A scan of no images yet, of layers that are there and have units; and all layers."""
     input_shape = input_shape_of(data)
+    sizes = list(data.sizes or [])
+    if sizes:
+        check_takes(model, [smallest_shape(data), input_shape], forward)
     if not isinstance(layers, (str, Layer)):
         layers = list(layers)
     if net is None:
@@ -231,7 +239,7 @@ def _begin(
     stamps = data.stamps()
     identity: dict[str, Any] = fingerprints(model, data, stamps, forward)
     identity |= {"layers": [layer.name for layer in chosen], "k": k, "score": score}
-    listing = Listing(data.keys, data.labels, input_shape, stamps)
+    listing = Listing(data.keys, data.labels, input_shape, stamps, sizes)
     begun = {}
     for layer in chosen:
         top, statistics = TopK.empty(layer.channels, k), Statistics.empty(layer.channels)
@@ -247,7 +255,7 @@ class _Run:
         self,
         reader: SteadyReader,
         data: Images,
-        shape: tuple[int, int, int],
+        sized: LayersBySize,
         batch_size: int,
         out: str | Path | None,
         shard: tuple[int, int] | None,
@@ -269,7 +277,7 @@ class _Run:
         self.strict = strict
         self.score = score
         self.parameter = parameter_of(self.model)
-        self.shape = shape
+        self.sized = sized
         self.skipped: list[Skipped] = []
         self.numbers = Numbers(data.keys)
         self.arithmetic = arithmetic
@@ -303,11 +311,10 @@ class _Run:
             for images, batch in self._batches(stale):
                 # at once, since these come before those that were counted
                 state = self._advanced(state, images, batch, position).counted()
-        self.skipped.sort(key=lambda skipped: skipped.index)
         return replace(state, skipped=list(self.skipped))
 
     def _batches(self, indices: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
-        shape = self.shape
+        shape = self.sized.shape
         return self.data.batches(indices, self.batch_size, shape=shape, on_error=self._skip)
 
     def all_of(self, state: Scan, progress: bool) -> Scan:
@@ -325,14 +332,17 @@ class _Run:
         )
         try:
             with bar, evaluating(self.model), torch.no_grad():
+                latest = state
                 for images, batch in batches:
-                    number = (images[-1] - begin) // self.batch_size + 1
-                    # those at the end of the batch that cannot be read are done too, or the next
-                    # batches would be others after an interruption
-                    position = min(begin + number * self.batch_size, stop)
-                    state = self._advanced(state, images, batch, position)
+                    position = reached(self.data, images, begin, self.batch_size, stop)
+                    latest = self._advanced(latest, images, batch, position or state.position)
+                    if position is None:  # others of these sizes are still to come
+                        bar.update(len(images))
+                        continue
+                    state = latest
                     bar.update(state.done - bar.n)
                     self._save_sometimes(state)
+                state = latest
                 bar.update(stop - start - bar.n)
             self.numbers.check()
         except BaseException:
@@ -356,7 +366,7 @@ class _Run:
     def _skip(self, index: int, error: ImageError) -> None:
         if self.strict:
             raise error
-        self.skipped.append(Skipped(self.data.keys[index], str(error), index))
+        add_skipped(self.skipped, Skipped(self.data.keys[index], str(error), index))
 
     def _save_sometimes(self, state: Scan) -> None:
         if self.out is not None and time.monotonic() - self.saved >= self.checkpoint:
@@ -389,9 +399,10 @@ class _Run:
     def _with(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:
         """The scan after some images at once."""
         layers: dict[str, LayerScan] = {}
+        shape = shape_of(batch)
 
         def reduce(name: str, output: Tensor) -> None:
-            maps = as_maps(state[name].layer, output)  # (n, c, h, w)
+            maps = as_maps(self.sized.for_maps(state[name].layer, shape), output)  # (n, c, h, w)
             peaks = Peaks.of(maps, images, self._floor(state[name], maps, images))
             self.numbers.take(f"layer {name!r}", peaks.maxima, images)
             layers[name] = state[name].update(maps, self._ranked(state[name], maps, peaks))

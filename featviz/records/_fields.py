@@ -128,6 +128,18 @@ def list_of(
     return check
 
 
+def texts_of(*lengths: int) -> Callable[[str, Any], list[str]]:
+    """The same for lists of text, which may have millions."""
+
+    def check(name: str, value: Any) -> list[str]:
+        is_fine = isinstance(value, list) and (not lengths or len(value) in lengths)
+        if is_fine and set(map(type, value)) <= {str}:
+            return list(value)
+        return list_of(text, *lengths)(name, value)
+
+    return check
+
+
 def optional(check_value: Callable[[str, Any], Value]) -> Callable[[str, Any], Value | None]:
     """A check for null, or what passes another one."""
 

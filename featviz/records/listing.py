@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+from bisect import insort
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from featviz.files import write_atomic
 from featviz.records import _fields as fields
 from featviz.records._arrays import hash_of
 from featviz.records._fields import Entry
 
+Value = TypeVar("Value")
+Shape = tuple[int, int, int]
+"""(c, h, w) in pixels."""
+Size = tuple[int, int]
+"""(height, width) in pixels."""
 Range = tuple[int, int]
 """Images from the first index up to the second, which is not included."""
-FILE_NAME = re.compile(r"listing-[0-9a-f]{16}\.json")
+FILE_NAME = re.compile(r"listing-[0-9a-f]{16}\.json\.gz")
+"""Names of files of listings."""
+_MANIFESTS = ("scan.json", "responses.json")
 _entries = fields.list_of(fields.entry)
 
 
@@ -42,8 +52,11 @@ class Listing:
 
     Attributes:
         keys, labels: of the images that the indices of a record mean.
-        input_shape: (c, h, w) of the images as the model saw them.
+        input_shape: (c, h, w) of the images as the model saw them; where they differ in size, of the
+            smallest box that holds every one of them.
         stamps: size and time of change of each file; empty text where images are no files.
+        sizes: (height, width) of each image, where they differ; (0, 0) where that is not known.
+            Empty: all are of ``input_shape``.
 
     Example:
         >>> from featviz import Listing
@@ -55,6 +68,7 @@ class Listing:
     labels: list[str | None]
     input_shape: tuple[int, int, int]
     stamps: list[str] = field(default_factory=list)
+    sizes: list[Size] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.stamps:
@@ -63,17 +77,48 @@ class Listing:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def shape_of(self, image: int) -> tuple[int, int, int]:
+        """(c, h, w) of an image as the model saw it.
+
+        Example:
+            >>> from featviz import Listing
+            >>> listing = Listing(["a", "b"], [None, None], (3, 8, 8), sizes=[(6, 8), (8, 4)])
+            >>> listing.shape_of(1)
+            (3, 8, 4)
+        """
+        if not self.sizes:
+            return self.input_shape
+        return self.input_shape[0], *self.sizes[image]
+
+    @cached_property
+    def label_names(self) -> list[str]:
+        """All labels, each once, in order."""
+        return sorted({label for label in self.labels if label is not None})
+
     @cached_property
     def packed(self) -> tuple[str, bytes]:
-        """The name and the content of the file that holds keys, labels and stamps."""
-        stamps = self.stamps if any(self.stamps) else []
-        entries = {"keys": self.keys, "labels": self.labels, "stamps": stamps}
-        data = json.dumps(entries, indent=0).encode()
-        return f"listing-{hash_of(data)}.json", data
+        """The name and the content of the file that holds keys, labels, stamps and sizes: of each label
+        and size, which many images share, there is one, and its number for each image."""
+        number = {label: i for i, label in enumerate(self.label_names)}
+        sizes = sorted(set(self.sizes))
+        number_of_size = {size: i for i, size in enumerate(sizes)}
+        entries = {
+            "keys": self.keys,
+            "stamps": self.stamps if any(self.stamps) else [],
+            "labels": self.label_names,
+            "label_of": [None if label is None else number[label] for label in self.labels],
+            "sizes": sizes,
+            "size_of": [number_of_size[size] for size in self.sizes],
+        }
+        # Python's fast encoder takes no indent
+        text = json.dumps(entries, separators=(",", ":"))
+        data = gzip.compress(text.encode(), compresslevel=1, mtime=0)
+        return f"listing-{hash_of(data)}.json.gz", data
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.input_shape))
-        return f"<Listing of {len(self)} images of {size}>"
+        upto = "up to " if self.sizes else ""
+        return f"<Listing of {len(self)} images of {upto}{size}>"
 
 
 def save_listing(listing: Listing, folder: Path) -> str:
@@ -85,8 +130,10 @@ def save_listing(listing: Listing, folder: Path) -> str:
 
 
 def remove_older_listings(folder: Path, name: str) -> None:
-    """Remove the listings of earlier records."""
-    for old in folder.glob("listing-*.json"):
+    """Remove the listings of earlier records; of which there may be two kinds in a folder."""
+    if all((folder / manifest).exists() for manifest in _MANIFESTS):
+        return
+    for old in folder.glob("listing-*.json.gz"):
         if old.name != name and FILE_NAME.fullmatch(old.name):
             old.unlink(missing_ok=True)
 
@@ -99,30 +146,41 @@ def stored_listing(folder: Path, manifest: Entry) -> Listing:
     if not path.exists() and (folder.parent / name).exists():
         path = folder.parent / name
     data = path.read_bytes()
-    if name != f"listing-{hash_of(data)}.json":
+    if name != f"listing-{hash_of(data)}.json.gz":
         raise ValueError(f"{name} is not as it was written: its hash is another")
-    shape = {"input_shape": manifest.value["input_shape"]}
-    return listing_from(Entry(json.loads(data) | shape))
-
-
-def listing_to_json(listing: Listing, skipped: Sequence[Skipped]) -> dict[str, Any]:
-    """The fields of a manifest that `listing_from` and `skipped_from` read."""
-    return {
-        "input_shape": listing.input_shape,
-        "skipped": [asdict(entry) for entry in skipped],
-        "keys": listing.keys,
-        "labels": listing.labels,
-        "stamps": listing.stamps if any(listing.stamps) else [],
-    }
-
-
-def listing_from(manifest: Entry) -> Listing:
-    """The listing of a manifest, each field checked."""
-    keys = manifest.take("keys", fields.list_of(fields.text))
-    labels = manifest.take("labels", fields.list_of(fields.optional_text, len(keys)))
-    stamps = manifest.take("stamps", fields.list_of(fields.text, 0, len(keys)))
     c, h, w = manifest.take("input_shape", fields.list_of(fields.integer(1), 3))
-    return Listing(keys, labels, (c, h, w), stamps)
+    known = _known.get((name, (c, h, w)))
+    if known is None:
+        known = _unpacked(data, (c, h, w))
+        _known[name, (c, h, w)] = known
+    return known
+
+
+_known: WeakValueDictionary[tuple[str, Shape], Listing] = WeakValueDictionary()
+"""Listings in use, by file and shape: shards have one in common, which is read once."""
+
+
+def _unpacked(data: bytes, shape: Shape) -> Listing:
+    """The listing of a file, each field checked."""
+    entry = Entry(json.loads(gzip.decompress(data)))
+    keys = entry.take("keys", fields.texts_of())
+    n = len(keys)
+    stamps = entry.take("stamps", fields.texts_of(0, n))
+    names = entry.take("labels", fields.texts_of())
+    sizes = entry.take("sizes", fields.list_of(fields.list_of(fields.integer(), 2)))
+    labels = _looked_up(entry, "label_of", n, {None: None, **dict(enumerate(names))})
+    own = []
+    if sizes:
+        own = _looked_up(entry, "size_of", n, {i: (h, w) for i, (h, w) in enumerate(sizes)})
+    return Listing(keys, labels, shape, stamps, own)
+
+
+def _looked_up(entry: Entry, name: str, n: int, values: Mapping[Any, Value]) -> list[Value]:
+    """What each of n images has, by the number that stands for it."""
+    numbers = entry.take(name, fields.list_of(fields.anything, n))
+    if set(map(type, numbers)) - {int, type(None)}:  # True is no 1
+        raise fields.wrong(name, numbers, "a list of numbers")
+    return [values[number] for number in numbers]
 
 
 def skipped_from(manifest: Entry, listing: Listing, ranges: Sequence[Range]) -> list[Skipped]:
@@ -132,6 +190,11 @@ def skipped_from(manifest: Entry, listing: Listing, ranges: Sequence[Range]) -> 
     if indices != sorted(set(indices)) or not all(is_in(ranges, index) for index in indices):
         raise ValueError(f"skipped names images that are not among {ranges}, each once")
     return skipped
+
+
+def add_skipped(skipped: list[Skipped], entry: Skipped) -> None:
+    """Add an image to those that could not be read, which are in the order of the listing."""
+    insort(skipped, entry, key=lambda other: other.index)
 
 
 def is_in(ranges: Sequence[Range], index: int) -> bool:
@@ -161,8 +224,3 @@ def check_fingerprints(manifest: Entry) -> Entry:
     if "forward" in identity.value:  # which earlier versions do not name
         identity.take("forward", fields.optional_text)
     return identity
-
-
-def labels_of(listing: Listing) -> list[str]:
-    """All labels, each once, in order."""
-    return sorted({label for label in listing.labels if label is not None})

@@ -60,13 +60,16 @@ class Peaks:
 
     @classmethod
     def joined(cls, batches: Sequence[Peaks]) -> Peaks:
-        """Those of several batches, in order."""
-        if len(batches) == 1:
-            return batches[0]
+        """Those of several batches, in the order of their images."""
         images = [image for batch in batches for image in batch.images]
-        maxima = torch.cat([batch.maxima for batch in batches])
-        scores = torch.cat([batch.scores for batch in batches])
-        return cls(images, maxima, scores, torch.cat([batch.positions for batch in batches]))
+        arrays = []
+        for name in ("maxima", "scores", "positions"):
+            arrays.append(torch.cat([getattr(batch, name) for batch in batches]))
+        if images != sorted(images):
+            order = sorted(range(len(images)), key=images.__getitem__)
+            rows = torch.tensor(order).to(arrays[0].device, non_blocking=True)
+            arrays = [own[rows] for own in arrays]
+        return cls(sorted(images), *arrays)
 
 
 def _first_above(floor: Tensor, maxima: Tensor, maps: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ from featviz.records.listing import (
     Range,
     Skipped,
     check_fingerprints,
-    listing_from,
-    listing_to_json,
+    remove_older_listings,
+    save_listing,
     skipped_from,
+    stored_listing,
 )
 from featviz.units import Layer
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "responses.json"
 ARRAY_NAME = re.compile(r"responses-\d+\.npy")
 """Names of files of arrays; a layer's name is in the manifest."""
@@ -127,6 +128,7 @@ class Responses(Mapping[str, Tensor]):
             [self.listing.labels[i] for i in rows],
             self.listing.input_shape,
             [self.listing.stamps[i] for i in rows],
+            [self.listing.sizes[i] for i in rows] if self.listing.sizes else [],
         )
         tensors = {name: tensor[rows] for name, tensor in self.items()}
         return replace(self, tensors=tensors, listing=listing, done=len(rows), skipped=[])
@@ -182,10 +184,14 @@ def save_manifest(result: Responses, folder: Path) -> Path:
         "complete": result.complete,
         "identity": result.identity,
         "layers": entries,
-        **listing_to_json(result.listing, result.skipped),
+        "listing": save_listing(result.listing, folder),
+        "input_shape": result.listing.input_shape,
+        "skipped": [asdict(entry) for entry in result.skipped],
     }
     manifest |= {"checksum": checksum(manifest)}
-    return write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1))
+    path = write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1))
+    remove_older_listings(folder, str(manifest["listing"]))
+    return path
 
 
 def _name(tensor: Tensor) -> str:
@@ -204,7 +210,7 @@ def _check_schema(path: Path, manifest: Entry) -> None:
 
 def _unpacked(manifest: Entry, folder: Path) -> Responses:
     """The responses that a manifest and its arrays describe, each field checked."""
-    listing = listing_from(manifest)
+    listing = stored_listing(folder, manifest)
     done = manifest.take("done", fields.integer(0, len(listing)))
     skipped = skipped_from(manifest, listing, [(0, done)])
     tensors, layers = {}, {}

@@ -46,7 +46,6 @@ from featviz.records.listing import (
     Range,
     Skipped,
     check_fingerprints,
-    labels_of,
     remove_older_listings,
     save_listing,
     skipped_from,
@@ -78,7 +77,8 @@ class Scan(Mapping[str, LayerScan]):
         shard: the range that a shard has to look at; None: all images.
         skipped: images that could not be read.
         sources: free text about model, weights and data, for titles.
-        amplitudes: the mean amplitude spectrum of the images, of a scan with ``spectrum=True``.
+        amplitudes: the mean amplitude spectrum of the images, of a scan with ``spectrum=True`` and
+            images of one size.
 
     Example:
         >>> from featviz import load_model, open_images, scan
@@ -204,7 +204,9 @@ class Scan(Mapping[str, LayerScan]):
         for name, own in self.items():
             layers[name] = replace(own, spectrum=Spectrum.empty(own.layer.channels, own.top.k))
         identity = {**self.identity, "spectrum": True}
-        amplitudes = Amplitudes.empty(self.listing.input_shape)
+        amplitudes = None
+        if not self.listing.sizes:
+            amplitudes = Amplitudes.empty(self.listing.input_shape)
         return replace(self, layers=layers, identity=identity, amplitudes=amplitudes)
 
     def computed(self, precision: str, channels_last: bool) -> Scan:
@@ -337,7 +339,7 @@ class Scan(Mapping[str, LayerScan]):
 
     def renewed(self, begun: Scan) -> Scan:
         """This record with the files as a scan that is about to begin has them."""
-        listing = replace(self.listing, stamps=begun.listing.stamps)
+        listing = replace(self.listing, stamps=begun.listing.stamps, sizes=begun.listing.sizes)
         layers = {name: replace(scan, listing=listing) for name, scan in self.items()}
         return replace(self, layers=layers, listing=listing, identity=begun.identity)
 
@@ -354,7 +356,7 @@ class Scan(Mapping[str, LayerScan]):
             The path of ``scan.json``.
         """
         folder = Path(folder)
-        labels = labels_of(self.listing)
+        labels = self.listing.label_names
         data = packed([_arrays(own, labels) for own in self.values()], _common(self))
         arrays = arrays_name(data)
         write_atomic(folder / arrays, data)
@@ -481,7 +483,7 @@ def _unpacked(manifest: Entry, folder: Path) -> Scan:
         top, precision = TopK.from_arrays(own), str(identity["precision"])
         spectrum = None
         if identity["spectrum"]:
-            spectrum = Spectrum.from_arrays(labels_of(listing), own)
+            spectrum = Spectrum.from_arrays(listing.label_names, own)
         layers[layer.name] = LayerScan(
             layer, top, statistics, maxima, listing, score, precision, spectrum
         )
@@ -489,7 +491,7 @@ def _unpacked(manifest: Entry, folder: Path) -> Scan:
     if manifest.take("checksum", fields.text) != checksum(manifest.value):
         raise ValueError("the manifest is not as it was written: its checksum is another")
     amplitudes = None
-    if identity["spectrum"]:
+    if identity["spectrum"] and not listing.sizes:
         n = int(arrays["amplitude_images"])
         amplitudes = Amplitudes.from_array(n, listing.input_shape, arrays["amplitudes"])
     return Scan(layers, listing, identity, ranges, span, skipped, sources, amplitudes)
@@ -519,7 +521,8 @@ def _check_mergeable(first: Scan, second: Scan) -> None:
         for key in sorted({*first.identity, *second.identity})
         if first.identity.get(key) != second.identity.get(key)
     ]
-    listed = [(own.keys, own.labels, own.input_shape) for own in (first.listing, second.listing)]
+    listings = (first.listing, second.listing)
+    listed = [(own.keys, own.labels, own.input_shape, own.sizes) for own in listings]
     if listed[0] != listed[1]:
         differing.append("images")
     if differing:

@@ -42,10 +42,13 @@ featviz.exemplars = (() => {
   /** An image with the box of what tiles show of it, and room for the map. */
   function boxed(data, side, exemplar, key) {
     const file = `${side.images}/${String(exemplar.image).padStart(6, "0")}.webp`;
-    const map = data.map ? make("canvas", { class: "map", width: data.map.size[1], height: data.map.size[0], style: within(data.map.box, data.input), "aria-hidden": "true" }) : null;
-    return [make("img", { src: file, alt: `image ${key}`, loading: "lazy" }), map,
-      make("span", { class: "box", style: within(exemplar.box, data.input) })].filter(Boolean);
+    const size = exemplar.input || data.input; // its own, where images differ in size
+    const map = mapOf(data, exemplar);
+    const canvas = map ? make("canvas", { class: "map", width: map.size[1], height: map.size[0], style: within(map.box, size), "aria-hidden": "true" }) : null;
+    return [make("img", { src: file, alt: `image ${key}`, loading: "lazy" }), canvas,
+      make("span", { class: "box", style: within(exemplar.box, size) })].filter(Boolean);
   }
+  const mapOf = (data, exemplar) => data.map && { ...data.map, ...exemplar.map };
   /** A box of an image's pixels in percent of it. */
   function within([top, left, bottom, right], [height, width]) {
     return `top:${(100 * top) / height}%;left:${(100 * left) / width}%;height:${(100 * (bottom - top)) / height}%;width:${(100 * (right - left)) / width}%`;
@@ -80,7 +83,7 @@ featviz.exemplars = (() => {
     const step = (by) => () => { if (unit.exemplars[rank + by]) enlarge(data, side, unit, rank + by); };
     const button = (text, name, by) => make("button", { type: "button", text, "aria-label": name, disabled: unit.exemplars[rank + by] ? null : "", click: step(by) });
     const facts = [["rank", `${rank + 1} of ${unit.exemplars.length}`], ["response", number(exemplar.score)], ["class", label], ["image", key],
-      ["projection", COMPUTED[exemplar.computed]], ["map", data.map ? mapWords(data) : null]];
+      ["projection", COMPUTED[exemplar.computed]], ["map", data.map ? mapWords(mapOf(data, exemplar)) : null]];
     const picture = make("div", { class: "boxed mapped" }, ...boxed(data, side, exemplar, key));
     const toggle = make("input", { type: "checkbox", id: "large-map", change: (event) => picture.classList.toggle("mapped", event.target.checked) });
     toggle.checked = true;
@@ -96,7 +99,7 @@ featviz.exemplars = (() => {
     if (!dialog.open) dialog.showModal();
     $("#large-title").focus();
   }
-  function mapWords({ map }) {
+  function mapWords(map) {
     const pooled = map.size.join() === map.of.join() ? "" : `, the largest of each field of ${map.size.join(" × ")}`;
     return `${map.of.join(" × ")} positions${pooled}; clear: the response of this exemplar; dark: none`;
   }
