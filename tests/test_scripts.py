@@ -20,6 +20,7 @@ import pytest
 import torch
 from laws import generator, randn, untouched
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from nets import Reused, plain
 from PIL import Image
 from torch import nn
@@ -32,6 +33,7 @@ from featviz import (
     anatomy,
     figures,
     load_model,
+    occlude,
     open_images,
     project,
     scan,
@@ -878,10 +880,37 @@ def test_maps_lie_where_the_squares_are() -> None:
         randn(3, 16, 20).sigmoid(), covered(), "response", "unit", randn(1, 3, 16, 20)
     )
     figure = figures.occlusion([row])
-    (shown,) = figure.axes[1].get_images()
+    under, shown = figure.axes[1].get_images()
+    assert tuple(under.get_extent()) == (0, 20, 16, 0)
     # windows of 8 in steps of 4: middles at 4, 8 ... 16 across and 4, 8, 12 down
     assert tuple(shown.get_extent()) == (2, 18, 14, 2)
     assert figure.axes[1].get_xlim() == (0, 20)
+
+
+def test_squares_over_the_border_fill_the_map() -> None:
+    x = randn(3, 16, 20)
+    model = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1))
+    maps = occlude(model, x, {"map": Unit("0", 1)}, window=8, stride=4, over_edges=True)
+    row = OccludedImage(x.sigmoid(), maps, "map", "unit", randn(1, 3, 16, 20))
+    _, shown = figures.occlusion([row]).axes[1].get_images()
+    # from windows at -4, whose middle is 0, to those at 12 and 16, whose middles are 16 and 20
+    assert tuple(shown.get_extent()) == (-2, 22, 18, -2)
+
+
+def test_a_score_is_red_where_it_falls_and_blue_where_it_rises() -> None:
+    maps = covered()
+    values = maps.scores["response"]
+    values[:] = 2.0
+    values[0, 1], values[1, 2], values[2, 3] = 1.0, 2.5, 2.0
+    maps.baseline["response"] = 2.0
+    row = OccludedImage(torch.rand(3, 16, 20), maps, "response", "unit", randn(1, 3, 16, 20))
+    _, shown = figures.occlusion([row]).axes[1].get_images()
+    veil = shown.get_array()
+    assert veil[0, 1, 0] > veil[0, 1, 2]
+    assert veil[1, 2, 2] > veil[1, 2, 0]
+    opacity = veil[..., 3]
+    assert opacity[1, 2] == pytest.approx(opacity[0, 1] / 2)  # half as far from the uncovered score
+    assert (opacity > 0).sum() == 2
 
 
 def test_the_legend_of_classes_counts_squares() -> None:
@@ -908,6 +937,16 @@ def test_exact_equivariance_is_circled() -> None:
     lines = figure.axes[0].lines
     circled = [list(line.get_xdata()) for line in lines if line.get_fillstyle() == "none"]
     assert circled == [[0, 2], [0]]
+
+
+def test_a_layer_without_an_error_is_named_and_not_in_the_legend() -> None:
+    errors = {"a": [0.0, 0.5], "deep": [math.nan, math.nan]}
+    panels = {"translation (pixels)": ([0.0, 1.0], errors)}
+    figure = figures.equivariance(panels, {"a": "stride 2", "deep": "stride 16"})
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert not any(text.startswith("deep, ") for text in texts)
+    assert any(text.startswith("a, ") for text in texts)
+    assert any("Not drawn" in text and "deep" in text for text in texts)
 
 
 def test_resnet20_is_that_of_the_paper() -> None:
