@@ -210,7 +210,7 @@ def row_of(name: str, runs: Sequence[Run], reference: Sequence[Run]) -> dict[str
     first network with the same seeds."""
     row: dict[str, Any] = {"network": name, "parameters": int(runs[0]["parameters"])}
     for error in ("train error", "test error"):
-        row |= seeds.with_ends(error, [run[error] for run in runs])
+        row |= seeds.summarised(error, [run[error] for run in runs])
     above = seeds.difference(*(test_errors(own) for own in (runs, reference)))
     row |= dict(zip(("difference", "difference low", "difference high"), above, strict=True))
     return row | {"test errors": " ".join(f"{error:.4f}" for error in test_errors(runs))}

@@ -206,7 +206,7 @@ def combined(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key in MEASURES:
         values = values_of(runs, key)
         if values:
-            network |= seeds.with_ends(key, values)
+            network |= seeds.summarised(key, values)
     network["spectrum"] = torch.stack([run["spectrum"] for run in runs]).mean(dim=0)
     return network
 

@@ -50,7 +50,7 @@ def difference(values: Values, reference: Values) -> Interval:
     return interval([value - other for value, other in zip(values, reference, strict=True)])
 
 
-def with_ends(name: str, values: Values) -> dict[str, float]:
+def summarised(name: str, values: Values) -> dict[str, float]:
     """A column of the mean, and two of the ends of its interval, where there are several values."""
     mean, low, high = interval(values)
     if not isfinite(low):
