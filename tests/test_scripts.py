@@ -999,7 +999,7 @@ def test_exact_equivariance_is_circled() -> None:
 
 
 def test_a_layer_without_an_error_is_named_and_not_in_the_legend() -> None:
-    errors = {"a": [0.0, 0.5], "deep": [math.nan, math.nan]}
+    errors = {"a": [0.0, 0.5], "deep": [0.0, math.nan]}
     panels = {"translation (pixels)": ([0.0, 1.0], errors)}
     figure = figures.equivariance(panels, {"a": "stride 2", "deep": "stride 16"})
     texts = [text.get_text() for text in figure.findobj(Text)]

@@ -186,7 +186,7 @@ def equivariance(
     Args:
         panels: by the label of the horizontal axis (such as ``translation (pixels)``): its values,
             and by layer the errors there. Values that are nan are left out, and a layer that has no
-            others is named below the title.
+            two others in any panel is named below the title.
         strides: by layer, its text in the legend.
         heading: comes first in the title.
         fig: a figure, or part of one, to draw into; None: a new one.
@@ -211,10 +211,11 @@ def equivariance(
         "Circled: exactly 0, or rounding (below 1e-10). The axis is stretched towards 0 "
         "(square root).",
     ]
-    empty = [layer for layer in strides if not _has_numbers(panels, layer)]
+    empty = [layer for layer in strides if not _has_curve(panels, layer)]
     if empty:
         notes.append(
-            f"Not drawn, since no position of theirs sees pixels of the image alone: {', '.join(empty)}."
+            "Not drawn, since where the image is transformed no position sees pixels of it alone: "
+            f"{', '.join(empty)}."
         )
     styles: dict[str, Style] = {}
     for i, layer in enumerate(strides):
@@ -248,12 +249,15 @@ def equivariance(
     return area.finish()
 
 
-def _has_numbers(
+def _has_curve(
     panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]], layer: str
 ) -> bool:
-    """Whether any error of a layer is a number."""
-    rows = [errors[layer] for _, errors in panels.values() if layer in errors]
-    return any(isfinite(error) for row in rows for error in row)
+    """Whether a layer has two errors that are numbers, in any panel: one is that of no transform."""
+    for _, errors in panels.values():
+        row = errors.get(layer, ())
+        if sum(map(isfinite, row)) >= min(2, len(row)) > 0:
+            return True
+    return False
 
 
 def _highest(
