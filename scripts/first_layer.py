@@ -8,17 +8,19 @@ Four networks that differ in these alone are trained alike, on the 8 shapes of t
 at 80 pixels, or on --images: the first convolution of --model is replaced. With --weights there is
 no training: that network's own first layer is measured.
 
-The default training is short, one run for each network: the effect of strides on aliasing is the
-same in every run, but the filters that dominate and the number of dead units differ between runs
-that differ in rounding alone. To compare these, train longer, with several --seed."""
+Each is trained with each of --seeds: of the initial weights, of the order of the images and of dropout. Filters and
+projections are those of the first; numbers are means with their 95% intervals, and the caption says which differences
+these seeds settle. The training is short, and small beside the paper's, in which filters had 70 epochs of 1.3
+million images to grow: what the caption settles is settled for it alone."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import seeds
 import torch
 import torch.nn.functional as F
 from labelled import Sets, add_training_arguments, classes_in, sets_from
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 from featviz import LayerScan, anatomy, figures, project_exemplars, scan
 from featviz.data import accuracy, train
 from featviz.errors import LayerError, UsageError
+from featviz.figures.filters import MEASURES
 
 GEOMETRIES = ((11, 4, 2), (7, 2, 1))
 """Kernel, stride and padding of the first layer, in pixels: before the paper, and its own."""
@@ -41,7 +44,8 @@ NEVER_0 = 1e-30  # divisors are at least this
 
 def arguments() -> argparse.ArgumentParser:
     result = parser(__doc__, "first_layer")
-    add_training_arguments(result, epochs=9, images=2000)
+    add_training_arguments(result, epochs=6, images=2000)
+    seeds.add_seeds(result, 3)
     result.add_argument(
         "--radius",
         type=float,
@@ -61,8 +65,12 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Train or take the networks, measure each, draw them beside each other."""
+    note = ""
     if args.weights in (None, "initial"):
-        networks = trained(args)
+        runs = trained(args)
+        networks = [combined(own) for own in runs.values()]
+        note = settled(list(runs.values()))
+        print(note)
     else:
         model = model_from(args)
         sets = sets_from(args, model, test=300)
@@ -74,7 +82,8 @@ def main(args: argparse.Namespace) -> None:
         "spectrum": f"share of the first layer's energy in {BINS} bands of frequency "
         "from 0 to 1/2 cycle a pixel",
     }
-    write(figures.first_layer(networks, heading=args.model), table, args.out, "first_layer")
+    figure = figures.first_layer(networks, heading=args.model, note=note)
+    write(figure, table, args.out, "first_layer")
     for row in rows:
         print(", ".join(in_words(name, value) for name, value in row.items()))
 
@@ -94,37 +103,48 @@ def in_words(name: str, value: Any) -> str:
 # --- training
 
 
-def trained(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The four networks, from the same initial weights but for the first layer."""
+def trained(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """By name the four networks, each with every seed; with one seed they begin with the same weights but for the
+    first layer's."""
     args.weights = "initial"
     if args.input_size is None and args.images is None and args.model == "zfmini":
         args.input_size = (SYNTHETIC, SYNTHETIC)
     classes = classes_in(args)
     sets = sets_from(args, model_from(args, num_classes=classes), test=300, coarse=True)
-    networks = []
+    runs: dict[str, list[dict[str, Any]]] = {}
     for kernel, stride, padding in GEOMETRIES:
         for radius in (None, args.radius):
-            model = model_from(args, num_classes=classes)
-            replace_first(model, kernel, stride, padding)
-            anatomy(model, sets.shape, only=[])  # raises now if it does not take such images
             name = name_of(kernel, stride, radius)
-            print(name, file=sys.stderr)
-            train(
-                model,
-                sets.training,
-                epochs=args.epochs,
-                checkpoints=(),
-                batch_size=args.batch_size,
-                radius=radius,
-                learning_rate=args.learning_rate,
-                weight_decay=args.weight_decay,
-                preprocess=sets.recipe.normalize,
-                seed=args.seed,
-                progress=True,
-            )
-            error = 1 - accuracy(model, sets.testing, preprocess=sets.recipe.normalize)
-            networks.append(measured(name, model, sets, args, error))
-    return networks
+            runs[name] = []
+            for seed in seeds.seeds_of(args):
+                print(f"{name}, seed {seed}", file=sys.stderr)
+                torch.manual_seed(seed)  # of the initial weights
+                model = model_from(args, num_classes=classes)
+                replace_first(model, kernel, stride, padding)
+                anatomy(model, sets.shape, only=[])  # raises now if it does not take such images
+                error = trained_error(model, sets, args, radius, seed)
+                runs[name].append(measured(name, model, sets, args, error))
+    return runs
+
+
+def trained_error(
+    model: nn.Module, sets: Sets, args: argparse.Namespace, radius: float | None, seed: int
+) -> float:
+    """Train one network; its error on the test images."""
+    train(
+        model,
+        sets.training,
+        epochs=args.epochs,
+        checkpoints=(),
+        batch_size=args.batch_size,
+        radius=radius,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        preprocess=sets.recipe.normalize,
+        seed=seed,
+        progress=True,
+    )
+    return 1 - accuracy(model, sets.testing, preprocess=sets.recipe.normalize)
 
 
 def name_of(kernel: int, stride: int, radius: float | None) -> str:
@@ -161,7 +181,6 @@ def replace_first(model: nn.Module, kernel: int, stride: int, padding: int) -> N
             f"the first convolution {name!r} has {old.groups} groups: "
             "only one of 1 group is replaced"
         )
-    torch.manual_seed(0)
     new = nn.Conv2d(
         old.in_channels,
         old.out_channels,
@@ -175,6 +194,57 @@ def replace_first(model: nn.Module, kernel: int, stride: int, padding: int) -> N
         nn.init.zeros_(new.bias)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, new.to(old.weight.device))
+
+
+# --- several seeds
+
+
+def combined(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One network over all seeds: the means of its numbers and their intervals; filters and projections of the
+    first."""
+    network = dict(runs[0])
+    for key in MEASURES:
+        values = values_of(runs, key)
+        if values:
+            network |= seeds.summarised(key, values)
+    network["spectrum"] = torch.stack([run["spectrum"] for run in runs]).mean(dim=0)
+    return network
+
+
+def values_of(runs: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """One measure of each seed; none where it is not known of all."""
+    values = [run.get(key) for run in runs]
+    return [value for value in values if value is not None and len(values) == len(runs)]
+
+
+def settled(networks: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+    """What the seeds say of networks with and without renormalised filters, which follow each other, and of their
+    two geometries without it."""
+    n = len(networks[0])
+    if n == 1:
+        return "One seed: no difference is settled"
+    words = [f"Means of {n} seeds with 95% intervals, all on the same images"]
+    for plain, renormalised in (networks[:2], networks[2:]):
+        geometry = plain[0]["network"].rpartition(", ")[0]
+        words.append(compared(f"Renormalised ({geometry})", renormalised, plain))
+    words.append(compared("7 x 7, stride 2 against 11 x 11, stride 4", networks[2], networks[0]))
+    return ". ".join(words)
+
+
+def compared(
+    title: str, runs: Sequence[Mapping[str, Any]], reference: Sequence[Mapping[str, Any]]
+) -> str:
+    """Which measures are higher and which lower than those of another network with the same seeds."""
+    differences = {}
+    for key in MEASURES:
+        values, others = values_of(runs, key), values_of(reference, key)
+        if values and len(values) == len(others):
+            differences[key] = seeds.difference(values, others)
+    kinds = seeds.verdict(differences)
+    return (
+        f"{title}, higher: {seeds.listed(kinds['higher'])}. Lower: {seeds.listed(kinds['lower'])}. "
+        f"Not settled: {seeds.listed(kinds['open'])}"
+    )
 
 
 # --- measures

@@ -117,6 +117,7 @@ def occluded(
         scores,
         window=args.window or max(1, round(side / 4)),
         stride=args.stride or max(1, round(side / 24)),
+        over_edges=True,
         fill=args.fill,
         preprocess=images.preprocess,
         progress=True,

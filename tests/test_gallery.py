@@ -51,7 +51,8 @@ from featviz.tiles import blur_of, opacity
 
 STATIC = r"static/(gallery\.css|[a-z]+\.js)"
 FILES = re.compile(
-    rf"index\.(html|js)|reading\.html|gallery\.json|{STATIC}|layer-\d{{3}}\.html|([a-h]/)?images/\d{{6}}\.webp"
+    rf"index\.(html|js)|(reading|images?)\.html|gallery\.json|{STATIC}|layer-\d{{3}}\.html"
+    r"|([a-h]/)?images/\d{6}\.webp|pages/\d{6}\.js"
     r"|([a-h]/)?layers/\d{3}/(\d+\.js|strip\.webp|units\.json|data\.json|maxima\.npz)"
 )
 ADDRESSES = re.compile(
@@ -507,7 +508,13 @@ def wrong_records(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Records with one thing wrong."""
     for key in ("identity", "about", "layers"):
         yield {name: value for name, value in record.items() if name != key}
-    for key, value in (("about", {}), ("layers", 3), ("images", [[0, 1, 2]]), ("sides", ["a"])):
+    for key, value in (
+        ("about", {}),
+        ("layers", 3),
+        ("images", [[0, 1, 2]]),
+        ("pages", ["a"]),
+        ("sides", ["a"]),
+    ):
         yield record | {key: value}
     first, *others = record["layers"]
     for key in first:

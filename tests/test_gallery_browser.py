@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from galleries import HOSTILE, LABELS, LAYER, made_up, tiny
+from galleries import HOSTILE, LABELS, LAYER, hostile_images, made_up, tiny
 from laws import generator
 from PIL import Image
 from torch import nn
 
-from featviz import Exemplars, Images, LayerScan, Preprocess, Scan, Unit, gallery, scan
-from featviz.gallery import _layer_files
+from featviz import Exemplars, Images, LayerScan, Preprocess, Scan, Unit, explain, gallery, scan
+from featviz.gallery import _image_pages, _layer_files
 from featviz.gallery.numbers import text
 
 sync_api = pytest.importorskip(
@@ -43,6 +43,7 @@ pytestmark = [
 RULES = ["deconvnet", "guided"]
 PHONE = {"width": 390, "height": 844}
 OPEN = "#unit[open]"
+PICTURED = ".pictured li"
 FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
@@ -609,6 +610,9 @@ OVERFLOW = "[document.documentElement.scrollWidth, innerWidth]"
         "layer-002.html",
         "layer-001.html#unit-5",
         "layer-000.html#unit-1",
+        "images.html",
+        "image.html#image-2",
+        "image.html#image-8",
     ],
 )
 def test_nothing_is_wider_than_a_phone(
@@ -616,7 +620,9 @@ def test_nothing_is_wider_than_a_phone(
 ) -> None:
     tab = opened(small, viewport=PHONE, has_touch=True, is_mobile=True)
     page = tab.go(address)
-    if "#" in address:
+    if "image-" in address:
+        page.wait_for_selector(PICTURED)
+    elif "#" in address:
         page.wait_for_selector(OPEN)
         within = page.eval_on_selector("#unit", "(panel) => [panel.scrollWidth, panel.clientWidth]")
         assert within[0] <= within[1]
@@ -707,6 +713,24 @@ TEXTS = {
         "#unit .histogram text",
     ],
     "layer-001.html#unit-3": [".notice"],
+    "images.html": [
+        "h1",
+        ".lead",
+        "#image-count",
+        ".thumbnails b",
+        ".thumbnails .key",
+        ".to-images",
+    ],
+    "image.html#image-2": [
+        "h1",
+        "#image-key",
+        ".quiet",
+        "nav a",
+        ".image h2 a",
+        ".pictured b",
+        ".pictured .name span",
+    ],
+    "image.html#image-999": [".notice"],
 }
 
 
@@ -723,6 +747,8 @@ def test_all_text_can_be_read_in_light_and_dark(
             page.keyboard.press("ArrowRight")  # unit 0 has no previous one
             page.evaluate("location.hash = '#unit-0'")
             page.wait_for_selector("#unit button[disabled]")
+        if address == "image.html#image-2":
+            page.wait_for_selector(PICTURED)
         ratios = page.evaluate(CONTRASTS, selectors)
         faint = {name: ratio for name, ratio in ratios.items() if ratio is None or ratio < 4.5}
         assert faint == {}, address
@@ -760,11 +786,20 @@ UNNAMED = """() => {
 }"""
 
 
-@pytest.mark.parametrize("address", ["index.html", "layer-001.html", "layer-000.html#unit-1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "index.html",
+        "layer-001.html",
+        "layer-000.html#unit-1",
+        "images.html",
+        "image.html#image-2",
+    ],
+)
 def test_everything_has_a_name_for_who_does_not_see_it(tab: Tab, address: str) -> None:
     page = tab.go(address)
     if "#" in address:
-        page.wait_for_selector(OPEN)
+        page.wait_for_selector(PICTURED if "image-" in address else OPEN)
     assert page.evaluate(UNNAMED) == []
     assert page.evaluate("document.documentElement.lang") == "en"
     page.keyboard.press("Tab")
@@ -1356,6 +1391,9 @@ def test_axe_finds_nothing(
     source = (Path(axe.__file__).parent / "axe.min.js").read_text()
     tab = opened(small, color_scheme=scheme, viewport=viewport)
     for address in (
+        "images.html",
+        "image.html#image-999",
+        "image.html#image-2",
         "index.html",
         "reading.html",
         "layer-001.html#list=5",
@@ -1365,6 +1403,8 @@ def test_axe_finds_nothing(
     ):
         page = tab.go(address)
         page.reload()
+        if address == "image.html#image-2":
+            page.wait_for_selector(PICTURED)
         assert violations(page, source) == [], address
         if "unit" in address:
             page.click("#unit .exemplars .boxed >> nth=0")
@@ -1513,3 +1553,124 @@ def test_a_unit_shows_its_images_from_the_weakest_to_the_strongest(
     page.set_viewport_size(PHONE)
     wide, screen = page.evaluate(OVERFLOW)
     assert wide <= screen == 390
+
+
+# --- what the network makes of an image
+
+
+def title_of(image: int) -> str:
+    return text(LABELS[image % len(LABELS)])
+
+
+def test_an_exemplar_leads_to_what_the_network_makes_of_its_image(tab: Tab, result: Scan) -> None:
+    image = int(result["conv2"].top.images[5, 1])
+    page = tab.go("layer-001.html#unit-5")
+    page.wait_for_selector(OPEN)
+    page.locator("#unit .exemplars li").nth(1).locator(".key a").click()
+    tab.at(f"image.html#image-{image}")
+    page.wait_for_selector(PICTURED)
+    assert page.inner_text("h1") == title_of(image)
+    assert page.inner_text("#image-key") == text(hostile_images().keys[image])
+    shown = page.locator("section", has_text="conv2").locator("li")
+    own = explain(*tiny()[:2], result, image, n=6, rule="gradient")
+    layer = next(layer for layer in own.layers if layer.layer.name == "conv2")
+    for i, channel in enumerate(layer.channels):
+        words = " ".join(shown.nth(i).inner_text().split())
+        assert words.startswith(f"unit {channel} {100 * float(layer.shares[i]):.0f}%")
+        images = result["conv2"].top.images[channel].tolist()
+        rank = f"its no. {images.index(image) + 1}" if image in images else "its no."
+        assert (rank in words) == (image in images)
+    shown.first.scroll_into_view_if_needed()
+    tab.wait("document.querySelector('.pictured .liked').style.backgroundImage !== ''")
+    shown.first.locator("a").click()
+    tab.at(f"layer-001.html#unit-{layer.channels[0]}")
+    page.wait_for_selector(OPEN)
+    page.click("#unit .exemplars .boxed >> nth=1")
+    page.click("#large a")
+    page.wait_for_selector(PICTURED)
+
+
+def test_a_veil_is_clear_where_the_unit_responds_most(tab: Tab, result: Scan) -> None:
+    own = explain(*tiny()[:2], result, 2, n=6, rule="gradient")
+    page = tab.go("image.html#image-2")
+    page.wait_for_selector(PICTURED)
+    canvases = page.locator(".pictured .map")
+    positions = [at for layer in own.layers for at in layer.positions.tolist()]
+    assert canvases.count() == len(positions)
+    sizes = [layer.layer.map_size for layer in own.layers for _ in layer.channels]
+    alphas = """(canvas) => [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]
+      .filter((_, i) => i % 4 === 3)"""
+    for i, (y, x) in enumerate(positions):
+        height, width = (min(side, 14) for side in sizes[i])
+        veil = canvases.nth(i).evaluate(alphas)
+        assert len(veil) == height * width
+        clear = width * (y * height // sizes[i][0]) + x * width // sizes[i][1]
+        assert veil[clear] == 0
+        assert max(veil) > 90
+
+
+def test_images_are_indexed_filtered_and_stepped_through_by_keyboard(tab: Tab) -> None:
+    page = tab.go("index.html")
+    page.click("a.to-images")
+    tab.at("images.html")
+    links = page.locator(".thumbnails li")
+    every = links.count()
+    assert page.inner_text("#image-count") == f"{every} images"
+    page.fill("#filter-images", "plain/01")
+    shown = page.locator(".thumbnails li:visible")
+    assert 0 < shown.count() < every
+    assert all("plain/01" in words for words in shown.all_inner_texts())
+    assert page.inner_text("#image-count") == f"{shown.count()} of {every} images"
+    first = shown.first.locator("a")
+    address = first.get_attribute("href")
+    first.focus()
+    page.keyboard.press("Enter")
+    tab.at(address)
+    page.wait_for_selector(PICTURED)
+    number = int(address.rpartition("-")[2])
+    pages = json.loads((tab.folder / "gallery.json").read_text())["pages"]
+    after = pages[pages.index(number) + 1]
+    page.keyboard.press("ArrowRight")
+    tab.at(f"image.html#image-{after}")
+    tab.wait(f"document.querySelector('h1').textContent === {title_of(after)!r}")
+    page.keyboard.press("ArrowLeft")
+    tab.at(address)
+    page.click("nav a[aria-label='Next image']")
+    tab.at(f"image.html#image-{after}")
+    page.keyboard.press("Escape")
+    tab.at("images.html")
+    page.keyboard.press("Escape")
+    tab.at("index.html")
+
+
+def test_the_first_and_the_last_image_lead_one_way_and_an_unknown_one_says_so(tab: Tab) -> None:
+    pages = json.loads((tab.folder / "gallery.json").read_text())["pages"]
+    page = tab.go(f"image.html#image-{pages[0]}")
+    page.wait_for_selector(PICTURED)
+    assert page.locator("nav a").all_inner_texts() == ["All images", "→"]
+    page.keyboard.press("ArrowLeft")
+    page.evaluate(f"location.hash = '#image-{pages[-1]}'")
+    tab.wait(
+        "document.querySelectorAll('nav a').length === 2 && document.querySelector('nav a').textContent === '←'"
+    )
+    page.evaluate("location.hash = '#image-999'")
+    tab.wait("document.querySelector('h1').textContent === 'No such image'")
+    assert "No image of this number" in page.inner_text("#image-notice")
+    assert page.locator("#subject img, .pictured").count() == 0
+
+
+def test_where_not_all_exemplars_have_a_page_the_others_are_no_links(
+    opened: Callable[..., Tab], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_image_pages, "LIMIT", 3)
+    model, images, result = tiny()
+    gallery.build(result, model, images, tmp_path / "few", rules=RULES)
+    tab = opened(tmp_path / "few")
+    page = tab.go("images.html")
+    assert page.locator(".thumbnails li").count() == 3
+    pages = json.loads((tmp_path / "few" / "gallery.json").read_text())["pages"]
+    assert "these 3 are so of the most units" in page.inner_text("#of-images")
+    page = tab.go("layer-001.html#unit-5")
+    page.wait_for_selector(OPEN)
+    own = result["conv2"].top.images[5].tolist()
+    assert page.locator("#unit .key a").count() == len(set(own) & set(pages))

@@ -85,6 +85,36 @@ def test_every_score_equals_the_slow_way(window: tuple[int, int], stride: tuple[
         torch.testing.assert_close(result.attribution(name), drops, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("window", "stride"), [((6, 6), (3, 2)), ((5, 7), (5, 3)), ((1, 19), (1, 19))]
+)
+def test_windows_over_the_edges_cover_every_pixel_alike(
+    window: tuple[int, int], stride: tuple[int, int]
+) -> None:
+    model, x = classifier(), image()
+    result = occlude(model, x, 2, window=window, stride=stride, over_edges=True)
+    score = probability(model, 2)
+    size = Box(0, 0, 22, 19)
+    counts = torch.zeros(22, 19)
+    values = []
+    for top in range(-stride[0] * 9, 22, stride[0]):
+        for left in range(-stride[1] * 9, 19, stride[1]):
+            box = Box(top, left, top + window[0], left + window[1]).clip(size)
+            if box.height > 0 and box.width > 0:
+                counts[box.region] += 1
+                hidden = x.clone()
+                hidden[box.region] = 0
+                values.append((tuple(box), score(hidden)))
+    assert [tuple(box) for box in result.boxes.flatten(0, 1).tolist()] == [box for box, _ in values]
+    assert result.scores["class 2"].flatten().tolist() == pytest.approx(
+        [value for _, value in values], rel=1e-12
+    )
+    if window[0] % stride[0] == 0 and window[1] % stride[1] == 0:
+        assert len(counts.unique()) == 1
+    full = occlude(model, x, 2, window=window, stride=stride, over_edges=True, incremental=False)
+    torch.testing.assert_close(full.scores["class 2"], result.scores["class 2"])
+
+
 def test_a_unit_is_read_before_the_next_layer_works_in_place() -> None:
     model, x = classifier(), image()
     model[4] = nn.ReLU(inplace=True)

@@ -90,9 +90,7 @@ def test_a_map_with_nan_has_nan(reach: set[str], monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [3, 0, 4, 2, 1]])
 def test_batches_joined_are_one_batch(order: list[int]) -> None:
     maps = tied()
-    batches = []
-    for some in (order[:2], order[2:]):
-        batches.append(Peaks.of(maps[some], some))
+    batches = [Peaks.of(maps[some], some) for some in (order[:2], order[2:])]
     own = Peaks.joined(batches)
     check(own, maps)
     assert own.images == [0, 1, 2, 3, 4]

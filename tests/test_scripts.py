@@ -21,6 +21,7 @@ import pytest
 import torch
 from laws import generator, randn, untouched
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from nets import Reused, plain
 from PIL import Image
 from torch import nn
@@ -34,6 +35,7 @@ from featviz import (
     cli,
     figures,
     load_model,
+    occlude,
     open_images,
     project,
     scan,
@@ -46,7 +48,7 @@ from featviz.rules import RULES
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
-SHARED = ("choose", "labelled", "resnet20", "shared")
+SHARED = ("choose", "labelled", "resnet20", "seeds", "shared")
 RUNNABLE = [name for name in NAMES if name not in SHARED]
 TINY = """
 from torch import nn
@@ -189,8 +191,8 @@ SMALLEST = {
     "convergence": "--limit 2 --units 1 --layers conv2 --rule guided",
     "convolution": "--filters 1 --sizes 40 --layers conv1 --limit 1 --input-size 48",
     "feature_evolution": "--units 1 --epochs 1 --limit 1 --layers conv1 --input-size 48",
-    "first_layer": "--units 1 --epochs 1 --limit 1",
-    "ablation": "--epochs 1 --limit 1 --variants none",
+    "first_layer": "--units 1 --epochs 1 --limit 1 --seeds 1",
+    "ablation": "--epochs 1 --limit 1 --variants none --seeds 1",
     "unit_ablation": "--limit 2",
     "randomization": "--limit 1 --show 1 --stages 1 --rule gradient",
     "without_pooling": "--epochs 1 --limit 4 --show 1 --units 1",
@@ -493,7 +495,7 @@ def test_feature_evolution_trains_and_goes_on_from_checkpoints(
 
 @pytest.mark.slow
 def test_first_layer_trains_four_networks() -> None:
-    assert run("first_layer --limit 24 --epochs 1 --batch-size 8 --units 4") == 0
+    assert run("first_layer --limit 24 --epochs 1 --batch-size 8 --units 4 --seeds 2") == 0
     content = networks()
     assert [network["stride"] for network in content["networks"]] == [4, 4, 2, 2]
     shares = (
@@ -506,6 +508,7 @@ def test_first_layer_trains_four_networks() -> None:
         assert sum(content["spectra"][network["network"]]) == pytest.approx(1, abs=1e-4)
         for share in shares:
             assert 0 <= network[share] <= 1
+            assert network[f"{share} low"] <= network[share] <= network[f"{share} high"]
 
 
 def test_first_layer_of_weights_of_ones_own() -> None:
@@ -542,7 +545,7 @@ def test_blocks_are_measured_against_noise() -> None:
 
 def test_ablation_of_zfmini() -> None:
     variants = "3, 4,without layer 7"
-    assert run("ablation --limit 24 --epochs 1 --variants", variants) == 0
+    assert run("ablation --limit 24 --epochs 1 --seeds 2 --variants", variants) == 0
     table = {row["network"]: row for row in rows("ablation")}
     assert list(table)[:3] == ["as it is", "without layers 3, 4", "without layer 7"]
     parameters = {name: int(row["parameters"]) for name, row in table.items()}
@@ -551,7 +554,65 @@ def test_ablation_of_zfmini() -> None:
     gone = (48 * 64 * 9 + 64) + (64 * 64 * 9 + 64) + 16 * 64 * 9
     assert parameters["as it is"] - parameters["without layers 3, 4"] == gone
     for row in table.values():
-        assert 0 <= float(row["test error"]) <= 1
+        errors = [float(error) for error in row["test errors"].split()]
+        assert len(errors) == 2
+        assert float(row["test error"]) == pytest.approx(sum(errors) / 2, abs=1e-4)
+        assert float(row["test error low"]) <= float(row["test error high"])
+    assert float(table["as it is"]["difference"]) == 0
+
+
+def test_an_interval_is_student_s_and_a_difference_is_of_the_same_seeds() -> None:
+    seeds = script("seeds")
+    mean, low, high = seeds.interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert [high - mean, mean - low] == pytest.approx([4.303 / math.sqrt(3)] * 2, rel=1e-3)
+    assert all(map(math.isnan, seeds.interval([1.0])[1:]))
+    noisy, other = [1.0, 5.0, 9.0], [2.0, 6.1, 10.0]
+    worse = seeds.difference(other, noisy)
+    assert worse[1] > 0  # although each of the two varies far more
+    kinds = seeds.verdict({"a": worse, "b": (-1, -2, -0.5), "c": (1, -1, 3)})
+    assert kinds == {"higher": ["a"], "lower": ["b"], "open": ["c"]}
+
+
+def test_the_caption_names_what_is_settled_and_what_did_not_learn() -> None:
+    this = script("ablation")
+
+    def runs(*errors: float, train: float = 0.1) -> list[dict[str, float]]:
+        return [{"parameters": 5, "train error": train, "test error": error} for error in errors]
+
+    own = {
+        "as it is": runs(0.20, 0.21, 0.19),
+        "without a": runs(0.30, 0.31, 0.30),
+        "without b": runs(0.25, 0.18, 0.20),
+        "without c": runs(0.10, 0.11, 0.10, train=0.8),
+    }
+    words = this.settled(own, classes=8)
+    assert "worse: without a." in words
+    assert "Better: without c." in words
+    assert "Not settled: without b." in words
+    assert "Did not learn: without c, 3 of 3 seeds" in words
+    alone = {name: errors[:1] for name, errors in own.items()}
+    assert this.settled(alone, classes=8) == "One seed: no difference is settled"
+
+
+def test_a_measure_that_differs_in_every_seed_is_settled() -> None:
+    this = script("first_layer")
+
+    def runs(name: str, *values: float) -> list[dict[str, Any]]:
+        return [{"network": name, "test error": value, "faint filters": 0.5} for value in values]
+
+    networks = [
+        runs("11 x 11, stride 4, not renormalised", 0.20, 0.21, 0.19),
+        runs("11 x 11, stride 4, renormalised to 0.04", 0.30, 0.31, 0.30),
+        runs("7 x 7, stride 2, not renormalised", 0.10, 0.11, 0.10),
+        runs("7 x 7, stride 2, renormalised to 0.04", 0.10, 0.13, 0.08),
+    ]
+    first, coarse, *_ = this.settled(networks).split(". Renormalised")
+    assert "3 seeds" in first
+    assert "(11 x 11, stride 4), higher: test error. Lower: none" in coarse
+    fine = this.settled(networks).split("Renormalised (7 x 7, stride 2)")[1]
+    assert "Not settled: faint filters; test error." in fine
+    assert "against 11 x 11, stride 4, higher: none. Lower: test error" in fine
 
 
 def test_ablation_of_any_model_leaves_out_what_fits(folders: tuple[str, str], fails: Any) -> None:
@@ -917,10 +978,37 @@ def test_maps_lie_where_the_squares_are() -> None:
         randn(3, 16, 20).sigmoid(), covered(), "response", "unit", randn(1, 3, 16, 20)
     )
     figure = figures.occlusion([row])
-    (shown,) = figure.axes[1].get_images()
+    under, shown = figure.axes[1].get_images()
+    assert tuple(under.get_extent()) == (0, 20, 16, 0)
     # windows of 8 in steps of 4: middles at 4, 8 ... 16 across and 4, 8, 12 down
     assert tuple(shown.get_extent()) == (2, 18, 14, 2)
     assert figure.axes[1].get_xlim() == (0, 20)
+
+
+def test_squares_over_the_border_fill_the_map() -> None:
+    x = randn(3, 16, 20)
+    model = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1))
+    maps = occlude(model, x, {"map": Unit("0", 1)}, window=8, stride=4, over_edges=True)
+    row = OccludedImage(x.sigmoid(), maps, "map", "unit", randn(1, 3, 16, 20))
+    _, shown = figures.occlusion([row]).axes[1].get_images()
+    # from windows at -4, whose middle is 0, to those at 12 and 16, whose middles are 16 and 20
+    assert tuple(shown.get_extent()) == (-2, 22, 18, -2)
+
+
+def test_a_score_is_red_where_it_falls_and_blue_where_it_rises() -> None:
+    maps = covered()
+    values = maps.scores["response"]
+    values[:] = 2.0
+    values[0, 1], values[1, 2], values[2, 3] = 1.0, 2.5, 2.0
+    maps.baseline["response"] = 2.0
+    row = OccludedImage(torch.rand(3, 16, 20), maps, "response", "unit", randn(1, 3, 16, 20))
+    _, shown = figures.occlusion([row]).axes[1].get_images()
+    veil = shown.get_array()
+    assert veil[0, 1, 0] > veil[0, 1, 2]
+    assert veil[1, 2, 2] > veil[1, 2, 0]
+    opacity = veil[..., 3]
+    assert opacity[1, 2] == pytest.approx(opacity[0, 1] / 2)  # half as far from the uncovered score
+    assert (opacity > 0).sum() == 2
 
 
 def test_the_legend_of_classes_counts_squares() -> None:
@@ -947,6 +1035,16 @@ def test_exact_equivariance_is_circled() -> None:
     lines = figure.axes[0].lines
     circled = [list(line.get_xdata()) for line in lines if line.get_fillstyle() == "none"]
     assert circled == [[0, 2], [0]]
+
+
+def test_a_layer_without_an_error_is_named_and_not_in_the_legend() -> None:
+    errors = {"a": [0.0, 0.5], "deep": [0.0, math.nan]}
+    panels = {"translation (pixels)": ([0.0, 1.0], errors)}
+    figure = figures.equivariance(panels, {"a": "stride 2", "deep": "stride 16"})
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert not any(text.startswith("deep, ") for text in texts)
+    assert any(text.startswith("a, ") for text in texts)
+    assert any("Not drawn" in text and "deep" in text for text in texts)
 
 
 def test_resnet20_is_that_of_the_paper() -> None:

@@ -185,7 +185,8 @@ def equivariance(
 
     Args:
         panels: by the label of the horizontal axis (such as ``translation (pixels)``): its values,
-            and by layer the errors there. Values that are nan are left out.
+            and by layer the errors there. Values that are nan are left out, and a layer that has no
+            two others in any panel is named below the title.
         strides: by layer, its text in the legend.
         heading: comes first in the title.
         fig: a figure, or part of one, to draw into; None: a new one.
@@ -210,8 +211,16 @@ def equivariance(
         "Circled: exactly 0, or rounding (below 1e-10). The axis is stretched towards 0 "
         "(square root).",
     ]
+    empty = [layer for layer in strides if not _has_curve(panels, layer)]
+    if empty:
+        notes.append(
+            "Not drawn, since where the image is transformed no position sees pixels of it alone: "
+            f"{', '.join(empty)}."
+        )
     styles: dict[str, Style] = {}
     for i, layer in enumerate(strides):
+        if layer in empty:
+            continue
         label = f"{fitted(layer, 200, 8)}, {strides[layer]}"
         styles[layer] = {"color": color(i), "marker": MARKS[i % len(MARKS)], "label": label}
     labels = [str(style["label"]) for style in styles.values()]
@@ -223,6 +232,8 @@ def equivariance(
     for j, (label, (values, errors)) in enumerate(panels.items()):
         axes = area.axes(gap + j * (width + gap) - 10, 8, width, height)
         for layer, row in errors.items():
+            if layer in empty:
+                continue
             axes.plot(values, row, markersize=3.5, linewidth=1.3, **styles[layer])
             _circle_zeros(axes, values, row, str(styles[layer]["color"]))
         plain(axes)
@@ -236,6 +247,17 @@ def equivariance(
             first = axes
     area.legend(gap - 10, height + 56, first, columns)
     return area.finish()
+
+
+def _has_curve(
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]], layer: str
+) -> bool:
+    """Whether a layer has two errors that are numbers, in any panel: one is that of no transform."""
+    for _, errors in panels.values():
+        row = errors.get(layer, ())
+        if sum(map(isfinite, row)) >= min(2, len(row)) > 0:
+            return True
+    return False
 
 
 def _highest(

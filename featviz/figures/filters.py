@@ -51,7 +51,11 @@ MEASURES = {
 
 
 def first_layer(
-    networks: Sequence[Mapping[str, Any]], *, heading: str = "", fig: AnyFigure | None = None
+    networks: Sequence[Mapping[str, Any]],
+    *,
+    heading: str = "",
+    note: str = "",
+    fig: AnyFigure | None = None,
 ) -> Figure:
     """Figure 6 of the paper: a column for each network, with its first-layer filters, projections
     of its second layer, and the measures.
@@ -59,8 +63,10 @@ def first_layer(
     Args:
         networks: for each ``network`` (its name), ``filters`` (n, c, k, k), ``stride``,
             ``spectrum`` (bands of frequency), ``second`` (n, c, h, w) with ``visible`` (n, h, w) if
-            it has a second layer, and those numbers of `MEASURES` that are known.
+            it has a second layer, and those numbers of `MEASURES` that are known; a number of several
+            seeds with the ends of its interval, such as ``test error low`` and ``test error high``.
         heading: comes first in the title.
+        note: below it.
         fig: a figure, or part of one, to draw into; None: a new one.
 
     Raises:
@@ -82,6 +88,8 @@ def first_layer(
     notes = [
         "Filters: all of a network on the same scale (grey = 0), so that a faint filter looks grey."
     ]
+    if note:
+        notes.append(note)
     rows = 1
     if any("second" in network for network in networks):
         rows = 2
@@ -164,15 +172,19 @@ def _measures(area: Area, top: float, networks: Sequence[Mapping[str, Any]]) -> 
         row, column = divmod(i, 4)
         y = top + 24 + row * (_CHART + 68)
         axes = area.axes(left + column * step, y, step - 26, _CHART)
-        values = []
+        tops = []
         for j, network in enumerate(networks):
             known_here = _is_number(network, key)
             value = factor * network[key] if known_here else 0.0
-            values.append(value)
             label = f"{value:.3g}" if known_here else "?"
             axes.bar(j, value, color=color(j), width=0.72)
-            axes.text(j, value, label, size=7, ha="center", va="bottom", color=INK)
-        axes.set_ylim(0, 1.2 * max(*values, 1e-9))
+            top = value
+            if _is_number(network, f"{key} high"):
+                low, top = (factor * network[f"{key} {end}"] for end in ("low", "high"))
+                axes.plot([j, j], [max(low, 0), top], color=INK, linewidth=1)
+            tops.append(top)
+            axes.text(j, top, label, size=7, ha="center", va="bottom", color=INK)
+        axes.set_ylim(0, 1.2 * max(*tops, 1e-9))
         axes.set_xlim(-0.6, max(len(networks), 2) - 0.4)
         axes.set_xticks([])
         axes.set_yticks([])

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from featviz.errors import UsageError
 from featviz.figures.page import (
-    ACCENT,
     COLORS,
+    HAIRLINE,
     INK,
     NEUTRAL,
     QUIET,
@@ -28,16 +29,29 @@ from featviz.figures.page import (
     fitted,
     new_page,
     rgb,
+    show,
     titled,
 )
 from featviz.methods.occlude import OcclusionMaps
-from featviz.tiles import contrast, signed
+from featviz.tiles import AGAINST, FOR, HEAT_BASE, contrast, signed
 
 _SIDE = 210  # pixels: of a panel
 _BAR = 62  # pixels: beside a panel, for its colour bar and the numbers
 _LEGEND = 160
 _ABOVE = 22  # pixels: above a panel, for its name
 _BELOW = 12
+_OPACITY = 0.8
+"""Of the colour where a score changes most: the image is seen under it."""
+
+
+def _on_white(color: tuple[float, float, float]) -> list[float]:
+    """The colour where a score changes most, as it is on white."""
+    return [1 - _OPACITY * (1 - value) for value in color]
+
+
+_DIVERGING = LinearSegmentedColormap.from_list(
+    "occlusion", [_on_white(FOR), (1.0, 1.0, 1.0), _on_white(AGAINST)]
+)
 _TITLES = (
     "image",
     "response of its strongest map",
@@ -125,9 +139,10 @@ def occlusion(
     if with_classes:
         width += 12 + _LEGEND
     notes = [
-        "Maps: the score by the position of the square's centre. Frame: the square where the "
-        "score is lowest. Line on the colour "
-        "bar: the score of the image without a square.",
+        "Maps: the score by the position of the square's centre, which also covers some of the image where it "
+        "overlaps the border. Red: covering lowers the score; blue: it raises it; the image alone: it changes "
+        "nothing. Frame: the square where the score is lowest. Line on the colour bar: the score of the "
+        "image without a square.",
         "Projections: middle grey = 0; framed: of this image; then: of the images "
         "that excite the map most.",
     ]
@@ -177,25 +192,46 @@ def _map(
     name: str,
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """A score by the position of the window's centre, over the extent of the image, with a colour
-    bar."""
+    """How covering changes a score, by the position of the window's centre: in colour over the image, with
+    a bar of the scores."""
     maps = row.maps
     values = maps.scores[score].float()
     baseline = maps.baseline[score]
-    low, high = limits or (float(values.min()), max(float(values.max()), baseline))
+    low = min(float(values.min()), baseline)
+    high = max(float(values.max()), baseline)
+    if limits is not None:
+        low, high = limits
+    reach = max(high - baseline, baseline - low) or 1.0
     axes = _panel(area, x, y, row)
     _name(axes, name)
-    shade: Style = {"cmap": "viridis", "vmin": low, "vmax": high, "interpolation": "nearest"}
-    shown = axes.imshow(array(values), extent=_extent(maps), aspect="auto", **shade)
+    show(axes, _pale(row.image))
+    veil = _veil((values - baseline) / reach)
+    axes.imshow(array(veil), extent=_extent(maps), aspect="auto", interpolation="nearest")
     _full_extent(axes, maps)
     _frame(axes, maps.boxes[divmod(int(values.argmin()), values.shape[1])].tolist())
     width, height = fit(maps.size, _SIDE, _SIDE)
-    bar = area.figure.colorbar(shown, cax=area.axes(x + width + 6, y, 10, height))
+    shade = ScalarMappable(Normalize(baseline - reach, baseline + reach), _DIVERGING)
+    bar = area.figure.colorbar(shade, cax=area.axes(x + width + 6, y, 10, height))
+    bar.ax.set_ylim(low, max(high, low + 1e-6 * reach))
     bar.ax.tick_params(colors=QUIET, length=2)
-    bar.outline.set_visible(False)
-    # white around it, so that it is seen on every colour of the bar
-    bar.ax.axhline(baseline, color="white", linewidth=4)
-    bar.ax.axhline(baseline, color=ACCENT, linewidth=2)
+    bar.outline.set_edgecolor(HAIRLINE)
+    bar.ax.axhline(baseline, color=INK, linewidth=2)
+
+
+def _pale(image: Tensor) -> Tensor:
+    """An image (c, h, w) in pale grey, (3, h, w), on which colours are seen."""
+    lowered, lift = HEAT_BASE
+    gray: Tensor = lift + lowered * image.detach().float().cpu().mean(dim=0, keepdim=True)
+    return gray.clamp(0, 1).expand(3, -1, -1)
+
+
+def _veil(change: Tensor) -> Tensor:
+    """The change of a score by each square, (rows, columns) from -1 to 1, as colours with their opacity:
+    (rows, columns, 4)."""
+    lowers = torch.tensor(FOR)[:, None, None]
+    raises = torch.tensor(AGAINST)[:, None, None]
+    colors = torch.where(change < 0, lowers, raises)
+    return torch.cat([colors, _OPACITY * change.abs().clamp(max=1)[None]]).permute(1, 2, 0)
 
 
 def _extent(maps: OcclusionMaps) -> tuple[float, float, float, float]:
@@ -207,15 +243,17 @@ def _extent(maps: OcclusionMaps) -> tuple[float, float, float, float]:
 
 def _span(maps: OcclusionMaps, axis: int) -> tuple[float, float]:
     """Where the map begins and ends along one axis, so that the middle of each of its cells is the
-    middle of its window."""
-    n = maps.boxes.shape[axis]
-    first = maps.boxes[0, 0].tolist()
-    middle = (first[axis] + first[axis + 2]) / 2
-    step = int(maps.boxes[-1, -1, axis]) / max(1, n - 1)
-    if not step:
-        step = maps.size[axis]  # a single window
+    middle of its window, also where the image cuts that short."""
+    line = maps.boxes[:, 0] if axis == 0 else maps.boxes[0]
+    starts, stops = line[:, axis], line[:, axis + 2]
+    side = int((stops - starts).max())
+    if len(line) == 1:
+        return 0, maps.size[axis]
+    # of the first two, the image may cut the starts or the stops
+    step = max(int(starts[1] - starts[0]), int(stops[1] - stops[0]))
+    middle = int(stops[0]) - side / 2
     start = middle - step / 2
-    return start, start + step * n
+    return start, start + step * len(line)
 
 
 def _full_extent(axes: Axes, maps: OcclusionMaps) -> None:

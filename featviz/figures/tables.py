@@ -43,7 +43,8 @@ def ablation(
 
     Args:
         rows: with ``network``, ``parameters``, ``train error`` and ``test error`` (0 to 1); the
-            first is what others are compared to.
+            first is what others are compared to. Errors of several seeds are means, with the ends of
+            their intervals: ``test error low``, ``test error high``, and for ``train error`` alike.
         heading: comes first in the title.
         note: below it.
         ax: axes to draw on, without heading and note; None: a new figure.
@@ -87,9 +88,15 @@ def _errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         largest = max(largest, *values)
         centres = [i + shift for i in range(len(rows))]
         axes.barh(centres, values, height=0.34, color=shade, label=label)
-        for centre, value in zip(centres, values, strict=True):
+        for centre, value, row in zip(centres, values, rows, strict=True):
+            end = value
+            if f"{key} high" in row:
+                end = 100 * row[f"{key} high"]
+                low = max(0.0, 100 * row[f"{key} low"])
+                axes.plot([low, end], [centre, centre], color=INK, linewidth=1)
+                largest = max(largest, end)
             beside: Style = {"textcoords": "offset points", "va": "center", "size": 8, "color": INK}
-            number = axes.annotate(f"{value:.1f}", (value, centre), (4, 0), **beside)
+            number = axes.annotate(f"{value:.1f}", (end, centre), (4, 0), **beside)
             # so that the dotted line does not cross it
             number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4})
     plain(axes)

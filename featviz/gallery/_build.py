@@ -143,6 +143,8 @@ def build(
         if not entry["done"]:
             work.make_layer(layer_scan, entry, record)
             site.finish(folder, record)
+    if shard is None and "pages" not in record:
+        work.make_image_pages(record)
     return site.finish(folder, record)
 
 
@@ -179,7 +181,7 @@ def is_finished(
     identity = identity_of(result, rules, blocks, title, full_fields, shown)
     if record is None or record["identity"] != identity:
         return False
-    return all(layer["done"] for layer in record["layers"])
+    return "pages" in record and all(layer["done"] for layer in record["layers"])
 
 
 def _links(

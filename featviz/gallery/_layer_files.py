@@ -1,4 +1,4 @@
-"""The files of one layer of a gallery: sprites, numbers, images, page."""
+"""The files of one layer of a gallery: sprites, numbers, images, page; and those of its images' pages."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from featviz.forward import Forward
 from featviz.gallery import site, sprites
 from featviz.gallery._details import Details
 from featviz.gallery._identity import Record
+from featviz.gallery._image_pages import SIDE, ImagePages, images_with_pages
 from featviz.gallery._maps import exemplar_data, packed_maps, page_data
 from featviz.gallery._record import add_images
 from featviz.gallery._trust import marks, trust
@@ -78,6 +79,27 @@ class Work:
         add_images(record, units.images, self.result.listing)
         self._write_page(layer_scan, units, entry, record["about"])
         entry["done"] = True
+
+    def make_image_pages(self, record: Record) -> None:
+        """Write the pages of images, once all layers are made, and note in the record whose they are."""
+        chosen = images_with_pages(record)
+        pages = ImagePages(
+            self.result, self.model, self.images, self.out, self.shown, self.sized, self.forward
+        )
+        pages.make(chosen, self.progress)
+        layers = zip(record["layers"], self.result.values(), pages.layers(), strict=True)
+        data = {
+            "k": self.result.k,
+            "blocks": sprites.block_names(self.rules, self.views),
+            "input": list(self.result.listing.input_shape[1:]),
+            "layers": [
+                {"page": entry["page"], "tile": list(self._tile_size(own)), **of_maps}
+                for entry, own, of_maps in layers
+            ],
+            "side": SIDE,
+        }
+        site.image_pages(self.out, record["about"], data)
+        record["pages"] = chosen
 
     def _write_sprites(self, units: Units, layer_scan: LayerScan) -> None:
         """Project the units of a layer, as many at a time as memory for their tiles allows, and write

@@ -15,7 +15,7 @@ from featviz.fields.maps import as_maps, map_box
 from featviz.fields.sizes import LayersBySize
 from featviz.forward import Forward
 from featviz.gallery import sprites
-from featviz.hooks import read
+from featviz.hooks import evaluating, read
 from featviz.images import Images
 from featviz.methods._inputs import batch_for, check_same_images, scanned_image
 from featviz.records.layer_scan import LayerScan
@@ -23,18 +23,18 @@ from featviz.records.listing import Listing
 from featviz.units import Layer
 
 SIDE = 28  # a map's longest side; larger ones are max-pooled down to it
-_BATCH = 8  # images in a forward pass
+BATCH = 8  # images in a forward pass
 
 
-def map_size(layer: Layer) -> tuple[int, int] | None:
-    """(height, width) of the maps that a gallery keeps of a layer; None where a map would say nothing,
-    since the layer has one position or no map at all."""
+def map_size(layer: Layer, side: int = SIDE) -> tuple[int, int] | None:
+    """(height, width) of the maps that a gallery keeps of a layer, at most ``side``; None where a map would say
+    nothing, since the layer has one position or no map at all."""
     if not layer.has_maps:
         return None
     height, width = layer.map_size
     if height * width == 1:
         return None
-    return min(height, SIDE), min(width, SIDE)
+    return min(height, side), min(width, side)
 
 
 @torch.inference_mode()
@@ -68,31 +68,48 @@ def activation_maps(
             maps[name] = torch.zeros(*layer_scan.top.images.shape, *size, dtype=torch.uint8)
     if not kept:
         return maps
-    layers = [layer_scan.layer for layer_scan in kept.values()]
     listing = next(iter(kept.values())).listing
     check_same_images(images, listing)
-    batches = _batches(listing, _images_of(kept))
+    batches = batches_by_size(listing, _images_of(kept))
     for chosen in progress_bar(batches, desc="maps", unit="batch", progress=progress):
-        pixels = torch.stack([scanned_image(images, listing, image) for image in chosen])
-        batch = batch_for(model, images.preprocess.normalize(pixels))
-        outputs = read(model, batch, layers, forward=forward)
+        outputs = read_maps(model, images, kept, chosen, sized, forward)
         for name, layer_scan in kept.items():
-            layer = sized.for_maps(layer_scan.layer, listing.shape_of(chosen[0]))
-            output = as_maps(layer, outputs[name])
             for row, image in enumerate(chosen):
-                _write_maps(maps[name], layer_scan, image, output[row])
+                _write_maps(maps[name], layer_scan, image, outputs[name][row])
     return maps
 
 
-def _batches(listing: Listing, images: list[int]) -> list[list[int]]:
+def batches_by_size(listing: Listing, images: Sequence[int]) -> list[list[int]]:
     """Images, those of one size together and so many at once."""
     groups: dict[tuple[int, int, int], list[int]] = defaultdict(list)
     for image in images:
         groups[listing.shape_of(image)].append(image)
     batches = []
     for group in groups.values():
-        batches += [group[start : start + _BATCH] for start in range(0, len(group), _BATCH)]
+        batches += [group[start : start + BATCH] for start in range(0, len(group), BATCH)]
     return batches
+
+
+def read_maps(
+    model: nn.Module,
+    images: Images,
+    scans: Mapping[str, LayerScan],
+    chosen: Sequence[int],
+    sized: LayersBySize,
+    forward: Forward | None = None,
+) -> dict[str, Tensor]:
+    """The maps of some images of one size, by their indices, in one forward pass: by layer, (images, units, h, w)."""
+    listing = next(iter(scans.values())).listing
+    pixels = torch.stack([scanned_image(images, listing, image) for image in chosen])
+    batch = batch_for(model, images.preprocess.normalize(pixels))
+    layers = [layer_scan.layer for layer_scan in scans.values()]
+    with evaluating(model):
+        outputs = read(model, batch, layers, forward=forward)
+    shape = listing.shape_of(chosen[0])
+    maps = {}
+    for name, layer_scan in scans.items():
+        maps[name] = as_maps(sized.for_maps(layer_scan.layer, shape), outputs[name])
+    return maps
 
 
 def _images_of(scans: Mapping[str, LayerScan]) -> list[int]:
@@ -129,10 +146,10 @@ def packed_maps(maps: Tensor) -> str:
     return sprites.address(sprites.packed(column.expand(3, -1, -1), crisp=True))
 
 
-def page_data(layer: Layer, image: Sequence[int]) -> dict[str, Any]:
-    """What a page has to know of the maps of its layer: their size, the layer's own, and the box that they cover in
-    the image of this (height, width)."""
-    size = map_size(layer)
+def page_data(layer: Layer, image: Sequence[int], side: int = SIDE) -> dict[str, Any]:
+    """What a page has to know of the maps of a layer: their size, at most ``side``, the layer's own, and the box
+    that they cover in the image of this (height, width)."""
+    size = map_size(layer, side)
     if size is None:
         return {}
     box = map_box(layer, (image[0], image[1]))

@@ -23,7 +23,18 @@ RECORD = "gallery.json"
 MAXIMA = "maxima.npz"
 LETTERS = "abcdefgh"
 """The folders of the galleries in a comparison."""
-_OWN = ("layers", "images", *LETTERS, "static", "index.html", "index.js", "reading.html")
+_OWN = (
+    "layers",
+    "images",
+    "pages",
+    *LETTERS,
+    "static",
+    "index.html",
+    "index.js",
+    "reading.html",
+    "images.html",
+    "image.html",
+)
 _SCRIPTS = (  # in the order that they are loaded in
     "gallery.js",
     "address.js",
@@ -39,6 +50,8 @@ _SCRIPTS = (  # in the order that they are loaded in
     "figure.js",
     "search.js",
     "front.js",
+    "images.js",
+    "image.js",
     "keys.js",
 )
 _STATIC = ("gallery.css", *_SCRIPTS)
@@ -64,6 +77,11 @@ def layer_folder(i: int) -> str:
 def image_path(folder: Path, image: int) -> Path:
     """The file of an image by its index in the listing, since keys of images may be anything."""
     return folder / "images" / f"{image:06d}.webp"
+
+
+def image_script(folder: Path, image: int) -> Path:
+    """The file of what the page of an image shows."""
+    return folder / "pages" / f"{image:06d}.js"
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -170,6 +188,8 @@ def _check_record(record: fields.Entry) -> None:
             _INTEGER("images", image[0])
             fields.text("images", image[1])
             fields.optional_text("images", image[2])
+    if "pages" in record.value:
+        record.take("pages", _INTEGERS)
     if "sides" in record.value:
         record.take("sides", fields.list_of(fields.text, *_SIDES))
     names = []
@@ -345,6 +365,14 @@ def layer_page(
     write_atomic(folder / layer["page"], text)
 
 
+def image_pages(folder: Path, about: dict[str, Any], data: dict[str, Any]) -> None:
+    """Write the page that shows any of the images, and the index of these; ``data`` is what its script reads."""
+    page = _PAGES.get_template("image.html").render(about=about, data=data)
+    write_atomic(folder / "image.html", page)
+    index = _PAGES.get_template("images.html").render(about=about, data=data)
+    write_atomic(folder / "images.html", index)
+
+
 def watched_page(looks: list[dict[str, Any]], channels: dict[str, list[int]], rule: str) -> str:
     """The page of a watch: its looks, the newest first, and the units that it draws of each layer."""
     page = _PAGES.get_template("watch.html")
@@ -361,6 +389,7 @@ def _index(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "title": record["about"]["title"],
         "images": record.get("images", []),
+        "pages": record.get("pages", []),
         "layers": [_index_of_layer(layer) for layer in record["layers"]],
     }
 

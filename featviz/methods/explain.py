@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +77,7 @@ def explain(
         outputs = read(model, x[None], layers, forward=forward)
     chosen = []
     for name, output in outputs.items():
-        own = _strongest(replace(result[name], layer=net[name]), output, n)
+        own = strongest(replace(result[name], layer=net[name]), as_maps(net[name], output)[0], n)
         if own.channels:
             chosen.append(own)
     units = [
@@ -107,12 +108,26 @@ def _index_of(listing: Listing, key: str | int) -> int:
     return listing.keys.index(key)
 
 
-def _strongest(layer_scan: LayerScan, output: Tensor, n: int) -> LayerExplanation:
-    """The units of a layer by their share, still without projections."""
-    maps = as_maps(layer_scan.layer, output)[0].float().cpu()  # (c, h, w)
+def strongest(
+    layer_scan: LayerScan, maps: Tensor, n: int, channels: Sequence[int] | None = None
+) -> LayerExplanation:
+    """The units of a layer by their share, still without projections.
+
+    Args:
+        layer_scan: of the layer.
+        maps: (c, h, w), those of the image.
+        n: units at most.
+        channels: those that are chosen from; None: all.
+    """
+    maps = maps.float().cpu()
     responses, positions = maps.flatten(1).max(dim=1)
     best = layer_scan.statistics.maximum
-    shares = torch.where((responses > 0) & (best > 0), responses / best, 0)
+    responds = (responses > 0) & (best > 0)
+    if channels is not None:
+        is_chosen = torch.zeros_like(responds)
+        is_chosen[list(channels)] = True
+        responds &= is_chosen
+    shares = torch.where(responds, responses / best, 0)
     order = shares.argsort(descending=True, stable=True)[:n]
     order = order[shares[order] > 0]
     width = maps.shape[2]

@@ -45,7 +45,7 @@ class OcclusionMaps:
             where the model returns no (n, classes).
         most_probable: that of the uncovered image, or None.
         boxes: (rows, cols, 4) int64: top, left, bottom, right of each window in pixels. Those at
-            the far edges may be cut short.
+            the edges may be cut short.
         size: (height, width) of the image in pixels.
         incremental: whether the incremental forward was used, which computes the first layers only
             where a window changes them.
@@ -129,6 +129,7 @@ def occlude(
     *,
     window: Pair = 32,
     stride: Pair = 16,
+    over_edges: bool = False,
     fill: Fill = "gray",
     preprocess: Preprocess | None = None,
     forward: Forward | None = None,
@@ -149,6 +150,8 @@ def occlude(
             layer for a class's logit; a sum of units (``u - 0.5 * v``); a function of the model's
             output that gives (n,) numbers; or several of these by names of one's choice.
         window, stride: in pixels, one number or (y, x).
+        over_edges: windows also begin before the image and reach beyond it, where they are cut short: every pixel
+            is covered as often as any other where the stride divides the window, also those at the edges.
         fill: the values of the covered window: ``gray``, ``mean``, ``blur``, or a value in model
             space; see `featviz.methods.fill.filled`.
         preprocess: the preprocessing of the image, which defines gray; None: gray is 0.
@@ -187,8 +190,8 @@ def occlude(
             f"{len(scores)} scores, batch_size={batch_size}: "
             "give at least one score and one window a batch"
         )
-    rows = _windows(sides[0], steps[0], size[0])
-    columns = _windows(sides[1], steps[1], size[1])
+    rows = _windows(sides[0], steps[0], size[0], over_edges)
+    columns = _windows(sides[1], steps[1], size[1], over_edges)
     boxes = []
     for (top, bottom), (left, right) in product(rows, columns):
         boxes.append(Box(top, left, bottom, right))
@@ -270,10 +273,15 @@ def _pair(value: Pair) -> tuple[int, ...]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-def _windows(side: int, step: int, length: int) -> list[tuple[int, int]]:
-    """Where windows begin and end along an axis; the last may be cut short."""
-    starts = [i * step for i in range(ceil((length - side) / step) + 1)]
-    return [(start, min(start + side, length)) for start in starts]
+def _windows(side: int, step: int, length: int, over_edges: bool) -> list[tuple[int, int]]:
+    """Where windows begin and end along an axis, within the image; at its edges they may be cut short."""
+    first = 0
+    last = ceil((length - side) / step)
+    if over_edges:
+        first = -((side - 1) // step)
+        last = (length - 1) // step
+    starts = [i * step for i in range(first, last + 1)]
+    return [(max(start, 0), min(start + side, length)) for start in starts]
 
 
 @dataclass(frozen=True)

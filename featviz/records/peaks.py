@@ -62,9 +62,11 @@ class Peaks:
     def joined(cls, batches: Sequence[Peaks]) -> Peaks:
         """Those of several batches, in the order of their images."""
         images = [image for batch in batches for image in batch.images]
-        arrays = []
-        for name in ("maxima", "scores", "positions"):
-            arrays.append(torch.cat([getattr(batch, name) for batch in batches]))
+        arrays = [
+            torch.cat([batch.maxima for batch in batches]),
+            torch.cat([batch.scores for batch in batches]),
+            torch.cat([batch.positions for batch in batches]),
+        ]
         if images != sorted(images):
             order = sorted(range(len(images)), key=images.__getitem__)
             rows = torch.tensor(order).to(arrays[0].device, non_blocking=True)

@@ -19,7 +19,7 @@ featviz.exemplars = (() => {
       return make("li", {}, open,
         make("div", { class: "score", text: `${rank + 1}.  ${number(exemplar.score)}` }),
         label ? make("div", { text: label }) : null,
-        make("div", { class: "key", text: key, title: key }),
+        make("div", { class: "key" }, featviz.images.key(exemplar.image, key)),
         computed ? make("div", { class: "quiet", text: computed }) : null);
     });
     const exemplars = make("ol", { class: "exemplars" }, ...items);
@@ -60,12 +60,12 @@ featviz.exemplars = (() => {
     const source = await load(side, unit.unit).then(() => featviz.maps(side, unit.unit), () => "");
     if (!source) return;
     const column = await decoded(source);
-    canvases.forEach((canvas, i) => draw(canvas, column, first + i));
+    canvases.forEach((canvas, i) => draw(canvas, column, 0, -(first + i) * canvas.height));
   }
-  /** A map as a veil over the image: clear where the unit responds as at its strongest, dark where it does not. */
-  function draw(canvas, column, rank) {
+  /** A map, out of a picture of many, as a veil over the image: clear where the unit responds as at its strongest, dark where it does not. */
+  function draw(canvas, maps, left, top) {
     const pen = canvas.getContext("2d", { willReadFrequently: true });
-    pen.drawImage(column, 0, -rank * canvas.height);
+    pen.drawImage(maps, left, top);
     const picture = pen.getImageData(0, 0, canvas.width, canvas.height);
     for (let i = 0; i < picture.data.length; i += 4) {
       const share = picture.data[i] / 255;
@@ -82,7 +82,7 @@ featviz.exemplars = (() => {
     const [key, label] = named(exemplar);
     const step = (by) => () => { if (unit.exemplars[rank + by]) enlarge(data, side, unit, rank + by); };
     const button = (text, name, by) => make("button", { type: "button", text, "aria-label": name, disabled: unit.exemplars[rank + by] ? null : "", click: step(by) });
-    const facts = [["rank", `${rank + 1} of ${unit.exemplars.length}`], ["response", number(exemplar.score)], ["class", label], ["image", key],
+    const facts = [["rank", `${rank + 1} of ${unit.exemplars.length}`], ["response", number(exemplar.score)], ["class", label], ["image", featviz.images.key(exemplar.image, key)],
       ["projection", COMPUTED[exemplar.computed]], ["map", data.map ? mapWords(mapOf(data, exemplar)) : null]];
     const picture = make("div", { class: "boxed mapped" }, ...boxed(data, side, exemplar, key));
     const toggle = make("input", { type: "checkbox", id: "large-map", change: (event) => picture.classList.toggle("mapped", event.target.checked) });
@@ -93,7 +93,7 @@ featviz.exemplars = (() => {
         make("button", { type: "button", text: "Close", click: () => dialog.close() })),
       picture,
       data.map ? make("label", { class: "quiet" }, toggle, "activation map") : "",
-      make("dl", { class: "stats" }, ...facts.filter(([, value]) => value).map(([name, value]) => make("div", {}, make("dt", { text: name + " " }), make("dd", { text: value })))));
+      make("dl", { class: "stats" }, ...facts.filter(([, value]) => value).map(([name, value]) => make("div", {}, make("dt", { text: name + " " }), make("dd", {}, value)))));
     dialog.step = (by) => step(by)();
     if (data.map) lay(picture.parentNode, side, unit, rank);
     if (!dialog.open) dialog.showModal();
@@ -104,5 +104,5 @@ featviz.exemplars = (() => {
     return `${map.of.join(" × ")} positions${pooled}; clear: the response of this exemplar; dark: none`;
   }
 
-  return { list };
+  return { list, within, draw };
 })();

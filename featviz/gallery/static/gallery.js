@@ -296,11 +296,13 @@ const featviz = (() => {
     $("#query").addEventListener("input", featviz.search.update);
     document.addEventListener("keydown", featviz.keys);
     begin();
+    featviz.images.begin();
     if (!page) featviz.front();
+    featviz.imagePage.begin();
   });
   return {
     // what the other scripts share with this one
-    $, make, number, counted, holds, refill, percent, dominant, image, load, maps, details, decoded, remember, recall, paint, ownNumber, ofSide, shownBlocks, caption, crispClass, isSmall, isDead,
+    $, make, number, counted, holds, refill, percent, dominant, image, load, fetched, maps, aspect, details, decoded, remember, recall, paint, ownNumber, ofSide, shownBlocks, caption, crispClass, isSmall, isDead,
     get network() { return network; },
     get page() { return page; },
     /** What the scripts of units call. */

@@ -14,6 +14,8 @@ featviz.keys = (() => {
     } else if (event.key === "?" && !typing) {
       location.href = "reading.html#keys";
     } else if (featviz.page) pageKeys(event, typing);
+    else if (event.key === "Escape" && !typing && $("#images")) location.href = "index.html";
+    else featviz.imagePage.keys(event, typing);
   }
   function pageKeys(event, typing) {
     const panel = $("#unit").open;

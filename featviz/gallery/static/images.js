@@ -1,0 +1,49 @@
+// The images that have a page: where they are linked, and the index of them.
+"use strict";
+featviz.images = (() => {
+  const { $, make, counted, holds, image } = featviz;
+
+  const file = (id) => `images/${String(id).padStart(6, "0")}.webp`;
+  const address = (id) => `image.html#image-${id}`;
+  const pages = () => featviz.network.pages || [];
+  /** A label, where an image has one, and its key. */
+  const names = (id) => {
+    const [key, label] = image.get(id) || ["", null];
+    return { key, label, title: label || key };
+  };
+  /** The key of an image, as a link to its page where it has one. */
+  function key(id, text) {
+    return pages().includes(id) ? make("a", { href: address(id), text, title: `${text}: what the network makes of it` }) : make("span", { text, title: text });
+  }
+
+  function thumbnail(id) {
+    const { key, label } = names(id);
+    const words = label ? [make("b", { text: label }), make("span", { class: "key", text: key })] : [make("span", { class: "key", text: key })];
+    return make("li", {}, make("a", { href: address(id), title: key },
+      make("img", { src: file(id), alt: `image ${key}`, loading: "lazy" }), ...words));
+  }
+  /** The index: the images that the filter lets through. */
+  function arrange() {
+    const wanted = $("#filter-images").value.trim().toLowerCase();
+    const items = [...$("#images").children];
+    items.forEach((item) => { item.hidden = wanted !== "" && !holds(item.words, wanted); });
+    const shown = items.filter((item) => !item.hidden).length;
+    $("#image-count").textContent = shown === items.length ? counted(shown, "image") : `${shown} of ${counted(items.length, "image")}`;
+  }
+  function begin() {
+    if (pages().length) {
+      $(".to-images").href = "images.html";
+      $(".to-images").hidden = false;
+    }
+    if (!$("#images")) return;
+    const items = pages().map(thumbnail);
+    items.forEach((item, i) => { item.words = Object.values(names(pages()[i])).filter(Boolean).join("\n").toLowerCase(); });
+    $("#images").replaceChildren(...items);
+    const all = image.size;
+    if (all > items.length) $("#of-images").append(` Of the ${all} images that are exemplars, these ${items.length} are so of the most units.`);
+    $("#filter-images").addEventListener("input", arrange);
+    arrange(); // a browser may have kept what was typed
+  }
+
+  return { file, address, pages, names, key, begin };
+})();
