@@ -197,13 +197,15 @@ def add_full_fields(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_memory(parser: argparse.ArgumentParser) -> None:
-    """--memory."""
+def add_memory(
+    parser: argparse.ArgumentParser, default: int = MEMORY, what: str = "projections"
+) -> None:
+    """--memory; ``what``: of which a batch is."""
     parser.add_argument(
         "--memory",
         type=amount,
-        default=MEMORY,
-        help="memory for a batch of projections, such as 2G (default: 256M)",
+        default=default,
+        help=f"memory for a batch of {what}, such as 2G (default: {default // 2**20}M)",
     )
 
 
