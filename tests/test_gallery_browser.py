@@ -1383,3 +1383,21 @@ def test_a_unit_leads_to_those_that_it_is_made_of(
     followed = page.locator(f"{OPEN} .links a").count()
     assert followed == sum(link[1] == 5 for link in shown)
     assert page.locator(f"{OPEN} .links li").count() == len(shown)
+
+
+def test_a_panel_shows_the_image_that_drives_its_unit(
+    opened: Callable[..., Tab], tmp_path: Path
+) -> None:
+    model, images, scan = tiny(layers=["conv2"])
+    gallery.build(scan, model, images, tmp_path, maximize=2)
+    tab = opened(tmp_path)
+    page = tab.go("layer-000.html#unit-5")
+    tab.wait("document.querySelector('#unit .maximized img').naturalWidth === 10")
+    image = page.locator("#unit .maximized img")
+    assert image.get_attribute("alt") == "image made to drive unit 5"
+    assert "made to drive it: response" in page.inner_text("#unit .maximized figcaption")
+    box = image.bounding_box()
+    assert abs(box["width"] - box["height"]) < 1
+    tab.go("layer-000.html#unit-3")
+    tab.wait("document.querySelector('#unit .notice')")
+    assert page.locator("#unit .maximized").count() == 0

@@ -22,6 +22,7 @@ from featviz.images.preprocess import DECODES
 from featviz.methods._arithmetic import Arithmetic
 from featviz.methods._backproject import MEMORY
 from featviz.methods._reductions import reduction_of
+from featviz.methods.maximize import STEPS
 from featviz.methods.scan import scan
 from featviz.records.layer_scan import QUANTILE
 from featviz.records.listing import Skipped
@@ -206,6 +207,20 @@ def add_memory(
         type=amount,
         default=default,
         help=f"memory for a batch of {what}, such as 2G (default: {default // 2**20}M)",
+    )
+
+
+def add_maximize(parser: argparse.ArgumentParser) -> None:
+    """--maximize."""
+    parser.add_argument(
+        "--maximize",
+        nargs="?",
+        type=positive,
+        const=STEPS,
+        default=0,
+        metavar="STEPS",
+        help="beside the exemplars an image that is made to drive the unit most, in so many steps of "
+        f"gradient ascent (default: none; without a number {STEPS})",
     )
 
 

@@ -15,6 +15,7 @@ from featviz.cli.arguments import (
     add_image_arguments,
     add_k,
     add_layers,
+    add_maximize,
     add_memory,
     add_model_arguments,
     add_output,
@@ -63,6 +64,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         metavar=("A", "B"),
         help="two finished galleries of the same images, side by side",
     )
+    add_maximize(parser)
     add_memory(parser)
     add_open(parser, "the gallery")
     parser.add_argument("--fresh", action="store_true", help="scan and make everything again")
@@ -117,7 +119,7 @@ def _make_of(
     rules = args.rule or _default_rules(result, model, images, None if args.fresh else out, forward)
     channels = {name: channels_of(layer_scan, args) for name, layer_scan in result.items()}
     if not args.fresh and gallery.is_finished(
-        result, out, rules, args.title, args.view, args.full_fields, channels
+        result, out, rules, args.title, args.view, args.full_fields, channels, args.maximize
     ):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
         _report(out)
@@ -138,6 +140,7 @@ def _make_of(
         fresh=args.fresh,
         forward=forward,
         memory=args.memory,
+        maximize=args.maximize,
         progress=not args.quiet,
     )
     print(page)

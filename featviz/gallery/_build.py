@@ -41,6 +41,7 @@ def build(
     fresh: bool = False,
     forward: Forward | None = None,
     memory: int = MEMORY,
+    maximize: int = 0,
     progress: bool = False,
 ) -> Path:
     """Project every unit of a scan and write the gallery: a folder of pages that opens from disk
@@ -64,6 +65,8 @@ def build(
         fresh: make everything again, also where ``out`` holds the gallery of something else.
         forward: that of the scan, as of `read`; None: ``model(images)``.
         memory: bytes that a batch of projections may take.
+        maximize: steps of gradient ascent in which an image is made that drives each living unit, as
+            of `featviz.maximize`, such as 256; 0: none is.
         progress: show progress bars, in units a second.
 
     Returns:
@@ -98,6 +101,10 @@ def build(
         if rules == ["gradient"] and reason:
             warnings.warn(f"shown under gradient: {reason}", stacklevel=2)
     chosen_rules = checked_rules(rules)
+    if maximize < 0:
+        raise UsageError(
+            f"maximize={maximize}: give steps, such as 256, or 0 for no images", "maximize"
+        )
     if not result.complete:
         raise UsageError(
             f"the scan has looked at {result.done} of {len(result.listing)} images: "
@@ -105,7 +112,7 @@ def build(
         )
     blocks = sprites.block_names(chosen_rules, views)
     shown = shown_channels(result, channels)
-    identity = identity_of(result, chosen_rules, blocks, title, full_fields, shown)
+    identity = identity_of(result, chosen_rules, blocks, title, full_fields, shown, maximize)
     record = begun(result, folder, identity, chosen_rules, blocks, title, command, fresh)
     layers = zip(record["layers"], result.values(), strict=True)
     missing = [layer_scan for entry, layer_scan in layers if not entry["done"]]
@@ -125,6 +132,7 @@ def build(
         forward,
         unit_links,
         maps,
+        maximize,
     )
     for entry, layer_scan in zip(record["layers"], result.values(), strict=True):
         if not entry["done"]:
@@ -141,9 +149,10 @@ def is_finished(
     views: ViewsLike = None,
     full_fields: bool = False,
     channels: Channels = None,
+    maximize: int = 0,
 ) -> bool:
-    """Whether the gallery of this scan under these rules, in these views, of these channels and with
-    this title is in ``out`` already, with every layer.
+    """Whether the gallery of this scan under these rules, in these views, of these channels, with
+    this title and images made in so many steps, is in ``out`` already, with every layer.
 
     Raises:
         UnitError: a channel that a layer has not.
@@ -163,7 +172,7 @@ def is_finished(
     record = site.read(Path(out))
     blocks = sprites.block_names(rules, views)
     shown = shown_channels(result, channels)
-    identity = identity_of(result, rules, blocks, title, full_fields, shown)
+    identity = identity_of(result, rules, blocks, title, full_fields, shown, maximize)
     if record is None or record["identity"] != identity:
         return False
     return all(layer["done"] for layer in record["layers"])

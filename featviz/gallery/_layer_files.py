@@ -16,6 +16,7 @@ from featviz.forward import Forward
 from featviz.gallery import site, sprites
 from featviz.gallery._identity import Record
 from featviz.gallery._maps import packed_maps, page_data
+from featviz.gallery._maximized import remove_record, write_maximized
 from featviz.gallery._record import add_images
 from featviz.gallery._trust import marks, trust
 from featviz.gallery._units import Units, filters_of
@@ -50,6 +51,7 @@ class Work:
     forward: Forward | None
     links: Links | None
     maps: dict[str, Tensor]
+    maximize: int
 
     def make_layer(self, layer_scan: LayerScan, entry: Record, record: Record) -> None:
         """Write all files of a layer, and note it in ``entry``, its part of the record.
@@ -61,6 +63,16 @@ class Work:
             entry["shown"] = len(channels)
         front = front_units(layer_scan, STRIP, channels)
         units = Units(self.out / entry["folder"], front, filters)
+        units.maximized = write_maximized(
+            self.model,
+            self.images,
+            layer_scan,
+            channels,
+            units.folder,
+            self.maximize,
+            self.forward,
+            self.progress,
+        )
         self._write_sprites(units, layer_scan)
         self._write_images(units.images)
         _write_strip(units)
@@ -72,6 +84,7 @@ class Work:
         entry["trust"] = trust(self.rules, units.likeness)
         add_images(record, units.images, self.result.listing)
         self._write_page(layer_scan.layer, units, entry, record["about"])
+        remove_record(units.folder)
         entry["done"] = True
 
     def _write_sprites(self, units: Units, layer_scan: LayerScan) -> None:
@@ -105,6 +118,8 @@ class Work:
             numbers["weights"] = sprites.address(picture)
         if self.links is not None and layer_scan.layer.name in self.links.shares:
             numbers["links"] = link_numbers(self.links, layer_scan.layer.unit(channel))
+        if channel in units.maximized:
+            numbers["maximized"] = units.maximized[channel]
         units.numbers.append(numbers)
         if channel in units.shown:
             side = sprites.STRIP_SIDE
