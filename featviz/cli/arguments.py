@@ -210,8 +210,11 @@ def add_memory(
     )
 
 
-def add_maximize(parser: argparse.ArgumentParser) -> None:
-    """--maximize."""
+def add_maximize(
+    parser: argparse.ArgumentParser,
+    text: str = "beside the exemplars an image that is made to drive the unit most",
+) -> None:
+    """--maximize; ``text``: what it is for."""
     parser.add_argument(
         "--maximize",
         nargs="?",
@@ -219,8 +222,7 @@ def add_maximize(parser: argparse.ArgumentParser) -> None:
         const=STEPS,
         default=0,
         metavar="STEPS",
-        help="beside the exemplars an image that is made to drive the unit most, in so many steps of "
-        f"gradient ascent (default: none; without a number {STEPS})",
+        help=f"{text}, in so many steps of gradient ascent (default: none; without a number {STEPS})",
     )
 
 
