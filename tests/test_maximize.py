@@ -30,7 +30,7 @@ from featviz import (
 from featviz.data import SyntheticImages
 from featviz.errors import LayerError, ModelError, RecordError, UnitError, UsageError
 from featviz.methods._random_affine import RandomAffine
-from featviz.models import MINI_PREPROCESS
+from featviz.models import MINI_PREPROCESS, mini_maco
 from featviz.parameterizations import (
     Fourier,
     Maco,
@@ -150,6 +150,17 @@ def test_maco_keeps_the_amplitudes() -> None:
     measured = spectrum_of(signal + 0.5, colors)
     # the entries of columns 0 and 8 are conjugate in pairs, which phases of their own do not keep
     torch.testing.assert_close(measured[..., 1:8], amplitudes[..., 1:8], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [20, 96])
+def test_an_image_of_another_size_varies_as_much(size: int) -> None:
+    rough = torch.rand(20, 1, 48, 48, generator=generator())
+    own = Maco(spectrum_of(rough), torch.eye(1))
+    spreads = []
+    for side in (48, size):
+        numbers = [own.begin((1, side, side), generator(i)) for i in range(4)]
+        spreads.append(float(own.signal(torch.stack(numbers), (1, side, side)).std()))
+    assert spreads[1] == pytest.approx(spreads[0], rel=0.1)
 
 
 def test_colors_are_a_root_of_the_covariance() -> None:
@@ -442,3 +453,19 @@ def test_a_batch_takes_no_more_memory_than_is_given_or_there() -> None:
     with pytest.warns(UserWarning, match="too little memory for 6 units: 3 at once"):
         maximize(small(), units, **options)
     assert sizes == [3, 3]
+
+
+def test_the_spectrum_that_comes_with_zfmini_is_that_of_its_images() -> None:
+    images = open_images(SyntheticImages(100, seed=7), MINI_PREPROCESS)
+    own = mini_maco()
+    assert own.spectrum is not None
+    assert own.colors is not None
+    assert own.spectrum.shape == (3, 96, 49)
+    measured = spectrum_of(images, own.colors)
+    likeness = torch.cosine_similarity(own.spectrum.log().flatten(), measured.log().flatten(), 0)
+    assert likeness > 0.99
+    ratio = own.spectrum.sum() / measured.sum()
+    assert 0.9 < ratio < 1.1
+    covariance = own.colors @ own.colors.T
+    pixels = torch.cat([images[i].flatten(1) for i in range(len(images))], dim=1)
+    torch.testing.assert_close(covariance, pixels.cov(), rtol=0.1, atol=0.01)

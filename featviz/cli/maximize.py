@@ -35,7 +35,8 @@ from featviz.images import Preprocess
 from featviz.methods._inputs import with_units
 from featviz.methods._objectives import Target
 from featviz.methods.maximize import MEMORY, STEPS, maximize
-from featviz.parameterizations import NAMED
+from featviz.models import mini_maco
+from featviz.parameterizations import NAMED, Parameterization
 from featviz.records.maximized import MANIFEST, Maximized
 from featviz.tiles import to_uint8
 from featviz.units import Unit
@@ -154,7 +155,7 @@ def _make(
         size=args.size,
         steps=args.steps,
         seed=args.seed,
-        parameterization=args.parameterization,
+        parameterization=_parameterization(args),
         variants=args.variants,
         diversity=args.diversity,
         forward=forward,
@@ -172,6 +173,13 @@ def _make(
     silent = [name for name, row in zip(result.names, result.rows(), strict=True) if row["silent"]]
     if silent:
         print(f"the activation did not change of {len(silent)} ({first_few(silent, 10)})")
+
+
+def _parameterization(args: argparse.Namespace) -> str | Parameterization:
+    """What an image is made of: for the bundled network MACO has the spectrum of its images."""
+    if args.parameterization == "maco" and args.model == "zfmini":
+        return mini_maco()
+    return str(args.parameterization)
 
 
 def _figures(

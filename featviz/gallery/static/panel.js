@@ -47,7 +47,7 @@ featviz.panel = (() => {
     const weights = unit.weights ? [make("figure", { class: "weights" },
       make("figcaption", { text: "its filter, the weights" }),
       make("img", { class: "picture crisp", src: unit.weights, alt: `weights of unit ${unit.unit}` }))] : [];
-    return make("div", { class: "blocks" }, ...weights, ...maximized(data, side, unit), ...figures);
+    return make("div", { class: "blocks" }, ...weights, ...figures, ...maximized(data, side, unit));
   }
 
   /** The image that was made to drive a unit, and what the unit gives for it. */
