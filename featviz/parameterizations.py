@@ -151,7 +151,8 @@ class Maco:
         centred = torch.fft.fftshift(self.spectrum, dim=1)
         scaled = F.interpolate(centred[None], size=own, mode="bilinear", align_corners=False)[0]
         area = self.spectrum.shape[1] * 2 * (self.spectrum.shape[2] - 1)
-        result: Tensor = torch.fft.ifftshift(scaled, dim=1) * (height * width / area)
+        # so that a pixel varies as much as in images of the other size
+        result: Tensor = torch.fft.ifftshift(scaled, dim=1) * (height * width / area) ** 0.5
         return result
 
 

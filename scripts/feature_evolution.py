@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from labelled import add_training_arguments, classes_in, sets_from
-from shared import images_from, model_from, numbers, parser, positive, run, write
+from shared import add_maximize, images_from, model_from, numbers, parser, positive, run, write
 from torch import nn
 
 from featviz import Evolution, Images, evolve, figures
@@ -43,6 +43,7 @@ def arguments() -> argparse.ArgumentParser:
     result.add_argument(
         "--units", type=positive, default=6, metavar="N", help="of each layer (default: 6)"
     )
+    add_maximize(result)
     result.add_argument(
         "--classes",
         type=positive,
@@ -72,10 +73,14 @@ def main(args: argparse.Namespace) -> None:
         args.units,
         batch_size=args.batch_size,
         seed=args.seed,
+        maximize=args.maximize,
         progress=True,
     )
     features = figures.evolution(result, heading=args.model)
     write(features, feature_rows(result), args.out, "feature_evolution")
+    if args.maximize:
+        made = figures.evolution(result, maximized=True, heading=args.model)
+        write(made, feature_rows(result), args.out, "maximized_evolution")
     settling = figures.settling(result, heading=args.model)
     write(settling, settling_rows(result), args.out, "settling")
     for name, track in result.items():

@@ -16,6 +16,7 @@ from featviz import figures
 from featviz.cli.arguments import (
     add_image_arguments,
     add_k,
+    add_maximize,
     add_memory,
     add_model_arguments,
     add_rules,
@@ -37,6 +38,7 @@ __all__ = [
     "Rows",
     "add_fill",
     "add_k",
+    "add_maximize",
     "add_memory",
     "add_rules",
     "images_from",

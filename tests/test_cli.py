@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from featviz import Images, Scan, cli, load_model, open_images, preprocessing, scan
+from featviz import Images, Maximized, Scan, cli, load_model, open_images, preprocessing, scan
 from featviz.cli import endings, sources
 from featviz.cli import grid as grid_command
 from featviz.cli import train as train_command
@@ -130,6 +130,16 @@ def test_grid_draws_a_figure_for_each_layer_and_an_overview(
     assert (result.k, result.done, len(result.listing)) == (3, 12, 12)
     assert result.listing.keys[0] == SyntheticImages(12).key(0)
     assert not list(Path("out").glob("*.part*")) + list(Path("out").glob(".*"))
+
+
+def test_a_grid_keeps_the_images_that_it_makes() -> None:
+    options = ["--layers", "conv1", "--maximize", "2"]
+    assert cli.main([*SMALL, *FEW, *options]) == 0
+    arrays = list(Path("out/00-conv1").glob("*.npz"))
+    assert len(arrays) == 1
+    assert Maximized.load("out/00-conv1").steps.tolist() == [2, 2]
+    assert cli.main([*SMALL, *FEW, *options]) == 0
+    assert list(Path("out/00-conv1").glob("*.npz")) == arrays
 
 
 def test_a_second_run_scans_nothing_draws_the_same_and_fresh_scans_again(scanned: Scanned) -> None:

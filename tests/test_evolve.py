@@ -14,8 +14,19 @@ from laws import generator, same_bits, untouched
 from nets import plain
 from PIL import Image
 from torch import Tensor, nn
+from torch.testing import assert_close
 
-from featviz import Evolution, Layer, evolve, load_model, open_images, scan
+from featviz import (
+    Evolution,
+    Layer,
+    Preprocess,
+    Unit,
+    evolve,
+    load_model,
+    maximize,
+    open_images,
+    scan,
+)
 from featviz.errors import LayerError, UnitError, UsageError, WeightsError
 from featviz.geometry import Box, ReceptiveField
 from featviz.methods.evolve import Track
@@ -166,6 +177,23 @@ def test_images_that_cannot_be_read_are_left_out(folder: Path, tmp_path: Path) -
     result = evolve(network(0), open_images(photos), ["3"], folder, 4)["3"]
     assert same_bits(result.distance, expected.distance)
     assert same_bits(result.projections, expected.projections)
+
+
+def test_images_are_those_of_each_state_by_itself(folder: Path) -> None:
+    images = pictures()
+    recipe = Preprocess(size=(20, 20))
+    result = evolve(network(0), images, ["0", "3"], folder, {"0": [2], "3": [7, 1]}, maximize=3)
+    for name, channels in {"0": [2], "3": [7, 1]}.items():
+        track = result[name]
+        assert track.maximized is not None
+        assert track.maximized.shape[:3] == (len(channels), 3, 3)
+        for e, epoch in enumerate(EPOCHS):
+            units = [Unit(name, channel) for channel in channels]
+            expected = maximize(network(epoch), units, preprocess=recipe, steps=3).images
+            is_dead = track.dead[:, e]
+            assert_close(track.maximized[~is_dead, e], expected[~is_dead])
+            assert bool((track.maximized[is_dead, e] == 0.5).all())
+    assert evolve(network(0), images, "0", folder, {"0": [2]})["0"].maximized is None
 
 
 def test_checkpoints_that_are_not_there_are_named(folder: Path, tmp_path: Path) -> None:

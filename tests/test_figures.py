@@ -40,6 +40,7 @@ from featviz.methods.connections import Connections
 from featviz.methods.evolve import Evolution, Track
 from featviz.records.checks import Measured
 from featviz.records.listing import Listing
+from featviz.records.maximized import Maximized
 from featviz.tiles import picture_tiles, sheet
 from featviz.units import Layer
 
@@ -665,6 +666,37 @@ def test_a_feature_that_jumps_is_marked() -> None:
     marks = [len(axes.patches) for axes in figure.axes]
     assert marks == [int(track.jumped.sum()) for track in result.values()]
     assert texts(figure).count("dead") == 2
+
+
+def test_images_that_drive_units_take_the_place_of_projections() -> None:
+    with pytest.raises(UsageError, match="no images were made"):
+        figures.evolution(evolution(), maximized=True)
+    result = evolution()
+    for name, track in result.tracks.items():
+        result.tracks[name] = replace(track, maximized=rand(2, 3, 3, 9, 9))
+    figure = figures.evolution(result, maximized=True)
+    assert "made to drive the unit then" in " ".join(" ".join(texts(figure)).split())
+    before = figures.evolution(result).axes[0].images[0].get_array()
+    assert not np.array_equal(figure.axes[0].images[0].get_array(), before)
+
+
+def test_a_grid_has_the_image_that_drives_each_living_unit() -> None:
+    own = exemplars()
+    units = [own.layer.unit(channel) for channel in (2, 4)]
+    images = torch.stack([torch.zeros(3, 9, 7), torch.ones(3, 9, 7)])
+    activations = torch.tensor([2.0, 1.0])
+    steps = torch.tensor([5, 5])
+    made = Maximized(units, images, images[:, 0], activations, torch.tensor([1.0, 1.0]), steps)
+    figure = figures.grid(own, maximized=made, tile=20, columns=3)
+    canvas = figure.axes[0].images[0].get_array()
+    plain = figures.grid(own, tile=20, columns=3).axes[0].images[0].get_array()
+    assert canvas.shape[0] == plain.shape[0]
+    side = 2 * 20 + 1
+    assert canvas.shape[1] == plain.shape[1] + 3 * (side + 4)
+    width = canvas.shape[1] // 3
+    square = np.asarray(canvas)[-side:, width - side - 4 : width - 4]
+    assert (square == 0).all(axis=2).mean() > 0.6  # unit 2 is black, unit 4 did not change
+    assert "that was made to drive the unit" in " ".join(" ".join(texts(figure)).split())
 
 
 def test_units_without_labels_or_numbers_are_not_drawn() -> None:

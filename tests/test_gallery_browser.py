@@ -1674,3 +1674,21 @@ def test_where_not_all_exemplars_have_a_page_the_others_are_no_links(
     page.wait_for_selector(OPEN)
     own = result["conv2"].top.images[5].tolist()
     assert page.locator("#unit .key a").count() == len(set(own) & set(pages))
+
+
+def test_a_panel_shows_the_image_that_drives_its_unit(
+    opened: Callable[..., Tab], tmp_path: Path
+) -> None:
+    model, images, scan = tiny(layers=["conv2"])
+    gallery.build(scan, model, images, tmp_path, maximize=2)
+    tab = opened(tmp_path)
+    page = tab.go("layer-000.html#unit-5")
+    tab.wait("document.querySelector('#unit .maximized img').naturalWidth === 10")
+    image = page.locator("#unit .maximized img")
+    assert image.get_attribute("alt") == "image made to drive unit 5"
+    assert "made to drive it: response" in page.inner_text("#unit .maximized figcaption")
+    box = image.bounding_box()
+    assert abs(box["width"] - box["height"]) < 1
+    tab.go("layer-000.html#unit-3")
+    tab.wait("document.querySelector('#unit .notice')")
+    assert page.locator("#unit .maximized").count() == 0

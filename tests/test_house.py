@@ -48,10 +48,11 @@ SPEAKING = {"cli", "__main__"}
 BASES = {"methods.fill", "methods.transforms"}
 """What several methods stand on."""
 COMPOSED = {
+    "methods._maximize_layer": {"methods.maximize"},
     "methods.evolve": {"methods.scan", "methods.project_exemplars", "methods.responses"},
     "methods.explain": {"methods.project"},
 }
-"""The one method that is made of others."""
+"""Methods that are made of others."""
 PACKAGES = (
     "featviz",
     "featviz.dictionaries",

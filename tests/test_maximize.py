@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +15,10 @@ from nets import OneSize, plain
 from torch import Tensor, nn
 
 from featviz import (
+    Maximized,
     Preprocess,
     Unit,
+    anatomy,
     figures,
     load_model,
     maximize,
@@ -24,8 +28,9 @@ from featviz import (
     scan,
 )
 from featviz.data import SyntheticImages
-from featviz.errors import LayerError, ModelError, UnitError, UsageError
-from featviz.models import MINI_PREPROCESS
+from featviz.errors import LayerError, ModelError, RecordError, UnitError, UsageError
+from featviz.methods._random_affine import RandomAffine
+from featviz.models import MINI_PREPROCESS, mini_maco
 from featviz.parameterizations import (
     Fourier,
     Maco,
@@ -145,6 +150,17 @@ def test_maco_keeps_the_amplitudes() -> None:
     measured = spectrum_of(signal + 0.5, colors)
     # the entries of columns 0 and 8 are conjugate in pairs, which phases of their own do not keep
     torch.testing.assert_close(measured[..., 1:8], amplitudes[..., 1:8], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [20, 96])
+def test_an_image_of_another_size_varies_as_much(size: int) -> None:
+    rough = torch.rand(20, 1, 48, 48, generator=generator())
+    own = Maco(spectrum_of(rough), torch.eye(1))
+    spreads = []
+    for side in (48, size):
+        numbers = [own.begin((1, side, side), generator(i)) for i in range(4)]
+        spreads.append(float(own.signal(torch.stack(numbers), (1, side, side)).std()))
+    assert spreads[1] == pytest.approx(spreads[0], rel=0.1)
 
 
 def test_colors_are_a_root_of_the_covariance() -> None:
@@ -311,3 +327,145 @@ def test_a_figure_has_every_image_and_the_patches_of_its_unit() -> None:
     assert isinstance(figures.maximized(result), Figure)
     with pytest.raises(UsageError, match="2 channels"):
         figures.maximized(replace(result, images=result.images[:, :2]))
+
+
+OPTIONS: dict[str, Any] = {"preprocess": PLAIN, "steps": 4, "batch_size": 2}
+
+
+def test_a_record_goes_on_and_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = [Unit("2", i) for i in range(5)]
+    sums = [Unit("2", 1) - 0.3 * Unit("0", 2, at=(1, 1)), -1 * Unit("2", 0, at="map")]
+    options = OPTIONS | {"out": tmp_path, "resume": True}
+    expected = maximize(small(), units, **OPTIONS)
+    with monkeypatch.context() as patch:
+        patch.setattr(RandomAffine, "__call__", interrupted_call(9))
+        with pytest.raises(KeyboardInterrupt):
+            maximize(small(), units, **options)
+    assert len(Maximized.load(tmp_path).targets) == 4
+    result = maximize(small(), units, **options)
+    assert result.targets == units
+    assert_same(result, expected)
+    again = maximize(small(), [units[3], *sums], size=11, **options)
+    assert again.targets == [units[3], *sums]
+    assert same_bits(again.images[:1], expected.images[3:4])
+    loaded = Maximized.load(tmp_path)
+    assert loaded.targets == [*units, *sums]
+    assert_same(loaded.of([units[3], *sums]), again)
+    maximize(small(), units[:1], **(options | {"resume": False}))
+    assert Maximized.load(tmp_path).targets == units[:1]
+    assert len(list(tmp_path.glob("*.npz"))) == 1
+
+
+def interrupted_call(after: int) -> object:
+    call = RandomAffine.__call__
+    calls = []
+
+    def moved(self: RandomAffine, images: Tensor, generator: torch.Generator) -> Tensor:
+        calls.append(1)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return call(self, images, generator)
+
+    return moved
+
+
+def assert_same(result: Maximized, other: Maximized) -> None:
+    for name in ("images", "transparency", "activations", "before", "steps"):
+        assert same_bits(getattr(result, name), getattr(other, name))
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"seed": 1},
+    {"steps": 5},
+    {"parameterization": "pixels"},
+    {"parameterization": Fourier(colors=torch.eye(3))},
+    {"transforms": ()},
+    {"transforms": [RandomAffine(turn=3.0)]},
+    {"variants": 2},
+    {"diversity": 0.5},
+    {"size": 20},
+    {"start": torch.full((3, 11, 11), 0.5)},
+    {"preprocess": CENTRED},
+    {"forward": lambda model, images: model(images)},
+]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=lambda other: next(iter(other)))
+def test_what_was_made_otherwise_is_refused(other: dict[str, Any], tmp_path: Path) -> None:
+    maximize(small(), Unit("2", 0), out=tmp_path, **OPTIONS)
+    with pytest.raises(RecordError, match=f"{next(iter(other))} was"):
+        maximize(small(), Unit("2", 0), out=tmp_path, resume=True, **(OPTIONS | other))
+    maximize(small(), Unit("2", 0), out=tmp_path, **(OPTIONS | other))
+    maximize(small(), Unit("2", 0), out=tmp_path, resume=True, **(OPTIONS | other))
+
+
+def test_damaged_records_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="is missing"):
+        Maximized.load(tmp_path)
+    maximize(small(), [Unit("2", 0), 0.5 * Unit("2", 1)], out=tmp_path, **OPTIONS)
+    (arrays,) = tmp_path.glob("*.npz")
+    manifest = tmp_path / "maximized.json"
+    text, data = manifest.read_text(), arrays.read_bytes()
+    arrays.write_bytes(data[:-1])
+    with pytest.raises(RecordError, match="its hash is another"):
+        Maximized.load(tmp_path)
+    arrays.write_bytes(data)
+    for wrong, message in (
+        (text.replace('"schema": 1', '"schema": 2'), "this version reads 1"),
+        (text.replace("0.5", "0.6"), "checksum is another"),
+        (text[:-9], "are damaged"),
+        ("[]", "an object"),
+    ):
+        manifest.write_text(wrong)
+        with pytest.raises(RecordError, match=message):
+            Maximized.load(tmp_path)
+    for options, message in (
+        ({"resume": True}, "give the folder"),
+        ({"out": tmp_path}, "2:0 is twice"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            maximize(small(), [Unit("2", 0), Unit("2", 0)], **OPTIONS, **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no image drives 2:7"):
+        maximize(small(), Unit("2", 0), **OPTIONS).of([Unit("2", 7)])
+
+
+def test_a_batch_takes_no_more_memory_than_is_given_or_there() -> None:
+    units = [Unit("2", i) for i in range(6)]
+    sizes: list[int] = []
+
+    def counted(images: Tensor, generator: torch.Generator) -> Tensor:
+        if len(images) > 4:
+            raise torch.OutOfMemoryError("too little")
+        sizes.append(len(images))
+        return images
+
+    options: dict[str, Any] = {"preprocess": PLAIN, "steps": 1, "transforms": [counted]}
+    maximize(small(), units, memory=1, variants=2, **options)
+    assert sizes == [2] * 6
+    sizes.clear()
+    layer = anatomy(small(), (3, 24, 24))["2"]
+    memory = int(layer.elements * 11 * 11 / 24**2 * 8) * 4
+    maximize(small(), units, memory=memory, **options)
+    assert sizes == [3, 3] or sizes == [4, 2]
+    sizes.clear()
+    with pytest.warns(UserWarning, match="too little memory for 6 units: 3 at once"):
+        maximize(small(), units, **options)
+    assert sizes == [3, 3]
+
+
+def test_the_spectrum_that_comes_with_zfmini_is_that_of_its_images() -> None:
+    images = open_images(SyntheticImages(100, seed=7), MINI_PREPROCESS)
+    own = mini_maco()
+    assert own.spectrum is not None
+    assert own.colors is not None
+    assert own.spectrum.shape == (3, 96, 49)
+    measured = spectrum_of(images, own.colors)
+    likeness = torch.cosine_similarity(own.spectrum.log().flatten(), measured.log().flatten(), 0)
+    assert likeness > 0.99
+    ratio = own.spectrum.sum() / measured.sum()
+    assert 0.9 < ratio < 1.1
+    covariance = own.colors @ own.colors.T
+    pixels = torch.cat([images[i].flatten(1) for i in range(len(images))], dim=1)
+    torch.testing.assert_close(covariance, pixels.cov(), rtol=0.1, atol=0.01)

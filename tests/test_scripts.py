@@ -477,12 +477,13 @@ def test_feature_evolution_trains_and_goes_on_from_checkpoints(
     capsys: pytest.CaptureFixture[str], fails: Any
 ) -> None:
     command = "feature_evolution --layers conv1,conv3 --units 2 --input-size 48 --limit 16"
-    assert run(f"{command} --epochs 2 --at 0,1,2 --batch-size 8 --out e") == 0
+    assert run(f"{command} --epochs 2 --at 0,1,2 --batch-size 8 --maximize 2 --out e") == 0
     table = rows("feature_evolution", "e")
     assert len(table) == 2 * 2 * 3  # layers, units, epochs
     assert {row["epoch"] for row in table} == {"0", "1", "2"}
     at_first = [row for row in rows("settling", "e") if row["epoch"] == "0"]
     assert [row["distance to go"] for row in at_first] == ["1.0", "1.0"]
+    assert Path("e/maximized_evolution.png").exists()
     assert "half way to its last state" in capsys.readouterr().out
     again = f"{command} --checkpoints e/checkpoints --out f"
     assert "is not one of this model" in fails(again)

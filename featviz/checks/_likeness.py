@@ -24,12 +24,13 @@ def cosine(a: Tensor, b: Tensor) -> float | None:
 def spearman(a: Tensor, b: Tensor) -> float:
     """The correlation of the ranks of two tensors of one shape, equal values sharing the mean of their
     ranks; 0 where all values of one are equal, which orders nothing."""
-    first = _ranks(a.flatten())
-    second = _ranks(b.flatten())
+    first = ranks(a.flatten())
+    second = ranks(b.flatten())
     return cosine(first - first.mean(), second - second.mean()) or 0.0
 
 
-def _ranks(values: Tensor) -> Tensor:
+def ranks(values: Tensor) -> Tensor:
+    """The rank of each value from 1, equal ones sharing the mean of theirs."""
     distinct: tuple[Tensor, Tensor, Tensor] = torch.unique(
         values, return_inverse=True, return_counts=True
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from featviz.checks._subject import Subject
 from featviz.checks.convergence import convergence
 from featviz.checks.image_dependence import image_dependence
 from featviz.checks.localisation import ABSENT, localisation
+from featviz.checks.path import path
 from featviz.checks.randomisation import randomisation
 from featviz.checks.reactivation import reactivation
 from featviz.checks.specificity import specificity
@@ -46,6 +48,8 @@ CHECKS: dict[str, Callable[[Subject], list[Value]]] = {
     "localisation": localisation,
 }
 """Every check by name; each gives values of one measure or several."""
+PATH = "path"
+"""The check of images that were made to drive units."""
 _LEAST_IMAGES = 2
 
 
@@ -61,6 +65,7 @@ def check(
     checks: Sequence[str] | None = None,
     units: int | Sequence[int] = 20,
     images_per_unit: int = 4,
+    maximize: int = 0,
     seed: int = 0,
     memory: int = MEMORY,
     forward: Forward | None = None,
@@ -78,6 +83,8 @@ def check(
     kept, removed             does the unit respond to what the picture marks?           1 and 0
     localisation              does it lie on what the unit responds to?                  above
                                                                                          its area
+    path                      do synthetic images go through the network as exemplars    near
+                              do? (with ``maximize``)                                    path_same
     ========================  =========================================================  ========
 
     The files of ``featviz/checks`` define each by a formula, with its source.
@@ -95,6 +102,8 @@ def check(
             or which.
         images_per_unit: exemplars of each unit, the strongest; randomisation and convergence look
             at the first of them, reactivation at the first two.
+        maximize: steps of gradient ascent in which an image is made that drives each unit, such as
+            256, for a row ``maximize`` with the measure ``path``; 0: none.
         seed: of every choice at random. The same seed gives the same numbers.
         memory: bytes that a batch may take.
         forward: how the model is called, as of `read`; None: ``model(images)``.
@@ -111,7 +120,7 @@ def check(
         ImageError: the images are not those of the scan, or fewer than two.
         ModelError: it cannot be copied, or the layer depends on no weights (randomisation).
         UsageError: no such check or method of attribution, no rules, or no units; more images per unit than the scan has, or
-            fewer than two; ``scan`` is none.
+            fewer than two; ``maximize`` below 0; ``scan`` is none.
 
     Example:
         >>> from featviz import check, load_model, open_images, scan
@@ -134,6 +143,8 @@ def check(
     check_names(names, list(CHECKS))
     chosen_rules = None if rules is None else _chosen_rules(rules)
     methods = _chosen_methods(attributions)
+    if maximize < 0:
+        raise UsageError(f"maximize={maximize}: give steps, such as 256, or 0", "maximize")
     data = open_images(images)
     _check_images(data, scan)
     _check_images_per_unit(images_per_unit, scan.k)
@@ -164,12 +175,16 @@ def check(
         "seed": seed,
         "identity": dict(scan.identity),
     }
-    return _measured(subjects, names, absent, settings, seed, progress)
+    measures = {name: CHECKS[name] for name in names}
+    if maximize:
+        settings["maximize"] = maximize
+        measures[PATH] = partial(path, steps=maximize)
+    return _measured(subjects, measures, absent, settings, seed, progress)
 
 
 def _measured(
     subjects: list[Subject],
-    names: list[str],
+    measures: dict[str, Callable[[Subject], list[Value]]],
     absent: dict[str, str],
     settings: dict[str, Any],
     seed: int,
@@ -177,14 +192,14 @@ def _measured(
 ) -> Checks:
     """Every check of every subject."""
     measured: list[Measured] = []
-    total = len(subjects) * len(names)
+    total = len(subjects) * len(measures)
     with progress_bar(desc="check", total=total, unit="check", progress=progress) as bar:
         while subjects:
             subject = subjects.pop(0)  # with which its signals go, which are large
             _ = subject.own  # a layer without signals is an error before any check begins
-            for name in names:
+            for name, measure in measures.items():
                 bar.set_postfix_str(f"{subject.layer} {name}")
-                values = CHECKS[name](subject)
+                values = measure(subject)
                 if not values:
                     absent |= _reason(subject, name)
                 measured += summary(subject.layer.name, values, seed)
@@ -213,6 +228,8 @@ def _reason(subject: Subject, name: str) -> dict[str, str]:
     if name == "localisation":
         return {name: ABSENT}
     where = f"{subject.layer}: {name}"
+    if name == PATH:
+        return {where: "no image that was made changes the activation of its unit"}
     return {where: "no exemplar has a signal that can be compared"}
 
 

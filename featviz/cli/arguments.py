@@ -22,6 +22,7 @@ from featviz.images.preprocess import DECODES
 from featviz.methods._arithmetic import Arithmetic
 from featviz.methods._backproject import MEMORY
 from featviz.methods._reductions import reduction_of
+from featviz.methods.maximize import STEPS
 from featviz.methods.scan import scan
 from featviz.records.layer_scan import QUANTILE
 from featviz.records.listing import Skipped
@@ -204,13 +205,31 @@ def add_full_fields(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_memory(parser: argparse.ArgumentParser) -> None:
-    """--memory."""
+def add_memory(
+    parser: argparse.ArgumentParser, default: int = MEMORY, what: str = "projections"
+) -> None:
+    """--memory; ``what``: of which a batch is."""
     parser.add_argument(
         "--memory",
         type=amount,
-        default=MEMORY,
-        help="memory for a batch of projections, such as 2G (default: 256M)",
+        default=default,
+        help=f"memory for a batch of {what}, such as 2G (default: {default // 2**20}M)",
+    )
+
+
+def add_maximize(
+    parser: argparse.ArgumentParser,
+    text: str = "beside the exemplars an image that is made to drive the unit most",
+) -> None:
+    """--maximize; ``text``: what it is for."""
+    parser.add_argument(
+        "--maximize",
+        nargs="?",
+        type=positive,
+        const=STEPS,
+        default=0,
+        metavar="STEPS",
+        help=f"{text}, in so many steps of gradient ascent (default: none; without a number {STEPS})",
     )
 
 

@@ -12,6 +12,7 @@ from featviz.cli.arguments import (
     add_examples,
     add_image_arguments,
     add_layers,
+    add_maximize,
     add_memory,
     add_model_arguments,
     add_output,
@@ -42,6 +43,9 @@ COLUMNS = {
     "removed_centred": "(centred)",
     "localisation": "localised",
     "localisation_area": "(area)",
+    "path": "path",
+    "path_same": "(same unit)",
+    "path_other": "(others)",
 }
 """The measures of the table, with their heads."""
 LEGEND = "95% intervals and what each number rests on are in"
@@ -91,6 +95,10 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--intervals", action="store_true", help="print every number with its 95%% interval"
     )
+    add_maximize(
+        parser,
+        "a row for images that are made to drive units: do they take the path of natural ones",
+    )
     add_memory(parser)
     parser.add_argument("--fresh", action="store_true", help="scan again even if there is a record")
     add_output(parser, "folder for the scan and the numbers (default: outputs/MODEL-check)")
@@ -134,6 +142,7 @@ def run(args: argparse.Namespace) -> None:
             checks=args.checks,
             units=args.units,
             images_per_unit=args.images_per_unit,
+            maximize=args.maximize,
             seed=args.seed,
             memory=args.memory,
             forward=forward,

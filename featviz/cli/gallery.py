@@ -16,6 +16,7 @@ from featviz.cli.arguments import (
     add_image_arguments,
     add_k,
     add_layers,
+    add_maximize,
     add_memory,
     add_model_arguments,
     add_output,
@@ -82,6 +83,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         help="make every N-th layer alone, from layer I on (0 is the first); when all shards are there, "
         "featviz merge makes one gallery of them",
     )
+    add_maximize(parser)
     add_memory(parser)
     add_open(parser, "the gallery")
     parser.add_argument("--fresh", action="store_true", help="scan and make everything again")
@@ -206,6 +208,7 @@ def _built(
         shard=shard,
         forward=forward,
         memory=args.memory,
+        maximize=args.maximize,
         progress=not args.quiet,
     )
 
@@ -222,7 +225,7 @@ def _make_of(
     rules = args.rule or _default_rules(result, model, images, None if args.fresh else out, forward)
     channels = _channels(args, result)
     if not args.fresh and gallery.is_finished(
-        result, out, rules, args.title, args.view, args.full_fields, channels
+        result, out, rules, args.title, args.view, args.full_fields, channels, args.maximize
     ):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
         _report(out)

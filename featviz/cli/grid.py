@@ -18,6 +18,7 @@ from featviz.cli.arguments import (
     add_image_arguments,
     add_k,
     add_layers,
+    add_maximize,
     add_memory,
     add_model_arguments,
     add_output,
@@ -40,6 +41,7 @@ from featviz.fields.sizes import LayersBySize
 from featviz.files import write_atomic
 from featviz.forward import Forward
 from featviz.images import Images
+from featviz.methods._maximize_layer import maximize_layer
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.exemplars import Exemplars
 from featviz.records.layer_scan import LayerScan
@@ -78,6 +80,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         choices=("png", "pdf", "both"),
         help="format of the figures (default: png)",
     )
+    add_maximize(parser)
     add_memory(parser)
     parser.add_argument("--fresh", action="store_true", help="scan again even if there is a record")
     add_output(parser, "folder for figures and the scan's record (default: outputs/MODEL)")
@@ -171,6 +174,17 @@ def _draw_layer(
     pages = [channels[start : start + PAGE] for start in range(0, len(channels), PAGE)]
     drawn = _Drawn()
     effective = None
+    maximized = maximize_layer(
+        model,
+        images,
+        layer_scan,
+        channels,
+        args.maximize,
+        forward=sized.forward,
+        out=out / stem,
+        resume=not args.fresh,
+        progress=not args.quiet,
+    )
     for number, page in enumerate(pages, 1):
         exemplars = project_exemplars(
             model,
@@ -191,7 +205,9 @@ def _draw_layer(
             exemplars = exemplars.focused(effective)
         of_pages = f"-{number}of{len(pages)}" if len(pages) > 1 else ""
         for rule in args.rule:
-            figure = figures.grid(exemplars, rule=rule, views=args.view, heading=args.model)
+            figure = figures.grid(
+                exemplars, rule=rule, views=args.view, maximized=maximized, heading=args.model
+            )
             drawn.written += _saved(figure, args, out, f"{stem}{_suffix(rule, args)}{of_pages}")
             if number == 1 and exemplars.remark(rule):
                 drawn.remarks.append(exemplars.remark(rule))

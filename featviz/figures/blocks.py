@@ -12,7 +12,8 @@ from featviz.errors import UsageError
 from featviz.figures.page import QUIET, Area, text_width
 from featviz.records._focus import ENERGY
 from featviz.records.exemplars import Exemplars
-from featviz.tiles import PAPER, sheet
+from featviz.records.maximized import Maximized
+from featviz.tiles import PAPER, resized, sheet, to_uint8
 from featviz.views import PATCH, VIEWS, ViewsLike, view_tiles, views_for, without_signal
 
 LABEL, GAP = 16, 10  # pixels: above a block, between blocks
@@ -63,9 +64,14 @@ def unit_block(
 
 
 def unit_blocks(
-    exemplars: Exemplars, rule: str | None, side: int, views: ViewsLike = None
+    exemplars: Exemplars,
+    rule: str | None,
+    side: int,
+    views: ViewsLike = None,
+    maximized: Maximized | None = None,
 ) -> Tensor:
-    """The blocks of all units: (units, 3, H, W) uint8.
+    """The blocks of all units: (units, 3, H, W) uint8; with images that were made to drive units, each
+    has its own at its right, or nothing.
 
     Raises:
         UsageError: there are no units, or no such view.
@@ -76,7 +82,29 @@ def unit_blocks(
         raise UsageError(f"0 units of layer {name!r}: give exemplars of at least 1", "channels")
     rule = exemplars.rule(rule)
     rows = range(len(exemplars.channels))
-    return torch.stack([unit_block(exemplars, row, rule, side, views) for row in rows])
+    blocks = torch.stack([unit_block(exemplars, row, rule, side, views) for row in rows])
+    if maximized is None:
+        return blocks
+    images = _images_of(exemplars, maximized, blocks.shape[-2])
+    paper = torch.full((*blocks.shape[:-1], 4), PAPER, dtype=torch.uint8)
+    return torch.cat([blocks, paper, images], dim=-1)
+
+
+def _images_of(exemplars: Exemplars, maximized: Maximized, side: int) -> Tensor:
+    """The image that was made to drive each unit, the first of its variants, in the middle of a square:
+    (units, 3, side, side) uint8."""
+    height, width = tile_size(maximized.images.shape, side)
+    top, left = (side - height) // 2, (side - width) // 2
+    squares = torch.full((len(exemplars.channels), 3, side, side), PAPER, dtype=torch.uint8)
+    silent = maximized.silent.tolist()
+    for square, channel in zip(squares, exemplars.channels, strict=True):
+        unit = exemplars.layer.unit(channel)
+        i = maximized.targets.index(unit) if unit in maximized.targets else None
+        if i is not None and not silent[i]:
+            image = maximized.images[i].expand(3, -1, -1)[None]
+            picture = to_uint8(resized(image, (height, width)))[0]
+            square[:, top : top + height, left : left + width] = picture
+    return squares
 
 
 def views_note(rule: str, views: ViewsLike) -> str:

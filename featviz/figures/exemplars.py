@@ -25,6 +25,7 @@ from featviz.figures.blocks import (
 )
 from featviz.figures.page import NARROWEST, QUIET, AnyFigure, described, fitted, new_page, titled
 from featviz.records.exemplars import Exemplars
+from featviz.records.maximized import Maximized
 from featviz.tiles import sheet
 from featviz.views import ViewsLike, views_for
 
@@ -38,6 +39,7 @@ def grid(
     *,
     rule: str | None = None,
     views: ViewsLike = None,
+    maximized: Maximized | None = None,
     tile: int | None = None,
     columns: int | None = None,
     heading: str = "",
@@ -55,6 +57,8 @@ def grid(
         rule: which projections, if there are several; None: the first.
         views: ``masked``, ``projection``, ``heat``, or several of them, from the left; None: masked
             and projection, as `featviz.views.views_for` says.
+        maximized: from `featviz.maximize`; the image that was made to drive each unit is drawn at the
+            right of its patches, if there is one and the unit's activation changed.
         tile: side of a tile in pixels; None: twice the receptive field, between 22 and 56.
         columns: units in a row; None: as many as make the page a little wider than high.
         heading: comes first in the title, such as the model's name.
@@ -77,14 +81,15 @@ def grid(
     rule = exemplars.rule(rule)
     layer = exemplars.layer
     side = tile or max(22, min(56, 2 * max(layer.field.size)))
-    blocks = unit_blocks(exemplars, rule, side, views)
+    blocks = unit_blocks(exemplars, rule, side, views, maximized)
     height, width = blocks.shape[-2:]
     columns = columns or _columns(len(blocks), width + GAP, height + LABEL + GAP)
     title = titled(heading, f"layer {layer.name}")
+    image = "; an image that was made to drive the unit" if maximized is not None else ""
     notes = [
         f"{described(layer)}.",
         f"Above each unit its number. Its {strongest_responses(exemplars)} under {rule}, from the "
-        f"left: {views_note(rule, views)}.",
+        f"left: {views_note(rule, views)}{image}.",
         *focus_note([exemplars]),
         *silent_note([exemplars], rule),
         *_remarks(exemplars, rule),

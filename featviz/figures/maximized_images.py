@@ -59,7 +59,8 @@ def maximized(
     cell = width if exemplars is None else 2 * width + 2
     columns = columns or max(1, ceil(sqrt(n * (height + _LABEL) / cell)))
     rows = ceil(n / columns)
-    title = titled(heading, "images that drive units")
+    names, layer = _names(result)
+    title = titled(heading, f"images that drive units{layer}")
     notes = ["Above each image: its unit, and the activation that was reached."]
     if exemplars is not None:
         notes.append("Beside it: the patches that drive the unit most.")
@@ -67,7 +68,7 @@ def maximized(
     across = min(n, columns) * (cell + _GAP) - _GAP
     area = new_page(across, rows * step - _GAP, title, notes, fig)
     pictures = to_uint8(resized(result.images.expand(-1, 3, -1, -1), (height, width)))
-    for i, name in enumerate(result.names):
+    for i, name in enumerate(names):
         x = (i % columns) * (cell + _GAP)
         y = (i // columns) * step
         note = "silent" if result.silent[i] else short(float(result.activations[i]))
@@ -78,6 +79,16 @@ def maximized(
         if patches is not None:
             area.sheet(x + width + 2, y + _LABEL, patches)
     return area.finish()
+
+
+def _names(result: Maximized) -> tuple[list[str], str]:
+    """What each image is called, and for the title `` of`` the layer that all units are of; with it
+    images are called by number."""
+    layers = {target.layer if isinstance(target, Unit) else None for target in result.targets}
+    layer = layers.pop()
+    if layers or layer is None:
+        return result.names, ""
+    return [name.removeprefix(f"{layer}:") for name in result.names], f" of {layer}"
 
 
 def _patches(

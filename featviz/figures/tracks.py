@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from featviz.errors import UsageError
 from featviz.figures.blocks import tile_size
 from featviz.figures.page import (
     ACCENT,
@@ -26,7 +27,7 @@ from featviz.figures.page import (
     titled,
 )
 from featviz.methods.evolve import Evolution, Track
-from featviz.tiles import PAPER, sheet, signal_tiles
+from featviz.tiles import PAPER, resized, sheet, signal_tiles, to_uint8
 
 _HEAD, _GAP = 36, 26  # pixels: above a block, between blocks
 
@@ -36,6 +37,7 @@ def evolution(
     *,
     tile: int = 46,
     columns: int = 3,
+    maximized: bool = False,
     heading: str = "",
     fig: AnyFigure | None = None,
 ) -> Figure:
@@ -50,8 +52,12 @@ def evolution(
         result: from `featviz.evolve`.
         tile: side of a tile in pixels.
         columns: blocks beside each other.
+        maximized: draw the image that was made to drive the unit then, in place of the projection.
         heading: comes first in the title.
         fig: a figure, or part of one, to draw into; None: a new one.
+
+    Raises:
+        UsageError: no such images were made.
 
     Source: Zeiler & Fergus, figure 4.
 
@@ -68,17 +74,22 @@ def evolution(
         >>> figure = figures.evolution(result, heading="zfmini")
     """
     names = list(result)
-    blocks = {name: _block(result[name], tile) for name in names}
+    block = _images if maximized else _block
+    blocks = {name: block(result[name], tile) for name in names}
     left = 8 + max(_numbers_width(track) for track in result.values())
     rows = [names[i : i + columns] for i in range(0, len(names), columns)]
     widths, heights = [], []
     for row in rows:
         widths.append(sum(left + blocks[name].shape[2] + _GAP for name in row) - _GAP)
         heights.append(_HEAD + max(blocks[name].shape[1] for name in row) + _GAP)
+    what = (
+        f"the {result.rule} projection of the unit's strongest response then (middle grey = 0; each "
+        "tile has its own contrast)"
+    )
+    if maximized:
+        what = "the image that was made to drive the unit then, from the same noise"
     notes = [
-        f"Rows: units. Columns: epochs. Each tile: the {result.rule} projection of the unit's "
-        "strongest response then (middle "
-        "grey = 0; each tile has its own contrast). Corner mark: another image is now the "
+        f"Rows: units. Columns: epochs. Each tile: {what}. Corner mark: another image is now the "
         "strongest."
     ]
     title = titled(heading, "features over training")
@@ -168,6 +179,19 @@ def _block(track: Track, side: int) -> Tensor:
     for projection, own in zip(track.projections.flatten(0, 1), visible.flatten(0, 1), strict=True):
         tiles.append(signal_tiles(projection[None], own[None], size))
     return sheet(torch.cat(tiles), columns=track.projections.shape[1], gap=2, fill=PAPER)
+
+
+def _images(track: Track, side: int) -> Tensor:
+    """Images that were made to drive units as tiles, a row for each unit: (3, H, W) uint8."""
+    if track.maximized is None:
+        raise UsageError(
+            f"no images were made for the units of layer {track.layer.name!r}: follow them with "
+            "evolve(..., maximize=256)",
+            "maximized",
+        )
+    images = track.maximized.flatten(0, 1).expand(-1, 3, -1, -1)
+    tiles = to_uint8(resized(images, tile_size(images.shape, side)))
+    return sheet(tiles, columns=track.maximized.shape[1], gap=2, fill=PAPER)
 
 
 def _draw_block(

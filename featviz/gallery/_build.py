@@ -45,6 +45,7 @@ def build(
     shard: tuple[int, int] | None = None,
     forward: Forward | None = None,
     memory: int = MEMORY,
+    maximize: int = 0,
     progress: bool = False,
 ) -> Path:
     """Project every unit of a scan and write the gallery: a folder of pages that opens from disk
@@ -70,6 +71,8 @@ def build(
             see `merge`.
         forward: that of the scan, as of `read`; None: ``model(images)``.
         memory: bytes that a batch of projections may take.
+        maximize: steps of gradient ascent in which an image is made that drives each living unit, as
+            of `featviz.maximize`, such as 256; 0: none is.
         progress: show progress bars, in units a second.
 
     Returns:
@@ -108,6 +111,10 @@ def build(
         if rules == ["gradient"] and reason:
             warnings.warn(f"shown under gradient: {reason}", stacklevel=2)
     chosen_rules = checked_rules(rules)
+    if maximize < 0:
+        raise UsageError(
+            f"maximize={maximize}: give steps, such as 256, or 0 for no images", "maximize"
+        )
     if not result.complete:
         raise UsageError(
             f"the scan has looked at {result.done} of {len(result.listing)} images: "
@@ -115,7 +122,7 @@ def build(
         )
     blocks = sprites.block_names(chosen_rules, views)
     shown = chosen_channels(result, channels)
-    identity = identity_of(result, chosen_rules, blocks, title, full_fields, shown)
+    identity = identity_of(result, chosen_rules, blocks, title, full_fields, shown, maximize)
     record = begun(result, folder, identity, chosen_rules, blocks, title, command, fresh)
     i, n = shard or (0, 1)
     own = list(zip(record["layers"], result.values(), strict=True))[i::n]
@@ -138,6 +145,7 @@ def build(
         unit_links,
         maps,
         sized,
+        maximize,
     )
     for entry, layer_scan in own:
         if not entry["done"]:
@@ -156,9 +164,10 @@ def is_finished(
     views: ViewsLike = None,
     full_fields: bool = False,
     channels: Channels = None,
+    maximize: int = 0,
 ) -> bool:
-    """Whether the gallery of this scan under these rules, in these views, of these channels and with
-    this title is in ``out`` already, with every layer.
+    """Whether the gallery of this scan under these rules, in these views, of these channels, with
+    this title and images made in so many steps, is in ``out`` already, with every layer.
 
     Raises:
         UnitError: a channel that a layer has not.
@@ -178,7 +187,7 @@ def is_finished(
     record = site.read(Path(out))
     blocks = sprites.block_names(rules, views)
     shown = chosen_channels(result, channels)
-    identity = identity_of(result, rules, blocks, title, full_fields, shown)
+    identity = identity_of(result, rules, blocks, title, full_fields, shown, maximize)
     if record is None or record["identity"] != identity:
         return False
     return "pages" in record and all(layer["done"] for layer in record["layers"])

@@ -33,6 +33,7 @@ def identity_of(
     title: str | None,
     full_fields: bool,
     shown: dict[str, list[int]],
+    maximize: int,
 ) -> Record:
     """What a gallery is made from, as it reads back from its record."""
     identity = {
@@ -45,6 +46,8 @@ def identity_of(
     }
     if shown:
         identity["channels"] = shown
+    if maximize:
+        identity["maximize"] = maximize
     if any(label is not None for label in result.listing.labels):
         identity["labels"] = hash_of(json.dumps(result.listing.labels).encode())
     if result.score == "max":  # which earlier versions do not name

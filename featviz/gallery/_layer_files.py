@@ -19,6 +19,7 @@ from featviz.gallery._details import Details
 from featviz.gallery._identity import Record
 from featviz.gallery._image_pages import SIDE, ImagePages, images_with_pages
 from featviz.gallery._maps import exemplar_data, packed_maps, page_data
+from featviz.gallery._maximized import remove_record, write_maximized
 from featviz.gallery._record import add_images
 from featviz.gallery._trust import marks, trust
 from featviz.gallery._units import Units, filters_of
@@ -55,6 +56,7 @@ class Work:
     links: Links | None
     maps: dict[str, Tensor]
     sized: LayersBySize
+    maximize: int
 
     def make_layer(self, layer_scan: LayerScan, entry: Record, record: Record) -> None:
         """Write all files of a layer, and note it in ``entry``, its part of the record.
@@ -67,6 +69,16 @@ class Work:
         front = front_units(layer_scan, STRIP, channels)
         details = Details(self.result, layer_scan, channels)
         units = Units(self.out / entry["folder"], front, filters, details)
+        units.maximized = write_maximized(
+            self.model,
+            self.images,
+            layer_scan,
+            channels,
+            units.folder,
+            self.maximize,
+            self.forward,
+            self.progress,
+        )
         self._write_sprites(units, layer_scan)
         self._write_images(units.images)
         _write_strip(units)
@@ -78,6 +90,7 @@ class Work:
         entry["trust"] = trust(self.rules, units.likeness)
         add_images(record, units.images, self.result.listing)
         self._write_page(layer_scan, units, entry, record["about"])
+        remove_record(units.folder)
         entry["done"] = True
 
     def make_image_pages(self, record: Record) -> None:
@@ -134,6 +147,8 @@ class Work:
             numbers["links"] = link_numbers(self.links, layer_scan.layer.unit(channel))
         if self.result.listing.sizes:
             self._add_sizes(layer_scan.layer, numbers["exemplars"])
+        if channel in units.maximized:
+            numbers["maximized"] = units.maximized[channel]
         units.numbers.append(numbers)
         if channel in units.shown:
             side = sprites.STRIP_SIDE

@@ -32,6 +32,7 @@ class Units:
         columns: the pictures of those that are shown, by channel.
         fallbacks: how many exemplars took the full image because their crop did not do.
         likeness: by rule, whether projections tell units and images apart.
+        maximized: by channel the activation of the image that was made to drive it.
         effective_size: (height, width) of the effective field, once it is measured.
         effective: what tiles show of the receptive field, in words; empty: all of it.
     """
@@ -44,6 +45,7 @@ class Units:
     columns: dict[int, Tensor] = field(default_factory=dict)
     fallbacks: int = 0
     likeness: dict[str, Likeness] = field(default_factory=dict)
+    maximized: dict[int, float] = field(default_factory=dict)
     effective_size: tuple[int, int] | None = None
     effective: str = ""
 

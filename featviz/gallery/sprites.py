@@ -163,12 +163,12 @@ def strip(columns: Sequence[Tensor]) -> bytes:
     return packed(torch.cat(list(columns), dim=2), crisp=False)
 
 
-def thumbnail(image: Tensor) -> bytes:
-    """An image (c, h, w) in [0, 1] as WebP, the longer side at most THUMBNAIL."""
+def thumbnail(image: Tensor, *, crisp: bool = False) -> bytes:
+    """An image (c, h, w) in [0, 1] as WebP, the longer side at most THUMBNAIL; exact, or with losses."""
     _, height, width = image.shape
     visible = torch.ones(1, height, width, dtype=torch.bool)
     size = _at_most(THUMBNAIL, height, width)
-    return packed(picture_tiles(image[None], visible, size)[0], crisp=False)
+    return packed(picture_tiles(image[None], visible, size)[0], crisp=crisp)
 
 
 def blank(side: int) -> Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from featviz.images.collection import Images
 from featviz.images.sources import open_images
 
 # Methods do not use each other. This one is the exception: it is a scan, the responses and the
-# projections of each state of a network, put side by side.
+# projections of each state of a network, put side by side, and images made for it.
+from featviz.methods._maximize_layer import maximize_layer
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.methods.responses import responses
 from featviz.methods.scan import scan
@@ -30,9 +31,10 @@ from featviz.models.weights import load_weights
 from featviz.records.exemplars import Exemplars
 from featviz.records.layer_scan import LayerScan
 from featviz.records.listing import Listing
+from featviz.records.maximized import Maximized
 from featviz.records.scan import Scan
 from featviz.rules import check_rule
-from featviz.units import Layer, LayersLike
+from featviz.units import Layer, LayersLike, Unit
 
 Checkpoints = str | Path | Mapping[int, str | Path]
 """A folder of ``epoch-NNN.pt``, or a file for each epoch."""
@@ -59,6 +61,8 @@ class Track:
             responses with those at the last checkpoint: 0 the same, 1 unrelated; not a number where
             either does not vary.
         same: (e, all units) bool, the strongest image is that of the last checkpoint.
+        maximized: (c, e, channels, h, w) in [0, 1], the image that was made to drive the unit then;
+            middle gray where it was dead. None: none were made.
 
     Example:
         >>> import tempfile
@@ -84,6 +88,7 @@ class Track:
     dead: Tensor
     distance: Tensor
     same: Tensor
+    maximized: Tensor | None = None
 
     def __repr__(self) -> str:
         checkpoints = self.scores.shape[1]
@@ -204,6 +209,7 @@ def evolve(
     forward: Forward | None = None,
     batch_size: int = 32,
     seed: int = 0,
+    maximize: int = 0,
     progress: bool = False,
 ) -> Evolution:
     """Follow units through training: at each checkpoint the image that excites a unit most, and its
@@ -221,6 +227,8 @@ def evolve(
         rule, batch_size: as of `project` and `scan`.
         forward: how the model is called, as of `read`; None: ``model(images)``.
         seed: of the random choice.
+        maximize: steps of gradient ascent in which an image is made that drives each living unit at each
+            checkpoint, from the same noise, as of `featviz.maximize`, such as 256; 0: none is.
         progress: show a progress bar over the checkpoints.
 
     Raises:
@@ -267,16 +275,23 @@ def evolve(
     for name, layer_scan in states[-1].items():
         chosen[name] = _chosen(layer_scan, channels, seed)
     exemplars: dict[str, list[Exemplars]] = {name: [] for name in chosen}
+    images_made: dict[str, list[Maximized | None]] = {name: [] for name in chosen}
     for state, network in zip(states, _at_each(model, files, "project", progress), strict=True):
         for name, units in chosen.items():
             projected = project_exemplars(
                 network, data, state[name], units, rule=rule, forward=forward
             )
             exemplars[name].append(projected)
+            made = maximize_layer(
+                network, data, state[name], units, maximize, forward=forward, progress=progress
+            )
+            images_made[name].append(made)
     tracks = {}
     for name in chosen:
         by_checkpoint = [state[name] for state in states]
         tracks[name] = _track(exemplars[name], by_checkpoint, [own[name] for own in peaks])
+        shown = _images(tracks[name], images_made[name])
+        tracks[name] = replace(tracks[name], maximized=shown)
     return Evolution(tracks, list(files), states[-1].listing, rule)
 
 
@@ -367,6 +382,20 @@ def _track(
         distance=distance.float(),
         same=strongest == strongest[-1],
     )
+
+
+def _images(track: Track, made: Sequence[Maximized | None]) -> Tensor | None:
+    """The images that drive the units of a track, (c, e, channels, h, w); None where there are none."""
+    likes = [own.images for own in made if own is not None]
+    if not likes:
+        return None
+    images = likes[0].new_full((len(track.channels), len(made), *likes[0].shape[1:]), 0.5)
+    for e, own in enumerate(made):
+        for i, target in enumerate([] if own is None else own.targets):
+            assert own is not None
+            assert isinstance(target, Unit)
+            images[track.channels.index(target.channel), e] = own.images[i]
+    return images
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:

@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from featviz.bars import bar as progress_bar
-from featviz.errors import NumberError, RuleError, UsageError
+from featviz.errors import UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
+from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.hooks import evaluating
 from featviz.images.preprocess import Preprocess
 from featviz.images.tensors import as_batch
+from featviz.methods._ascent import Ascent, RandomTransform
 from featviz.methods._forward_pass import check_gradients
-from featviz.methods._objectives import Objectives, Target, layers_of
+from featviz.methods._objectives import Target, layers_of
 from featviz.methods._random_affine import RandomAffine
 from featviz.models.recipes import model_recipe
-from featviz.parameterizations import Maco, Parameterization, Size, bounded, parameterization_of
-from featviz.records.maximized import Maximized, name_of
-from featviz.rules import backward_rule
+from featviz.parameterizations import Maco, Parameterization, Size, parameterization_of
+from featviz.records.maximized import Maximized, MaximizedFiles, name_of
 from featviz.units import Unit, UnitSum, terms_of
 
-RandomTransform = Callable[[Tensor, torch.Generator], Tensor]
-"""From images (n, c, h, w) and random numbers to images, each moved alike."""
 TRANSFORMS: tuple[RandomTransform, ...] = (RandomAffine(),)
 """What images go through before the network sees them, by default."""
 STEPS = 256
+MEMORY = 2**32
+"""Bytes that a batch may take: a GPU waits for nothing but the next step where it has few images."""
 NEAR = 0.1
 """How far from `start` an image may come: the root mean square of the change of pixels."""
 MARGIN = 1 / 8
 """How much larger an image is than a receptive field, which leaves room for shifts."""
-_STEP = 1_000_003  # between the seeds of two variants
+_BACKWARD = 2.0  # as much memory as the forward pass, for what goes back
 
 
 @torch.inference_mode(False)
@@ -56,6 +57,9 @@ def maximize(
     near: float = NEAR,
     forward: Forward | None = None,
     batch_size: int = 16,
+    memory: int = MEMORY,
+    out: str | Path | None = None,
+    resume: bool = False,
     progress: bool = False,
 ) -> Maximized:
     """For each of several units an image that drives it: gradient ascent from noise, or from an image.
@@ -87,18 +91,28 @@ def maximize(
         near: how far from ``start`` an image may come, the root mean square of the change.
         forward: how the model is called, as of `read`; None: ``model(images)``.
         batch_size: images optimized at once, at most; all variants of a unit are in one batch.
+        memory: bytes that a batch may take, as far as they can be foreseen; halved where the device
+            has less.
+        out: a folder where images are kept, a file for each batch that is finished and
+            ``maximized.json``, which `Maximized.load` reads. Where another process writes to it, that
+            is waited for.
+        resume: go on from the record in ``out``, if there is one, made from the same model, preprocessing,
+            size and settings: a unit that it has is not made again. Without it a record in ``out`` is replaced.
         progress: show a progress bar, with the mean activation.
 
     Returns:
         The images. Interrupted by Ctrl-C, what there is: images with fewer steps, and none of the
-        units whose turn had not come; before the first step the interrupt is raised.
+        units whose turn had not come; before the first step, and with ``out``, which keeps the
+        batches that are finished, the interrupt is raised.
 
     Raises:
         LayerError, UnitError: a unit that is not there.
         ModelError: the model does not take images of this size.
         NumberError: an activation is not a number.
+        RecordError: ``out`` holds the record of something else.
         UsageError: no units, steps or variants; no preprocessing is known; a class of a model without
-            classes; or no pixel changes any of the units, such as a sum of weight 0.
+            classes; or no pixel changes any of the units, such as a sum of weight 0; ``resume`` without ``out``, or
+            with ``out`` a unit twice.
 
     Warns:
         UserWarning: units whose activation did not change. Where no pixel changes a unit, as behind
@@ -118,6 +132,7 @@ def maximize(
         True
     """
     targets = _targets(units)
+    _check_record(targets, out, resume)
     _check_numbers(steps, variants, batch_size, near)
     check_gradients(model)
     recipe = preprocess or model_recipe(model)
@@ -139,7 +154,7 @@ def maximize(
     shape = _shape(net, targets, recipe, size)
     if start is not None and tuple(start.shape[1:]) != shape:
         raise UsageError(f"start is {tuple(start.shape[1:])}, size says {shape}", "start", "size")
-    ascent = _Ascent(
+    ascent = Ascent(
         model=model,
         recipe=recipe,
         net=net,
@@ -153,151 +168,90 @@ def maximize(
         seed=seed,
         forward=forward,
     )
-    at_once = max(1, batch_size // variants)
-    results: list[Maximized] = []
-    total = len(targets) * variants * steps
-    bar = progress_bar(desc="maximize", total=total, unit="step", progress=progress, leave=True)
-    with bar, evaluating(model):
-        for first in range(0, len(targets), at_once):
-            chosen = slice(first, first + at_once)
-            ascent.bar = bar
-            begins = None if start is None else start[chosen]
-            result = ascent.of(targets[chosen], begins)
-            if ascent.interrupt is not None and not result.steps.any():
-                if not results:
-                    raise ascent.interrupt
-                break
-            results.append(result)
-            if ascent.interrupt is not None:
-                break
-    joined = _joined(results)
-    _report_silent(joined)
-    return joined
+    at_once = _fitting(net, targets, shape, memory, parameter_of(model).element_size())
+    run = _Run(ascent, targets, start, max(1, min(batch_size, at_once) // variants))
+    if out is None:
+        with evaluating(model):
+            result = run.every(progress)
+    else:
+        with claimed(Path(out)), evaluating(model):
+            files = MaximizedFiles(Path(out), ascent.identity(start))
+            files.begin(resume=resume)
+            result = run.recorded(files, progress)
+    _report_silent(result)
+    return result
 
 
 @dataclass
-class _Ascent:
-    """What all batches have in common.
+class _Run:
+    """Units, batch by batch.
 
     Attributes:
-        interrupt: the Ctrl-C that came, after which no more is to be done.
-        bar: of progress.
+        at_once: units in a batch, at most.
     """
 
-    model: nn.Module
-    recipe: Preprocess
-    net: Anatomy
-    shape: Size
-    own: Parameterization
-    transforms: Sequence[RandomTransform]
-    variants: int
-    diversity: float
-    near: float
-    steps: int
-    seed: int
-    forward: Forward | None
-    interrupt: KeyboardInterrupt | None = None
-    bar: Any = None
+    ascent: Ascent
+    targets: list[Target]
+    start: Tensor | None
+    at_once: int
 
-    def of(self, targets: Sequence[Target], start: Tensor | None) -> Maximized:
-        """The images of the units of one batch."""
-        rows = [target for target in targets for _ in range(self.variants)]
-        objectives = Objectives(self.model, self.net, rows, self.forward)
-        numbers = self._begin(len(targets))
-        if start is not None:
-            start = start.to(numbers).repeat_interleave(self.variants, dim=0)
-        optimizer = torch.optim.Adam([numbers], lr=self.own.rate)
-        generator = torch.Generator().manual_seed(self.seed)
-        moved = torch.zeros(len(rows), *self.shape[1:]).to(numbers)
-        before = self._scores(objectives, self._images(numbers, start))
-        done = 0
-        try:
-            for step in range(self.steps):
-                with torch.enable_grad():
-                    images = self._images(numbers, start)
-                    gradient, scores = self._gradient(objectives, images, generator)
-                    numbers.grad = -torch.autograd.grad(images, numbers, gradient)[0]
-                if step == 0 and not gradient.any():
-                    names = ", ".join(map(name_of, targets))
-                    raise UsageError(f"no pixel changes {names}: there is nothing to maximize")
-                optimizer.step()
-                moved += gradient.abs().mean(dim=1)
-                done = step + 1
-                self._show(scores, len(rows))
-        except KeyboardInterrupt as interrupt:
-            self.interrupt = interrupt
-        final = self._images(numbers, start).detach()
-        largest = moved.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(moved.dtype).tiny)
-        return Maximized(
-            rows,
-            final.cpu(),
-            (moved / largest).cpu(),
-            self._scores(objectives, final),
-            before,
-            torch.full((len(rows),), done),
+    def every(self, progress: bool) -> Maximized:
+        """The images of all units; interrupted, those with a step or more."""
+        rows = range(len(self.targets))
+        results = [result for result in self._results(rows, progress) if result.steps.any()]
+        if not results:
+            assert self.ascent.interrupt is not None
+            raise self.ascent.interrupt
+        return Maximized.joined(results)
+
+    def recorded(self, files: MaximizedFiles, progress: bool) -> Maximized:
+        """The images of all units, of which finished ones are kept in files and made once."""
+        done = set(files.targets)
+        rows = [i for i, target in enumerate(self.targets) if target not in done]
+        for result in self._results(rows, progress):
+            if self.ascent.interrupt is not None:
+                raise self.ascent.interrupt
+            files.add(result)
+        return files.result().of(self.targets)
+
+    def _results(self, rows: Sequence[int], progress: bool) -> Iterator[Maximized]:
+        """The images of some of the units, a batch at a time; the one that an interrupt ended is the
+        last."""
+        steps = self.ascent.variants * self.ascent.steps
+        bar = progress_bar(
+            desc="maximize",
+            total=len(self.targets) * steps,
+            initial=(len(self.targets) - len(rows)) * steps,
+            unit="step",
+            progress=progress,
+            leave=True,
         )
+        self.ascent.bar = bar
+        with bar:
+            first = 0
+            while first < len(rows) and self.ascent.interrupt is None:
+                chosen = list(rows[first : first + self.at_once])
+                result = self._batch(chosen)
+                if result is not None:
+                    yield result
+                    first += len(chosen)
 
-    def _begin(self, units: int) -> Tensor:
-        """What is optimized, at its start: the variants of each unit are those of every other."""
-        noise = []
-        for variant in range(self.variants):
-            generator = torch.Generator().manual_seed(self.seed + _STEP * variant)
-            noise.append(self.own.begin(self.shape, generator))
-        numbers = torch.stack(noise).to(parameter_of(self.model))
-        repeats = [units] + [1] * (numbers.dim() - 1)
-        return numbers.repeat(*repeats).requires_grad_()
-
-    def _images(self, numbers: Tensor, start: Tensor | None) -> Tensor:
-        """The images, (n, c, h, w), in [0, 1]."""
-        if start is None:
-            return self.own.images(numbers, self.shape)
-        change = bounded(self.own.signal(numbers, self.shape), self.near)
-        return (start + change).clamp(0, 1)
-
-    def _scores(self, objectives: Objectives, images: Tensor) -> Tensor:
-        """The score of each image as it is, (n,)."""
-        with torch.no_grad():
-            scores, _ = objectives(self.recipe.normalize(images.detach()))
-        if not scores.isfinite().all():
-            raise NumberError("an activation is not a number, so no image can drive it")
-        return scores.cpu()
-
-    def _gradient(
-        self, objectives: Objectives, images: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """The gradient of what is to rise at each image, and the scores."""
-        shown = images
-        for transform in self.transforms:
-            shown = transform(shown, generator)
-        compared = self.variants if self.diversity else 1
-        scores, alike = objectives(self.recipe.normalize(shown), compared)
-        if not scores.isfinite().all():
-            raise NumberError("an activation has become no number: give fewer steps")
-        if not scores.requires_grad:
-            raise UsageError("no pixel changes any of the units: their output has no gradient")
-        rising = scores - self.diversity * scores.detach().abs() * alike
-        (gradient,) = torch.autograd.grad(rising.sum(), images, retain_graph=True)
-        dead = (gradient == 0).flatten(1).all(dim=1)
-        if dead.any():
-            before = _before_rectifiers(scores, images)
-            gradient = torch.where(dead[:, None, None, None], before, gradient)
-        return gradient, scores.detach()
-
-    def _show(self, scores: Tensor, rows: int) -> None:
-        if self.bar is not None and not self.bar.disable:
-            self.bar.set_postfix_str(f"activation {scores.mean():.3g}", refresh=False)
-            self.bar.update(rows)
-
-
-def _before_rectifiers(scores: Tensor, images: Tensor) -> Tensor:
-    """The signals that pass rectifiers which give 0, (n, c, h, w); zeros where the rule does not
-    cover the network."""
-    try:
-        with backward_rule("deconvnet", scores, images):
-            (signal,) = torch.autograd.grad(scores.sum(), images, retain_graph=True)
-    except RuleError:
-        return torch.zeros_like(images)
-    return signal
+    def _batch(self, rows: list[int]) -> Maximized | None:
+        """The images of a batch; None where the device has too little memory for it, and from here
+        on half as many units are made at once."""
+        start = None if self.start is None else self.start[rows]
+        try:
+            return self.ascent.of([self.targets[i] for i in rows], start)
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+        self.at_once = -(-len(rows) // 2)
+        warnings.warn(
+            f"the device has too little memory for {len(rows)} units: {self.at_once} at once from "
+            "here on",
+            stacklevel=2,
+        )
+        return None
 
 
 def _targets(units: Target | Iterable[Target]) -> list[Target]:
@@ -320,6 +274,15 @@ def _targets(units: Target | Iterable[Target]) -> list[Target]:
                 "units",
             )
     return targets  # type: ignore[return-value]
+
+
+def _check_record(targets: Sequence[Target], out: str | Path | None, resume: bool) -> None:
+    if resume and out is None:
+        raise UsageError("resume=True: give the folder of the record to go on from", "out")
+    if out is not None and len(set(targets)) < len(targets):
+        names = [name_of(target) for target in targets]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"{twice} is twice among the units: give it once, or no out", "units")
 
 
 def _check_numbers(steps: int, variants: int, batch_size: int, near: float) -> None:
@@ -411,16 +374,17 @@ def _is_small(net: Anatomy, target: Target) -> bool:
     return True
 
 
-def _joined(results: Sequence[Maximized]) -> Maximized:
-    """Those of several batches as one."""
-    return Maximized(
-        [target for result in results for target in result.targets],
-        torch.cat([result.images for result in results]),
-        torch.cat([result.transparency for result in results]),
-        torch.cat([result.activations for result in results]),
-        torch.cat([result.before for result in results]),
-        torch.cat([result.steps for result in results]),
-    )
+def _fitting(
+    net: Anatomy, targets: Sequence[Target], shape: Size, memory: int, element_size: int
+) -> int:
+    """How many images fit into memory, as far as the layers' counts of elements tell."""
+    layers = [net[name] for name in layers_of(targets)]
+    if any(isinstance(target, int) for target in targets):
+        layers = list(net.values())
+    _, height, width = net.input_shape
+    share = shape[1] * shape[2] / (height * width)
+    elements = max(layer.elements for layer in layers) * share
+    return int(memory / max(elements * element_size * _BACKWARD, 1))
 
 
 def _report_silent(result: Maximized) -> None:

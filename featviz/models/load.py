@@ -12,6 +12,7 @@ from featviz.errors import ModelError, UsageError, first_line
 from featviz.forward import Forward
 from featviz.models.build import build
 from featviz.models.weights import load_weights
+from featviz.parameterizations import Maco
 
 BUNDLED_CLASSES = 96
 """Outputs of the bundled weights of zfmini."""
@@ -148,3 +149,22 @@ def _load_bundled(model: nn.Module) -> None:
     """The trained weights that come with featviz."""
     with as_file(files("featviz.models") / "zfmini.pt") as path:
         load_weights(model, path)
+
+
+def mini_maco() -> Maco:
+    """The parameterization MACO for zfmini: how strong each frequency is in the images that it was trained
+    for, and their colors, of 1,000 `SyntheticImages` as it takes them.
+
+    Example:
+        >>> from featviz import Unit, load_model, maximize
+        >>> from featviz.models import MINI_PREPROCESS, mini_maco
+        >>> result = maximize(
+        ...     load_model("zfmini"), Unit("conv3", 7), preprocess=MINI_PREPROCESS,
+        ...     parameterization=mini_maco(), steps=4,
+        ... )
+        >>> result.images.shape
+        torch.Size([1, 3, 58, 58])
+    """
+    with as_file(files("featviz.models") / "zfmini-spectrum.pt") as path:
+        measured = torch.load(path, weights_only=True)
+    return Maco(measured["spectrum"].float(), measured["colors"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -45,6 +46,22 @@ def function_fingerprint(function: Callable[..., Any]) -> str:
     description = _Description(innermost.__module__).of(function)
     name = getattr(innermost, "__qualname__", type(innermost).__qualname__)
     return f"{name} {hash_of(repr(description).encode())}"
+
+
+def settings_fingerprint(value: Any) -> str:
+    """What stands for a tensor, a function, or an object with settings: of featviz's own its settings in
+    words, else as of `forward_fingerprint`."""
+    if isinstance(value, Tensor):
+        return " ".join(_of_tensor(value))
+    kind = type(value)
+    if not is_dataclass(value) or not kind.__module__.startswith("featviz."):
+        return function_fingerprint(value)
+    words = []
+    for field in fields(value):
+        setting = getattr(value, field.name)
+        own = settings_fingerprint(setting) if isinstance(setting, Tensor) else repr(setting)
+        words.append(f"{field.name}={own}")
+    return f"{kind.__qualname__}({', '.join(words)})"
 
 
 class _Description:

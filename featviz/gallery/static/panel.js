@@ -65,7 +65,15 @@ featviz.panel = (() => {
     const weights = unit.weights ? [make("figure", { class: "weights" },
       make("figcaption", { text: "its filter, the weights" }),
       make("img", { class: "picture crisp", src: unit.weights, alt: `weights of unit ${ownNumber(unit)}` }))] : [];
-    return make("div", { class: "blocks" }, ...weights, ...figures);
+    return make("div", { class: "blocks" }, ...weights, ...figures, ...maximized(data, side, unit));
+  }
+
+  /** The image that was made to drive a unit, and what the unit gives for it. */
+  function maximized(data, side, unit) {
+    if (unit.maximized === undefined) return [];
+    return [make("figure", { class: "maximized" },
+      make("figcaption", { text: `made to drive it: response ${number(unit.maximized)}` }),
+      make("img", { class: "picture" + crispClass(data), src: `${side.folder}/${ownNumber(unit)}-maximized.webp`, alt: `image made to drive unit ${ownNumber(unit)}` }))];
   }
 
   /** Beside the name of pictures that hardly depend on the unit or on the image: that they do not. */
