@@ -123,8 +123,12 @@ def attached(model: nn.Module, name: str = "") -> dict[str, Directions]:
     Args:
         name: of the model, with which all names begin.
     """
+    return _attached_to(dict(model.named_modules(prefix=name)))
+
+
+def _attached_to(modules: dict[str, nn.Module]) -> dict[str, Directions]:
     result: dict[str, Directions] = {}
-    for path, module in model.named_modules(prefix=name):
+    for path, module in modules.items():
         for hook in (getattr(module, "_forward_hooks", None) or {}).values():
             if isinstance(hook, Attached):
                 own = f"{path}.{hook.name}"
@@ -135,7 +139,8 @@ def attached(model: nn.Module, name: str = "") -> dict[str, Directions]:
 
 def modules_of(model: nn.Module) -> dict[str, nn.Module]:
     """The modules that can be layers: those of ``named_modules()``, and directions."""
-    return {**dict(model.named_modules()), **attached(model)}
+    modules = dict(model.named_modules())
+    return {**modules, **_attached_to(modules)}
 
 
 def submodule(model: nn.Module, path: str) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featviz.attached import attached, modules_of, submodule
+from featviz.attached import attached, modules_of
 from featviz.errors import UsageError
 from featviz.forward import Forward, call_model
 from featviz.hooks._compiled import eagerly as eagerly
@@ -203,8 +203,9 @@ def _hooked(model: nn.Module, reader: Reader) -> Iterator[None]:
         for path, targets in reader.targets.items():
             restore.callback(on_call(path, targets[0].module, reader).remove)
         if not reader.is_single:
+            modules = modules_of(model)
             for path in reader.below:
-                for handle in around(path, submodule(model, path), reader):
+                for handle in around(path, modules[path], reader):
                     restore.callback(handle.remove)
         yield
 

@@ -51,6 +51,6 @@ def _leave() -> None:
 def _is_compiled(model: nn.Module) -> bool:
     """Whether a model, or a module in it, is ``torch.compile(module)`` or had its ``compile`` called."""
     return any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
         for module in model.modules()
     )

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from featviz.attached import Attached, modules_of, submodule
+from featviz.attached import Attached, modules_of
 from featviz.edits import Edit, Site
 from featviz.errors import LayerError, ModelError, UsageError
 from featviz.forward import Pass, current_pass
@@ -180,8 +180,9 @@ def edit(model: nn.Module, edits: Edits, *, inputs: bool = False) -> Iterator[No
         restore.enter_context(eagerly(model))
         for path, targets in editor.targets.items():
             restore.callback(_set(path, targets[0].module, editor).remove)
+        modules = modules_of(model)
         for path in editor.below:
-            for handle in around(path, submodule(model, path), editor):
+            for handle in around(path, modules[path], editor):
                 restore.callback(handle.remove)
         yield
         editor.check_end()
