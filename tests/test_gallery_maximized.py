@@ -55,7 +55,7 @@ def test_living_units_have_an_image_and_what_it_reached(made: Made, built: Path)
     assert (folder / "5-maximized.webp").read_bytes() == packed
     with Image.open(folder / "5-maximized.webp") as picture:
         assert picture.size == expected.images.shape[:1:-1]
-    assert not list(built.rglob("*.npz"))
+    assert not list(built.rglob("maximized-*.npz"))
 
 
 def test_an_interrupted_layer_goes_on_from_the_images_that_are_made(
@@ -74,7 +74,7 @@ def test_an_interrupted_layer_goes_on_from_the_images_that_are_made(
     monkeypatch.setattr(Ascent, "_gradient", interrupted)
     with pytest.raises(KeyboardInterrupt):
         gallery.build(result, model, images, tmp_path, maximize=STEPS)
-    assert len(list((tmp_path / "layers" / "001").rglob("*.npz"))) == 1
+    assert len(list((tmp_path / "layers" / "001").rglob("maximized-*.npz"))) == 1
     assert gallery.build(result, model, images, tmp_path, maximize=STEPS).exists()
     assert len(steps) == 3 * STEPS + 1
     assert files(tmp_path) == files(built)
@@ -94,7 +94,7 @@ def test_images_of_other_steps_are_another_gallery(made: Made, built: Path) -> N
 def test_a_gallery_with_images_faces_one_without(made: Made, built: Path, tmp_path: Path) -> None:
     model, images, result = made
     gallery.build(result, model, images, tmp_path / "other", title="without")
-    gallery.compare(built, tmp_path / "other", tmp_path / "both")
+    gallery.compare([built, tmp_path / "other"], tmp_path / "both")
     assert (tmp_path / "both/a/layers/001/5-maximized.webp").exists()
 
 
