@@ -578,7 +578,7 @@ def test_an_interval_is_student_s_and_a_difference_is_of_the_same_seeds() -> Non
 def test_the_caption_names_what_is_settled_and_what_did_not_learn() -> None:
     this = script("ablation")
 
-    def runs(*errors: float, train: float = 0.1) -> list[dict[str, float]]:
+    def runs(*errors: float, train: float = 0.05) -> list[dict[str, float]]:
         return [{"parameters": 5, "train error": train, "test error": error} for error in errors]
 
     own = {
@@ -592,6 +592,9 @@ def test_the_caption_names_what_is_settled_and_what_did_not_learn() -> None:
     assert "Better: without c." in words
     assert "Not settled: without b." in words
     assert "Did not learn: without c, 3 of 3 seeds" in words
+    assert "not done learning" not in words
+    short = {name: [run | {"train error": 0.5} for run in errors] for name, errors in own.items()}
+    assert "Still wrong on 50% of its training images" in this.settled(short, classes=8)
     alone = {name: errors[:1] for name, errors in own.items()}
     assert this.settled(alone, classes=8) == "One seed: no difference is settled"
 
