@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"{name}, seed {seed}", file=sys.stderr)
             runs[name].append(measured(builds[name], args, sets, seed))
     rows = [row_of(name, own, runs[ORIGINAL]) for name, own in runs.items()]
-    notes = f"{note_of(args, sets)}. {settled(runs, len(sets.classes))}"
+    notes = f"{note_of(args, sets)}.\n{settled(runs, len(sets.classes))}"
     print(notes)
     figure = figures.ablation(rows, heading=args.model, note=notes)
     write(figure, rows, args.out, "ablation")
@@ -217,8 +217,8 @@ def row_of(name: str, runs: Sequence[Run], reference: Sequence[Run]) -> dict[str
     row: dict[str, Any] = {"network": name, "parameters": int(runs[0]["parameters"])}
     for error in ("train error", "test error"):
         row |= seeds.summarised(error, [run[error] for run in runs])
-    above = seeds.difference(*(test_errors(own) for own in (runs, reference)))
-    row |= dict(zip(("difference", "difference low", "difference high"), above, strict=True))
+    pairs = zip(test_errors(runs), test_errors(reference), strict=True)
+    row |= seeds.summarised("difference", [error - first for error, first in pairs])
     return row | {"test errors": " ".join(f"{error:.4f}" for error in test_errors(runs))}
 
 
@@ -232,7 +232,7 @@ def settled(runs: Mapping[str, Sequence[Run]], classes: int) -> str:
     first, *others = runs
     n = len(runs[first])
     if n == 1:
-        return "One seed: no difference is settled"
+        return "One seed: no difference is settled."
     differences = {}
     for name in others:
         differences[name] = seeds.difference(test_errors(runs[name]), test_errors(runs[first]))
@@ -240,20 +240,21 @@ def settled(runs: Mapping[str, Sequence[Run]], classes: int) -> str:
     words = [
         f"Means of {n} seeds with 95% intervals. By their difference from the first row, seed by seed, "
         f"worse: {seeds.listed(kinds['higher'])}. Better: {seeds.listed(kinds['lower'])}. "
-        f"Not settled: {seeds.listed(kinds['open'])}. All seeds see the same images: other images may differ"
+        f"Not settled: {seeds.listed(kinds['open'])}. "
+        "All seeds see the same images: other images may differ."
     ]
     unlearned = fmean(run["train error"] for run in runs[first])
     if unlearned > STILL:
         words.append(
             f"Still wrong on {unlearned:.0%} of its training images, the first network is not done learning: these rows say "
-            "how soon networks learn, not how good they are in the end"
+            "how soon networks learn, not how good they are in the end."
         )
     limit = LEARNED * (1 - 1 / classes)
-    for name, own in runs.items():
-        failed = sum(run["train error"] > limit for run in own)
-        if failed:
-            words.append(f"Did not learn: {name}, {failed} of {n} seeds")
-    return ". ".join(words)
+    failed = {name: sum(run["train error"] > limit for run in own) for name, own in runs.items()}
+    if any(failed.values()):
+        names = [f"{name} ({count} of {n} seeds)" for name, count in failed.items() if count]
+        words.append(f"Did not learn: {seeds.listed(names)}.")
+    return "\n".join(words)
 
 
 def note_of(args: argparse.Namespace, sets: Sets) -> str:

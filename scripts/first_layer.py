@@ -222,13 +222,15 @@ def settled(networks: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     two geometries without it."""
     n = len(networks[0])
     if n == 1:
-        return "One seed: no difference is settled"
-    words = [f"Means of {n} seeds with 95% intervals, all on the same images"]
+        return "One seed: no difference is settled."
+    words = [
+        f"Means of {n} seeds with 95% intervals, all on the same images; filters and projections of the first seed."
+    ]
     for plain, renormalised in (networks[:2], networks[2:]):
         geometry = plain[0]["network"].rpartition(", ")[0]
         words.append(compared(f"Renormalised ({geometry})", renormalised, plain))
     words.append(compared("7 x 7, stride 2 against 11 x 11, stride 4", networks[2], networks[0]))
-    return ". ".join(words)
+    return "\n".join(words)
 
 
 def compared(
@@ -243,7 +245,7 @@ def compared(
     kinds = seeds.verdict(differences)
     return (
         f"{title}, higher: {seeds.listed(kinds['higher'])}. Lower: {seeds.listed(kinds['lower'])}. "
-        f"Not settled: {seeds.listed(kinds['open'])}"
+        f"Not settled: {seeds.listed(kinds['open'])}."
     )
 
 

@@ -591,12 +591,12 @@ def test_the_caption_names_what_is_settled_and_what_did_not_learn() -> None:
     assert "worse: without a." in words
     assert "Better: without c." in words
     assert "Not settled: without b." in words
-    assert "Did not learn: without c, 3 of 3 seeds" in words
+    assert "Did not learn: without c (3 of 3 seeds)." in words
     assert "not done learning" not in words
     short = {name: [run | {"train error": 0.5} for run in errors] for name, errors in own.items()}
     assert "Still wrong on 50% of its training images" in this.settled(short, classes=8)
     alone = {name: errors[:1] for name, errors in own.items()}
-    assert this.settled(alone, classes=8) == "One seed: no difference is settled"
+    assert this.settled(alone, classes=8) == "One seed: no difference is settled."
 
 
 def test_a_measure_that_differs_in_every_seed_is_settled() -> None:
@@ -611,7 +611,7 @@ def test_a_measure_that_differs_in_every_seed_is_settled() -> None:
         runs("7 x 7, stride 2, not renormalised", 0.10, 0.11, 0.10),
         runs("7 x 7, stride 2, renormalised to 0.04", 0.10, 0.13, 0.08),
     ]
-    first, coarse, *_ = this.settled(networks).split(". Renormalised")
+    first, coarse, _, _ = this.settled(networks).split("\n")
     assert "3 seeds" in first
     assert "(11 x 11, stride 4), higher: test error. Lower: none" in coarse
     fine = this.settled(networks).split("Renormalised (7 x 7, stride 2)")[1]

@@ -66,7 +66,7 @@ def first_layer(
             it has a second layer, and those numbers of `MEASURES` that are known; a number of several
             seeds with the ends of its interval, such as ``test error low`` and ``test error high``.
         heading: comes first in the title.
-        note: below it.
+        note: lines below it.
         fig: a figure, or part of one, to draw into; None: a new one.
 
     Raises:
@@ -88,8 +88,7 @@ def first_layer(
     notes = [
         "Filters: all of a network on the same scale (grey = 0), so that a faint filter looks grey."
     ]
-    if note:
-        notes.append(note)
+    notes += note.splitlines()
     rows = 1
     if any("second" in network for network in networks):
         rows = 2
@@ -178,12 +177,12 @@ def _measures(area: Area, top: float, networks: Sequence[Mapping[str, Any]]) -> 
             value = factor * network[key] if known_here else 0.0
             label = f"{value:.3g}" if known_here else "?"
             axes.bar(j, value, color=color(j), width=0.72)
-            top = value
+            end = value
             if _is_number(network, f"{key} high"):
-                low, top = (factor * network[f"{key} {end}"] for end in ("low", "high"))
-                axes.plot([j, j], [max(low, 0), top], color=INK, linewidth=1)
-            tops.append(top)
-            axes.text(j, top, label, size=7, ha="center", va="bottom", color=INK)
+                low, end = (factor * network[f"{key} {name}"] for name in ("low", "high"))
+                axes.plot([j, j], [max(low, 0), end], color=INK, linewidth=1)
+            tops.append(end)
+            axes.text(j, end, label, size=7, ha="center", va="bottom", color=INK)
         axes.set_ylim(0, 1.2 * max(*tops, 1e-9))
         axes.set_xlim(-0.6, max(len(networks), 2) - 0.4)
         axes.set_xticks([])

@@ -46,7 +46,7 @@ def ablation(
             first is what others are compared to. Errors of several seeds are means, with the ends of
             their intervals: ``test error low``, ``test error high``, and for ``train error`` alike.
         heading: comes first in the title.
-        note: below it.
+        note: lines below it.
         ax: axes to draw on, without heading and note; None: a new figure.
 
     Raises:
@@ -69,7 +69,7 @@ def ablation(
     left = 14 + max(text_width(line, 8, bold=True) for line in "\n".join(labels).split("\n"))
     high = 44 * len(rows) + 10
     title = titled(heading, "error without each layer, and parameters")
-    notes = [note] if note else []
+    notes = note.splitlines()
     notes.append(
         "Dotted: the test error of the first row. Below each network the number of its parameters."
     )
@@ -91,7 +91,7 @@ def _errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         for centre, value, row in zip(centres, values, rows, strict=True):
             end = value
             if f"{key} high" in row:
-                end = 100 * row[f"{key} high"]
+                end = min(100.0, 100 * row[f"{key} high"])
                 low = max(0.0, 100 * row[f"{key} low"])
                 axes.plot([low, end], [centre, centre], color=INK, linewidth=1)
                 largest = max(largest, end)
