@@ -26,7 +26,9 @@ RULES = ["guided"]
 def shown_of(folder: Path, image: int) -> tuple[list[Any], Any]:
     """By layer the units of an image's page with their shares, and the picture of their maps, (h, w)."""
     words = (folder / "pages" / f"{image:06d}.js").read_text(encoding="ascii")
-    match = re.fullmatch(r"featviz\.imagePage\.receive\((.*), (\".*\")\);\n", words)
+    match = re.fullmatch(
+        r"featviz\.imagePage\.receive\((.*), (\"[^\"]*\"), (null|\{.*\})\);\n", words
+    )
     assert match is not None
     data = base64.b64decode(json.loads(match[2]).partition(",")[2])
     with Image.open(BytesIO(data)) as picture:
@@ -175,7 +177,7 @@ def test_a_comparison_has_no_pages_of_images(tmp_path: Path) -> None:
     for seed in (0, 1):
         model, images, result = tiny(seed, layers=["conv2"])
         gallery.build(result, model, images, tmp_path / str(seed), rules=RULES)
-    gallery.compare(tmp_path / "0", tmp_path / "1", tmp_path / "both")
+    gallery.compare([tmp_path / "0", tmp_path / "1"], tmp_path / "both")
     assert not (tmp_path / "both" / "pages").exists()
     assert not (tmp_path / "both" / "images.html").exists()
     assert '"pages": []' in (tmp_path / "both" / "index.js").read_text()
