@@ -59,8 +59,10 @@ def test_shards_in_any_order_are_one_gallery(
         build(made, tmp_path, shard=(i, n))
     page = gallery.merge(tmp_path)
     assert page == tmp_path / "index.html"
+    build(made, tmp_path)  # the pages of images, of all layers
     assert files(tmp_path) == at_once
     gallery.merge(tmp_path)
+    build(made, tmp_path)
     assert files(tmp_path) == at_once
 
 
@@ -70,6 +72,8 @@ def test_merged_gallery_is_finished(made: Made, tmp_path: Path) -> None:
         build(made, tmp_path, shard=(i, 2))
         assert not gallery.is_finished(result, tmp_path, RULES)
     gallery.merge(tmp_path)
+    assert not gallery.is_finished(result, tmp_path, RULES)
+    build(made, tmp_path)
     assert gallery.is_finished(result, tmp_path, RULES)
 
 
@@ -95,6 +99,7 @@ def test_killed_shard_is_picked_up(
     build(made, tmp_path, shard=(0, 2))
     assert calls == [calls[0], calls[1], calls[1]], "the first layer is not made again"
     gallery.merge(tmp_path)
+    build(made, tmp_path)
     assert files(tmp_path) == at_once
 
 
@@ -154,6 +159,7 @@ def test_commands_make_and_merge_shards(
         assert cli.main([*one, "--shard", f"{i}/2"]) == 0
     assert len(list(Path("out/scan").glob("scan.json"))) == 1
     assert cli.main(["merge", "out"]) == 0
+    assert cli.main(one) == 0
     assert files(Path("out")) == expected
     capsys.readouterr()
     assert cli.main(one) == 0

@@ -81,7 +81,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         type=share,
         metavar="I/N",
         help="make every N-th layer alone, from layer I on (0 is the first); when all shards are there, "
-        "featviz merge makes one gallery of them",
+        "featviz merge makes one gallery of them, to which the same command without this adds the pages of images",
     )
     add_maximize(parser)
     add_memory(parser)
@@ -132,10 +132,8 @@ def _by_ranks(args: argparse.Namespace, out: Path, ranks: tuple[int, int]) -> No
     wait_for_ranks()
     if is_first:
         with in_turn(out):
-            page = gallery.merge(out)
-        print(page)
-        _report(out)
-        open_page(args, page)
+            gallery.merge(out)
+            _make(args, out, None)  # the pages of images
 
 
 def _make(args: argparse.Namespace, out: Path, shard: tuple[int, int] | None) -> None:

@@ -20,7 +20,8 @@ def shards_of(out: Path) -> list[Path]:
 def merge(out: str | Path) -> Path:
     """Merge the shards of a gallery, which `build` has made with ``shard=``, to the gallery of all layers.
 
-    It has the bytes that `build` writes without shards. The shards stay as they are.
+    `build`, called once more without ``shard=``, then adds the pages of images, which are of all layers;
+    after that it has the bytes of one that was built without shards. The shards stay as they are.
 
     Args:
         out: the gallery's folder, in which those of the shards lie.
