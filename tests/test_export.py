@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -369,6 +370,15 @@ def test_a_quantile_asks_for_a_spectrum(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="spectrum=True") as caught:
         exported(plain_scan, tmp_path, "milan")
     assert caught.value.arguments == ("masks", "spectrum")
+
+
+def test_images_of_sizes_of_their_own_have_no_one_array(result: Scan, tmp_path: Path) -> None:
+    sizes = [(12, 10 - i % 2) for i in range(N)]
+    sized = replace(result, listing=replace(result.listing, sizes=sizes))
+    for to in ("csv", "fiftyone", "milan"):
+        with pytest.raises(UsageError, match="sizes of their own"):
+            exported(sized, tmp_path, to)
+    exported(sized, tmp_path, "semanticlens")
 
 
 def test_dead_units_alone_are_nothing_to_export(tmp_path: Path) -> None:

@@ -43,9 +43,8 @@ def write_fiftyone(folder: Path, subject: Subject, illustrations: Iterable[Illus
         separator = '{"samples": ['
         for illustration in illustrations:
             picture = Image.fromarray(illustration.pixels.permute(1, 2, 0).contiguous().numpy())
-            buffer = io.BytesIO()
-            picture.save(buffer, "PNG")
-            write_atomic(folder / _path(illustration.image), buffer.getvalue())
+            with arriving(folder / _path(illustration.image)) as temporary:
+                picture.save(temporary, "PNG")
             file.write(separator + "\n" + json.dumps(_sample(subject, illustration)))
             separator = ","
         file.write("\n]}\n")

@@ -36,7 +36,9 @@ def write_milan(folder: Path, subject: Subject, illustrations: Iterable[Illustra
         arrays: dict[str, tuple[_Array, _Array]] = {}
         for name, channels in subject.channels.items():
             own = folder / file_name(name)
-            np.save(own / "units.npy", np.array(channels))
+            units = stack.enter_context(arriving(own / "units.npy"))
+            with units.open("wb") as file:
+                np.save(file, np.array(channels))
             shape = len(channels), subject.k
             images = _Array(stack, own / "images.npy", (*shape, 3, *subject.size))
             masks = _Array(stack, own / "masks.npy", (*shape, 1, *subject.size))

@@ -75,8 +75,9 @@ def export(
         The path of ``export.json``, which says what the files are of; it is complete when they are.
 
     Raises:
-        UsageError: no such format or masks; what these ask for is not given, or not in the scan; the folder
-            holds such files of something else; or no unit is left.
+        UsageError: no such format or masks; what these ask for is not given, or not in the scan; images of
+            sizes of their own, but for ``semanticlens``; the folder holds such files of something
+            else; or no unit is left.
         UnitError: a channel that a layer has not.
         ImageError: the images are not those of the scan.
 
@@ -103,6 +104,12 @@ def export(
         raise UsageError(
             f"the scan has looked at {result.done} of {len(result.listing)} images: "
             "finish it first, with resume=True"
+        )
+    if result.listing.sizes and to != "semanticlens":
+        raise UsageError(
+            f"the images of the scan are of sizes of their own, and to={to!r} asks for one: scan with a "
+            "preprocessing that has a size",
+            "size",
         )
     subject = subject_of(result, channels)
     folder = Path(out)
