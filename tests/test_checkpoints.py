@@ -84,7 +84,7 @@ def test_by_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    name, name_of_module = ("scan", "arguments") if command == "scan" else ("responses", "features")
+    name, name_of_module = ("scan", "work") if command == "scan" else ("responses", "features")
     given = SimpleNamespace()
     module = importlib.import_module(f"featviz.cli.{name_of_module}")
 

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from featviz import cli
+from featviz import cli, names, rules, views
+from featviz.checks import check
 from featviz.cli import commands
+from featviz.exports import export
+from featviz.methods import _reductions, attribute
 
 WITHOUT_TORCH = """
 import sys
@@ -28,7 +31,7 @@ sys.exit(code)
 
 def parser_of(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
-    import_module(f"featviz.cli.{name}").register(parser)
+    import_module(f"featviz.cli.options.{name}").register(parser)
     return parser
 
 
@@ -41,6 +44,8 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         (["gird"], 2, "no command 'gird'; did you mean 'grid'? (choose from check, "),
         (["xyz"], 2, "no command 'xyz' (choose from check, "),
         (["--versoin"], 2, "unrecognized arguments: --versoin"),
+        (["grid", "--chanels=3"], 2, "arguments: --chanels=3; did you mean '--channels'?"),
+        *[([name, "--help"], 0, f"usage: featviz {name} ") for name in commands.COMMANDS],
     ],
 )
 def test_what_needs_no_torch_does_not_wait_for_it(words: list[str], code: int, output: str) -> None:
@@ -51,10 +56,20 @@ def test_what_needs_no_torch_does_not_wait_for_it(words: list[str], code: int, o
     assert output in (done.stderr if code else done.stdout)
 
 
-def test_every_command_has_a_module_and_no_module_is_forgotten() -> None:
+def test_every_command_has_its_modules_and_no_module_is_forgotten() -> None:
     folder = Path(cli.__file__).parent
-    having = [path.stem for path in folder.glob("*.py") if "\ndef register(" in path.read_text()]
-    assert sorted(having) == sorted(commands.COMMANDS)
+    for home, line in ((folder, "def run(args:"), (folder / "options", "def register(parser:")):
+        having = [path.stem for path in home.glob("*.py") if f"\n{line}" in path.read_text()]
+        assert sorted(having) == sorted(commands.COMMANDS)
+
+
+def test_names_of_the_help_are_those_of_the_library() -> None:
+    assert tuple(rules.RULES)[: len(names.RULES)] == names.RULES
+    assert tuple(views.VIEWS) == names.VIEWS
+    assert tuple(check.CHECKS) == names.CHECKS
+    assert tuple(attribute.METHODS) == names.ATTRIBUTIONS
+    assert tuple(_reductions.REDUCTIONS) == names.REDUCTIONS
+    assert tuple(sorted({*export.WITH_IMAGES, *export.OF_THE_SCAN})) == names.FORMATS
 
 
 @pytest.mark.parametrize("name", commands.COMMANDS)

@@ -22,7 +22,7 @@ import featviz
 HOME = Path(featviz.__file__).parent
 ROOT = HOME.parent
 FLOORS = (
-    {"errors", "_lazy"},
+    {"errors", "names", "_lazy"},
     {"geometry"},
     {"bars", "units", "files", "forward", "inplace"},
     {"attached", "patterns", "images", "rules", "tiles", "models.local", "models.zeiler_fergus"},
@@ -42,7 +42,7 @@ FLOORS = (
     {"__main__"},
 )
 """From the ground up. A folder is a floor; what lies on one floor does not import each other."""
-NO_TORCH = ("errors", "geometry", "units", "patterns", "files", "fields.crop")
+NO_TORCH = ("errors", "names", "geometry", "units", "patterns", "files", "fields.crop")
 DRAWING = {"figures", "cli"}
 SPEAKING = {"cli", "__main__"}
 BASES = {"methods.fill", "methods.transforms"}

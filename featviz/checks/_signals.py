@@ -15,7 +15,8 @@ from featviz.fields.maps import as_maps
 from featviz.forward import Forward
 from featviz.geometry import Box
 from featviz.hooks import evaluating, read
-from featviz.methods._backproject import MEMORY, FieldRefuted, Job, Settings, backproject
+from featviz.methods._backproject import FieldRefuted, Job, Settings, backproject
+from featviz.names import MEMORY
 from featviz.units import Layer
 
 Item = TypeVar("Item")

@@ -12,7 +12,7 @@ from featviz.checks._signals import ReadImage, Reading, Signal, Signals, Target
 from featviz.forward import Forward
 from featviz.geometry import Box
 from featviz.images.collection import Images
-from featviz.methods._backproject import MEMORY
+from featviz.names import MEMORY
 from featviz.units import Layer
 
 

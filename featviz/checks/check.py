@@ -29,9 +29,9 @@ from featviz.fields.anatomy import parameter_of
 from featviz.forward import Forward
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._backproject import MEMORY
 from featviz.methods._inputs import check_same_images, scanned_image
 from featviz.methods.attribute import METHODS
+from featviz.names import MEMORY
 from featviz.patterns import resolve
 from featviz.records.checks import Checks, Measured, check_names
 from featviz.records.layer_scan import LayerScan

@@ -1,37 +1,15 @@
-"""Arguments that commands and scripts share, and the model, images and scan that they describe."""
+"""Arguments that commands and scripts share, and what their words mean; nothing here needs torch, so that help
+answers at once."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from featviz.cli.directed import source_of_directions
-from featviz.cli.provenance import sources_of
 from featviz.errors import RuleError, UsageError
-from featviz.files import claimed
-from featviz.forward import Forward
-from featviz.images import Images
-from featviz.images.preprocess import DECODES
-from featviz.methods._arithmetic import Arithmetic
-from featviz.methods._backproject import MEMORY
-from featviz.methods._reductions import reduction_of
-from featviz.methods.maximize import STEPS
-from featviz.methods.scan import scan
-from featviz.records.layer_scan import QUANTILE
-from featviz.records.listing import Skipped
-from featviz.records.scan import MANIFEST, Scan
-from featviz.rules import RULES, check_rule
-from featviz.units import Layer
-from featviz.views import VIEWS, check_views
-
-_USUAL = Arithmetic()
+from featviz.names import DECODES, MEMORY, QUANTILE, RULES, STEPS, VIEWS
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,6 +183,54 @@ def add_full_fields(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_directions(parser: argparse.ArgumentParser) -> None:
+    """--directions and what goes with it; --layers is then by default the directions alone."""
+    group = parser.add_argument_group("directions")
+    group.add_argument(
+        "--directions",
+        type=Path,
+        metavar="FILE",
+        help="directions of a layer's channels, drawn as units: a matrix (directions, channels) in a "
+        ".npy, .npz, .safetensors or .pt file; unless --layers is given, they are all that is drawn",
+    )
+    group.add_argument("--at", metavar="LAYER", help="the layer that --directions are of")
+    group.add_argument(
+        "--directions-key",
+        metavar="KEY",
+        help="key of the matrix in the file (default: the only matrix)",
+    )
+    parser.set_defaults(layers=None)
+
+
+def add_channels(parser: argparse.ArgumentParser) -> None:
+    """--channels, --max-channels and --choose; --seed is the command's own."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--channels",
+        type=numbers,
+        help="draw these units of each layer, such as 0,5,17 (default: all)",
+    )
+    which.add_argument(
+        "--max-channels", type=positive, metavar="N", help="draw at most N units of each layer"
+    )
+    parser.add_argument(
+        "--choose",
+        choices=("strongest", "random"),
+        default="strongest",
+        help="the N units: the strongest, or random ones as in the paper (default: strongest)",
+    )
+
+
+def add_spectrum(parser: argparse.ArgumentParser) -> None:
+    """Add the option of what lies below the strongest responses."""
+    parser.add_argument(
+        "--spectrum",
+        action="store_true",
+        help="count what lies below the strongest, too: the weakest images, quantiles over positions, "
+        "the mean of each class",
+    )
+
+
 def add_memory(
     parser: argparse.ArgumentParser, default: int = MEMORY, what: str = "projections"
 ) -> None:
@@ -286,6 +312,8 @@ def height_width(text: str) -> tuple[int, int]:
 
 def rules(text: str) -> list[str]:
     """Names of rules with commas, each once."""
+    from featviz.rules import check_rule
+
     names = dict.fromkeys(rule.strip() for rule in text.split(","))
     try:
         return [check_rule(name) for name in names]
@@ -295,6 +323,8 @@ def rules(text: str) -> list[str]:
 
 def views(text: str) -> list[str]:
     """Names of views with commas, each once."""
+    from featviz.views import check_views
+
     try:
         return check_views(text)
     except UsageError as error:
@@ -303,11 +333,15 @@ def views(text: str) -> list[str]:
 
 def score(text: str) -> str:
     """The name of a score that is of a position, so that exemplars can be projected."""
+    if text == "max":  # the default, which argparse hands to this, too: it needs no torch
+        return text
+    from featviz.methods._reductions import reduction_of
+
     try:
         reduction_of(text, "score")
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    if text != "max" and not text.startswith(QUANTILE):
+    if not text.startswith(QUANTILE):
         raise argparse.ArgumentTypeError(f"{text!r} is of no position: give max or {QUANTILE}0.99")
     return text
 
@@ -317,6 +351,14 @@ def side(text: str) -> int:
     if text == "none":
         return 0
     return positive(text)
+
+
+def share(text: str) -> tuple[int, int]:
+    """(i, n), from 3/16."""
+    i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 0/16 or 15/16")
+    return int(i), int(n)
 
 
 def amount(text: str) -> int:
@@ -360,105 +402,6 @@ def limits(text: str) -> tuple[float, float]:
     raise argparse.ArgumentTypeError(
         f"{text!r} is not what is black and what is white, such as 0,4095"
     )
-
-
-def default_device() -> str:
-    """``cuda`` where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def add_spectrum(parser: argparse.ArgumentParser) -> None:
-    """Add the option of what lies below the strongest responses."""
-    parser.add_argument(
-        "--spectrum",
-        action="store_true",
-        help="count what lies below the strongest, too: the weakest images, quantiles over positions, "
-        "the mean of each class",
-    )
-
-
-def scanned(
-    args: argparse.Namespace,
-    model: nn.Module,
-    images: Images,
-    out: Path,
-    check: Callable[[list[Layer]], None],
-    *,
-    forward: Forward | None = None,
-    shard: tuple[int, int] | None = None,
-    progress: bool = True,
-    checkpoint: float = 60.0,
-    arithmetic: Arithmetic = _USUAL,
-    spectrum: bool = False,
-) -> Scan:
-    """The scan that the arguments ask for, gone on with where ``out`` has the beginning of it;
-    ``check`` is called with its layers before any image is looked at."""
-    sources = sources_of(args) | source_of_directions(args)
-    return scan(
-        model,
-        images,
-        args.layers,
-        k=args.k,
-        score=args.score,
-        forward=forward,
-        batch_size=args.batch_size,
-        shard=shard,
-        out=out,
-        resume=not args.fresh,
-        checkpoint=checkpoint,
-        spectrum=spectrum,
-        precision=arithmetic.precision,
-        channels_last=arithmetic.channels_last,
-        strict=args.strict,
-        sources=sources,
-        check=check,
-        progress=progress and not args.quiet,
-    )
-
-
-@contextmanager
-def in_turn(out: Path) -> Iterator[None]:
-    """A block in which no other process writes to the folder: one that does is waited for, and
-    standard error says so."""
-
-    def say(message: str) -> None:
-        print(f"{message} (Ctrl-C ends the waiting)", file=sys.stderr, flush=True)
-
-    with claimed(out, say):
-        yield
-
-
-def report_skipped(skipped: Sequence[Skipped], n: int, manifest: str) -> None:
-    """Print which of n images were skipped; ``manifest``: the file that names them all."""
-    for entry in skipped[:5]:
-        print(f"skipped {entry.reason}", file=sys.stderr)
-    if skipped:
-        print(
-            f"{len(skipped)} of {n} images were skipped, all named in {manifest}", file=sys.stderr
-        )
-
-
-def report(result: Scan) -> None:
-    """Print which images were skipped and which units are dead."""
-    report_skipped(result.skipped, len(result.listing), MANIFEST)
-    for name, layer_scan in result.items():
-        dead = layer_scan.statistics.dead.nonzero().flatten().tolist()
-        if dead:
-            print(
-                f"{name}: {len(dead)} of {layer_scan.layer.channels} units are dead, "
-                f"no image activates them ({first_few(dead, 10)})"
-            )
-
-
-def report_fallbacks(counts: Mapping[str, tuple[int, int]]) -> None:
-    """Print for which layers some crops did not do: (how many, of how many exemplars), by layer."""
-    for name, (fallbacks, exemplars) in counts.items():
-        if fallbacks:
-            print(
-                f"{name}: {fallbacks} of {exemplars} exemplars were projected from the full image, "
-                "since their crops did not give the recorded responses",
-                file=sys.stderr,
-            )
 
 
 def first_few(items: Sequence[object], n: int) -> str:

@@ -6,29 +6,9 @@ import argparse
 import random
 from collections.abc import Sequence
 
-from featviz.cli.arguments import numbers, positive
 from featviz.errors import UsageError
 from featviz.records.layer_scan import LayerScan
 from featviz.units import Layer
-
-
-def add_channels(parser: argparse.ArgumentParser) -> None:
-    """--channels, --max-channels and --choose; --seed is the command's own."""
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--channels",
-        type=numbers,
-        help="draw these units of each layer, such as 0,5,17 (default: all)",
-    )
-    which.add_argument(
-        "--max-channels", type=positive, metavar="N", help="draw at most N units of each layer"
-    )
-    parser.add_argument(
-        "--choose",
-        choices=("strongest", "random"),
-        default="strongest",
-        help="the N units: the strongest, or random ones as in the paper (default: strongest)",
-    )
 
 
 def check_choice(args: argparse.Namespace) -> None:

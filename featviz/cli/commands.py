@@ -26,7 +26,8 @@ COMMANDS = {
     "show": "draw one unit large: its strongest images, and its projections under each rule",
     "train": "train a network, with a checkpoint at each named epoch",
 }
-"""What each command does; ``featviz/cli`` has a module for each, with a function ``register``."""
+"""What each command does; ``featviz/cli`` has a module for each, with a function ``run``, and ``options`` one
+with ``register``, which needs no torch."""
 _EXAMPLES = """\
 examples:
   featviz grid                                   the bundled network on drawn images
@@ -56,7 +57,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
     args.command = shlex.join(["featviz", *map(shown_word, words)])
 
-    return exit_code(args.run, args, "featviz: ")
+    return exit_code(import_module(f"featviz.cli.{name}").run, args, "featviz: ")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,7 +89,7 @@ def _arguments(
     parser: argparse.ArgumentParser, own: argparse.ArgumentParser, name: str, words: list[str]
 ) -> argparse.Namespace:
     """What the words say to a command; an option that it has not is an error that names the closest."""
-    import_module(f"featviz.cli.{name}").register(own)
+    import_module(f"featviz.cli.options.{name}").register(own)
     own.add_argument(
         "--quiet", action="store_true", help="print errors and warnings alone, and show no bars"
     )

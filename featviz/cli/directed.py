@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from torch import nn
 
@@ -16,25 +15,6 @@ from featviz.dictionaries import load_directions
 from featviz.dictionaries._attach import directions
 from featviz.errors import UsageError
 from featviz.patterns import CONV
-
-
-def add_directions(parser: argparse.ArgumentParser) -> None:
-    """--directions and what goes with it; --layers is then by default the directions alone."""
-    group = parser.add_argument_group("directions")
-    group.add_argument(
-        "--directions",
-        type=Path,
-        metavar="FILE",
-        help="directions of a layer's channels, drawn as units: a matrix (directions, channels) in a "
-        ".npy, .npz, .safetensors or .pt file; unless --layers is given, they are all that is drawn",
-    )
-    group.add_argument("--at", metavar="LAYER", help="the layer that --directions are of")
-    group.add_argument(
-        "--directions-key",
-        metavar="KEY",
-        help="key of the matrix in the file (default: the only matrix)",
-    )
-    parser.set_defaults(layers=None)
 
 
 def source_of_directions(args: argparse.Namespace) -> dict[str, str]:

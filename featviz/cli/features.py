@@ -7,68 +7,14 @@ from pathlib import Path
 
 import torch
 
-from featviz.cli.arguments import (
-    add_checkpoint,
-    add_examples,
-    add_image_arguments,
-    add_layers,
-    add_model_arguments,
-    add_output,
-    in_turn,
-    report_skipped,
-    slug,
-)
+from featviz.cli.arguments import slug
 from featviz.cli.sources import (
     images_from,
     network_from,
 )
-from featviz.errors import UsageError
-from featviz.methods._reductions import REDUCTIONS, reduction_of
+from featviz.cli.work import in_turn, report_skipped
 from featviz.methods.responses import responses
-from featviz.records.layer_scan import QUANTILE
 from featviz.records.responses import MANIFEST, Responses
-
-DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
-
-
-def register(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    add_model_arguments(parser)
-    add_image_arguments(parser)
-    add_layers(parser)
-    parser.add_argument(
-        "--reduce",
-        type=reduction,
-        default="max",
-        metavar="NAME",
-        help=f"of each activation map: {', '.join(REDUCTIONS)} (all of it), or {QUANTILE}0.99 "
-        "(default: max)",
-    )
-    parser.add_argument(
-        "--dtype", choices=list(DTYPES), help="type of the numbers (default: the model's)"
-    )
-    parser.add_argument(
-        "--fresh", action="store_true", help="begin again even if there is a record"
-    )
-    add_checkpoint(parser)
-    add_output(parser, "folder for the arrays (default: outputs/MODEL-features)")
-    add_examples(
-        parser,
-        "featviz features --model alexnet --weights DEFAULT --images photos/",
-        "featviz features --layers conv5 --reduce map --dtype float16",
-    )
-    parser.set_defaults(
-        run=run, goes_on="What was computed is kept: the same command goes on from there."
-    )
-
-
-def reduction(text: str) -> str:
-    """The name of a reduction."""
-    try:
-        reduction_of(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
 
 
 def run(args: argparse.Namespace) -> None:
@@ -82,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
             images,
             args.layers,
             reduce=args.reduce,
-            dtype=DTYPES.get(args.dtype),
+            dtype=None if args.dtype is None else getattr(torch, args.dtype),
             forward=forward,
             batch_size=args.batch_size,
             out=out,

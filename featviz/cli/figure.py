@@ -18,27 +18,6 @@ _HOME = Path(__file__).parents[1]
 _SUMMARY = 100  # characters of the line that says what a script draws
 
 
-def register(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="of a script; without, list them")
-    parser.add_argument(
-        "words",
-        nargs=argparse.REMAINDER,
-        metavar="...",
-        help="the script's own options, which featviz figure NAME --help lists",
-    )
-    parser.description = f"{parser.description}\n\n{_listed()}"
-    parser.epilog = "\n  ".join(
-        [
-            "examples:",
-            "featviz figure top_patches",
-            "featviz figure occlusion --model alexnet --weights DEFAULT --images photos/",
-            "featviz figure occlusion --help",
-        ]
-    )
-    parser.set_defaults(run=run, debug=False, goes_on="The same command begins again.")
-
-
 def run(args: argparse.Namespace) -> None:
     """Run a script with the words that follow its name; without a name, print which there are.
 
@@ -46,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
         UsageError: there is no such script.
     """
     if args.name is None:
-        print(_listed())
+        print(listed())
         return
     names = [path.stem for path in _scripts()]
     if args.name not in names:
@@ -77,7 +56,7 @@ def _scripts() -> list[Path]:
     return [path for path in files if "__main__" in path.read_text(encoding="utf-8")]
 
 
-def _listed() -> str:
+def listed() -> str:
     """The names of the scripts, each with the first sentence of its documentation."""
     lines = ["scripts:"]
     for path in _scripts():

@@ -5,10 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from featviz.cli.arguments import (
-    add_examples,
-    add_model_arguments,
-)
 from featviz.cli.sources import (
     network_from,
     recipe_from,
@@ -29,17 +25,6 @@ HEADS = (
     "parameters",
 )
 _NUMERIC = ("channels", "parameters")  # columns that stand to the right
-
-
-def register(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    add_model_arguments(parser)
-    add_examples(
-        parser,
-        "featviz layers --model vgg16",
-        "featviz layers --model mypackage.nets:small --input-size 64",
-    )
-    parser.set_defaults(run=run, goes_on="")
 
 
 def run(args: argparse.Namespace) -> None:

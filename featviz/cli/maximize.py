@@ -13,20 +13,12 @@ from torch import nn
 
 from featviz import figures
 from featviz.cli.arguments import (
-    add_examples,
-    add_layers,
-    add_memory,
-    add_model_arguments,
-    add_output,
     first_few,
-    height_width,
-    in_turn,
-    numbers,
-    positive,
     slug,
 )
-from featviz.cli.directed import add_directions, directed
+from featviz.cli.directed import directed
 from featviz.cli.sources import network_from, normalisation, recipe_from
+from featviz.cli.work import in_turn
 from featviz.errors import UsageError
 from featviz.fields.anatomy import anatomy
 from featviz.files import write_atomic
@@ -34,75 +26,15 @@ from featviz.forward import Forward
 from featviz.images import Preprocess
 from featviz.methods._inputs import with_units
 from featviz.methods._objectives import Target
-from featviz.methods.maximize import MEMORY, STEPS, maximize
+from featviz.methods.maximize import maximize
 from featviz.models import mini_maco
-from featviz.parameterizations import NAMED, Parameterization
+from featviz.parameterizations import Parameterization
 from featviz.records.maximized import MANIFEST, Maximized
 from featviz.tiles import to_uint8
 from featviz.units import Unit
 
 PAGE = 64  # units on one figure
 CLASSES = "classes"
-
-
-def register(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    add_model_arguments(parser)
-    add_layers(parser)
-    add_directions(parser)
-    parser.add_argument(
-        "--channels",
-        type=numbers,
-        help="these units of each layer, such as 0,5,17 (default: all)",
-    )
-    parser.add_argument(
-        "--classes",
-        type=numbers,
-        help="images of these classes, such as 3,50; of layers, too, where --layers is given",
-    )
-    parser.add_argument(
-        "--size",
-        type=height_width,
-        metavar="PIXELS",
-        help="size of the images (default: a layer's receptive field and an eighth of it)",
-    )
-    parser.add_argument(
-        "--parameterization",
-        choices=list(NAMED),
-        default="fourier",
-        help="what an image is made of (default: fourier)",
-    )
-    parser.add_argument(
-        "--steps",
-        type=positive,
-        default=STEPS,
-        help=f"of gradient ascent (default: {STEPS})",
-    )
-    parser.add_argument(
-        "--variants", type=positive, default=1, help="images of each unit (default: 1)"
-    )
-    parser.add_argument(
-        "--diversity",
-        type=float,
-        default=0.0,
-        help="how much the variants of a unit are to differ, such as 1 (default: 0)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-    parser.add_argument(
-        "--batch-size", type=positive, default=16, help="images at once, at most (default: 16)"
-    )
-    add_memory(parser, MEMORY, "images")
-    parser.add_argument("--fresh", action="store_true", help="make everything again")
-    add_output(parser, "folder for pictures and records (default: outputs/MODEL-maximized)")
-    add_examples(
-        parser,
-        "featviz maximize --layers conv3 --channels 0,5,17",
-        "featviz maximize --model alexnet --weights DEFAULT --layers 'features.*' --parameterization maco",
-        "featviz maximize --model alexnet --weights DEFAULT --classes 3,50 --variants 4 --diversity 1",
-    )
-    parser.set_defaults(
-        run=run, goes_on="Finished batches of units are kept: the same command goes on from there."
-    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -6,33 +6,11 @@ import argparse
 from pathlib import Path
 
 from featviz import gallery
-from featviz.cli.arguments import add_examples, in_turn, report
+from featviz.cli.work import in_turn, report
 from featviz.errors import UsageError
 from featviz.gallery._merge import shards_of
 from featviz.methods.merge import merge
 from featviz.records.scan import MANIFEST
-
-
-def register(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    parser.add_argument(
-        "folders",
-        nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="the folder of the shards, of a scan or of a gallery, which is written there; or several folders of scans",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write (default: the only folder)"
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    add_examples(
-        parser,
-        "featviz merge outputs/shards",
-        "featviz merge outputs/photos-gallery",
-        "featviz merge outputs/first outputs/second --out outputs/both",
-    )
-    parser.set_defaults(run=run, goes_on="The same command begins again.")
 
 
 def run(args: argparse.Namespace) -> None:

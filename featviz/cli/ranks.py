@@ -13,14 +13,6 @@ import torch
 from featviz.cli.signals import signals_end_at_once
 
 
-def share(text: str) -> tuple[int, int]:
-    """(i, n), from 3/16."""
-    i, _, n = text.partition("/")
-    if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 0/16 or 15/16")
-    return int(i), int(n)
-
-
 def own_rank() -> tuple[int, int] | None:
     """The rank of this process, and how many there are; None: it is alone."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))

@@ -8,83 +8,18 @@ from pathlib import Path
 import torch
 
 from featviz.cli.arguments import (
-    add_checkpoint,
-    add_examples,
-    add_image_arguments,
-    add_k,
-    add_layers,
-    add_model_arguments,
-    add_output,
-    add_score,
-    add_spectrum,
-    in_turn,
-    positive,
-    report,
-    scanned,
     slug,
 )
-from featviz.cli.ranks import among_ranks, own_rank, share, wait_for_ranks
+from featviz.cli.ranks import among_ranks, own_rank, wait_for_ranks
 from featviz.cli.signals import signals_end_at_once
 from featviz.cli.sources import images_from, network_from
+from featviz.cli.work import in_turn, report, scanned
 from featviz.errors import UsageError
-from featviz.methods._arithmetic import PRECISIONS, Arithmetic
+from featviz.methods._arithmetic import Arithmetic
 from featviz.methods._shards import folder_of, shards_in
 from featviz.methods.merge import merge
+from featviz.names import PER_SHARD
 from featviz.records.scan import MANIFEST, Scan
-
-_PER_SHARD = 4096
-"""Images of a shard where nothing else is asked for: what a rank that dies has to do again."""
-
-
-def register(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    add_model_arguments(parser)
-    add_image_arguments(parser)
-    add_layers(parser)
-    add_k(parser)
-    add_score(parser)
-    parser.add_argument(
-        "--shard",
-        type=share,
-        metavar="I/N",
-        help="only shard I of N, from 0; featviz merge makes one scan of them",
-    )
-    parser.add_argument(
-        "--shards",
-        type=positive,
-        metavar="N",
-        help=f"under torchrun: how many shards ranks take in turns (default: {_PER_SHARD} images each)",
-    )
-    going = parser.add_mutually_exclusive_group()
-    going.add_argument("--fresh", action="store_true", help="scan again even if there is a record")
-    going.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the record that is there (which is done without this, too)",
-    )
-    add_spectrum(parser)
-    add_checkpoint(parser)
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="what the network computes in; bf16 and tf32 are faster and coarser (default: float32)",
-    )
-    parser.add_argument(
-        "--channels-last",
-        action="store_true",
-        help="lay out images with their channels last, which is faster on some devices",
-    )
-    add_output(parser, "folder for the record (default: outputs/MODEL-scan)")
-    add_examples(
-        parser,
-        "featviz scan --model alexnet --weights DEFAULT --images photos/",
-        "featviz scan --images photos/ --shard 0/16 --out outputs/shards",
-        "torchrun --nproc-per-node 4 -m featviz scan --images photos/ --out outputs/scan",
-    )
-    parser.set_defaults(
-        run=run, goes_on="What was scanned is kept: the same command goes on from there."
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -154,7 +89,7 @@ def _by_ranks(args: argparse.Namespace, out: Path, rank: int, ranks: int) -> Non
 
 def _number(args: argparse.Namespace, out: Path, images: int, rank: int, ranks: int) -> int:
     """How many shards there are: as many as in the folder already, whatever the number of ranks."""
-    n = args.shards or max(ranks, -(-images // _PER_SHARD))
+    n = args.shards or max(ranks, -(-images // PER_SHARD))
     if not args.fresh:
         n = shards_in(out) or n
     elif rank == 0:

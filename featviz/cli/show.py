@@ -8,64 +8,16 @@ from pathlib import Path
 from torch import nn
 
 from featviz import figures
-from featviz.cli.arguments import (
-    add_examples,
-    add_full_fields,
-    add_image_arguments,
-    add_k,
-    add_memory,
-    add_model_arguments,
-    add_output,
-    add_rules,
-    add_score,
-    add_views,
-    in_turn,
-    scanned,
-    slug,
-)
-from featviz.cli.browser import add_open, open_page
-from featviz.cli.directed import add_directions, directed
+from featviz.cli.arguments import slug
+from featviz.cli.browser import open_page
+from featviz.cli.directed import directed
 from featviz.cli.sources import images_from, network_from
+from featviz.cli.work import in_turn, scanned
 from featviz.errors import LayerError
 from featviz.forward import Forward
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.records.scan import MANIFEST, Scan
 from featviz.units import Layer
-
-
-def register(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    parser.add_argument("unit", type=unit, metavar="LAYER:UNIT", help="such as conv5:17")
-    add_model_arguments(parser)
-    add_image_arguments(parser)
-    add_directions(parser)
-    add_rules(parser)
-    add_views(parser)
-    add_full_fields(parser)
-    add_k(parser)
-    add_score(parser)
-    add_memory(parser)
-    parser.add_argument("--fresh", action="store_true", help="scan again even if there is a record")
-    add_open(parser, "the figure")
-    add_output(
-        parser, "folder for the figure, and of a grid whose scan is used (default: outputs/MODEL)"
-    )
-    add_examples(
-        parser,
-        "featviz show conv5:17",
-        "featviz show features.10:3 --model alexnet --weights DEFAULT --images photos/ --rule deconvnet,lrp",
-    )
-    parser.set_defaults(
-        run=run, goes_on="What was scanned is kept: the same command goes on from there."
-    )
-
-
-def unit(text: str) -> tuple[str, int]:
-    """(layer, channel), from conv5:17."""
-    layer, _, channel = text.rpartition(":")
-    if not layer or not channel.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a unit such as conv5:17")
-    return layer, int(channel)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -11,16 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from featviz.cli.arguments import (
-    add_examples,
-    add_image_arguments,
-    add_model_arguments,
-    add_output,
-    in_turn,
-    numbers,
-    positive,
-    slug,
-)
+from featviz.cli.arguments import slug
 from featviz.cli.sources import (
     images_from,
     labelled,
@@ -29,54 +20,13 @@ from featviz.cli.sources import (
     recipe_from,
     square_side,
 )
-from featviz.data import PAPER_EPOCHS, LabelledImages, SyntheticImages, split, train
+from featviz.cli.work import in_turn
+from featviz.data import LabelledImages, SyntheticImages, split, train
 from featviz.data.training import Labelled
 from featviz.errors import ImageError, UsageError
 from featviz.forward import Forward
 from featviz.images import Preprocess, open_images
 from featviz.models import preprocessing
-
-
-def register(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this command."""
-    add_model_arguments(parser)
-    add_image_arguments(parser)
-    parser.add_argument(
-        "--test",
-        metavar="DIR",
-        help="images to measure accuracy on (default: a tenth of the others)",
-    )
-    parser.add_argument(
-        "--epochs", type=positive, default=16, help="passes over the images (default: 16)"
-    )
-    parser.add_argument(
-        "--checkpoints",
-        type=numbers,
-        default=list(PAPER_EPOCHS),
-        help="epochs to save (default: those of figure 4)",
-    )
-    parser.add_argument(
-        "--learning-rate", type=float, default=0.02, help="the highest (default: 0.02)"
-    )
-    parser.add_argument("--weight-decay", type=float, default=2e-3, help="default: 0.002")
-    parser.add_argument(
-        "--radius",
-        type=float,
-        default=0.1,
-        help="renormalise filters to this RMS, 0 for never (default: 0.1)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the order of images and of dropout (default: 0)"
-    )
-    add_output(parser, "where checkpoints go (default: outputs/train-MODEL)")
-    add_examples(
-        parser,
-        "featviz train",
-        "featviz train --model zfnet --images photos/ --epochs 64",
-    )
-    parser.set_defaults(
-        run=run, batch_size=64, goes_on="The checkpoints of finished epochs are kept."
-    )
 
 
 def run(args: argparse.Namespace) -> None:

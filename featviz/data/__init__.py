@@ -2,7 +2,8 @@
 
 from featviz.data.labelled import LabelledImages, split
 from featviz.data.synthetic import CLASSES, Sample, SyntheticImages
-from featviz.data.training import PAPER_EPOCHS, Epoch, accuracy, train
+from featviz.data.training import Epoch, accuracy, train
+from featviz.names import PAPER_EPOCHS
 
 __all__ = [
     "CLASSES",

@@ -18,9 +18,7 @@ from featviz.errors import UsageError
 from featviz.files import write_atomic
 from featviz.forward import Forward, call_model
 from featviz.models.zeiler_fergus import renormalize_filters
-
-PAPER_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)
-"""The epochs of the paper's figure 4."""
+from featviz.names import PAPER_EPOCHS
 
 Labelled = Dataset[tuple[Tensor, int]]
 ToModel = Callable[[Tensor], Tensor]

@@ -14,7 +14,7 @@ from torch import Tensor
 from featviz.errors import UsageError
 from featviz.exports._subject import Slot, Subject
 from featviz.fields.maps import map_box
-from featviz.records.layer_scan import QUANTILE
+from featviz.names import QUANTILE
 from featviz.units import Layer
 
 FIELD = "field"

@@ -22,6 +22,7 @@ from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.images import open_images
 from featviz.methods._inputs import check_same_images
+from featviz.names import FORMATS
 from featviz.records.chosen import Channels
 from featviz.records.scan import Scan
 
@@ -32,7 +33,6 @@ OF_THE_SCAN = {
     "semanticlens": (semanticlens_files, write_semanticlens),
 }
 """Formats of what a scan holds already."""
-FORMATS = tuple(sorted({*WITH_IMAGES, *OF_THE_SCAN}))
 
 
 def export(

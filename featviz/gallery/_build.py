@@ -19,9 +19,9 @@ from featviz.gallery._maps import activation_maps
 from featviz.gallery._record import begun
 from featviz.gallery._rules import default_rules
 from featviz.images import Images, open_images
-from featviz.methods._backproject import MEMORY
 from featviz.methods._shards import check_shard, folder_of
 from featviz.methods.links import links
+from featviz.names import MEMORY
 from featviz.records.chosen import Channels, chosen_channels
 from featviz.records.layer_scan import has_positions
 from featviz.records.links import Links

@@ -15,8 +15,8 @@ from torchvision.transforms import functional as transforms
 
 from featviz.errors import ImageError, UsageError
 from featviz.images import _decoding
+from featviz.names import DECODES
 
-DECODES = ("exact", "fast")
 INTERPOLATIONS = tuple(mode.value for mode in InterpolationMode)
 SIXTEEN_BITS = 65535
 OVERSHOOT = 0.25

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UsageError
-
-PRECISIONS = ("float32", "bf16", "tf32")
+from featviz.names import PRECISIONS
 
 
 @dataclass(frozen=True)

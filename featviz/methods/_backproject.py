@@ -30,11 +30,10 @@ from featviz.hooks import edits_are_local
 from featviz.methods._conv_at import Positions, conv_at, is_plain
 from featviz.methods._forward_pass import Passed, forward_pass
 from featviz.methods._noise import NONE, Noise
+from featviz.names import MEMORY
 from featviz.rules import any_relevance, backward_rule, picture_of
 from featviz.units import Layer
 
-MEMORY = 2**28
-"""Bytes that a batch may take; more was slower on CPUs, whose caches it outgrows."""
 _EXTENTS = ("tight", "congruent", "full")
 """What is computed of an image: the smallest crop, the smallest on which padding falls as in the full
 image, or the full image. What fails is tried again with the next."""

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from featviz.errors import UsageError, did_you_mean
+from featviz.names import QUANTILE
 from featviz.records.forward_fingerprint import function_fingerprint
-from featviz.records.layer_scan import QUANTILE
 
 Reduction = str | Callable[[Tensor], Tensor]
 """The name of a reduction, or a function of maps."""

@@ -24,15 +24,13 @@ from featviz.methods._forward_pass import check_gradients
 from featviz.methods._objectives import Target, layers_of
 from featviz.methods._random_affine import RandomAffine
 from featviz.models.recipes import model_recipe
+from featviz.names import MAXIMIZE_MEMORY, STEPS
 from featviz.parameterizations import Maco, Parameterization, Size, parameterization_of
 from featviz.records.maximized import Maximized, MaximizedFiles, name_of
 from featviz.units import Unit, UnitSum, terms_of
 
 TRANSFORMS: tuple[RandomTransform, ...] = (RandomAffine(),)
 """What images go through before the network sees them, by default."""
-STEPS = 256
-MEMORY = 2**32
-"""Bytes that a batch may take: a GPU waits for nothing but the next step where it has few images."""
 NEAR = 0.1
 """How far from `start` an image may come: the root mean square of the change of pixels."""
 MARGIN = 1 / 8
@@ -57,7 +55,7 @@ def maximize(
     near: float = NEAR,
     forward: Forward | None = None,
     batch_size: int = 16,
-    memory: int = MEMORY,
+    memory: int = MAXIMIZE_MEMORY,
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,

@@ -18,9 +18,10 @@ from featviz.fields.maps import as_maps
 from featviz.forward import Forward
 from featviz.hooks import evaluating, read
 from featviz.images.tensors import as_batch
-from featviz.methods._backproject import MEMORY, FieldRefuted, Job, Settings, backproject
+from featviz.methods._backproject import FieldRefuted, Job, Settings, backproject
 from featviz.methods._forward_pass import forward_pass
 from featviz.methods._noise import noise_of
+from featviz.names import MEMORY
 from featviz.rules import any_relevance, backward_rule, check_rule, picture_of
 from featviz.units import Layer, Score, Unit, UnitSum, terms_of
 

@@ -18,10 +18,11 @@ from featviz.forward import Forward
 from featviz.geometry import Box
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._backproject import MEMORY, FieldRefuted, Job, Settings, backproject
+from featviz.methods._backproject import FieldRefuted, Job, Settings, backproject
 from featviz.methods._inputs import check_same_images, scanned_image
 from featviz.methods._likeness import Sample
 from featviz.methods._noise import noise_of
+from featviz.names import MEMORY
 from featviz.records.exemplars import Exemplars
 from featviz.records.layer_scan import LayerScan
 from featviz.records.likeness import HIGH

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UsageError
+from featviz.names import QUANTILE
 from featviz.records.image_sample import ImageSample
 from featviz.records.listing import Listing
 from featviz.records.peaks import NONE, Peaks
@@ -21,8 +22,6 @@ from featviz.units import Layer
 HELD = 256
 """Images after which a scan counts what it holds, with a few operations for all of them and not for each
 batch; at its beginning after as many as are counted."""
-QUANTILE = "quantile:"
-"""Before a number from 0 to 1, a score."""
 
 
 def has_positions(score: str, layer: Layer) -> bool:
