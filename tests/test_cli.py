@@ -219,7 +219,7 @@ def test_signals_to_end_interrupt_as_ctrl_c_does(
     finally:
         signal.signal(number, earlier)
     assert Scan.load("out").done == 8
-    assert sorted(path.suffix for path in Path("out").iterdir()) == [".json", ".json", ".npz"]
+    assert sorted(path.suffix for path in Path("out").iterdir()) == [".gz", ".json", ".npz"]
 
 
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
