@@ -6,15 +6,16 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from featviz.cli.arguments import (
-    slug,
-)
+from featviz.cli.arguments import slug
 from featviz.cli.ranks import among_ranks, own_rank, wait_for_ranks
 from featviz.cli.signals import signals_end_at_once
 from featviz.cli.sources import images_from, network_from
 from featviz.cli.work import in_turn, report, scanned
 from featviz.errors import UsageError
+from featviz.forward import Forward
+from featviz.images import Images
 from featviz.methods._arithmetic import Arithmetic
 from featviz.methods._shards import folder_of, shards_in
 from featviz.methods.merge import merge
@@ -33,17 +34,30 @@ def run(args: argparse.Namespace) -> None:
     if args.shards is not None:
         raise UsageError("--shards goes with torchrun; alone give --shard I/N", "shard")
     if args.shard is not None:
-        _report(_scanned(args, out, args.shard), folder_of(out, args.shard))
+        _report(
+            _scanned(args, *_network_and_images(args), out, args.shard), folder_of(out, args.shard)
+        )
         return
     with in_turn(out):
-        _report(_scanned(args, out, None), out)
+        _report(_scanned(args, *_network_and_images(args), out, None), out)
+
+
+def _network_and_images(
+    args: argparse.Namespace,
+) -> tuple[nn.Module, Forward | None, Images]:
+    model, forward = network_from(args)
+    return model, forward, images_from(args, model, forward=forward)
 
 
 def _scanned(
-    args: argparse.Namespace, out: Path, shard: tuple[int, int] | None, *, progress: bool = True
+    args: argparse.Namespace,
+    model: nn.Module,
+    forward: Forward | None,
+    images: Images,
+    out: Path,
+    shard: tuple[int, int] | None,
+    progress: bool = True,
 ) -> Scan:
-    model, forward = network_from(args)
-    images = images_from(args, model, forward=forward)
     return scanned(
         args,
         model,
@@ -54,34 +68,17 @@ def _scanned(
         shard=shard,
         progress=progress,
         checkpoint=args.checkpoint,
-        arithmetic=_arithmetic(args),
+        arithmetic=Arithmetic(args.precision, args.channels_last),
         spectrum=args.spectrum,
     )
 
 
-def _arithmetic(args: argparse.Namespace) -> Arithmetic:
-    return Arithmetic(args.precision, args.channels_last)
-
-
 def _by_ranks(args: argparse.Namespace, out: Path, rank: int, ranks: int) -> None:
     """Every rank scans its share of the shards; the first then merges all."""
-    model, forward = network_from(args)
-    images = images_from(args, model, forward=forward)
+    model, forward, images = _network_and_images(args)
     n = _number(args, out, len(images), rank, ranks)
     for i in range(rank, n, ranks):
-        scanned(
-            args,
-            model,
-            images,
-            out,
-            lambda layers: None,
-            forward=forward,
-            shard=(i, n),
-            progress=rank == 0,
-            checkpoint=args.checkpoint,
-            arithmetic=_arithmetic(args),
-            spectrum=args.spectrum,
-        )
+        _scanned(args, model, forward, images, out, (i, n), progress=rank == 0)
     wait_for_ranks()
     if rank == 0:
         _report(merge(out, out=out), out)
@@ -105,7 +102,9 @@ def _report(result: Scan, out: Path) -> None:
     report(result)
     units = sum(layer_scan.layer.channels for layer_scan in result.values())
     start, stop = result.span
+    images = f"images {start} to {stop - 1}"
+    if start == stop:
+        images = "no images, since there are fewer batches than shards,"
     print(
-        f"{len(result)} layers, {units} units, images {start} to {stop - 1} of "
-        f"{len(result.listing)}: {out / MANIFEST}"
+        f"{len(result)} layers, {units} units, {images} of {len(result.listing)}: {out / MANIFEST}"
     )

@@ -95,6 +95,8 @@ def report_skipped(skipped: Sequence[Skipped], n: int, manifest: str) -> None:
 def report(result: Scan) -> None:
     """Print which images were skipped and which units are dead."""
     report_skipped(result.skipped, len(result.listing), MANIFEST)
+    if not result.complete:  # other shards may have images that activate them
+        return
     for name, layer_scan in result.items():
         dead = layer_scan.statistics.dead.nonzero().flatten().tolist()
         if dead:
