@@ -19,7 +19,7 @@ featviz.exemplars = (() => {
       return make("li", {}, open,
         make("div", { class: "score", text: `${rank + 1}.  ${number(exemplar.score)}` }),
         label ? make("div", { text: label }) : null,
-        make("div", { class: "key" }, featviz.images.key(exemplar.image, key)),
+        make("div", { class: "key", title: key }, featviz.images.key(exemplar.image, key)),
         computed ? make("div", { class: "quiet", text: computed }) : null);
     });
     const exemplars = make("ol", { class: "exemplars" }, ...items);
