@@ -872,3 +872,10 @@ def test_the_range_of_pictures_is_that_of_python(kind: Any, suffix: str) -> None
     assert len(result.skipped) == 0
     with pytest.raises(SystemExit):
         cli.main(["grid", "--images", "in", "--range", "4095,0"])
+
+
+def test_a_shard_without_images_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["scan", "--limit", "8", "--layers", "conv1", "--shard", "0/2"]) == 0
+    printed = capsys.readouterr().out
+    assert "32 units, no images, since there are fewer batches than shards, of 8" in printed
+    assert "dead" not in printed
