@@ -736,7 +736,7 @@ def test_images_of_different_sizes_need_an_input_size_where_the_model_has_none(f
         factory("cli_mixed", "nn.Sequential(nn.Conv2d(3, 2, 3))"),
     ]
     message = fails(*command)
-    for words in ("'a.png' is 30x40", "'b.png' 40x30", "(--input-size PIXELS)"):
+    for words in ("'a.png' is 30x40", "'b.png' 40x30", "(--input-size PIXELS, --resize none)"):
         assert words in message
     assert cli.main([*command, "--input-size", "24"]) == 0
 
