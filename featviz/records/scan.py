@@ -28,37 +28,26 @@ from featviz.records._arrays import (
     ARRAYS_NAME,
     DAMAGED,
     arrays_name,
-    check_arrays,
-    own_arrays,
     packed,
-    stored_arrays,
 )
-from featviz.records._fields import Entry
-from featviz.records._layers import layer_from, layer_to_json
-from featviz.records._progress import check_resumes, checksum, short, stale
+from featviz.records._layers import layer_to_json
+from featviz.records._progress import check_resumes, checksum, stale
 from featviz.records._ranges import in_words, is_within, joined, overlap
+from featviz.records._scan_reading import SCHEMA, check_schema, unpacked
 from featviz.records.amplitudes import Amplitudes
 from featviz.records.correlation import Correlated, most_correlated
-from featviz.records.image_sample import ImageSample
-from featviz.records.layer_scan import LayerScan, has_positions
+from featviz.records.layer_scan import LayerScan
 from featviz.records.listing import (
     Listing,
     Range,
     Skipped,
-    check_fingerprints,
     remove_older_listings,
     save_listing,
-    skipped_from,
-    stored_listing,
 )
 from featviz.records.spectrum import Spectrum
-from featviz.records.statistics import Statistics
-from featviz.records.topk import TopK
 from featviz.units import LayersLike, Unit
 
-SCHEMA = 6
 MANIFEST = "scan.json"
-_entries = fields.list_of(fields.entry)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -379,8 +368,8 @@ class Scan(Mapping[str, LayerScan]):
         path = Path(folder) / MANIFEST
         try:
             manifest = fields.Entry(json.loads(path.read_bytes()))
-            _check_schema(path, manifest)
-            return _unpacked(manifest, path.parent)
+            check_schema(path, manifest)
+            return cls(**unpacked(manifest, path.parent))
         except FeatvizError:
             raise
         except FileNotFoundError as error:
@@ -446,64 +435,6 @@ def _manifest(scan: Scan, arrays: str, listing: str) -> dict[str, Any]:
     return manifest | {"checksum": checksum(manifest)}
 
 
-def _check_schema(path: Path, manifest: Entry) -> None:
-    schema = manifest.value["schema"]
-    if schema != SCHEMA or isinstance(schema, bool):
-        raise RecordError(
-            f"{str(path)!r} has schema {short(schema)}, this version reads {SCHEMA}: scan again",
-            "fresh",
-        )
-
-
-def _unpacked(manifest: Entry, folder: Path) -> Scan:
-    """The scan that a manifest and its arrays describe, each field checked."""
-    arrays = stored_arrays(folder, manifest)
-    listing = stored_listing(folder, manifest)
-    span = _range_from("span", manifest.value["span"], len(listing))
-    ranges = [_range_from("ranges", own, len(listing)) for own in manifest.value["ranges"]]
-    if joined(ranges) != ranges or not is_within(ranges, [span]):
-        raise ValueError(f"ranges are {ranges}, which are not of {span}, in order and apart")
-    skipped = skipped_from(manifest, listing, ranges)
-    done = sum(stop - start for start, stop in ranges)
-    chosen = [layer_from(entry) for entry in manifest.take("layers", _entries)]
-    names = [layer.name for layer in chosen]
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"layers are {', '.join(names) or 'none'}: each has to be there once")
-    k, identity = _identity_from(manifest, names)
-    counts = manifest.take("counts", fields.list_of(fields.integer(0, len(listing)), len(chosen)))
-    if set(counts) != {done - len(skipped)}:
-        raise ValueError(f"counts are {counts}, of {done} images less {len(skipped)} skipped")
-    layers = {}
-    for i, layer in enumerate(chosen):
-        own = own_arrays(arrays, i)
-        score = str(identity["score"])
-        check_arrays(layer, own, k, ranges, has_positions=has_positions(score, layer))
-        statistics = Statistics.from_arrays(counts[i], own)
-        maxima = ImageSample.from_arrays(own, layer.channels, len(listing))
-        top, precision = TopK.from_arrays(own), str(identity["precision"])
-        spectrum = None
-        if identity["spectrum"]:
-            spectrum = Spectrum.from_arrays(listing.label_names, own)
-        layers[layer.name] = LayerScan(
-            layer, top, statistics, maxima, listing, score, precision, spectrum
-        )
-    sources = manifest.take("sources", fields.texts)
-    if manifest.take("checksum", fields.text) != checksum(manifest.value):
-        raise ValueError("the manifest is not as it was written: its checksum is another")
-    amplitudes = None
-    if identity["spectrum"] and not listing.sizes:
-        n = int(arrays["amplitude_images"])
-        amplitudes = Amplitudes.from_array(n, listing.input_shape, arrays["amplitudes"])
-    return Scan(layers, listing, identity, ranges, span, skipped, sources, amplitudes)
-
-
-def _range_from(name: str, value: Any, n: int) -> Range:
-    start, stop = fields.list_of(fields.integer(0, n), 2)(name, value)
-    if start > stop:
-        raise fields.wrong(name, value, "a range of indices")
-    return start, stop
-
-
 def _skips(scan: Scan) -> tuple[int, list[tuple[int, str]]]:
     """Of two scans of the same images the one that could read more of them comes first."""
     skipped = [(entry.index, entry.reason) for entry in scan.skipped]
@@ -530,24 +461,3 @@ def _check_mergeable(first: Scan, second: Scan) -> None:
             f"two scans of other {', '.join(dict.fromkeys(differing))} do not merge: scan all shards "
             "with the same model, weights, images, layers, k, score and precision"
         )
-
-
-def _identity_from(manifest: Entry, names: list[str]) -> tuple[int, dict[str, Any]]:
-    """k, and the fingerprints that go with these layers."""
-    identity = check_fingerprints(manifest)
-    if identity.value["layers"] != names:
-        raise ValueError("identity.layers are not the layers")
-    k = identity.take("k", fields.integer(1))
-    # a scan of earlier versions does not name what there was one of
-    earlier: dict[str, Any] = {
-        "score": "max",
-        "forward": None,
-        "precision": "float32",
-        "channels_last": False,
-        "spectrum": False,
-    }
-    complete = {**earlier, **identity.value}
-    fields.any_of(("float32", "bf16", "tf32"))("precision", complete["precision"])
-    fields.flag("channels_last", complete["channels_last"])
-    fields.flag("spectrum", complete["spectrum"])
-    return k, complete
