@@ -419,3 +419,19 @@ def test_the_command_makes_one_scan_for_all_formats(
     with pytest.raises(SystemExit):
         cli.main(["export", "--to", "csv", "--masks", "most"])
     assert "masks='most'" in capsys.readouterr().err
+
+
+def test_a_network_in_training_mode_stays_as_it_is_and_gives_the_masks_of_eval_mode(
+    tmp_path: Path,
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    model.eval()
+    result = scan(model, images(), "2", k=3)
+    options: dict[str, Any] = {"to": "milan", "images": images(), "masks": "share:0.5"}
+    export(result, tmp_path / "eval", model=model, **options)
+    model.train()
+    with untouched(model):
+        export(result, tmp_path / "train", model=model, **options)
+    masks = [np.load(tmp_path / mode / "2" / "masks.npy") for mode in ("eval", "train")]
+    assert masks[0].any()
+    assert np.array_equal(*masks)

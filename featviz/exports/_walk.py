@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from featviz.bars import bar as progress_bar
 from featviz.exports._masks import Masker
 from featviz.exports._subject import Slot
-from featviz.fields.maps import as_maps
 from featviz.forward import Forward
-from featviz.hooks import read
 from featviz.images import Images
-from featviz.methods._inputs import batch_for, scanned_image
+from featviz.methods._image_maps import maps_of
+from featviz.methods._inputs import scanned_image
 from featviz.tiles import to_uint8
 
 _BATCH = 8  # images in a forward pass
@@ -85,9 +84,7 @@ def _maps(
     if model is None or not masker.masks.needs_maps:
         return {}
     layers = [masker.subject.result[name].layer for name in sorted(names)]
-    batch = batch_for(model, images.preprocess.normalize(pixels))
-    outputs = read(model, batch, layers, forward=forward)
-    return {layer.name: as_maps(layer, outputs[layer.name]) for layer in layers}
+    return maps_of(model, images, pixels, layers, forward)
 
 
 def _shown(pixels: Tensor) -> Tensor:

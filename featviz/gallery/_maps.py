@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_max_pool2d, interpolate
 
 from featviz.bars import bar as progress_bar
-from featviz.fields.maps import as_maps, map_box
+from featviz.fields.maps import map_box
 from featviz.fields.sizes import LayersBySize
 from featviz.forward import Forward
 from featviz.gallery import sprites
-from featviz.hooks import evaluating, read
 from featviz.images import Images
-from featviz.methods._inputs import batch_for, check_same_images, scanned_image
+from featviz.methods._image_maps import maps_of
+from featviz.methods._inputs import check_same_images, scanned_image
 from featviz.records.layer_scan import LayerScan
 from featviz.records.listing import Listing
 from featviz.units import Layer
@@ -101,15 +101,9 @@ def read_maps(
     """The maps of some images of one size, by their indices, in one forward pass: by layer, (images, units, h, w)."""
     listing = next(iter(scans.values())).listing
     pixels = torch.stack([scanned_image(images, listing, image) for image in chosen])
-    batch = batch_for(model, images.preprocess.normalize(pixels))
-    layers = [layer_scan.layer for layer_scan in scans.values()]
-    with evaluating(model):
-        outputs = read(model, batch, layers, forward=forward)
     shape = listing.shape_of(chosen[0])
-    maps = {}
-    for name, layer_scan in scans.items():
-        maps[name] = as_maps(sized.for_maps(layer_scan.layer, shape), outputs[name])
-    return maps
+    layers = [sized.for_maps(layer_scan.layer, shape) for layer_scan in scans.values()]
+    return maps_of(model, images, pixels, layers, forward)
 
 
 def _images_of(scans: Mapping[str, LayerScan]) -> list[int]:

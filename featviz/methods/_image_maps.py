@@ -1,0 +1,29 @@
+"""The activation maps of some images of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from featviz.fields.maps import as_maps
+from featviz.forward import Forward
+from featviz.hooks import evaluating, read
+from featviz.images.collection import Images
+from featviz.methods._inputs import batch_for
+from featviz.units import Layer
+
+
+def maps_of(
+    model: nn.Module,
+    data: Images,
+    pixels: Tensor,
+    layers: Sequence[Layer],
+    forward: Forward | None = None,
+) -> dict[str, Tensor]:
+    """The maps of layers for images (n, c, h, w) of a data set, as it gives them, from one forward pass
+    in eval mode: by layer, (n, units, h, w)."""
+    batch = batch_for(model, data.preprocess.normalize(pixels))
+    with evaluating(model):
+        outputs = read(model, batch, layers, forward=forward)
+    return {layer.name: as_maps(layer, outputs[layer.name]) for layer in layers}
