@@ -9,8 +9,8 @@ from featviz.errors import UsageError
 from featviz.geometry import Box
 from featviz.records.chosen import Channels, chosen_channels
 from featviz.records.layer_scan import LayerScan
+from featviz.records.peaks import NONE
 from featviz.records.scan import Scan
-from featviz.records.topk import NONE
 
 
 class Slot(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from featviz.exports._subject import Slot, Subject
 from featviz.files import write_atomic
-from featviz.records.topk import NONE
+from featviz.records.peaks import NONE
 
 TABLE = "exemplars.csv"
 COLUMNS = (

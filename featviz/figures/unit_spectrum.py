@@ -23,9 +23,10 @@ from featviz.figures.page import (
 from featviz.images.sources import open_images
 from featviz.records.image_sample import GROUPS
 from featviz.records.layer_scan import LayerScan
+from featviz.records.peaks import NONE
 from featviz.records.spectrum import Spectrum
 from featviz.records.statistics import bin_edges
-from featviz.records.topk import NONE, TopK
+from featviz.records.topk import TopK
 from featviz.tiles import in_middle, picture_tiles, sheet
 
 _SIDE = 64  # pixels of an image

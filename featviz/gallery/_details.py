@@ -13,9 +13,9 @@ from featviz.gallery.numbers import rounded, text
 from featviz.records.correlation import MostCorrelated, most_correlated
 from featviz.records.image_sample import GROUPS
 from featviz.records.layer_scan import LayerScan
+from featviz.records.peaks import NONE
 from featviz.records.scan import Scan
 from featviz.records.spectrum import Spectrum
-from featviz.records.topk import NONE
 
 ALIKE = 6  # units that respond to the same images, of the layer and of others
 IMAGES = 4  # of each group of a spectrum

@@ -26,7 +26,7 @@ from featviz.names import MEMORY
 from featviz.records.exemplars import Exemplars
 from featviz.records.layer_scan import LayerScan
 from featviz.records.likeness import HIGH
-from featviz.records.topk import NONE
+from featviz.records.peaks import NONE
 from featviz.rules import check_rule
 from featviz.units import Layer, Unit
 

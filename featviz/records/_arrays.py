@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from featviz.records import _fields as fields
+from featviz.records.peaks import NONE
 from featviz.records.statistics import Statistics
-from featviz.records.topk import NONE, TopK
+from featviz.records.topk import TopK
 from featviz.units import Layer
 
 ARRAYS_NAME = re.compile(r"scan-[0-9a-f]{16}\.npz")

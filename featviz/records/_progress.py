@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from featviz.errors import RecordError
+from featviz.records import _fields as fields
 from featviz.records._arrays import hash_of
+from featviz.records._fields import Entry
 from featviz.records.listing import Listing, Range, Skipped, is_in
 
 
@@ -94,6 +97,29 @@ def checksum(manifest: Mapping[str, Any]) -> str:
     """A hash of a manifest but for the checksum itself."""
     rest = {key: value for key, value in manifest.items() if key != "checksum"}
     return hash_of(json.dumps(rest, sort_keys=True).encode())
+
+
+def check_schema(path: Path, manifest: Entry, schema: int, remedy: str) -> None:
+    """Make sure that a manifest is of the schema that this version reads.
+
+    Raises:
+        RecordError: it is of another; the message ends with the remedy.
+    """
+    own = manifest.value["schema"]
+    if own != schema or isinstance(own, bool):
+        raise RecordError(
+            f"{str(path)!r} has schema {short(own)}, this version reads {schema}: {remedy}", "fresh"
+        )
+
+
+def check_written(manifest: Entry) -> None:
+    """Make sure that a manifest is as it was written.
+
+    Raises:
+        ValueError: its checksum is another.
+    """
+    if manifest.take("checksum", fields.text) != checksum(manifest.value):
+        raise ValueError("the manifest is not as it was written: its checksum is another")
 
 
 def short(value: Any) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from featviz.errors import RecordError
 from featviz.records import _fields as fields
 from featviz.records._arrays import check_arrays, own_arrays, stored_arrays
 from featviz.records._fields import Entry
 from featviz.records._layers import layer_from
-from featviz.records._progress import checksum, short
+from featviz.records._progress import check_written
 from featviz.records._ranges import is_within, joined
 from featviz.records.amplitudes import Amplitudes
 from featviz.records.image_sample import ImageSample
@@ -20,17 +19,7 @@ from featviz.records.spectrum import Spectrum
 from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK
 
-SCHEMA = 6
 _entries = fields.list_of(fields.entry)
-
-
-def check_schema(path: Path, manifest: Entry) -> None:
-    schema = manifest.value["schema"]
-    if schema != SCHEMA or isinstance(schema, bool):
-        raise RecordError(
-            f"{str(path)!r} has schema {short(schema)}, this version reads {SCHEMA}: scan again",
-            "fresh",
-        )
 
 
 def unpacked(manifest: Entry, folder: Path) -> dict[str, Any]:
@@ -66,8 +55,7 @@ def unpacked(manifest: Entry, folder: Path) -> dict[str, Any]:
             layer, top, statistics, maxima, listing, score, precision, spectrum
         )
     sources = manifest.take("sources", fields.texts)
-    if manifest.take("checksum", fields.text) != checksum(manifest.value):
-        raise ValueError("the manifest is not as it was written: its checksum is another")
+    check_written(manifest)
     amplitudes = None
     if identity["spectrum"] and not listing.sizes:
         n = int(arrays["amplitude_images"])

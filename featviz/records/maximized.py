@@ -18,9 +18,9 @@ from torch import Tensor
 from featviz.errors import FeatvizError, RecordError, UsageError, first_line
 from featviz.files import write_atomic
 from featviz.records import _fields as fields
-from featviz.records._arrays import hash_of
+from featviz.records._arrays import DAMAGED, hash_of
 from featviz.records._fields import Entry
-from featviz.records._progress import checksum, short
+from featviz.records._progress import check_schema, check_written, checksum, short
 from featviz.units import Position, Unit, UnitSum
 
 SCHEMA = 1
@@ -28,7 +28,6 @@ MANIFEST = "maximized.json"
 ARRAYS_NAME = re.compile(r"maximized-[0-9a-f]{16}\.npz")
 """Names of files of arrays; what the images drive is in the manifest."""
 _ARRAYS = ("images", "transparency", "activations", "before", "steps")
-_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -190,7 +189,7 @@ class MaximizedFiles:
         """
         try:
             return Maximized.joined([self._batch(*batch) for batch in self.batches])
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise _damaged(self.folder, error) from error
 
     @classmethod
@@ -203,15 +202,8 @@ class MaximizedFiles:
         path = folder / MANIFEST
         try:
             manifest = Entry(json.loads(path.read_bytes()))
-            schema = manifest.value["schema"]
-            if schema != SCHEMA or isinstance(schema, bool):
-                raise RecordError(
-                    f"{str(path)!r} has schema {short(schema)}, this version reads {SCHEMA}: "
-                    "make the images again",
-                    "fresh",
-                )
-            if manifest.take("checksum", fields.text) != checksum(manifest.value):
-                raise ValueError("the manifest is not as it was written: its checksum is another")
+            check_schema(path, manifest, SCHEMA, "make the images again")
+            check_written(manifest)
             files = cls(folder, dict(manifest.take("identity", fields.entry).value))
             for entry in manifest.take("batches", fields.list_of(fields.entry)):
                 name = entry.take("arrays", fields.matching(ARRAYS_NAME.pattern))
@@ -224,7 +216,7 @@ class MaximizedFiles:
             raise RecordError(
                 f"no images in {str(folder)!r}: {MANIFEST} is missing", "out"
             ) from None
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise _damaged(folder, error) from error
 
     def _check_same(self, earlier: MaximizedFiles) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 from featviz.errors import FeatvizError, LayerError, RecordError, did_you_mean, first_line
 from featviz.files import write_atomic
 from featviz.records import _fields as fields
+from featviz.records._arrays import DAMAGED
 from featviz.records._fields import Entry
 from featviz.records._layers import layer_from, layer_to_json
-from featviz.records._progress import check_resumes, checksum, short
+from featviz.records._progress import check_resumes, check_schema, check_written, checksum
 from featviz.records._rows import mapped
 from featviz.records.listing import (
     Listing,
@@ -35,7 +36,6 @@ SCHEMA = 2
 MANIFEST = "responses.json"
 ARRAY_NAME = re.compile(r"responses-\d+\.npy")
 """Names of files of arrays; a layer's name is in the manifest."""
-_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, OSError, EOFError)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -152,14 +152,14 @@ class Responses(Mapping[str, Tensor]):
         path = Path(folder) / MANIFEST
         try:
             manifest = Entry(json.loads(path.read_bytes()))
-            _check_schema(path, manifest)
+            check_schema(path, manifest, SCHEMA, "compute the responses again")
             return _unpacked(manifest, path.parent)
         except FeatvizError:
             raise
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise RecordError(f"no responses in {str(folder)!r}: {missing} is missing") from None
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise RecordError(
                 f"the responses in {str(folder)!r} are damaged ({first_line(error)}): "
                 "compute them again",
@@ -198,16 +198,6 @@ def _name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _check_schema(path: Path, manifest: Entry) -> None:
-    schema = manifest.value["schema"]
-    if schema != SCHEMA or isinstance(schema, bool):
-        raise RecordError(
-            f"{str(path)!r} has schema {short(schema)}, this version reads {SCHEMA}: "
-            "compute the responses again",
-            "fresh",
-        )
-
-
 def _unpacked(manifest: Entry, folder: Path) -> Responses:
     """The responses that a manifest and its arrays describe, each field checked."""
     listing = stored_listing(folder, manifest)
@@ -222,8 +212,7 @@ def _unpacked(manifest: Entry, folder: Path) -> Responses:
     identity.take("reduce", fields.text)
     if identity.value["layers"] != list(layers):
         raise ValueError("identity.layers are not the layers")
-    if manifest.take("checksum", fields.text) != checksum(manifest.value):
-        raise ValueError("the manifest is not as it was written: its checksum is another")
+    check_written(manifest)
     return Responses(tensors, layers, listing, {"forward": None, **identity.value}, done, skipped)
 
 

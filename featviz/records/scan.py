@@ -31,9 +31,9 @@ from featviz.records._arrays import (
     packed,
 )
 from featviz.records._layers import layer_to_json
-from featviz.records._progress import check_resumes, checksum, stale
+from featviz.records._progress import check_resumes, check_schema, checksum, stale
 from featviz.records._ranges import in_words, is_within, joined, overlap
-from featviz.records._scan_reading import SCHEMA, check_schema, unpacked
+from featviz.records._scan_reading import unpacked
 from featviz.records.amplitudes import Amplitudes
 from featviz.records.correlation import Correlated, most_correlated
 from featviz.records.layer_scan import LayerScan
@@ -47,6 +47,7 @@ from featviz.records.listing import (
 from featviz.records.spectrum import Spectrum
 from featviz.units import LayersLike, Unit
 
+SCHEMA = 6
 MANIFEST = "scan.json"
 
 
@@ -368,7 +369,7 @@ class Scan(Mapping[str, LayerScan]):
         path = Path(folder) / MANIFEST
         try:
             manifest = fields.Entry(json.loads(path.read_bytes()))
-            check_schema(path, manifest)
+            check_schema(path, manifest, SCHEMA, "scan again")
             return cls(**unpacked(manifest, path.parent))
         except FeatvizError:
             raise
