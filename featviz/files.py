@@ -19,7 +19,7 @@ except ImportError:  # Windows
 LOCK = ".featviz-lock"
 """The file that a process holds while it works in a folder."""
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.featviz-part|\.featviz-probe-(\d+)")
-_OWN_FOLDERS = ("scan", "images", "static", "layers/*", "[ab]/layers/*")
+_OWN_FOLDERS = ("scan", "images", "pages", "static", "layers/*", "[a-h]/layers/*")
 """Where temporary files can lie below a folder."""
 _claimed: set[Path] = set()
 
@@ -36,18 +36,23 @@ def write_atomic(path: Path, data: str | bytes) -> Path:
         ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.featviz-part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data.encode("utf-8") if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)  # a full disk leaves nothing behind
-        raise
+    with arriving(path) as temporary, temporary.open("wb") as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
     _sync_folder(path.parent)
     return path
+
+
+@contextmanager
+def arriving(path: Path) -> Iterator[Path]:
+    """A block that writes a file under another name, from which it is moved when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.featviz-part")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # a full disk leaves nothing behind
 
 
 def _sync_folder(folder: Path) -> None:

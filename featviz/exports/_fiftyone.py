@@ -18,10 +18,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from featviz.exports._files import arriving
 from featviz.exports._subject import Slot, Subject
 from featviz.exports._walk import Illustration
-from featviz.files import write_atomic
+from featviz.files import arriving, write_atomic
 
 SAMPLES = "samples.json"
 METADATA = "metadata.json"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +62,6 @@ def begin(folder: Path, files: Sequence[str], about: dict[str, Any]) -> None:
 def finish(folder: Path, files: Sequence[str], about: dict[str, Any]) -> None:
     """Say that all files are there."""
     _write(folder, about, files, complete=True)
-
-
-@contextmanager
-def arriving(path: Path) -> Iterator[Path]:
-    """A block that writes a file under another name, from which it is moved when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.featviz-part")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write(folder: Path, about: dict[str, Any], files: Sequence[str], complete: bool) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from featviz.exports._files import arriving, file_name
+from featviz.exports._files import file_name
 from featviz.exports._subject import Subject
 from featviz.exports._walk import Illustration
+from featviz.files import arriving
 from featviz.records._rows import claim_disk
 
 _ARRAYS = ("images.npy", "masks.npy", "units.npy")
