@@ -64,7 +64,7 @@ def test_where_python_does_not_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_first_position_of_a_score() -> None:
     maps = tied()
     lowest = maps.amin(dim=(2, 3))
-    own = Peaks.of(maps, range(5)).ranked_by(maps, lowest, has_positions=True)
+    own = Peaks.ranked_by(maps, range(5), lowest, has_positions=True)
     _, positions = slowly(-maps)
     assert same_bits(own.scores, lowest)
     assert same_bits(own.positions, positions)
@@ -73,7 +73,7 @@ def test_the_first_position_of_a_score() -> None:
 
 def test_a_score_of_no_position() -> None:
     maps = tied()
-    own = Peaks.of(maps, range(5)).ranked_by(maps, maps.mean(dim=(2, 3)), has_positions=False)
+    own = Peaks.ranked_by(maps, range(5), maps.mean(dim=(2, 3)), has_positions=False)
     assert (own.positions == -1).all()
 
 

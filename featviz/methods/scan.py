@@ -403,9 +403,11 @@ class _Run:
 
         def reduce(name: str, output: Tensor) -> None:
             maps = as_maps(self.sized.for_maps(state[name].layer, shape), output)  # (n, c, h, w)
-            peaks = Peaks.of(maps, images, self._floor(state[name], maps, images))
+            peaks = self._peaks(state[name], maps, images)
             self.numbers.take(f"layer {name!r}", peaks.maxima, images)
-            layers[name] = state[name].update(maps, self._ranked(state[name], maps, peaks))
+            if peaks.scores is not peaks.maxima:
+                self.numbers.take(f"score of layer {name!r}", peaks.scores, images)
+            layers[name] = state[name].update(maps, peaks)
 
         x = in_model_space(self.data, batch, self.parameter)
         x = self.arithmetic.laid_out(x)
@@ -418,25 +420,23 @@ class _Run:
             amplitudes = amplitudes.update(batch[counted(images, len(state.listing))])
         return state.with_progress(layers, position, list(self.skipped), amplitudes)
 
+    def _peaks(self, layer_scan: LayerScan, maps: Tensor, images: list[int]) -> Peaks:
+        """The peaks of a layer's maps, with what images are ranked by."""
+        layer, score = layer_scan.layer, layer_scan.score
+        is_vector = not layer.has_maps and not score.startswith("function ")
+        if self.score is None or is_vector:
+            return Peaks.of(maps, images, self._floor(layer_scan, maps, images))
+        scores = self.score(maps)
+        expected = maps.shape[:2]
+        if not isinstance(scores, Tensor) or scores.shape != expected:
+            given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise UsageError(
+                f"score gives {given} for maps {tuple(maps.shape)}: give {tuple(expected)}", "score"
+            )
+        return Peaks.ranked_by(maps, images, scores, has_positions(score, layer))
+
     def _floor(self, layer_scan: LayerScan, maps: Tensor, images: list[int]) -> Tensor | None:
         """What responses have to be above for their positions to be wanted; None: all are."""
         if maps.device.type not in IN_REACH or images[0] <= layer_scan.top.latest:
             return None
         return layer_scan.floor
-
-    def _ranked(self, layer_scan: LayerScan, maps: Tensor, peaks: Peaks) -> Peaks:
-        """Peaks with what images are ranked by."""
-        layer, score = layer_scan.layer, layer_scan.score
-        is_vector = not layer.has_maps and not score.startswith("function ")
-        if self.score is None or is_vector:
-            return peaks
-        scores = self.score(maps)
-        if not isinstance(scores, Tensor) or scores.shape != peaks.scores.shape:
-            given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise UsageError(
-                f"score gives {given} for maps {tuple(maps.shape)}: "
-                f"give {tuple(peaks.scores.shape)}",
-                "score",
-            )
-        self.numbers.take(f"score of layer {layer.name!r}", scores, peaks.images)
-        return peaks.ranked_by(maps, scores, has_positions(score, layer))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -48,15 +48,18 @@ class Peaks:
         maxima = _float(maxima)
         return cls(list(images), maxima, maxima, _y_x(first, maps.shape[3]))
 
-    def ranked_by(self, maps: Tensor, scores: Tensor, has_positions: bool) -> Peaks:
+    @classmethod
+    def ranked_by(
+        cls, maps: Tensor, images: Sequence[int], scores: Tensor, has_positions: bool
+    ) -> Peaks:
         """The same, with scores (n, c) other than the maxima; if these have positions, each is a value
         of its map."""
+        flat = maps.detach().flatten(2)
+        first = torch.full(scores.shape, NONE, device=maps.device)
         if has_positions:
-            is_score = maps.flatten(2) == scores[..., None]
-            positions = _y_x(is_score.byte().argmax(dim=-1), maps.shape[3])
-        else:
-            positions = torch.full_like(self.positions, NONE)
-        return replace(self, scores=_float(scores), positions=positions)
+            first = (flat == scores[..., None]).byte().argmax(dim=-1)
+        positions = _y_x(first, maps.shape[3])
+        return cls(list(images), _float(flat.amax(dim=2)), _float(scores), positions)
 
     @classmethod
     def joined(cls, batches: Sequence[Peaks]) -> Peaks:
