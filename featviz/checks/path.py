@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -21,7 +20,7 @@ from featviz.fields.maps import as_maps
 from featviz.geometry import Pixel
 from featviz.hooks import evaluating, read
 from featviz.methods._inputs import shape_of
-from featviz.methods.maximize import maximize
+from featviz.methods.maximize import maximize, unreported
 from featviz.units import Layer, Unit
 
 RULE = "maximize"
@@ -125,8 +124,7 @@ def _of_made(
     """The same for the image that was made to drive each unit, by channel; none of a unit whose
     activation did not change."""
     channels = list(subject.by_unit())
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the activation of ")
+    with unreported():
         made = maximize(
             subject.model,
             [Unit(subject.layer.name, channel) for channel in channels],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -26,7 +25,7 @@ from featviz.forward import Forward
 from featviz.images import Preprocess
 from featviz.methods._inputs import with_units
 from featviz.methods._objectives import Target
-from featviz.methods.maximize import maximize
+from featviz.methods.maximize import maximize, unreported
 from featviz.models import mini_maco
 from featviz.parameterizations import Parameterization
 from featviz.records.maximized import MANIFEST, Maximized
@@ -40,8 +39,7 @@ CLASSES = "classes"
 def run(args: argparse.Namespace) -> None:
     """Make images, and print what was written."""
     out = args.out or Path("outputs") / f"{slug(args.model)}-maximized"
-    with in_turn(out), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the activation of ")  # a line says it
+    with in_turn(out), unreported():
         model, forward = network_from(args)
         has_layers = args.layers is not None or args.directions is not None
         with directed(args, model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import nn
 
 from featviz.forward import Forward
 from featviz.images.collection import Images
-from featviz.methods.maximize import maximize
+from featviz.methods.maximize import maximize, unreported
 from featviz.records.layer_scan import LayerScan
 from featviz.records.maximized import Maximized
 
@@ -44,8 +43,7 @@ def maximize_layer(
     if not units or not steps:
         return None
     _, height, width = layer_scan.listing.input_shape
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "the activation of ")
+    with unreported():
         return maximize(
             model,
             units,

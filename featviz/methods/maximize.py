@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -28,6 +29,9 @@ from featviz.names import MAXIMIZE_MEMORY, STEPS
 from featviz.parameterizations import Maco, Parameterization, Size, parameterization_of
 from featviz.records.maximized import Maximized, MaximizedFiles, name_of
 from featviz.units import Unit, UnitSum, terms_of
+
+_SILENT = "the activation of "
+"""How the warning of units whose activation did not change begins."""
 
 TRANSFORMS: tuple[RandomTransform, ...] = (RandomAffine(),)
 """What images go through before the network sees them, by default."""
@@ -385,6 +389,15 @@ def _fitting(
     return int(memory / max(elements * element_size * _BACKWARD, 1))
 
 
+@contextmanager
+def unreported() -> Iterator[None]:
+    """A block in which `maximize` does not warn of units whose activation did not change: whoever shows
+    the images says it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _SILENT)
+        yield
+
+
 def _report_silent(result: Maximized) -> None:
     names = []
     for name, is_silent in zip(result.names, result.silent.tolist(), strict=True):
@@ -392,7 +405,7 @@ def _report_silent(result: Maximized) -> None:
             names.append(name)
     if names:
         warnings.warn(
-            f"the activation of {', '.join(names)} did not change: their images show what passes "
+            f"{_SILENT}{', '.join(names)} did not change: their images show what passes "
             "their rectifiers, or nothing; another seed may do better",
             stacklevel=3,
         )
