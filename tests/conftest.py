@@ -1,4 +1,5 @@
-"""Pictures on disk."""
+"""Pictures on disk, and one thread a process: on small networks more threads wait for each other, and tests
+run several processes at once."""
 
 from __future__ import annotations
 
@@ -8,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # read when torch is imported, here and in what tests start
 
 ROOT = Path(__file__).parent.parent
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from featviz import (
     Images,
     LayerError,
+    Links,
     Scan,
     Unit,
     UnitError,
@@ -197,3 +200,85 @@ def test_a_figure_of_a_unit_and_its_links() -> None:
     assert any("units that inhibit it" in text for text in texts) == bool(own.inhibiting(unit, 3))
     with pytest.raises(UsageError, match="no exemplars of unit"):
         figures.links(own, unit, shown[:1], n=3)
+
+
+# --- both ways
+
+
+class Gated(nn.Module):
+    """Grouped and strided convolutions, a shuffle of channels, squeeze and excitation, mean pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=2)
+        self.grouped = nn.Conv2d(6, 8, 3, stride=2, groups=2, padding=1)
+        self.squeeze = nn.Conv2d(8, 2, 1)
+        self.excite = nn.Conv2d(2, 8, 1)
+        self.dilated = nn.Conv2d(8, 4, (3, 2), dilation=2, padding=(2, 0))
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        x = x.unflatten(1, (3, 2)).transpose(1, 2).flatten(1, 2)
+        x = F.hardswish(self.grouped(x))
+        x = x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        x = F.avg_pool2d(F.relu6(self.dilated(x)), 3)
+        result: Tensor = self.head(x.flatten(1))
+        return result
+
+
+class Normed(nn.Module):
+    """A norm over channels, so that each channel is made of all units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3)
+        self.norm = nn.GroupNorm(1, 6)
+        self.last = nn.Conv2d(6, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(self.norm(self.first(x)))
+        return result
+
+
+def backward_links(model: nn.Module, images: Images, result: Scan) -> Links:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featviz.methods.links.shares_at_once", lambda *_: None)
+        return links(model, images, result)
+
+
+@pytest.mark.parametrize("make", [lambda: branching(bias=True), Gated])
+def test_shares_at_once_are_those_of_backward_passes(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, images = make().double().eval(), images_of(5)
+    result = scan(
+        model, images, [name for name, _ in model.named_children() if name != "norm"], k=4
+    )
+    own, expected = links(model, images, result), backward_links(model, images, result)
+    assert set(own.backward_passes.values()) == {0}
+    for name in result:
+        assert expected.backward_passes[name] == int(own.exemplars[name].sum())
+        assert own.shares[name].keys() == expected.shares[name].keys()
+        for before, table in own.shares[name].items():
+            torch.testing.assert_close(table, expected.shares[name][before], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(own.rests[name], expected.rests[name], rtol=1e-9, atol=1e-9)
+
+
+def test_channels_of_several_units_take_backward_passes() -> None:
+    torch.manual_seed(0)
+    model, images = Normed().double().eval(), images_of(5)
+    own = links(model, images, scan(model, images, "first, last", k=4))
+    assert own.backward_passes == {"first": 0, "last": int(own.exemplars["last"].sum())}
+    total = own.shares["last"]["first"].sum(dim=1) + own.rests["last"]
+    torch.testing.assert_close(total, own.responses["last"])
+
+
+def test_images_of_several_batches_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = branching(), images_of(7)
+    result = scan(model, images, LAYERS, k=4)
+    expected = links(model, images, result)
+    monkeypatch.setattr("featviz.methods.links._MOST", 2)
+    own = links(model, images, result)
+    for name in LAYERS[1:]:
+        for before, table in own.shares[name].items():
+            torch.testing.assert_close(table, expected.shares[name][before])

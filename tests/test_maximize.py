@@ -344,7 +344,9 @@ def test_a_record_goes_on_and_gives_the_same_bits(
         with pytest.raises(KeyboardInterrupt):
             maximize(small(), units, **options)
     assert len(Maximized.load(tmp_path).targets) == 4
+    (tmp_path / f"maximized-{'0' * 16}.npz").write_bytes(b"of a writer that was killed")
     result = maximize(small(), units, **options)
+    assert len(list(tmp_path.glob("*.npz"))) == 3
     assert result.targets == units
     assert_same(result, expected)
     again = maximize(small(), [units[3], *sums], size=11, **options)

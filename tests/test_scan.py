@@ -88,6 +88,15 @@ def test_resuming_a_complete_scan_looks_at_the_first_image_alone(tmp_path: Path)
     assert data.interrupt == 9
 
 
+def test_resuming_a_complete_scan_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
+    """It was killed between the new manifest and the old arrays."""
+    scanned(out=tmp_path)
+    files = sorted(tmp_path.iterdir())
+    (tmp_path / f"scan-{'0' * 16}.npz").write_bytes(b"older")
+    scanned(out=tmp_path, resume=True)
+    assert sorted(tmp_path.iterdir()) == files
+
+
 def test_resuming_where_there_is_no_record_begins(tmp_path: Path) -> None:
     assert same_scan(scanned(out=tmp_path / "new", resume=True), scanned())
 

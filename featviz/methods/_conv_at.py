@@ -36,6 +36,16 @@ def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     )
 
 
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module computes the product with its weights: ``nn.Linear`` itself, without hooks."""
+    return (
+        isinstance(module, nn.Linear)
+        and type(module).forward is nn.Linear.forward
+        and "forward" not in module.__dict__
+        and not (module._forward_hooks or module._forward_pre_hooks)
+    )
+
+
 def conv_at(module: nn.Conv2d, maps: Tensor, positions: Positions) -> Tensor:
     """A plain convolution at some positions.
 
@@ -47,32 +57,42 @@ def conv_at(module: nn.Conv2d, maps: Tensor, positions: Positions) -> Tensor:
     Returns:
         (n, r): each the product of one window with the filter of one channel.
     """
-    pad_y, pad_x = (int(pad) for pad in module.padding)
-    padded = functional.pad(maps, (pad_x, pad_x, pad_y, pad_y))
-    index = _window_index(module, len(maps), positions)
-    windows = padded[index]  # (n, r, c, h, w)
-    filters = module.weight.detach()[positions.channels]
-    values = (windows * filters).sum(dim=(2, 3, 4))
+    images = torch.arange(len(maps), device=maps.device)
+    values = products_at(module, maps, images, positions).sum(dim=(2, 3, 4))
     if module.bias is None:
         return values
     return values + module.bias.detach()[positions.channels]
 
 
-def _window_index(module: nn.Conv2d, n: int, positions: Positions) -> tuple[Tensor, ...]:
-    """Which elements of the padded input each position sees: indices that broadcast to (n, r, c, h, w)."""
-    device = positions.y.device
-    per_group = module.weight.shape[1]
-    group = positions.channels // (module.out_channels // module.groups)
-    channels = group[..., None] * per_group + torch.arange(per_group, device=device)
+def products_at(module: nn.Conv2d, maps: Tensor, images: Tensor, positions: Positions) -> Tensor:
+    """What a plain convolution sums at some positions.
+
+    Args:
+        module, maps: as `conv_at` has them.
+        images: (n,), which of the maps each row of positions is of.
+        positions: (n, r).
+
+    Returns:
+        (n, r, c, h, w), windows times filters; c are the channels of a group.
+    """
+    pad_y, pad_x = (int(pad) for pad in module.padding)
+    padded = functional.pad(maps, (pad_x, pad_x, pad_y, pad_y))
     rows = _window(positions.y, module.kernel_size[0], module.stride[0], module.dilation[0])
     columns = _window(positions.x, module.kernel_size[1], module.stride[1], module.dilation[1])
-    images = torch.arange(n, device=device)
-    return (
+    windows = padded[
         images[:, None, None, None, None],
-        channels[..., None, None],
+        channels_at(module, positions.channels)[..., None, None],
         rows[..., None, :, None],
         columns[..., None, None, :],
-    )
+    ]
+    return windows * module.weight.detach()[positions.channels]
+
+
+def channels_at(module: nn.Conv2d, channels: Tensor) -> Tensor:
+    """The channels (..., c) that a plain convolution's own channels (...) are made of."""
+    per_group = module.weight.shape[1]
+    group = channels // (module.out_channels // module.groups)
+    return group[..., None] * per_group + torch.arange(per_group, device=channels.device)
 
 
 def _window(position: Tensor, kernel: int, stride: int, dilation: int) -> Tensor:

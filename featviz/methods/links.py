@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,13 @@ from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.fields.sizes import LayersBySize
 from featviz.forward import Forward, call_model
-from featviz.hooks import edit, evaluating
+from featviz.hooks import capture, edit, evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
+from featviz.methods._conv_at import is_plain, is_plain_linear
 from featviz.methods._inputs import check_same_images, scanned_image
+from featviz.methods._link_shares import Exemplars, Module, shares_at_once, shares_by_backward
+from featviz.names import MEMORY
 from featviz.patterns import split_call
 from featviz.records.links import Links
 from featviz.records.scan import Scan
@@ -77,12 +80,16 @@ def links(
     chosen = _chosen(model, result, channels)
     run = _Run(model, data, result, net, forward, chosen)
     jobs = _jobs(result, chosen)
-    with evaluating(model):
-        for index in progress_bar(jobs, desc="links", unit="image", progress=progress):
-            run.look(index, jobs[index])
+    bar = progress_bar(desc="links", total=len(jobs), unit="image", progress=progress)
+    with bar, evaluating(model):
+        for batch in run.batches(jobs):
+            run.look(batch, jobs)
+            bar.update(len(batch))
     return run.links()
 
 
+_MOST = 16  # images in a forward pass
+_COPIES = 4  # of what a forward pass computes are held
 Units = dict[str, list[int]]
 """By layer, the channels of units."""
 Job = tuple[str, int, int, int]
@@ -134,7 +141,7 @@ def _jobs(result: Scan, chosen: Units) -> dict[int, list[Job]]:
 
 
 class _Run:
-    """Adds up shares, image by image."""
+    """Adds up shares, some images at a time."""
 
     def __init__(
         self,
@@ -153,60 +160,83 @@ class _Run:
         # where the graph is cut, so that each response reaches the layers next before it alone
         linear = [layer for layer in net.values() if _has_links(model, layer)]
         self.linear = {layer.name: layer for layer in linear}
+        self.plain = _plain_modules(model, result, chosen)
         self.sized = LayersBySize(model, result.listing.input_shape, linear, forward)
         self.shares: dict[str, dict[str, Tensor]] = {name: {} for name in chosen}
         self.responses = {name: _zeros(result[name].layer.channels) for name in chosen}
         self.rests = {name: _zeros(result[name].layer.channels) for name in chosen}
         self.counts = {name: _zeros(result[name].layer.channels) for name in chosen}
+        self.backward_passes = dict.fromkeys(chosen, 0)
 
-    def look(self, index: int, jobs: list[Job]) -> None:
-        """Add the exemplars of one image."""
-        pixels = scanned_image(self.data, self.result.listing, index)
-        shape = self.result.listing.shape_of(index)
-        x = self.data.preprocess.normalize(pixels[None]).to(self.parameter)
-        outputs: dict[str, Tensor] = {}  # of each layer, and what they are made of
-        leaves: dict[str, Tensor] = {}  # what the layers behind it are given in its place
+    def batches(self, images: Iterable[int]) -> Iterator[list[int]]:
+        """Images of one size, as many as memory allows."""
+        by_shape: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+        for image in images:
+            by_shape[self.result.listing.shape_of(image)].append(image)
+        deepest = max(layer.elements for layer in self.linear.values())
+        size = deepest * self.parameter.element_size() * _COPIES
+        n = min(max(MEMORY // size, 1), _MOST)
+        for own in by_shape.values():
+            for start in range(0, len(own), n):
+                yield own[start : start + n]
+
+    def look(self, images: list[int], jobs: Mapping[int, list[Job]]) -> None:
+        """Add the exemplars of some images of one size."""
+        listing = self.result.listing
+        shape = listing.shape_of(images[0])
+        layers = {name: self.sized.for_maps(own, shape) for name, own in self.linear.items()}
+        pixels = torch.stack([scanned_image(self.data, listing, image) for image in images])
+        by_layer: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
+        for row, image in enumerate(images):
+            for name, channel, y, x in jobs[image]:
+                by_layer[name].append((row, channel, y, x))
+        with torch.enable_grad():
+            passed = self._passed(self.data.preprocess.normalize(pixels).to(self.parameter))
+            for name, own in by_layer.items():
+                indices = torch.tensor(own, device=self.parameter.device)
+                self._add(name, Exemplars(*indices.unbind(dim=1)), passed, layers)
+
+    def _passed(self, x: Tensor) -> _Passed:
+        """A forward pass in which every linear layer's output begins a graph of its own."""
+        passed = _Passed({}, {}, {})
 
         def cut(name: str) -> Callable[[Tensor], Tensor]:
             def leaf_of(output: Tensor) -> Tensor:
-                outputs[name] = output
-                leaves[name] = output.detach().clone().requires_grad_()
-                return leaves[name]
+                passed.outputs[name] = output
+                passed.leaves[name] = output.detach().clone().requires_grad_()
+                return passed.leaves[name]
 
             return leaf_of
 
         functions = {layer: cut(name) for name, layer in self.linear.items()}
-        with torch.enable_grad(), edit(self.model, functions):
+        plain = [self.result[name].layer for name in self.plain]
+        with edit(self.model, functions), capture(self.model, plain, inputs=True) as given:
             call_model(self.model, x, self.forward)
-            for name, channel, y, x_at in jobs:
-                layer = self.sized.for_maps(self.result[name].layer, shape)
-                maps = as_maps(layer, outputs[name])
-                self._add(name, channel, maps[0, channel, y, x_at], leaves, shape)
+        passed.given.update(given)
+        return passed
 
     def _add(
-        self,
-        name: str,
-        channel: int,
-        response: Tensor,
-        leaves: dict[str, Tensor],
-        shape: tuple[int, int, int],
+        self, name: str, exemplars: Exemplars, passed: _Passed, layers: Mapping[str, Layer]
     ) -> None:
-        """Add one exemplar, of an image of this shape."""
-        self.counts[name][channel] += 1
-        self.responses[name][channel] += float(response.detach())
-        rest = float(response.detach())
-        if response.requires_grad:
-            gradients = torch.autograd.grad(
-                response, list(leaves.values()), retain_graph=True, allow_unused=True
-            )
-            for (before, leaf), gradient in zip(leaves.items(), gradients, strict=True):
-                if gradient is not None:
-                    layer = self.sized.for_maps(self.linear[before], shape)
-                    added = as_maps(layer, (gradient * leaf).detach())[0]
-                    own = added.double().sum(dim=(1, 2)).cpu()
-                    rest -= float(own.sum())
-                    self._table(name, before, len(own))[channel] += own
-        self.rests[name][channel] += rest
+        """Add exemplars of one layer."""
+        maps = as_maps(layers[name], passed.outputs[name])
+        shares = None
+        if name in self.plain and isinstance(given := passed.given[name], Tensor):
+            module = self.plain[name]
+            shares = shares_at_once(module, given, passed.leaves, layers, exemplars)
+        if shares is None:
+            shares = shares_by_backward(maps, passed.leaves, layers, exemplars)
+            self.backward_passes[name] += len(exemplars.rows)
+        channels = exemplars.channels.cpu()
+        responses = exemplars.of(maps.detach()).double().cpu()
+        rests = responses.clone()
+        for before, own in shares.items():
+            added = own.cpu()
+            self._table(name, before, added.shape[1]).index_add_(0, channels, added)
+            rests -= added.sum(dim=1)
+        self.responses[name].index_add_(0, channels, responses)
+        self.rests[name].index_add_(0, channels, rests)
+        self.counts[name].index_add_(0, channels, torch.ones_like(responses))
 
     def _table(self, name: str, before: str, units: int) -> Tensor:
         """The sums of shares of one layer in another."""
@@ -217,19 +247,41 @@ class _Run:
 
     def links(self) -> Links:
         """The means of what was added."""
+        counts = {name: own.clamp(min=1) for name, own in self.counts.items()}
         shares = {}
         for name, tables in self.shares.items():
-            counts = self.counts[name].clamp(min=1)
-            shares[name] = {before: table / counts[:, None] for before, table in tables.items()}
+            n = counts[name][:, None]
+            shares[name] = {before: table / n for before, table in tables.items()}
         return Links(
             shares,
-            {
-                name: total / self.counts[name].clamp(min=1)
-                for name, total in self.responses.items()
-            },
-            {name: total / self.counts[name].clamp(min=1) for name, total in self.rests.items()},
+            {name: total / counts[name] for name, total in self.responses.items()},
+            {name: total / counts[name] for name, total in self.rests.items()},
             {name: count.long() for name, count in self.counts.items()},
+            self.backward_passes,
         )
+
+
+class _Passed(NamedTuple):
+    """A forward pass. By layer, what it returned, what the layers behind it got in its place, and what
+    it was given."""
+
+    outputs: dict[str, Tensor]
+    leaves: dict[str, Tensor]
+    given: dict[str, Any]
+
+
+def _plain_modules(model: nn.Module, result: Scan, names: Iterable[str]) -> dict[str, Module]:
+    """Of these layers, the modules that compute what their class says, and take (n, c) or (n, c, h, w).
+
+    Asked before outputs are cut, since hooks make a module another.
+    """
+    plain: dict[str, Module] = {}
+    for name in names:
+        layer = result[name].layer
+        module = submodule(model, split_call(layer.call)[0])
+        if is_plain(module) or (is_plain_linear(module) and not layer.has_maps):
+            plain[name] = module
+    return plain
 
 
 def _zeros(*shape: int) -> Tensor:

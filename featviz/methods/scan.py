@@ -37,6 +37,7 @@ from featviz.methods._numbers import Numbers
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._shards import check_shard, folder_of, range_of
 from featviz.methods._steady import SteadyReader, check_repeats
+from featviz.records._arrays import arrays_in
 from featviz.records._ranges import in_words
 from featviz.records.image_sample import ImageSample, counted
 from featviz.records.layer_scan import LayerScan, has_positions
@@ -286,9 +287,10 @@ class _Run:
         self.saved = time.monotonic()
 
     def renewed(self, state: Scan, begun: Scan) -> Scan:
-        """A finished record with the files as they are now."""
+        """A finished record with the files as they are now, and nothing else in its folder."""
         result = state.renewed(begun)
-        if result.identity != state.identity:
+        has_older = self.out is not None and len(arrays_in(self.out)) > 1
+        if result.identity != state.identity or has_older:
             self.save(result)
         return result
 

@@ -53,6 +53,11 @@ def hash_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
+def arrays_in(folder: Path) -> list[Path]:
+    """The files of arrays in a folder: one, or more after a writer that was killed."""
+    return [path for path in folder.glob("scan-*.npz") if ARRAYS_NAME.fullmatch(path.name)]
+
+
 def stored_arrays(folder: Path, manifest: fields.Entry) -> dict[str, Any]:
     """The arrays that a manifest speaks of, if they are those that were written."""
     name = manifest.take("arrays", fields.text)

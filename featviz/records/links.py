@@ -38,6 +38,8 @@ class Links:
             shifts of batch norms add; behind what is not linear piece by piece, such as a smooth
             rectifier or a gate, also what that bends.
         exemplars: by layer, (units,) int64: how many exemplars these are the means of.
+        backward_passes: by layer, how many exemplars took backward passes: all, where the channels
+            that it is given are not each of one unit of a layer before. It is slower.
 
     Example:
         >>> from featviz import links, load_model, open_images, scan
@@ -55,6 +57,7 @@ class Links:
     responses: dict[str, Tensor]
     rests: dict[str, Tensor]
     exemplars: dict[str, Tensor]
+    backward_passes: dict[str, int]
 
     def __repr__(self) -> str:
         units = sum(int((counts > 0).sum()) for counts in self.exemplars.values())

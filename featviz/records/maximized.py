@@ -159,11 +159,12 @@ class MaximizedFiles:
             earlier = MaximizedFiles.load(self.folder)
             self._check_same(earlier)
             self.batches = earlier.batches
-            return
-        (self.folder / MANIFEST).unlink(missing_ok=True)
-        for old in self.folder.glob("maximized-*.npz"):
-            if ARRAYS_NAME.fullmatch(old.name):
-                old.unlink()
+        else:
+            (self.folder / MANIFEST).unlink(missing_ok=True)
+        own = [name for name, _ in self.batches]
+        for path in self.folder.glob("maximized-*.npz"):
+            if path.name not in own and ARRAYS_NAME.fullmatch(path.name):
+                path.unlink()
 
     def add(self, result: Maximized) -> None:
         """Write the images of one more batch, and then the manifest that speaks of them."""

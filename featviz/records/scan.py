@@ -25,8 +25,8 @@ from featviz.files import write_atomic
 from featviz.patterns import resolve
 from featviz.records import _fields as fields
 from featviz.records._arrays import (
-    ARRAYS_NAME,
     DAMAGED,
+    arrays_in,
     arrays_name,
     packed,
 )
@@ -354,9 +354,9 @@ class Scan(Mapping[str, LayerScan]):
         write_atomic(folder / MANIFEST, json.dumps(_manifest(self, arrays, listing), indent=1))
         if listing_in is None and not any(folder.glob("shard-*-of-*/scan.json")):
             remove_older_listings(folder, listing)
-        for old in folder.glob("scan-*.npz"):
-            if old.name != arrays and ARRAYS_NAME.fullmatch(old.name):
-                old.unlink()
+        for path in arrays_in(folder):
+            if path.name != arrays:
+                path.unlink()
         return folder / MANIFEST
 
     @classmethod
