@@ -24,7 +24,7 @@ ROOT = HOME.parent
 FLOORS = (
     {"errors", "names", "_lazy"},
     {"geometry"},
-    {"bars", "units", "files", "forward", "inplace"},
+    {"bars", "units", "files", "forward", "inplace", "threads"},
     {"attached", "patterns", "images", "rules", "tiles", "models.local", "models.zeiler_fergus"},
     {"edits", "parameterizations"},
     {"hooks"},

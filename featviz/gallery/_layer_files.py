@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from featviz.records.exemplars import Exemplars
 from featviz.records.layer_scan import LayerScan
 from featviz.records.links import Links
 from featviz.records.scan import Scan
+from featviz.threads import threads
 from featviz.units import Layer
 from featviz.views import ViewsLike
 
@@ -130,14 +132,16 @@ class Work:
                 group = channels[start : start + step]
                 exemplars = self._projected(units, layer_scan, group, _half(bar, start, len(group)))
                 units.add(exemplars)
-                for row in range(len(group)):
-                    self._write_sprite(units, layer_scan, exemplars, row)
-                    _move(bar, start + (len(group) + row + 1) // 2)
+                write = partial(self._write_sprite, units, layer_scan, exemplars)
+                with threads() as pool:
+                    for row, numbers in enumerate(pool.map(write, range(len(group)))):
+                        units.numbers.append(numbers)
+                        _move(bar, start + (len(group) + row + 1) // 2)
 
     def _write_sprite(
         self, units: Units, layer_scan: LayerScan, exemplars: Exemplars, row: int
-    ) -> None:
-        """Write the tiles of a unit, unless it is dead, and keep its numbers and pictures."""
+    ) -> Record:
+        """Write the tiles of a unit, unless it is dead, keep its pictures, and give its numbers."""
         channel = exemplars.channels[row]
         numbers = unit_numbers(layer_scan, exemplars, row)
         if units.filters is not None:
@@ -149,7 +153,6 @@ class Work:
             self._add_sizes(layer_scan.layer, numbers["exemplars"])
         if channel in units.maximized:
             numbers["maximized"] = units.maximized[channel]
-        units.numbers.append(numbers)
         if channel in units.shown:
             side = sprites.STRIP_SIDE
             units.columns[channel] = sprites.strongest(exemplars, row, side, self.views)
@@ -162,6 +165,7 @@ class Work:
             details = site.script(units.details.of(channel))
             script = sprites.sprite(pictures, opacity, column, details)
             write_atomic(units.folder / f"{channel}.js", script)
+        return numbers
 
     def _add_sizes(self, layer: Layer, exemplars: list[Record]) -> None:
         """Say of exemplars how large their images are, and their maps there."""

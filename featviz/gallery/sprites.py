@@ -20,7 +20,7 @@ from featviz.views import PATCH, ViewsLike, view_tiles, views_for
 
 TILE = 96  # the longest side of a tile in pixels; what is larger is averaged down
 CRISP = 32  # tiles up to this side keep their exact pixels
-QUALITY = 80
+QUALITY = 65
 THUMBNAIL = 192  # the longest side of an image
 STRIP_SIDE = 72  # of the tiles on the front page
 

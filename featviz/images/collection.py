@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -21,6 +21,7 @@ from featviz.images._items import Read, image_of, in_unit_range, read_pixels, si
 from featviz.images._labels import LabelsLike, labels_of
 from featviz.images._sizes import UNREADABLE, WINDOW, Size, chunks, chunks_by_size, own_sizes
 from featviz.images.preprocess import Preprocess
+from featviz.threads import threads
 
 Outcome = Tensor | ImageError
 """An item, or why it cannot be read."""
@@ -379,16 +380,13 @@ class Images(Sequence[Tensor]):
     def _by_threads(self, chunks: list[list[int]]) -> Iterator[tuple[list[int], list[Outcome]]]:
         """Two chunks ahead of what is asked for."""
         ahead: deque[tuple[list[int], list[Future[Outcome]]]] = deque()
-        pool = ThreadPoolExecutor(self.threads)
-        try:
+        with threads(self.threads) as pool:
             for chunk in chunks:
                 ahead.append((chunk, [pool.submit(self._attempt, i) for i in chunk]))
                 if len(ahead) == 2:
                     yield _finished(*ahead.popleft())
             for chunk, futures in ahead:
                 yield _finished(chunk, futures)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _by_workers(self, chunks: list[list[int]]) -> Iterator[tuple[list[int], list[Outcome]]]:
         """By processes of torch's, which have the global random numbers to themselves."""
