@@ -225,8 +225,7 @@ def size(number: float) -> str:
 
 
 def row(case: Case, costs: Costs, args: argparse.Namespace) -> str:
-    """One case. Each file is read once; each rank holds the listing, and a merge reads it with
-    every shard."""
+    """One case. Each file is read once, and each rank holds the listing; a merge reads it once."""
     share = case.images / case.gpus
     shards = -(-case.images // case.per_shard)
     forward = share / args.rate
@@ -239,7 +238,7 @@ def row(case: Case, costs: Costs, args: argparse.Namespace) -> str:
         hours(forward),
         hours(decode),
         f"{hours(scanning + saves)}, {slower}",
-        hours(shards * (costs.merge + case.images * costs.read)),
+        hours(shards * costs.merge + case.images * costs.read),
         size(shards * costs.record),
         size(case.images * costs.listed),
         f"{size(case.images * costs.held)} a rank",

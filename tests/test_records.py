@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from nets import integers, plain
 from samples import LAYERS, Samples, same_scan, scanned
 from torch import Tensor, nn
 
-from featviz import Images, LayerScan, Listing, Preprocess, Scan, Statistics, open_images
+from featviz import Images, LayerScan, Listing, Preprocess, Scan, Statistics, merge, open_images
 from featviz.errors import LayerError, RecordError
 from featviz.records._arrays import hash_of
 from featviz.records._progress import checksum
@@ -217,6 +219,36 @@ def test_a_manifest_does_not_grow_with_the_data_set(tmp_path: Path) -> None:
     loaded = Scan.load(tmp_path).listing
     assert (loaded.keys, loaded.labels) == (keys, listing.labels)
     assert loaded.stamps == listing.stamps
+
+
+def test_the_listing_of_many_shards_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(4):
+        scanned(shard=(i, 4), out=tmp_path, batch_size=1)
+    reads = []
+    read_bytes = Path.read_bytes
+
+    def counted(path: Path) -> bytes:
+        reads.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", counted)
+    gc.collect()  # no other test holds it
+    merge(tmp_path)
+    assert len([name for name in reads if name.startswith("listing-")]) == 1
+
+
+def test_a_listing_that_was_changed_is_read_again(tmp_path: Path) -> None:
+    """Also where the one that it was is in use."""
+    result = scanned(out=tmp_path)
+    held = Scan.load(tmp_path)
+    (path,) = tmp_path.glob("listing-*.json.gz")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(RecordError, match="its hash is another"):
+        Scan.load(tmp_path)
+    assert held.listing.keys == result.listing.keys
 
 
 def test_shards_share_their_listing_in_memory(tmp_path: Path) -> None:

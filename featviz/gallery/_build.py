@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from featviz.errors import LayerError, UsageError
+from featviz.errors import UsageError
 from featviz.fields.sizes import LayersBySize
 from featviz.forward import Forward, check_module
 from featviz.gallery import site, sprites
@@ -20,7 +20,7 @@ from featviz.gallery._record import begun
 from featviz.gallery._rules import default_rules
 from featviz.images import Images, open_images
 from featviz.methods._shards import check_shard, folder_of
-from featviz.methods.links import links
+from featviz.methods.links import linked_layers, links
 from featviz.names import MEMORY
 from featviz.records.chosen import Channels, chosen_channels
 from featviz.records.layer_scan import has_positions
@@ -127,9 +127,9 @@ def build(
     i, n = shard or (0, 1)
     own = list(zip(record["layers"], result.values(), strict=True))[i::n]
     missing = [layer_scan for entry, layer_scan in own if not entry["done"]]
-    unit_links = _links(result, model, data, forward, progress) if missing else None
+    unit_links = _links(result, model, data, shown, forward, progress) if missing else None
     sized = LayersBySize(model, result.listing.input_shape, result, forward)
-    maps = activation_maps(model, data, missing, sized, forward, progress)
+    maps = activation_maps(model, data, missing, sized, shown, forward, progress)
     work = Work(
         result,
         model,
@@ -194,13 +194,20 @@ def is_finished(
 
 
 def _links(
-    result: Scan, model: nn.Module, data: Images, forward: Forward | None, progress: bool
+    result: Scan,
+    model: nn.Module,
+    data: Images,
+    shown: Mapping[str, Sequence[int]],
+    forward: Forward | None,
+    progress: bool,
 ) -> Links | None:
-    """Which units make up which; None where no layer of the scan is linear in what it is given, or
-    exemplars are of no position."""
+    """Which units make up those that are shown; None where no layer of the scan is linear in what it is
+    given, or exemplars are of no position."""
     if not all(has_positions(own.score, own.layer) for own in result.values()):
         return None
-    try:
-        return links(model, data, result, forward=forward, progress=progress)
-    except LayerError:
+    linked = linked_layers(model, result)
+    if not linked:
         return None
+    every = {name: range(result[name].layer.channels) for name in linked}
+    channels = {name: shown.get(name, own) for name, own in every.items()}
+    return links(model, data, result, channels, forward=forward, progress=progress)

@@ -43,17 +43,21 @@ def activation_maps(
     images: Images,
     scans: Sequence[LayerScan],
     sized: LayersBySize,
+    shown: Mapping[str, Sequence[int]],
     forward: Forward | None = None,
     progress: bool = False,
 ) -> dict[str, Tensor]:
-    """The maps of all exemplars of some layers of one scan, from one forward pass for each image that
+    """The maps of the exemplars of some layers of one scan, from one forward pass for each image that
     is an exemplar of any.
+
+    Args:
+        shown: by layer, the units whose exemplars are looked at; of a layer that is not there, all.
 
     Returns:
         By layer, (units, k, h, w) uint8, all of the size that the layer's maps have for the largest
-        image: the response at each position as a share of the exemplar's
-        score, of which 255 is all, and negative responses are 0; where no exemplar is, 0. Layers
-        that ``map_size`` has no size for are left out.
+        image: the response at each position as a share of the exemplar's score, of which 255 is all,
+        and negative responses are 0; where no exemplar is, 0. Of units that are not shown some are
+        missing, and layers that ``map_size`` has no size for are left out.
 
     Raises:
         ImageError: the images are not those of the scan.
@@ -70,7 +74,7 @@ def activation_maps(
         return maps
     listing = next(iter(kept.values())).listing
     check_same_images(images, listing)
-    batches = batches_by_size(listing, _images_of(kept))
+    batches = batches_by_size(listing, _images_of(kept, shown))
     for chosen in progress_bar(batches, desc="maps", unit="batch", progress=progress):
         outputs = read_maps(model, images, kept, chosen, sized, forward)
         for name, layer_scan in kept.items():
@@ -106,11 +110,12 @@ def read_maps(
     return maps_of(model, images, pixels, layers, forward)
 
 
-def _images_of(scans: Mapping[str, LayerScan]) -> list[int]:
-    """The images of all exemplars, each once."""
+def _images_of(scans: Mapping[str, LayerScan], shown: Mapping[str, Sequence[int]]) -> list[int]:
+    """The images of all exemplars of the units that are shown, each once."""
     images: set[int] = set()
-    for layer_scan in scans.values():
-        images |= set(layer_scan.top.images.flatten().tolist())
+    for name, layer_scan in scans.items():
+        own = layer_scan.top.images
+        images |= set(own[shown.get(name, slice(None))].flatten().tolist())
     return sorted(image for image in images if image >= 0)
 
 

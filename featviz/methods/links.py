@@ -100,7 +100,7 @@ def _chosen(model: nn.Module, result: Scan, channels: Mapping[str, Sequence[int]
     """The living units whose links are wanted."""
     wanted = channels
     if wanted is None:
-        linked = [name for name in result if _has_links(model, result[name].layer)]
+        linked = linked_layers(model, result)
         wanted = {name: range(result[name].layer.channels) for name in linked}
     chosen = {}
     for name, own in wanted.items():
@@ -119,6 +119,11 @@ def _chosen(model: nn.Module, result: Scan, channels: Mapping[str, Sequence[int]
             "no layer of the scan has links: scan convolutions or fully connected layers"
         )
     return chosen
+
+
+def linked_layers(model: nn.Module, result: Scan) -> list[str]:
+    """The layers of a scan that have links."""
+    return [name for name in result if _has_links(model, result[name].layer)]
 
 
 def _has_links(model: nn.Module, layer: Layer) -> bool:

@@ -145,19 +145,29 @@ def stored_listing(folder: Path, manifest: Entry) -> Listing:
     path = folder / name
     if not path.exists() and (folder.parent / name).exists():
         path = folder.parent / name
-    data = path.read_bytes()
-    if name != f"listing-{hash_of(data)}.json.gz":
-        raise ValueError(f"{name} is not as it was written: its hash is another")
     c, h, w = manifest.take("input_shape", fields.list_of(fields.integer(1), 3))
-    known = _known.get((name, (c, h, w)))
-    if known is None:
-        known = _unpacked(data, (c, h, w))
-        _known[name, (c, h, w)] = known
-    return known
+    stat = path.stat()
+    as_it_was = (str(path), stat.st_mtime_ns, stat.st_size, (c, h, w))
+    listing = _in_use.get(as_it_was)
+    if listing is None:
+        listing = _in_use[as_it_was] = _read(path, (c, h, w))
+    return listing
 
 
-_known: WeakValueDictionary[tuple[str, Shape], Listing] = WeakValueDictionary()
-"""Listings in use, by file and shape: shards have one in common, which is read once."""
+def _read(path: Path, shape: Shape) -> Listing:
+    """The listing of a file, or the same one that is in use already."""
+    data = path.read_bytes()
+    if path.name != f"listing-{hash_of(data)}.json.gz":
+        raise ValueError(f"{path.name} is not as it was written: its hash is another")
+    listing = _in_use.get((path.name, shape))
+    if listing is None:
+        listing = _in_use[path.name, shape] = _unpacked(data, shape)
+    return listing
+
+
+_in_use: WeakValueDictionary[tuple[Any, ...], Listing] = WeakValueDictionary()
+"""Listings by file and shape: shards have one in common, which is read once. By its path and stamp, so that it is not
+read to find that out; and by its name, which is that of its content."""
 
 
 def _unpacked(data: bytes, shape: Shape) -> Listing:
