@@ -7,16 +7,23 @@ opens its page from disk in the system's Chromium, and prints how long it takes 
 view is drawn, and until the page has sorted its units and drawn those that come first; then the
 memory of the page's process and of its script (Linux): after opening, after scrolling through all
 units, after what the browser would throw away when it needs room is thrown away, and after the
-layer's figure is made."""
+layer's figure is made.
+
+Then how long a unit's panel takes from the click to its pictures, the median of 20 units whose sprites
+are loaded and of 20 that are not, and how many of 20 places of the page, jumped to one after another,
+still have an empty tile in view 300 ms later. ``--gallery PAGE`` measures this on a layer's page of
+your own."""
 
 from __future__ import annotations
 
 import argparse
+import random
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -32,6 +39,28 @@ DRAWN = """() => {
   return inView.length > 0 && inView.every(drawn);
 }"""
 SORTED = f"() => document.querySelector('#tiles li').dataset.unit !== '0' && ({DRAWN})()"
+PANEL = """async (tile) => {
+  const dialog = document.querySelector("#unit");
+  const isDrawn = (picture) => picture.style.backgroundImage || picture.src;
+  const drawn = () => dialog.open && [...dialog.querySelectorAll(".blocks .picture")].every(isDrawn);
+  const start = performance.now();
+  tile.querySelector("a").click();
+  while (!drawn()) await new Promise(requestAnimationFrame);
+  const time = performance.now() - start;
+  dialog.close();
+  await new Promise((done) => setTimeout(done, 200)); // the address is the page's again
+  return time;
+}"""
+JUMPED = """async (share) => {
+  scrollTo(0, share * (document.documentElement.scrollHeight - innerHeight));
+  await new Promise((done) => setTimeout(done, 300));
+  const inView = [...document.querySelectorAll("#tiles li")].filter((item) => {
+    const box = item.getBoundingClientRect();
+    return box.bottom > 0 && box.top < innerHeight;
+  });
+  const drawn = (item) => item.querySelector(".dead") || item.querySelector(".picture").style.backgroundImage;
+  return [inView.length, inView.filter((item) => !drawn(item)).length];
+}"""
 SCROLLED = """async () => {
   for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
     scrollTo(0, y);
@@ -117,22 +146,50 @@ def print_memories(browser: Browser, page: Page) -> None:
     print(f"\nfigure of the layer: {size / 1e6:.1f} MB, {time.perf_counter() - start:.1f} s")
 
 
+def print_use(page: Page, address: Path) -> None:
+    """Open panels, and jump about."""
+    page.goto(address.as_uri())
+    page.wait_for_function(DRAWN)
+    tiles = [
+        tile for tile in page.query_selector_all("#tiles li") if not tile.query_selector(".dead")
+    ]
+    in_view = [tile for tile in tiles[:60] if tile.query_selector(".picture[style]")][:20]
+    others = tiles[-20:]
+    for name, chosen in (("loaded", in_view), ("not loaded", others)):
+        times = [page.evaluate(PANEL, tile) for tile in chosen]
+        print(
+            f"panel of a unit whose sprite is {name}: {median(times):.0f} ms, at most {max(times):.0f}"
+        )
+    page.reload()
+    page.wait_for_function(DRAWN)
+    draws = random.Random(0)
+    counts = [page.evaluate(JUMPED, draws.random()) for _ in range(20)]
+    blank = [empty for _, empty in counts if empty]
+    print(
+        f"20 jumps: {len(blank)} with an empty tile after 300 ms, {sum(n for n, _ in counts)} tiles in view\n"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--units", type=int, default=2048)
-    units = parser.parse_args().units
+    parser.add_argument("--gallery", type=Path, help="a page such as layer-003.html")
+    args = parser.parse_args()
+    units = args.units
     names = ("chromium", "chromium-browser", "google-chrome")
     executable = next(filter(None, map(shutil.which, names)))
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        address = made_up(Path(folder), units)
-        print_gallery(address, units)
+        address = args.gallery or made_up(Path(folder), units)
         browser = playwright.chromium.launch(
             executable_path=executable, args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto("about:blank")  # so that the browser's own start is not counted
-        print_times(page, address)
-        print_memories(browser, page)
+        if args.gallery is None:
+            print_gallery(address, units)
+            print_times(page, address)
+            print_memories(browser, page)
+        print_use(page, address.resolve())
         browser.close()
 
 
