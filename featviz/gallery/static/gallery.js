@@ -223,7 +223,8 @@ const featviz = (() => {
     page.items = data.sides[0].units.map((_, unit) => tile(data, unit));
     featviz.arrange.offerClasses();
     featviz.restore();
-    const watch = new IntersectionObserver((entries) => entries.forEach((entry) => {
+    const beside = ({ boundingClientRect: box }) => Math.max(-box.bottom, box.top - innerHeight, 0); // pixels from the view
+    const watch = new IntersectionObserver((entries) => entries.sort((a, b) => beside(a) - beside(b)).forEach((entry) => { // what is in view first
       entry.target.near = entry.isIntersecting;
       draw(entry.target);
     }), { rootMargin: "250px" });
