@@ -427,7 +427,9 @@ class _Run:
         layer, score = layer_scan.layer, layer_scan.score
         is_vector = not layer.has_maps and not score.startswith("function ")
         if self.score is None or is_vector:
-            return Peaks.of(maps, images, self._floor(layer_scan, maps, images))
+            # with the spectrum the weakest are wanted, too
+            most = layer_scan.top.k if layer_scan.spectrum is None else None
+            return Peaks.of(maps, images, self._floor(layer_scan, maps, images), most)
         scores = self.score(maps)
         expected = maps.shape[:2]
         if not isinstance(scores, Tensor) or scores.shape != expected:

@@ -23,7 +23,7 @@ class Peaks:
         maxima: (n, c) float32, of the maps.
         scores: (n, c) float32, what images are ranked by: the maxima, or as of `ranked_by`.
         positions: (n, c, 2) int64, (y, x) of the first position that has the score; -1 where scores
-            are of no position, or not above the floor of `of`.
+            are of no position, or it was not wanted.
     """
 
     images: list[int]
@@ -32,19 +32,26 @@ class Peaks:
     positions: Tensor
 
     @classmethod
-    def of(cls, maps: Tensor, images: Sequence[int], floor: Tensor | None = None) -> Peaks:
+    def of(
+        cls,
+        maps: Tensor,
+        images: Sequence[int],
+        floor: Tensor | None = None,
+        most: int | None = None,
+    ) -> Peaks:
         """Those of maps (n, c, h, w).
 
         Args:
             maps, images: the maps, and the index of the image of each.
             floor: (c,) positions are wanted where the maximum is above it; None: everywhere.
+            most: and of so many of the largest maxima of each unit, and those as large; None: of all.
         """
         flat = maps.detach().flatten(2)
-        if floor is None or maps.device.type not in IN_REACH:
+        if (floor is None and most is None) or maps.device.type not in IN_REACH:
             maxima, first = flat.max(dim=2)
         else:
             maxima = flat.amax(dim=2)  # several times as fast
-            first = _first_above(floor, maxima, flat)
+            first = _first_where(_wanted(maxima, floor, most), flat)
         maxima = _float(maxima)
         return cls(list(images), maxima, maxima, _y_x(first, maps.shape[3]))
 
@@ -77,10 +84,20 @@ class Peaks:
         return cls(sorted(images), *arrays)
 
 
-def _first_above(floor: Tensor, maxima: Tensor, maps: Tensor) -> Tensor:
-    """(n, c) the first index of the maximum of each map (n, c, any), where this is above a floor (c,)."""
-    first = torch.full(maxima.shape, NONE)
-    which = (maxima > floor).nonzero(as_tuple=True)
+def _wanted(maxima: Tensor, floor: Tensor | None, most: int | None) -> Tensor:
+    """(n, c) bool, of which maxima positions are wanted."""
+    wanted = torch.ones_like(maxima, dtype=torch.bool)
+    if floor is not None:
+        wanted &= maxima > floor
+    if most is not None and most < len(maxima):
+        wanted &= maxima >= maxima.topk(most, dim=0).values[-1]
+    return wanted
+
+
+def _first_where(wanted: Tensor, maps: Tensor) -> Tensor:
+    """(n, c) the first index of the maximum of each map (n, c, any) that is wanted."""
+    first = torch.full(wanted.shape, NONE)
+    which = wanted.nonzero(as_tuple=True)
     first[which] = maps[which].max(dim=1).indices
     return first
 
