@@ -119,9 +119,10 @@ featviz.panel = (() => {
     for (let bin = from; bin <= to; bin++) bar(bin, 10 + (bin - from + gap) * each);
     svg.append(make("line", { x1: 10, x2: width - 10, y1: height - foot + 0.5, y2: height - foot + 0.5 }));
     const every = Math.max(1, Math.ceil((bars * 80) / width));
+    const first = gap ? 44 : 0; // beside "≤ 0"
     for (let bin = from; bin <= to + 1; bin += every) {
       const x = 10 + (bin - from + gap) * each;
-      if (x < width - 30) svg.append(make("text", { x, y: height - foot + 15, text: number(edge(bin)) }));
+      if (x >= first && x < width - 30) svg.append(make("text", { x, y: height - foot + 15, text: number(edge(bin)) }));
     }
     svg.append(make("text", { x: 10, y: 12, text: counted(most, "image") }),
       make("text", { x: width - 10, y: height - 3, "text-anchor": "end", text: "response (four bins to each doubling)" }));
