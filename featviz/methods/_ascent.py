@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -85,7 +86,7 @@ class Ascent:
             for step in range(self.steps):
                 with torch.enable_grad():
                     images = self._images(numbers, start)
-                    gradient, scores = self._gradient(objectives, images, generator)
+                    gradient, scores = self._gradient(objectives, rows, images, generator)
                     numbers.grad = -torch.autograd.grad(images, numbers, gradient)[0]
                 if step == 0 and not gradient.any():
                     names = ", ".join(map(name_of, targets))
@@ -133,7 +134,11 @@ class Ascent:
         return scores.cpu()
 
     def _gradient(
-        self, objectives: Objectives, images: Tensor, generator: torch.Generator
+        self,
+        objectives: Objectives,
+        rows: Sequence[Target],
+        images: Tensor,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
         """The gradient of what is to rise at each image, and the scores."""
         shown = images
@@ -149,22 +154,25 @@ class Ascent:
         (gradient,) = torch.autograd.grad(rising.sum(), images, retain_graph=True)
         dead = (gradient == 0).flatten(1).all(dim=1)
         if dead.any():
-            before = _before_rectifiers(scores, images)
+            signal = self._before_rectifiers(rows, dead, shown.detach())
+            (before,) = torch.autograd.grad(shown, images, signal)
             gradient = torch.where(dead[:, None, None, None], before, gradient)
         return gradient, scores.detach()
+
+    def _before_rectifiers(self, rows: Sequence[Target], dead: Tensor, shown: Tensor) -> Tensor:
+        """The signals that pass rectifiers which give 0, (n, c, h, w), from a pass of the images of dead units
+        alone; zeros elsewhere, and where the rule does not cover the network."""
+        own = shown[dead].requires_grad_()
+        targets = [rows[i] for i in dead.nonzero().flatten().tolist()]
+        scores, _ = Objectives(self.model, self.net, targets, self.forward)(
+            self.recipe.normalize(own)
+        )
+        signal = torch.zeros_like(shown)
+        with suppress(RuleError), backward_rule("deconvnet", scores, own):
+            (signal[dead],) = torch.autograd.grad(scores.sum(), own)
+        return signal
 
     def _show(self, scores: Tensor, rows: int) -> None:
         if self.bar is not None and not self.bar.disable:
             self.bar.set_postfix_str(f"activation {scores.mean():.3g}", refresh=False)
             self.bar.update(rows)
-
-
-def _before_rectifiers(scores: Tensor, images: Tensor) -> Tensor:
-    """The signals that pass rectifiers which give 0, (n, c, h, w); zeros where the rule does not
-    cover the network."""
-    try:
-        with backward_rule("deconvnet", scores, images):
-            (signal,) = torch.autograd.grad(scores.sum(), images, retain_graph=True)
-    except RuleError:
-        return torch.zeros_like(images)
-    return signal
