@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -271,6 +272,48 @@ def test_channels_of_several_units_take_backward_passes() -> None:
     assert own.backward_passes == {"first": 0, "last": int(own.exemplars["last"].sum())}
     total = own.shares["last"]["first"].sum(dim=1) + own.rests["last"]
     torch.testing.assert_close(total, own.responses["last"])
+
+
+class Hidden(torch.autograd.Function):
+    """Twice its input, with a gradient that does not say that it comes from the signal."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> Tensor:
+        return 2 * signal.detach()
+
+
+class Hiding(nn.Module):
+    """Two ways from one convolution to the next, of which one is hidden, or both."""
+
+    def __init__(self, both: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3)
+        self.last = nn.Conv2d(6, 4, 3)
+        self.both = both
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        hidden = Hidden.apply(x)
+        result: Tensor = self.last(hidden if self.both else x + hidden)
+        return result
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_gradient_that_hides_where_it_comes_from_takes_backward_passes(both: bool) -> None:
+    torch.manual_seed(0)
+    model, images = Hiding(both).double().eval(), images_of(5)
+    result = scan(model, images, "last", k=4)
+    own = links(model, images, result)
+    assert own.backward_passes == {"last": int(own.exemplars["last"].sum())}
+    total = own.shares["last"]["first"].sum(dim=1) + own.rests["last"]
+    torch.testing.assert_close(total, own.responses["last"])
+    living = own.exemplars["last"] > 0
+    bias = model.last.bias.detach()[living]
+    torch.testing.assert_close(own.rests["last"][living], bias)
 
 
 def test_images_of_several_batches_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

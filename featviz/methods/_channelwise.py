@@ -16,9 +16,6 @@ from torch import Tensor
 from featviz.fields.maps import as_maps
 from featviz.units import Layer
 
-_REFUSALS = (RuntimeError, NotImplementedError)
-"""What autograd raises for a function whose gradient has none."""
-
 
 class Added(NamedTuple):
     """What a layer adds to what another is given.
@@ -48,7 +45,8 @@ def added_by(
     """
     if not given.requires_grad:
         return {}
-    signal = torch.zeros_like(given, requires_grad=True)
+    draws = torch.Generator().manual_seed(1)
+    signal = torch.rand(given.shape, generator=draws).to(given).requires_grad_()
     try:
         gradients = torch.autograd.grad(
             given, list(leaves.values()), signal, create_graph=True, allow_unused=True
@@ -61,7 +59,7 @@ def added_by(
             if added is None:
                 return None
             every[name] = added
-    except _REFUSALS:
+    except RuntimeError:  # of a function whose gradient has none
         return None
     return every
 
@@ -72,7 +70,7 @@ class _Product(NamedTuple):
     Attributes:
         layer: which.
         gradient: at its output, linear in the signal from which it came.
-        signal: at what is given.
+        signal: at what is given, drawn at random.
         leaf: its output.
     """
 
@@ -110,9 +108,18 @@ class _Product(NamedTuple):
         number = numbered.gather(1, strongest) / torch.where(largest == 0, 1, largest)
         units = number[:, 0].nan_to_num().round().long().clamp(1, n) - 1
         error = (coded(codes) - codes[units, None] * plain).abs().amax(dim=1)
-        if bool((error > torch.finfo(codes.dtype).eps ** 0.5 * largest[:, 0].abs()).any()):
+        rounding = torch.finfo(codes.dtype).eps ** 0.5
+        if bool((error > rounding * largest[:, 0].abs()).any()):
             return None
-        return Added(self.of(self.leaf), units)
+        maps = self.of(self.leaf)
+        return Added(maps, units) if self._is_all(maps, rounding) else None
+
+    def _is_all(self, maps: Tensor, rounding: float) -> bool:
+        """Whether this product of the Jacobian with the output is what the backward pass gives: a function that
+        hides how its gradient comes from the signal has no share in the product."""
+        backward, forward = self.gradient.detach() * self.leaf, self.signal.detach() * maps
+        scale = torch.maximum(backward.abs().sum(), forward.abs().sum())
+        return bool((backward.sum() - forward.sum()).abs() <= rounding * scale)
 
 
 def _rows(maps: Tensor) -> Tensor:
