@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # read when torch is imported, here and in what tests start
+# read when torch is imported, here and in what tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 

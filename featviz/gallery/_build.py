@@ -208,6 +208,5 @@ def _links(
     linked = linked_layers(model, result)
     if not linked:
         return None
-    every = {name: range(result[name].layer.channels) for name in linked}
-    channels = {name: shown.get(name, own) for name, own in every.items()}
+    channels = {name: shown.get(name, range(result[name].layer.channels)) for name in linked}
     return links(model, data, result, channels, forward=forward, progress=progress)

@@ -17,9 +17,10 @@ from featviz.fields.sizes import LayersBySize
 from featviz.files import write_atomic
 from featviz.forward import Forward
 from featviz.gallery import site, sprites
-from featviz.gallery._maps import batches_by_size, page_data, read_maps
+from featviz.gallery._maps import BATCH, page_data, read_maps
 from featviz.gallery.numbers import rounded
 from featviz.images import Images
+from featviz.methods._image_maps import batches_by_size
 from featviz.methods._inputs import check_same_images
 from featviz.methods.explain import strongest
 from featviz.records.explanation import LayerExplanation
@@ -78,7 +79,7 @@ class ImagePages:
         with progress_bar(
             desc="gallery images", total=len(missing), unit="image", progress=progress
         ) as bar:
-            for batch in batches_by_size(self.result.listing, missing):
+            for batch in batches_by_size(self.result.listing, missing, BATCH):
                 self._make_batch(batch)
                 bar.update(len(batch))
 

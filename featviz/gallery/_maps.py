@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +15,9 @@ from featviz.fields.sizes import LayersBySize
 from featviz.forward import Forward
 from featviz.gallery import sprites
 from featviz.images import Images
-from featviz.methods._image_maps import maps_of
+from featviz.methods._image_maps import batches_by_size, maps_of
 from featviz.methods._inputs import check_same_images, scanned_image
 from featviz.records.layer_scan import LayerScan
-from featviz.records.listing import Listing
 from featviz.units import Layer
 
 SIDE = 28  # a map's longest side; larger ones are max-pooled down to it
@@ -74,24 +72,13 @@ def activation_maps(
         return maps
     listing = next(iter(kept.values())).listing
     check_same_images(images, listing)
-    batches = batches_by_size(listing, _images_of(kept, shown))
+    batches = batches_by_size(listing, _images_of(kept, shown), BATCH)
     for chosen in progress_bar(batches, desc="maps", unit="batch", progress=progress):
         outputs = read_maps(model, images, kept, chosen, sized, forward)
         for name, layer_scan in kept.items():
             for row, image in enumerate(chosen):
                 _write_maps(maps[name], layer_scan, image, outputs[name][row])
     return maps
-
-
-def batches_by_size(listing: Listing, images: Sequence[int]) -> list[list[int]]:
-    """Images, those of one size together and so many at once."""
-    groups: dict[tuple[int, int, int], list[int]] = defaultdict(list)
-    for image in images:
-        groups[listing.shape_of(image)].append(image)
-    batches = []
-    for group in groups.values():
-        batches += [group[start : start + BATCH] for start in range(0, len(group), BATCH)]
-    return batches
 
 
 def read_maps(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from featviz.hooks import capture, edit, evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._conv_at import is_plain, is_plain_linear
+from featviz.methods._image_maps import batches_by_size
 from featviz.methods._inputs import check_same_images, scanned_image
 from featviz.methods._link_shares import Exemplars, Module, shares_at_once, shares_by_backward
 from featviz.names import MEMORY
@@ -173,17 +174,12 @@ class _Run:
         self.counts = {name: _zeros(result[name].layer.channels) for name in chosen}
         self.backward_passes = dict.fromkeys(chosen, 0)
 
-    def batches(self, images: Iterable[int]) -> Iterator[list[int]]:
+    def batches(self, images: Iterable[int]) -> list[list[int]]:
         """Images of one size, as many as memory allows."""
-        by_shape: dict[tuple[int, int, int], list[int]] = defaultdict(list)
-        for image in images:
-            by_shape[self.result.listing.shape_of(image)].append(image)
         deepest = max(layer.elements for layer in self.linear.values())
         size = deepest * self.parameter.element_size() * _COPIES
         n = min(max(MEMORY // size, 1), _MOST)
-        for own in by_shape.values():
-            for start in range(0, len(own), n):
-                yield own[start : start + n]
+        return batches_by_size(self.result.listing, images, n)
 
     def look(self, images: list[int], jobs: Mapping[int, list[Job]]) -> None:
         """Add the exemplars of some images of one size."""
