@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -64,14 +64,19 @@ def check_module(model: object) -> None:
     Raises:
         ModelError: it is none, or an exported program.
     """
-    modules = model.modules() if isinstance(model, nn.Module) else [model]
-    if any(_is_exported(module) for module in modules):
+    check_modules([*model.modules()] if isinstance(model, nn.Module) else [model])
+
+
+def check_modules(modules: Collection[object]) -> None:
+    """As `check_module`, of a model whose modules are listed already."""
+    if any(map(_is_exported, modules)):
         raise ModelError(
             "the model is an exported program, which calls no modules and so has no layers: use the "
             "model before torch.export.export, or torch.export.unflatten(program)"
         )
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
+    for module in modules:
+        if not isinstance(module, nn.Module):
+            raise ModelError(f"the model is a {type(module).__name__}: give a torch.nn.Module")
 
 
 def _is_exported(model: object) -> bool:

@@ -71,7 +71,8 @@ def items_of(layers: LayersLike, known: Iterable[str]) -> list[str | Layer]:
 
 def _names_in(known: Iterable[str]) -> set[str]:
     """These names, and those of their modules: what is a name and no pattern."""
-    return {*known, *map(_bare, known)}
+    names = set(known)
+    return names | {_bare(name) for name in names if "@" in name}
 
 
 def _split(item: str | Layer, names: Collection[str]) -> list[str | Layer]:

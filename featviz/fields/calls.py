@@ -80,7 +80,7 @@ def trace(model: nn.Module, image: Tensor, forward: Forward | None = None) -> Tr
                 restore.callback(module.register_forward_hook(hook_of(name)).remove)
         restore.enter_context(evaluating(model))
         restore.enter_context(torch.no_grad())
-        restore.enter_context(eagerly(model))
+        restore.enter_context(eagerly(model.modules()))
         restore.enter_context(tracer)
         try:
             call_model(model, image, forward)

@@ -22,7 +22,7 @@ from featviz.gallery.site import watched_page
 from featviz.gallery.sprites import packed, tile_size
 from featviz.hooks import edits_fingerprint
 from featviz.hooks._follower import caller
-from featviz.hooks._set import _Hook
+from featviz.hooks._set import WorkHook
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods.project_exemplars import project_exemplars
@@ -297,7 +297,7 @@ def watch(
     own = Watch(model, Path(out), steps, observe, draw, units, seed, drawn, writer)
     with claimed(own.out):
         own.resume()
-        handle = model.register_forward_pre_hook(_Hook(model, own, own.forward_begins))
+        handle = model.register_forward_pre_hook(WorkHook(model, own, own.forward_begins))
         try:
             yield own
             handle.remove()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from typing import Any
 
@@ -20,8 +20,8 @@ from featviz.hooks._edit import edits_are_local as edits_are_local
 from featviz.hooks._edit import edits_fingerprint as edits_fingerprint
 from featviz.hooks._keeping import Device, Keeping, Reduce, keeping
 from featviz.hooks._reader import Every, Reader, Stop
-from featviz.hooks._set import around, on_call
-from featviz.hooks._targets import CONVOLUTIONS, targets_of
+from featviz.hooks._set import around, on_call, removed
+from featviz.hooks._targets import CONVOLUTIONS, hookable, targets_of
 from featviz.hooks.activations import Activations
 from featviz.patterns import resolve
 from featviz.units import LayersLike
@@ -118,14 +118,15 @@ def capture(
     """
     if not isinstance(every, bool) and not callable(every):
         raise UsageError(f"every={every!r}: give True, False, or a function of name and value")
+    modules = hookable(model)
     reader = Reader(
-        targets_of(model, layers),
+        targets_of(modules, layers),
         keeping(reduce, to, dtype),
         inputs=inputs,
         gradients=gradients,
         every=every,
     )
-    with _hooked(model, reader):
+    with _hooked(modules, reader):
         yield reader.values
         reader.check_used()
 
@@ -166,12 +167,13 @@ def read(
         >>> read(load_model("zfmini"), torch.zeros(1, 3, 96, 96), "pool5")["pool5"].shape
         torch.Size([1, 64, 4, 4])
     """
-    targets = targets_of(model, layers)
+    modules = hookable(model)
+    targets = targets_of(modules, layers)
     wanted = chain.from_iterable(targets.values())
     stops = all(target.call is not None for target in wanted)
     keep = keeping(reduce, to, dtype)
     reader = Reader(targets, keep, inputs=inputs, is_single=True, stops=stops)
-    with _hooked(model, reader), suppress(Stop):
+    with _hooked(modules, reader), suppress(Stop):
         call_model(model, x, forward)
         reader.check_all()
     return reader.values
@@ -187,26 +189,23 @@ def read_with_output(
 ) -> tuple[dict[str, Any], Any]:
     """Run one forward pass to its end: the outputs of layers as `read` gives them, and the
     model's."""
-    reader = Reader(targets_of(model, layers), Keeping(reduce), is_single=True)
-    with _hooked(model, reader):
+    modules = hookable(model)
+    reader = Reader(targets_of(modules, layers), Keeping(reduce), is_single=True)
+    with _hooked(modules, reader):
         output = call_model(model, x, forward)
         reader.check_all()
     return reader.values, output
 
 
 @contextmanager
-def _hooked(model: nn.Module, reader: Reader) -> Iterator[None]:
-    """The reader's hooks within the block."""
-    with ExitStack() as restore:
-        restore.callback(reader.close)
-        restore.enter_context(eagerly(model))
+def _hooked(modules: Mapping[str, nn.Module], reader: Reader) -> Iterator[None]:
+    """The reader's hooks on the modules of a model within the block."""
+    with closing(reader), eagerly(modules.values()), removed() as handles:
         for path, targets in reader.targets.items():
-            restore.callback(on_call(path, targets[0].module, reader).remove)
+            handles.append(on_call(path, targets[0].module, reader))
         if not reader.is_single:
-            modules = modules_of(model)
             for path in reader.below:
-                for handle in around(path, modules[path], reader):
-                    restore.callback(handle.remove)
+                handles += around(path, modules[path], reader)
         yield
 
 

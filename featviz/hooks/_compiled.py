@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -15,10 +15,10 @@ _blocks = 0
 
 
 @contextmanager
-def eagerly(model: nn.Module) -> Iterator[None]:
-    """Within the block, what ``torch.compile`` has compiled of a model runs as it was written:
-    compiled code that ran before hooks were set would pass them by."""
-    if not _is_compiled(model):
+def eagerly(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the block, what ``torch.compile`` has compiled of the modules of a model runs as it was
+    written: compiled code that ran before hooks were set would pass them by."""
+    if not any(map(_is_compiled, modules)):
         yield
         return
     _enter()
@@ -48,9 +48,8 @@ def _leave() -> None:
             _stance.close()
 
 
-def _is_compiled(model: nn.Module) -> bool:
-    """Whether a model, or a module in it, is ``torch.compile(module)`` or had its ``compile`` called."""
-    return any(
-        "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None
-        for module in model.modules()
-    )
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether a module is ``torch.compile(module)`` or had its ``compile`` called."""
+    if "_orig_mod" in module._modules:
+        return True
+    return getattr(module, "_compiled_call_impl", None) is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,9 +22,9 @@ from featviz.errors import LayerError, ModelError, UsageError
 from featviz.forward import Pass, current_pass
 from featviz.hooks._compiled import eagerly
 from featviz.hooks._follower import Follower, caller, runs_again
-from featviz.hooks._set import _Hook, around, check_takes_hooks, of_inputs
+from featviz.hooks._set import Hook, WorkHook, around, check_takes_hooks, of_inputs, removed
 from featviz.hooks._structure import leaves, mapped
-from featviz.hooks._targets import Target, targets_of
+from featviz.hooks._targets import Target, hookable, targets_of
 from featviz.units import Layer
 
 EditLike = Edit | Callable[[Any], Any]
@@ -99,7 +99,7 @@ class Editor(Follower):
     def take(self, path: str, value: Any) -> Any:
         """Edit what a module returns or is given; what comes back takes its place, unless None."""
         self._follow()
-        due = self.due(path)
+        due = self.due(path, self.is_alone)
         if not due:
             return None
         if runs_again():
@@ -129,7 +129,7 @@ class Editor(Follower):
             self.has_run = True
 
 
-class EditHook(_Hook):
+class EditHook(WorkHook):
     """A hook of an edit."""
 
 
@@ -174,22 +174,19 @@ def edit(model: nn.Module, edits: Edits, *, inputs: bool = False) -> Iterator[No
         >>> bool((edited == model(x)).all())
         False
     """
-    editor = Editor(_jobs(model, edits, inputs), inputs)
-    with ExitStack() as restore:
-        restore.callback(editor.close)
-        restore.enter_context(eagerly(model))
+    modules = hookable(model)
+    editor = Editor(_jobs(modules, edits, inputs), inputs)
+    with closing(editor), eagerly(modules.values()), removed() as handles:
         for path, targets in editor.targets.items():
-            restore.callback(_set(path, targets[0].module, editor).remove)
-        modules = modules_of(model)
+            handles.append(_set(path, targets[0].module, editor))
         for path in editor.below:
-            for handle in around(path, modules[path], editor):
-                restore.callback(handle.remove)
+            handles += around(path, modules[path], editor)
         yield
         editor.check_end()
         editor.check_used()
 
 
-def _jobs(model: nn.Module, edits: Edits, inputs: bool) -> list[Job]:
+def _jobs(modules: Mapping[str, nn.Module], edits: Edits, inputs: bool) -> list[Job]:
     """What is to be done, in the order in which it is given."""
     if not isinstance(edits, Mapping):
         raise UsageError(f"edits are a {type(edits).__name__}: give a dictionary, an edit by layer")
@@ -204,7 +201,7 @@ def _jobs(model: nn.Module, edits: Edits, inputs: bool) -> list[Job]:
         mark = what.fingerprint() if isinstance(what, Edit) else uuid.uuid4().hex
         if inputs:
             mark += " of inputs"
-        for targets in targets_of(model, key).values():
+        for targets in targets_of(modules, key).values():
             for target in targets:
                 site = Site(target.name, type(target.module).__name__, _layer_of(key))
                 if inputs:  # of which a Layer says nothing, and the module's class neither
@@ -233,7 +230,7 @@ def _set(path: str, module: nn.Module, editor: Editor) -> Any:
         handle = module.register_forward_hook(EditHook(module, editor, on_output))
         hooks = module._forward_hooks
     for key, hook in list(hooks.items()):
-        if isinstance(hook, (_Hook, Attached)) and not isinstance(hook, EditHook):
+        if isinstance(hook, (Hook, Attached)) and not isinstance(hook, EditHook):
             hooks.move_to_end(key)
     return handle
 
@@ -286,7 +283,7 @@ def _active(model: nn.Module) -> list[Job]:
 
 
 def _jobs_of(hook: EditHook, module: nn.Module) -> dict[Job, None]:
-    editor = hook.reader
+    editor = hook.owned
     if not isinstance(editor, Editor) or editor.owner != caller():
         return {}
     return {

@@ -93,22 +93,27 @@ class Follower:
     def end(self, targets: list[Target]) -> None:
         """A forward of these targets has come to its end."""
 
-    def due(self, path: str) -> list[Target]:
-        """A module is called: those of its targets that this call is."""
-        if self.is_alone:
-            self.begin(self.targets[path])
+    def due(self, path: str, is_alone: bool) -> list[Target]:
+        """A module is called: those of its targets that this call is.
+
+        Args:
+            is_alone: whether it is called by itself, from outside the model.
+        """
+        targets = self.targets[path]
+        if is_alone:
+            self.begin(targets)
             self.has_run = True
-        call = self.calls[path]
-        self.calls[path] += 1
-        targets = [target for target in self.targets[path] if target.call in (None, call)]
-        if call > 0 and any(target.call is None for target in targets):
-            raise LayerError(
-                f"layer {path!r} is called more than once in one forward: "
-                f"say which call, '{path}@0' or '{path}@1'"
-            )
-        for target in targets:
+        call = self.calls.get(path, 0)
+        self.calls[path] = call + 1
+        due = [target for target in targets if target.call in (None, call)]
+        for target in due:
+            if call > 0 and target.call is None:
+                raise LayerError(
+                    f"layer {path!r} is called more than once in one forward: "
+                    f"say which call, '{path}@0' or '{path}@1'"
+                )
             self.used.add(target.name)
-        return targets
+        return due
 
     def close(self) -> None:
         """The block has ended: hooks that something still calls do nothing."""

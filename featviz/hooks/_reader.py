@@ -87,7 +87,7 @@ class Reader(Follower):
             given: what the module was given, where ``value`` is what it returns.
         """
         is_alone = self.is_alone
-        targets = self.due(path)
+        targets = self.due(path, is_alone)
         if not targets:
             return None
         own = self._own(value, given)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from featviz.errors import LayerError
 from featviz.hooks._follower import Follower, caller
@@ -45,35 +47,32 @@ def of_inputs(take: Callable[[Any], Any]) -> Callable[..., Any]:
     return on_inputs
 
 
-def on_call(path: str, module: nn.Module, reader: Reader) -> Any:
+def on_call(path: str, module: nn.Module, reader: Reader) -> RemovableHandle:
     """Set the hook that reads a module."""
     check_takes_hooks(path, module)
-
-    def on_output(args: tuple[Any, ...], output: Any) -> Any:
-        return reader.take(path, output, args)
-
     if reader.inputs:
-        hook = _Hook(module, reader, of_inputs(partial(reader.take, path)))
+        hook = WorkHook(module, reader, of_inputs(partial(reader.take, path)))
         return module.register_forward_pre_hook(hook, with_kwargs=True)
-    return module.register_forward_hook(_Hook(module, reader, on_output))
+    return module.register_forward_hook(_OutputHook(module, reader, path))
 
 
-def around(path: str, module: nn.Module, follower: Follower) -> list[Any]:
+def around(path: str, module: nn.Module, follower: Follower) -> list[RemovableHandle]:
     """Set the hooks that tell where a module begins, before any other, and where it ends."""
-
-    def on_begin(args: tuple[Any, ...]) -> None:
-        follower.enter(path)
-
-    def on_end(args: tuple[Any, ...], output: Any) -> None:
-        has_raised = output is None and sys.exc_info()[0] is not None
-        follower.leave(path, has_raised)
-
-    begin = _Hook(module, follower, on_begin)
-    end = _Hook(module, follower, on_end)
     return [
-        module.register_forward_pre_hook(begin, prepend=True),
-        module.register_forward_hook(end, always_call=True),
+        module.register_forward_pre_hook(_BeginHook(module, follower, path), prepend=True),
+        module.register_forward_hook(_EndHook(module, follower, path), always_call=True),
     ]
+
+
+@contextmanager
+def removed() -> Iterator[list[RemovableHandle]]:
+    """A list of hooks; at the end of the block they are removed, also when it raised."""
+    handles: list[RemovableHandle] = []
+    try:
+        yield handles
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class Owned(Protocol):
@@ -82,13 +81,18 @@ class Owned(Protocol):
     owner: tuple[int, int] | None
 
 
-class _Hook:
+class Hook:
     """A hook of one block on one module; a copy of it, as in a copy of the model, does nothing."""
 
-    def __init__(self, module: nn.Module, reader: Owned, work: Callable[..., Any]) -> None:
+    __slots__ = ("module", "owned")
+
+    def __init__(self, module: nn.Module, owned: Owned) -> None:
         self.module = module
-        self.reader = reader
-        self.work = work
+        self.owned = owned
+
+    def work(self, *args: Any) -> Any:
+        """What the hook does, called as it is but for the module."""
+        raise NotImplementedError
 
     def __call__(self, module: nn.Module, *args: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -96,7 +100,7 @@ class _Hook:
         return self._run(module, *args)
 
     def _run(self, module: nn.Module, *args: Any) -> Any:
-        if module is not self.module or caller() != self.reader.owner:
+        if module is not self.module or caller() != self.owned.owner:
             return None
         return self.work(*args)
 
@@ -104,8 +108,61 @@ class _Hook:
         return _idle_hook, ()
 
 
+class WorkHook(Hook):
+    """A hook that calls a function."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, module: nn.Module, owned: Owned, function: Callable[..., Any]) -> None:
+        super().__init__(module, owned)
+        self.function = function
+
+    def work(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+# A block sets the following by the dozen. They are small, since Python looks through all objects for
+# garbage whenever there are some hundred more of them.
+
+
+class _OutputHook(Hook):
+    __slots__ = ("path", "reader")
+
+    def __init__(self, module: nn.Module, reader: Reader, path: str) -> None:
+        super().__init__(module, reader)
+        self.reader = reader
+        self.path = path
+
+    def work(self, args: tuple[Any, ...], output: Any) -> Any:
+        return self.reader.take(self.path, output, args)
+
+
+class _AroundHook(Hook):
+    __slots__ = ("follower", "path")
+
+    def __init__(self, module: nn.Module, follower: Follower, path: str) -> None:
+        super().__init__(module, follower)
+        self.follower = follower
+        self.path = path
+
+
+class _BeginHook(_AroundHook):
+    __slots__ = ()
+
+    def work(self, args: tuple[Any, ...]) -> None:
+        self.follower.enter(self.path)
+
+
+class _EndHook(_AroundHook):
+    __slots__ = ()
+
+    def work(self, args: tuple[Any, ...], output: Any) -> None:
+        has_raised = output is None and sys.exc_info()[0] is not None
+        self.follower.leave(self.path, has_raised)
+
+
 # compiled code calls it between two graphs
-_untraced = torch.compiler.disable(_Hook._run)  # type: ignore[no-untyped-call]
+_untraced = torch.compiler.disable(Hook._run)  # type: ignore[no-untyped-call]
 
 
 def _idle_hook() -> Callable[..., None]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from featviz.attached import modules_of
 from featviz.errors import LayerError, did_you_mean
-from featviz.forward import check_module
+from featviz.forward import check_modules
 from featviz.models.local import LocallyConnected2d
 from featviz.patterns import items_of, resolve, split_call
 from featviz.units import Layer, LayersLike
@@ -28,19 +28,28 @@ class Target:
     call: int | None
 
 
-def targets_of(model: nn.Module, layers: LayersLike) -> dict[str, list[Target]]:
-    """The layers that are asked for, by module."""
-    check_module(model)
-    modules = {path: module for path, module in modules_of(model).items() if path}
-    known = {path: isinstance(module, CONVOLUTIONS) for path, module in modules.items()}
+def hookable(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a model by their paths, the model itself as "".
+
+    Raises:
+        ModelError: it is no module, or one whose layers take no hooks.
+    """
+    modules = modules_of(model) if isinstance(model, nn.Module) else {"": model}
+    check_modules(modules.values())
+    return modules
+
+
+def targets_of(modules: Mapping[str, nn.Module], layers: LayersLike) -> dict[str, list[Target]]:
+    """The layers that are asked for, by module, of those that `hookable` gives."""
+    known = {path: isinstance(module, CONVOLUTIONS) for path, module in modules.items() if path}
     calls: dict[str, int | None] = {}
     for item in items_of(layers, known):
         calls |= _calls(item, known)
     targets: dict[str, list[Target]] = {}
     for name, call in calls.items():
-        path = name if name in modules else split_call(name)[0]
-        if path not in modules:
-            raise LayerError(f"no layer {name!r}{did_you_mean(name, modules)}")
+        path = name if name in known else split_call(name)[0]
+        if path not in known:
+            raise LayerError(f"no layer {name!r}{did_you_mean(name, known)}")
         targets.setdefault(path, []).append(Target(name, path, modules[path], call))
     return targets
 

@@ -123,7 +123,7 @@ def attribute(
         net.select([name])
     side = window or max(1, min(images.shape[2:]) // 8)
     results = []
-    with evaluating(model), eagerly(model), torch.enable_grad():
+    with evaluating(model), eagerly(model.modules()), torch.enable_grad():
         for i in range(n):
             image = images[i % len(images)][None]
             target = targets[i % len(targets)]
