@@ -1,13 +1,12 @@
 """Units of a ResNet-20 switched off one by one, beside a forward pass for each; and edits that change
 nothing.
 
-    python benchmarks/ablation.py speed        # the table of docs/speed.md
+    python benchmarks/ablation.py speed --images cifar10/test        # the table of docs/speed.md
     python benchmarks/ablation.py identity     # the figure of docs/right.md
 
-Speed: random images of 32 x 32, a network with random weights, in turns in one process; medians of the
-ratios, and the largest difference of a score. Identity: every classifier of torchvision with random
-weights, on one image, with every layer edited by a function that returns what it is given: how many
-give the bits of the network without edits."""
+Speed: in turns in one process; medians of the ratios, and the largest difference of a score.
+Identity: every classifier of torchvision with random weights, on one image, with every layer edited by
+a function that returns what it is given: how many give the bits of the network without edits."""
 
 from __future__ import annotations
 
@@ -17,12 +16,11 @@ import warnings
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import torchvision
 from timing import device_name, timed
 from torch import Tensor, nn
 
-from featviz import Images, Layer, Preprocess, ablate, anatomy, edit, edits, open_images
+from featviz import Images, Layer, Preprocess, ablate, anatomy, edit, edits, load_model, open_images
 from featviz.hooks import evaluating
 
 LAYERS = ("layer1.2", "layer2.2", "layer3.0", "layer3.1.conv1", "layer3.1", "layer3.2.conv1")
@@ -30,58 +28,11 @@ TURNS = 3
 BATCH = 128
 
 
-class Block(nn.Module):
-    """He et al., *Deep Residual Learning for Image Recognition*, section 4.2."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
-        self.down = nn.Sequential()
-        if inputs != outputs:
-            conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.down = nn.Sequential(conv, nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        y += self.down(x)
-        output: Tensor = self.relu(y)
-        return output
-
-
-class ResNet20(nn.Module):
-    """For images of 32 x 32, of ten classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
-        self.layer1 = self._stage(16, 16, 1)
-        self.layer2 = self._stage(16, 32, 2)
-        self.layer3 = self._stage(32, 64, 2)
-        self.head = nn.Linear(64, 10)
-
-    def _stage(self, inputs: int, outputs: int, stride: int) -> nn.Sequential:
-        blocks = [Block(inputs, outputs, stride), Block(outputs, outputs, 1)]
-        return nn.Sequential(*blocks, Block(outputs, outputs, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn(self.stem(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        output: Tensor = self.head(x.mean((2, 3)))
-        return output
-
-
 def speed(args: argparse.Namespace) -> None:
-    torch.manual_seed(0)
-    model = ResNet20().eval().to(args.device)
-    images = open_images(torch.rand(args.images, 3, 32, 32), Preprocess((0.5,) * 3, (0.5,) * 3))
+    model = load_model("scripts.resnet20:resnet20", args.weights, device=args.device)
+    images = open_images(args.images, Preprocess((0.5,) * 3, (0.5,) * 3, size=32))
     net = anatomy(model, (3, 32, 32), only=[])
-    print(f"{args.images} images, batches of {BATCH}, {device_name(args.device)}\n")
+    print(f"{len(images):,} images, batches of {BATCH}, {device_name(args.device)}\n")
     print("| layer | units | a forward for each | `ablate` | times faster | largest difference |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name in args.layers:
@@ -168,7 +119,8 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("speed", "identity"))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--images", default="cifar10/test", help="of 32 px: a folder")
+    parser.add_argument("--weights", default="initial", help="of the ResNet-20: a file")
     parser.add_argument("--units", type=int, help="of each layer (default: all)")
     parser.add_argument("--layers", nargs="+", default=LAYERS)
     parser.add_argument("--turns", type=int, default=TURNS)

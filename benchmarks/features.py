@@ -23,12 +23,11 @@ from torch import Tensor, nn
 
 from featviz import Images, load_model, open_images, responses
 
-CASES = {  # the layers, with which the forward goes to its end
-    "zfmini": ("conv, fc8", 96),
-    "squeezenet1_1": ("conv, classifier.3", 224),
-    "resnet18": ("conv, fc", 224),
+CASES = {  # the layers, with which the forward goes to its end; pixels; and images for some seconds
+    "zfmini": ("conv, fc8", 96, 8192),
+    "squeezenet1_1": ("conv, classifier.3", 224, 512),
+    "resnet18": ("conv, fc", 224, 512),
 }
-IMAGES = 512
 BATCH = 32
 TURNS = 5
 
@@ -44,10 +43,10 @@ def bare(model: nn.Module, images: Images, device: str) -> Tensor:
 
 def measured(name: str, device: str) -> str:
     """A line of the table."""
-    layers, side = CASES[name]
+    layers, side, n = CASES[name]
     torch.manual_seed(0)
     model = load_model(name, "initial", device=device)
-    images = open_images(torch.rand(IMAGES, 3, side, side))
+    images = open_images(torch.rand(n, 3, side, side))
     with tempfile.TemporaryDirectory() as folder:
 
         def read(reduce: str, out: Path | None = None) -> Tensor:
@@ -60,7 +59,7 @@ def measured(name: str, device: str) -> str:
             lambda: read("max", Path(folder)),
         ]
         first, ratios = in_turns(lambda: bare(model, images, device), works, device)
-    cells = [name, f"{IMAGES / first:.0f}", *(f"{ratio:.2f}x" for ratio in ratios)]
+    cells = [name, f"{n:,}", f"{n / first:.0f}", *(f"{ratio:.2f}x" for ratio in ratios)]
     return f"| {' | '.join(cells)} |"
 
 
@@ -86,7 +85,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     device = parser.parse_args().device
     print(f"{device_name(device)}, torch {torch.__version__}\n")
-    print("| model | bare, images/s | max | map | max, to files |\n| --- | --- | --- | --- | --- |")
+    print("| model | images | bare, images/s | max | map | max, to files |\n" + "| --- " * 6 + "|")
     for name in CASES:
         print(measured(name, device), flush=True)
 

@@ -5,6 +5,8 @@ featviz train --model scripts.resnet20:resnet20 --images cifar10/train --test ci
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -40,16 +42,24 @@ class Block(nn.Module):
 
 def resnet20(num_classes: int = 10) -> nn.Module:
     """The network, with initial weights: (n, 3, h, w) to (n, num_classes)."""
-    layers: list[nn.Module] = [convolution(3, WIDTHS[0]), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU()]
+    layers: dict[str, nn.Module] = {
+        "conv1": convolution(3, WIDTHS[0]),
+        "norm1": nn.BatchNorm2d(WIDTHS[0]),
+        "relu": nn.ReLU(),
+    }
     channels = WIDTHS[0]
-    for width in WIDTHS:
-        for i in range(BLOCKS):
-            stride = 2 if i == 0 and width != channels else 1
-            layers.append(Block(channels, width, stride))
-            channels = width
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
-    )
+    for stage, width in enumerate(WIDTHS, start=1):
+        first = Block(channels, width, stride=1 if stage == 1 else 2)
+        layers[f"layer{stage}"] = nn.Sequential(
+            first, *(Block(width, width, stride=1) for _ in range(1, BLOCKS))
+        )
+        channels = width
+    layers |= {
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flatten": nn.Flatten(),
+        "fc": nn.Linear(channels, num_classes),
+    }
+    return nn.Sequential(OrderedDict(layers))
 
 
 def convolution(channels: int, width: int, stride: int = 1) -> nn.Conv2d:

@@ -1057,7 +1057,7 @@ def test_resnet20_is_that_of_the_paper() -> None:
     net = anatomy(model, (3, 32, 32))
     assert len(net.select("conv")) == 19
     for rule in RULES:
-        assert project(model, randn(3, 32, 32), Unit("11.conv2", 3), rule=rule, net=net).any()
+        assert project(model, randn(3, 32, 32), Unit("layer3.2.conv2", 3), rule=rule, net=net).any()
 
 
 # --- unit_ablation
