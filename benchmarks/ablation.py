@@ -30,7 +30,7 @@ BATCH = 128
 
 def speed(args: argparse.Namespace) -> None:
     model = load_model("scripts.resnet20:resnet20", args.weights, device=args.device)
-    images = open_images(args.images, Preprocess((0.5,) * 3, (0.5,) * 3, size=32))
+    images = open_images(args.images, Preprocess(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3))
     net = anatomy(model, (3, 32, 32), only=[])
     print(f"{len(images):,} images, batches of {BATCH}, {device_name(args.device)}\n")
     print("| layer | units | a forward for each | `ablate` | times faster | largest difference |")

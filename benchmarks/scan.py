@@ -23,6 +23,7 @@ from timing import device_name
 from torch import Tensor, nn
 
 from featviz import Anatomy, Images, Layer, Preprocess, anatomy, scan
+from featviz.cli.allocator import keep_freed_memory
 from featviz.hooks import evaluating
 
 MODELS = ("alexnet", "vgg16", "resnet18", "squeezenet1_1")
@@ -133,7 +134,15 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256, help="in each turn (default: 256)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=(16, 32), metavar="N")
     parser.add_argument("--turns", type=int, default=3, help="that count (default: 3)")
+    parser.add_argument(
+        "--memory",
+        choices=("kept", "returned"),
+        default="kept",
+        help="freed memory stays with the process, as with featviz's commands (default), or not",
+    )
     args = parser.parse_args()
+    if args.memory == "kept":
+        keep_freed_memory()
     print(f"{device_name(args.device)}, torch {torch.__version__}")
     print(f"| {' | '.join(HEADS)} |")
     print(f"|{' --- |' * len(HEADS)}")

@@ -44,39 +44,20 @@ def test_the_first_maximum_of_each_map(
     check(Peaks.of(maps, range(5)), maps)
 
 
-def test_positions_of_what_is_above_a_floor() -> None:
+def test_positions_of_what_is_wanted() -> None:
     maps = randint(-30, 30, 5, 3, 4, 6)
     maxima, positions = slowly(maps)
-    floor = maxima.median(dim=0).values
-    own = Peaks.of(maps, range(5), floor)
-    is_above = maxima > floor
+    is_above = maxima > maxima.median(dim=0).values
+    own = Peaks.of(maps, range(5), lambda given: given > maxima.median(dim=0).values)
     assert is_above.any()
     assert same_bits(own.maxima, maxima)
     assert same_bits(own.positions[is_above], positions[is_above])
     assert (own.positions[~is_above] == -1).all()
 
 
-@pytest.mark.parametrize("most", [1, 2, 4, 5, 9])
-@pytest.mark.parametrize("has_floor", [False, True])
-def test_positions_of_the_largest(most: int, has_floor: bool) -> None:
-    """Of all that may be among so many, whichever of equal ones comes first."""
-    maps = randint(-3, 6, 5, 3, 1, 2)
-    maxima, positions = slowly(maps)
-    floor = maxima.median(dim=0).values if has_floor else None
-    own = Peaks.of(maps, range(5), floor, most)
-    larger = (maxima[:, None] < maxima).sum(dim=1)  # how many are larger than each
-    wanted = larger < most
-    if floor is not None:
-        wanted &= maxima > floor
-    assert wanted.any()
-    assert same_bits(own.maxima, maxima)
-    assert same_bits(own.positions[wanted], positions[wanted])
-    assert (own.positions[~wanted] == -1).all()
-
-
 def test_where_python_does_not_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IN_REACH", set())
-    check(Peaks.of(tied(), range(5), torch.full((3,), 9.0)), tied())
+    check(Peaks.of(tied(), range(5), lambda maxima: maxima > 9.0), tied())
 
 
 def test_the_first_position_of_a_score() -> None:

@@ -101,6 +101,22 @@ def test_any_order_and_any_batches_give_the_same_bits(
     assert same(top, TopK.empty(CHANNELS, k).update(values, list(range(DATA_SET))))
 
 
+@law
+@given(seed=seeds, k=sizes, order=st.permutations(range(DATA_SET)), n=st.integers(1, 6))
+def test_what_may_not_be_taken_needs_no_position(
+    seed: int, k: int, order: list[int], n: int
+) -> None:
+    values = maps(DATA_SET, seed)
+    for images in (order, sorted(order)):
+        top = TopK.empty(CHANNELS, k)
+        for start in range(0, DATA_SET, n):
+            batch = images[start : start + n]
+            before = top
+            peaks = Peaks.of(values[batch], batch, lambda s: before.may_take(s, batch))  # noqa: B023
+            top = top.add(peaks)
+        assert same(top, TopK.empty(CHANNELS, k).update(values, list(range(DATA_SET))))
+
+
 def test_an_image_takes_one_slot_however_often_it_comes() -> None:
     values = maps(6)
     once = TopK.empty(3, 4).update(values, list(range(6)))

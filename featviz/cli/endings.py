@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stdout, sup
 import torch
 from PIL import Image
 
+from featviz.cli.allocator import keep_freed_memory
 from featviz.cli.signals import interrupted_code, signals_as_interrupts
 from featviz.errors import FeatvizError
 
@@ -24,6 +25,7 @@ def exit_code(
     """Do the work: 0 when it is done, 1 after an error that was explained, 128 and the signal's
     number when it was interrupted: 130 by Ctrl-C.
     """
+    keep_freed_memory()
     try:
         with signals_as_interrupts(), warnings.catch_warnings(), _speech(args):
             # a picture that is so large that it could be an attack is skipped, one below that read

@@ -427,9 +427,7 @@ class _Run:
         layer, score = layer_scan.layer, layer_scan.score
         is_vector = not layer.has_maps and not score.startswith("function ")
         if self.score is None or is_vector:
-            # with the spectrum the weakest are wanted, too
-            most = layer_scan.top.k if layer_scan.spectrum is None else None
-            return Peaks.of(maps, images, self._floor(layer_scan, maps, images), most)
+            return Peaks.of(maps, images, lambda maxima: layer_scan.may_take(maxima, images))
         scores = self.score(maps)
         expected = maps.shape[:2]
         if not isinstance(scores, Tensor) or scores.shape != expected:
@@ -438,9 +436,3 @@ class _Run:
                 f"score gives {given} for maps {tuple(maps.shape)}: give {tuple(expected)}", "score"
             )
         return Peaks.ranked_by(maps, images, scores, has_positions(score, layer))
-
-    def _floor(self, layer_scan: LayerScan, maps: Tensor, images: list[int]) -> Tensor | None:
-        """What responses have to be above for their positions to be wanted; None: all are."""
-        if maps.device.type not in IN_REACH or images[0] <= layer_scan.top.latest:
-            return None
-        return layer_scan.floor

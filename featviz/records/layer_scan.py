@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,13 +91,13 @@ class LayerScan:
             return own
         return own.counted()
 
-    @property
-    def floor(self) -> Tensor | None:
-        """(c,) the scores that an image which comes after all others has to be above to be among the
-        strongest of each unit; None: there is room for it, or the weakest are wanted, too."""
-        if self.spectrum is not None or (self.top.images[:, -1] == NONE).any():
-            return None
-        return self.top.scores[:, -1]
+    def may_take(self, scores: Tensor, images: Sequence[int]) -> Tensor:
+        """(n, c) bool, which scores may be among those of exemplars when they are counted; with the
+        spectrum, among the weakest, too."""
+        may = self.top.may_take(scores, images)
+        if self.spectrum is not None:
+            may |= self.spectrum.negated.may_take(-scores, images)
+        return may
 
     def counted(self) -> LayerScan:
         """The same, with nothing held."""

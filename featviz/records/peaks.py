@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,24 +36,28 @@ class Peaks:
         cls,
         maps: Tensor,
         images: Sequence[int],
-        floor: Tensor | None = None,
-        most: int | None = None,
+        wanted: Callable[[Tensor], Tensor] | None = None,
     ) -> Peaks:
         """Those of maps (n, c, h, w).
 
         Args:
             maps, images: the maps, and the index of the image of each.
-            floor: (c,) positions are wanted where the maximum is above it; None: everywhere.
-            most: and of so many of the largest maxima of each unit, and those as large; None: of all.
+            wanted: of the maxima (n, c), which positions are wanted, (n, c) bool; None: all. It is asked
+                where Python reads values without waiting.
         """
         flat = maps.detach().flatten(2)
-        if (floor is None and most is None) or maps.device.type not in IN_REACH:
+        which = None  # of which positions are wanted: all
+        if wanted is None or maps.device.type not in IN_REACH:
             maxima, first = flat.max(dim=2)
         else:
             maxima = flat.amax(dim=2)  # several times as fast
-            first = _first_where(_wanted(maxima, floor, most), flat)
+            which = wanted(maxima).nonzero(as_tuple=True)
+            first = flat[which].max(dim=1).indices
+        positions = _y_x(first, maps.shape[3])
+        if which is not None:
+            positions = torch.full((*maxima.shape, 2), NONE).index_put_(which, positions)
         maxima = _float(maxima)
-        return cls(list(images), maxima, maxima, _y_x(first, maps.shape[3]))
+        return cls(list(images), maxima, maxima, positions)
 
     @classmethod
     def ranked_by(
@@ -62,10 +66,10 @@ class Peaks:
         """The same, with scores (n, c) other than the maxima; if these have positions, each is a value
         of its map."""
         flat = maps.detach().flatten(2)
-        first = torch.full(scores.shape, NONE, device=maps.device)
+        positions = torch.full((*scores.shape, 2), NONE, device=maps.device)
         if has_positions:
             first = (flat == scores[..., None]).byte().argmax(dim=-1)
-        positions = _y_x(first, maps.shape[3])
+            positions = _y_x(first, maps.shape[3])
         return cls(list(images), _float(flat.amax(dim=2)), _float(scores), positions)
 
     @classmethod
@@ -84,30 +88,11 @@ class Peaks:
         return cls(sorted(images), *arrays)
 
 
-def _wanted(maxima: Tensor, floor: Tensor | None, most: int | None) -> Tensor:
-    """(n, c) bool, of which maxima positions are wanted."""
-    wanted = torch.ones_like(maxima, dtype=torch.bool)
-    if floor is not None:
-        wanted &= maxima > floor
-    if most is not None and most < len(maxima):
-        wanted &= maxima >= maxima.topk(most, dim=0).values[-1]
-    return wanted
-
-
-def _first_where(wanted: Tensor, maps: Tensor) -> Tensor:
-    """(n, c) the first index of the maximum of each map (n, c, any) that is wanted."""
-    first = torch.full(wanted.shape, NONE)
-    which = wanted.nonzero(as_tuple=True)
-    first[which] = maps[which].max(dim=1).indices
-    return first
-
-
 def _float(values: Tensor) -> Tensor:
     """As float32, in which minus zero is zero."""
     return values.detach().float() + 0.0
 
 
 def _y_x(flat: Tensor, width: int) -> Tensor:
-    """(y, x) of indices into flattened maps; -1 of -1."""
-    y_x = torch.stack([flat // width, flat % width], dim=-1)
-    return torch.where(flat[..., None] == NONE, NONE, y_x)
+    """(y, x) of indices into flattened maps."""
+    return torch.stack([flat // width, flat % width], dim=-1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -73,6 +74,18 @@ class TopK:
     def k(self) -> int:
         """How many slots each unit has."""
         return self.scores.shape[1]
+
+    @cached_property
+    def _is_full(self) -> bool:
+        return not bool((self.images[:, -1] == NONE).any())
+
+    def may_take(self, scores: Tensor, images: Sequence[int]) -> Tensor:
+        """(n, c) bool, which scores of so many images may be among these; in reach of Python."""
+        if self._is_full and min(images) > self.latest:
+            return scores > self.scores[:, -1]  # of equal ones the earlier image stays
+        if self.k < len(scores):
+            return scores >= scores.topk(self.k, dim=0).values[-1]
+        return torch.ones_like(scores, dtype=torch.bool)
 
     def update(self, maps: Tensor, images: Sequence[int]) -> TopK:
         """These, and the maxima of a batch of activation maps.
