@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from featviz.parameterizations import (
     spectrum_of,
 )
 
+maximize_module = sys.modules["featviz.methods.maximize"]
 PLAIN = Preprocess(size=(24, 24))
 GRAY = (0.5, 0.5, 0.5)
 CENTRED = Preprocess(size=(24, 24), mean=GRAY, std=GRAY)
@@ -233,6 +236,27 @@ def test_what_no_pixel_changes_is_refused() -> None:
     for unit in (Unit("1", 2), 0.0 * Unit("0", 0)):
         with pytest.raises(UsageError, match="no pixel changes"):
             maximize(dead_net(), unit, preprocess=CENTRED, steps=3)
+
+
+def test_classes_alone_have_settings_of_their_own() -> None:
+    def images(targets: Sequence[Unit | int], **settings: Any) -> Tensor:
+        model = load_model("zfmini")
+        return maximize(model, targets, preprocess=MINI_PREPROCESS, steps=3, **settings).images
+
+    of_classes: dict[str, Any] = {
+        "transforms": maximize_module.CLASS_TRANSFORMS,
+        "parameterization": maximize_module.CLASS_FOURIER,
+    }
+    of_units: dict[str, Any] = {
+        "transforms": maximize_module.TRANSFORMS,
+        "parameterization": "fourier",
+    }
+    unit = Unit("fc6", 3)
+    assert same_bits(images([5, 7]), images([5, 7], **of_classes))
+    assert same_bits(images([5, unit]), images([5, unit], **of_units))
+    start = torch.full((3, 96, 96), 0.4)
+    assert same_bits(images([5], start=start), images([5], start=start, **of_units))
+    assert not same_bits(images([5, 7]), images([5, 7], **of_units))
 
 
 def test_classes_are_driven_before_the_softmax() -> None:

@@ -105,11 +105,10 @@ def _make(
         print(f"the activation did not change of {len(silent)} ({first_few(silent, 10)})")
 
 
-def _parameterization(args: argparse.Namespace) -> str | Parameterization:
+def _parameterization(args: argparse.Namespace) -> str | Parameterization | None:
     """What an image is made of: for the bundled network MACO has the spectrum of its images."""
-    if args.parameterization == "maco" and args.model == "zfmini":
-        return mini_maco()
-    return str(args.parameterization)
+    name: str | None = args.parameterization
+    return mini_maco() if name == "maco" and args.model == "zfmini" else name
 
 
 def _figures(

@@ -60,8 +60,10 @@ def maximized(
     columns = columns or max(1, ceil(sqrt(n * (height + _LABEL) / cell)))
     rows = ceil(n / columns)
     names, layer = _names(result)
-    title = titled(heading, f"images that drive units{layer}")
-    notes = ["Above each image: its unit, and the activation that was reached."]
+    is_of_classes = all(isinstance(target, int) for target in result.targets)
+    kind, kinds = ("class", "classes") if is_of_classes else ("unit", "units")
+    title = titled(heading, f"images that drive {kinds}{layer}")
+    notes = [f"Above each image: its {kind}, and the activation that was reached."]
     if exemplars is not None:
         notes.append("Beside it: the patches that drive the unit most.")
     step = height + _LABEL + _GAP

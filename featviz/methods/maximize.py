@@ -26,7 +26,13 @@ from featviz.methods._objectives import Target, layers_of
 from featviz.methods._random_affine import RandomAffine
 from featviz.models.recipes import model_recipe
 from featviz.names import MAXIMIZE_MEMORY, STEPS
-from featviz.parameterizations import Maco, Parameterization, Size, parameterization_of
+from featviz.parameterizations import (
+    Fourier,
+    Maco,
+    Parameterization,
+    Size,
+    parameterization_of,
+)
 from featviz.records.maximized import Maximized, MaximizedFiles, name_of
 from featviz.units import Unit, UnitSum, terms_of
 
@@ -35,6 +41,10 @@ _SILENT = "the activation of "
 
 TRANSFORMS: tuple[RandomTransform, ...] = (RandomAffine(),)
 """What images go through before the network sees them, by default."""
+CLASS_TRANSFORMS: tuple[RandomTransform, ...] = (RandomAffine(shift=1 / 8, scale=0.6, turn=15.0),)
+"""The same for classes: what is to be of one in any size is a thing, and not its parts strewn about."""
+CLASS_FOURIER = Fourier(decay=1.5, rate=0.015)
+"""What an image of a class is made of by default: a thing has large areas of one color."""
 NEAR = 0.1
 """How far from `start` an image may come: the root mean square of the change of pixels."""
 MARGIN = 1 / 8
@@ -51,8 +61,8 @@ def maximize(
     size: int | tuple[int, int] | None = None,
     steps: int = STEPS,
     seed: int = 0,
-    parameterization: str | Parameterization = "fourier",
-    transforms: Sequence[RandomTransform] = TRANSFORMS,
+    parameterization: str | Parameterization | None = None,
+    transforms: Sequence[RandomTransform] | None = None,
     variants: int = 1,
     diversity: float = 0.0,
     start: Tensor | None = None,
@@ -82,9 +92,10 @@ def maximize(
         steps: of gradient ascent, by Adam.
         seed: of the random numbers.
         parameterization: ``pixels``, ``fourier``, ``maco``, or one of `featviz.parameterizations`
-            with settings of its own.
+            with settings of its own. None: ``fourier``; from noise to classes alone `CLASS_FOURIER`.
         transforms: what images go through before the network sees them, in order; each is called
-            with images and a random generator. Empty: nothing.
+            with images and a random generator. Empty: nothing. None: `TRANSFORMS`; from noise to classes
+            alone `CLASS_TRANSFORMS`, which move and scale images more.
         variants: images of each unit.
         diversity: how much the variants of a unit are to differ, in units of the score: 0, not at
             all; 1, two variants alike are as bad as no activation.
@@ -144,6 +155,11 @@ def maximize(
             "featviz.preprocessing('alexnet')",
             "preprocess",
         )
+    is_of_classes = start is None and all(isinstance(target, int) for target in targets)
+    if parameterization is None:
+        parameterization = CLASS_FOURIER if is_of_classes else Fourier()
+    if transforms is None:
+        transforms = CLASS_TRANSFORMS if is_of_classes else TRANSFORMS
     own = parameterization_of(parameterization)
     if start is not None and isinstance(own, Maco):
         raise UsageError("start with maco, whose amplitudes are given: use fourier or pixels")

@@ -42,8 +42,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parameterization",
         choices=PARAMETERIZATIONS,
-        default="fourier",
-        help="what an image is made of (default: fourier)",
+        help="what an image is made of (default: fourier, for classes with larger areas of a color)",
     )
     parser.add_argument(
         "--steps",
