@@ -224,10 +224,13 @@ const featviz = (() => {
     featviz.arrange.offerClasses();
     featviz.restore();
     const beside = ({ boundingClientRect: box }) => Math.max(-box.bottom, box.top - innerHeight, 0); // pixels from the view
-    const watch = new IntersectionObserver((entries) => entries.sort((a, b) => beside(a) - beside(b)).forEach((entry) => { // what is in view first
-      entry.target.near = entry.isIntersecting;
-      draw(entry.target);
-    }), { rootMargin: "250px" });
+    const watch = new IntersectionObserver((entries) => {
+      entries.forEach((entry) => { entry.target.near = entry.isIntersecting; });
+      const inView = entries.filter((entry) => !beside(entry)).map((entry) => entry.target);
+      inView.forEach(draw);
+      const rest = entries.filter(beside).sort((a, b) => beside(a) - beside(b)); // when what is in view is there
+      Promise.allSettled(inView.map((item) => item.drawn)).then(() => rest.forEach((entry) => draw(entry.target)));
+    }, { rootMargin: "250px" });
     page.items.forEach((item) => watch.observe(item));
     page.items.forEach((_, unit) => featviz.notes.mark(unit));
     listen();
