@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -81,18 +82,21 @@ class Owned(Protocol):
     owner: tuple[int, int] | None
 
 
-class Hook:
+T = TypeVar("T", bound=Owned)
+
+
+class Hook(ABC, Generic[T]):
     """A hook of one block on one module; a copy of it, as in a copy of the model, does nothing."""
 
     __slots__ = ("module", "owned")
 
-    def __init__(self, module: nn.Module, owned: Owned) -> None:
+    def __init__(self, module: nn.Module, owned: T) -> None:
         self.module = module
         self.owned = owned
 
+    @abstractmethod
     def work(self, *args: Any) -> Any:
         """What the hook does, called as it is but for the module."""
-        raise NotImplementedError
 
     def __call__(self, module: nn.Module, *args: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -108,7 +112,7 @@ class Hook:
         return _idle_hook, ()
 
 
-class WorkHook(Hook):
+class WorkHook(Hook[Owned]):
     """A hook that calls a function."""
 
     __slots__ = ("function",)
@@ -121,44 +125,40 @@ class WorkHook(Hook):
         return self.function(*args)
 
 
-# A block sets the following by the dozen. They are small, since Python looks through all objects for
-# garbage whenever there are some hundred more of them.
+class _PathHook(Hook[T]):
+    """A hook that knows the path of its module instead of having a function.
 
+    A block sets these by the dozen. They are small, since Python looks through all objects for garbage
+    whenever there are some hundred more of them.
+    """
 
-class _OutputHook(Hook):
-    __slots__ = ("path", "reader")
+    __slots__ = ("path",)
 
-    def __init__(self, module: nn.Module, reader: Reader, path: str) -> None:
-        super().__init__(module, reader)
-        self.reader = reader
+    def __init__(self, module: nn.Module, owned: T, path: str) -> None:
+        super().__init__(module, owned)
         self.path = path
+
+
+class _OutputHook(_PathHook[Reader]):
+    __slots__ = ()
 
     def work(self, args: tuple[Any, ...], output: Any) -> Any:
-        return self.reader.take(self.path, output, args)
+        return self.owned.take(self.path, output, args)
 
 
-class _AroundHook(Hook):
-    __slots__ = ("follower", "path")
-
-    def __init__(self, module: nn.Module, follower: Follower, path: str) -> None:
-        super().__init__(module, follower)
-        self.follower = follower
-        self.path = path
-
-
-class _BeginHook(_AroundHook):
+class _BeginHook(_PathHook[Follower]):
     __slots__ = ()
 
     def work(self, args: tuple[Any, ...]) -> None:
-        self.follower.enter(self.path)
+        self.owned.enter(self.path)
 
 
-class _EndHook(_AroundHook):
+class _EndHook(_PathHook[Follower]):
     __slots__ = ()
 
     def work(self, args: tuple[Any, ...], output: Any) -> None:
         has_raised = output is None and sys.exc_info()[0] is not None
-        self.follower.leave(self.path, has_raised)
+        self.owned.leave(self.path, has_raised)
 
 
 # compiled code calls it between two graphs

@@ -21,11 +21,12 @@ class Numbers:
 
     def take(self, what: str, values: Tensor, images: list[int]) -> None:
         """Note the values (n, c) of some images."""
-        if values.device.type in IN_REACH and not values.isnan().any():
+        isnan = values.isnan()
+        if isnan.device.type in IN_REACH and not isnan.any():
             return
         none = len(self.keys)
         indices = torch.tensor(images).to(values.device, non_blocking=True)
-        first = indices.masked_fill(~values.isnan().any(dim=1), none).amin()
+        first = indices.masked_fill(~isnan.any(dim=1), none).amin()
         if what in self.first:
             first = torch.minimum(first, self.first[what])
         self.first[what] = first

@@ -46,16 +46,14 @@ class Peaks:
                 where Python reads values without waiting.
         """
         flat = maps.detach().flatten(2)
-        which = None  # of which positions are wanted: all
         if wanted is None or maps.device.type not in IN_REACH:
             maxima, first = flat.max(dim=2)
+            positions = _y_x(first, maps.shape[3])
         else:
             maxima = flat.amax(dim=2)  # several times as fast
             which = wanted(maxima).nonzero(as_tuple=True)
-            first = flat[which].max(dim=1).indices
-        positions = _y_x(first, maps.shape[3])
-        if which is not None:
-            positions = torch.full((*maxima.shape, 2), NONE).index_put_(which, positions)
+            positions = torch.full((*maxima.shape, 2), NONE)
+            positions[which] = _y_x(flat[which].max(dim=1).indices, maps.shape[3])
         maxima = _float(maxima)
         return cls(list(images), maxima, maxima, positions)
 
