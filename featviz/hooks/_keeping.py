@@ -43,8 +43,6 @@ class Keeping:
             kept = self.reduce(name, value)
         if self.device is not None or self.dtype is not None:
             kept = mapped(kept, self._converted)
-        if isinstance(kept, Tensor) and isinstance(value, Tensor):  # as nearly always
-            return kept.clone() if _is_lent(kept, _addresses([value])) else kept
         sources = storages(value)
         kept = mapped(kept, lambda tensor: tensor.clone() if _is_lent(tensor, sources) else tensor)
         return mapped(kept, _owned, np.ndarray)
