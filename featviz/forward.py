@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from featviz.errors import ModelError, UsageError
+from featviz.pooling import quick_pooling
 
 Forward = Callable[[nn.Module, Tensor], Any]
 """Calls a model on a batch of images (n, c, h, w) in model space, and returns its output."""
@@ -51,11 +53,22 @@ def call_model(model: nn.Module, images: Any, forward: Forward | None = None) ->
     before = current_pass()
     _running.current = Pass()
     try:
-        output = model(images) if forward is None else forward(model, images)
+        with quick_pooling():
+            output = model(images) if forward is None else forward(model, images)
         _running.current.is_done = True
     finally:
         _running.current = before
     return output
+
+
+def within(block: AbstractContextManager[Any], forward: Forward | None) -> Forward:
+    """How a model is called in a block that only holds the forward pass."""
+
+    def call(model: nn.Module, images: Any) -> Any:
+        with block:
+            return model(images) if forward is None else forward(model, images)
+
+    return call
 
 
 def check_module(model: object) -> None:

@@ -37,8 +37,9 @@ PRECISIONS = ("float32", "bf16", "tf32")
 """What networks compute in."""
 DTYPES = ("float16", "float32", "float64")
 """What responses are kept in."""
-MEMORY = 2**28
-"""Bytes that a batch of projections may take; more was slower on CPUs, whose caches it outgrows."""
+MEMORY = 2**29
+"""Bytes that a batch of projections may take: with half of it batches are so small that they take a tenth
+longer, with twice as much they are no faster."""
 STEPS = 256
 """Of gradient ascent."""
 PARAMETERIZATIONS = ("pixels", "fourier", "maco")

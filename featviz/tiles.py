@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,11 +59,17 @@ def contrast(projections: Tensor) -> Tensor:
     The few values beyond it are clipped; scaled by the largest, most of a projection would be too
     faint to be made out.
     """
-    magnitudes = projections.abs()
-    above = magnitudes[magnitudes > 0]
+    return _percentile(projections.abs(), 0.995)
+
+
+def _percentile(values: Tensor, share: float) -> Tensor:
+    """The value that this share of those above zero does not exceed; 1 where none is."""
+    above = values.numpy(force=True)  # whose partition is several times as fast as torch's
+    above = above[above > 0]
     if not len(above):
-        return projections.new_ones(())
-    return above.kthvalue(max(1, round(0.995 * len(above)))).values
+        return values.new_ones(())
+    rank = max(1, round(share * len(above))) - 1
+    return values.new_tensor(np.partition(above, rank)[rank])
 
 
 def resized(tiles: Tensor, size: tuple[int, int]) -> Tensor:
@@ -197,10 +204,7 @@ def opacity(signals: Tensor, blur: float) -> Tensor:
 def _scale(energies: Tensor) -> Tensor:
     """The energy that counts as full: a percentile of what is above zero, since a signal that covers
     little of its box is zero at any percentile of all."""
-    above = energies[energies > 0]
-    if not len(above):
-        return energies.new_ones(())
-    return above.kthvalue(max(1, round(MASK_PERCENTILE * len(above)))).values
+    return _percentile(energies, MASK_PERCENTILE)
 
 
 def masked_tiles(

@@ -23,7 +23,7 @@ HOME = Path(featviz.__file__).parent
 ROOT = HOME.parent
 FLOORS = (
     {"errors", "names", "_lazy"},
-    {"geometry"},
+    {"geometry", "pooling"},
     {"bars", "units", "files", "forward", "inplace", "threads"},
     {"attached", "patterns", "images", "rules", "tiles", "models.local", "models.zeiler_fergus"},
     {"edits", "parameterizations"},

@@ -13,7 +13,7 @@ from torch.autograd.graph import Node
 
 from featviz.attached import attached
 from featviz.errors import ModelError
-from featviz.forward import Forward
+from featviz.forward import Forward, within
 from featviz.hooks import evaluating, read
 from featviz.inplace import visible_in_place
 from featviz.units import LayersLike
@@ -52,10 +52,12 @@ def forward_pass(
     """
     check_gradients(model)
     frozen = _frozen(model) if parameters else []
-    with evaluating(model), _thawed(frozen), torch.enable_grad(), visible_in_place() as in_place:
+    in_place = visible_in_place()
+    visible = within(in_place, forward)
+    with evaluating(model), _thawed(frozen), torch.enable_grad():
         x = images.detach().requires_grad_()
         # a model may work in place on its input
-        values = read(model, x.clone(), layers, inputs=inputs, forward=forward)
+        values = read(model, x.clone(), layers, inputs=inputs, forward=visible)
         return Passed(x, values, in_place.copies)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import index
 from typing import Any
 
@@ -25,7 +25,7 @@ from featviz.errors import (
 )
 from featviz.fields.anatomy import Anatomy, anatomy
 from featviz.fields.maps import as_maps
-from featviz.forward import Forward, call_model
+from featviz.forward import Forward, call_model, within
 from featviz.hooks import eagerly, evaluating, read_with_output
 from featviz.images.preprocess import Preprocess
 from featviz.images.tensors import as_batch
@@ -380,9 +380,9 @@ def _grid(image: Tensor, side: int) -> Tensor:
 
 def _deep_lift(work: _Work) -> Tensor:
     leaf = torch.cat([work.image, work.baseline]).detach().requires_grad_()
-    with Rescale():
-        value = _differentiable(work, work.response(leaf))
-        (multipliers,) = torch.autograd.grad(value[0], leaf)
+    rescaled = replace(work.response, forward=within(Rescale(), work.response.forward))
+    value = _differentiable(work, rescaled(leaf))
+    (multipliers,) = torch.autograd.grad(value[0], leaf)
     result = multipliers[:1] * (work.image - work.baseline)
     _check_sum(work, result, value.detach())
     return result

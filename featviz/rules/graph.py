@@ -9,13 +9,16 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from featviz.errors import RuleError
+from featviz.pooling import is_pooling
 
 Signals = tuple[Tensor | None, ...]
 """What a node is given, or hands on: one for each of its outputs or operands, None where there is none."""
 _EDITED = "featviz: edited"
+PARALLEL = {"Gather", "Scatter", "Broadcast"}  # torch.nn.DataParallel's own, all linear
 
 
 class Graph:
@@ -77,6 +80,13 @@ def name_of(node: Node) -> str:
     in place.
     """
     return re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
+
+
+def is_foreign(node: Node) -> bool:
+    """Whether a node is an autograd function of the model's own, whose gradient may be anything."""
+    if not isinstance(node, BackwardCFunction) or is_pooling(node):
+        return False
+    return name_of(node) not in PARALLEL
 
 
 def mark_edited(output: Tensor) -> None:

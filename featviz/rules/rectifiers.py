@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from featviz.errors import RuleError
-from featviz.rules.graph import Graph, Signals, is_edited, name_of
+from featviz.rules.graph import Graph, Signals, is_edited, is_foreign, name_of
 
 Hook = Callable[[Node], Any]
 """Sets a hook on the node of a rectifier, and returns the hook's handle."""
@@ -67,8 +67,6 @@ LINEAR = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 """What may stand between a unit and the image where there is no rectifier at all."""
-
-PARALLEL = {"Gather", "Scatter", "Broadcast"}  # torch.nn.DataParallel's own, all linear
 
 
 def _positive(signal: Tensor | None) -> Tensor | None:
@@ -197,7 +195,7 @@ def _refusal(name: str, node: Node) -> str | None:
             "a fused TorchScript graph, which shows no rectifier "
             "(take the model before it was scripted)"
         )
-    if isinstance(node, torch.autograd.function.BackwardCFunction) and name not in PARALLEL:
+    if is_foreign(node):
         return f"{name!r}, an autograd function of the model's own"
     return None
 

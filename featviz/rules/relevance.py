@@ -35,10 +35,10 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from featviz.rules.gamma import Gamma
-from featviz.rules.graph import Graph, Signals, name_of
+from featviz.rules.graph import PARALLEL, Graph, Signals, is_foreign, name_of
 from featviz.rules.layers import NORM, WEIGHTS, merged_norm, output_of, weights_of
 from featviz.rules.quotients import is_rectified, known_input, quotient, saturated
-from featviz.rules.rectifiers import LINEAR, PARALLEL, kind_of
+from featviz.rules.rectifiers import LINEAR, kind_of
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -103,6 +103,8 @@ def _set_hooks(graph: Graph, node: Node, held: dict[Node, int], restore: ExitSta
 
 def _is_proportional(graph: Graph, node: Node, name: str) -> bool:
     """Whether the gradient of an operation alone hands relevance on."""
+    if is_foreign(node):
+        return False
     return bool(
         node in graph.copies
         or name in _OWN_GRADIENT
@@ -113,7 +115,7 @@ def _is_proportional(graph: Graph, node: Node, name: str) -> bool:
 
 
 def _reason(node: Node, name: str) -> str:
-    if isinstance(node, torch.autograd.function.BackwardCFunction):
+    if is_foreign(node):
         return f"{name!r}, an autograd function of the model's own"
     if "Attention" in name:
         return "attention, which has no relevance here"
