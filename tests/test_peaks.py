@@ -37,11 +37,22 @@ def check(own: Peaks, maps: Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("band", [1, 7, 12, 768])
 def test_the_first_maximum_of_each_map(
-    dtype: torch.dtype, memory_format: torch.memory_format
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+    band: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(module, "_WORTH", band)  # bands of one row, of two, and the map
     maps = tied(dtype).contiguous(memory_format=memory_format)
     check(Peaks.of(maps, range(5)), maps)
+    check(Peaks.of(maps, range(5), lambda maxima: maxima > -9), maps)
+
+
+def test_bands_of_large_maps() -> None:
+    maps = randint(-3, 3, 2, 2, 56, 56).float()
+    check(Peaks.of(maps, range(2), lambda maxima: maxima > -9), maps)
 
 
 def test_positions_of_what_is_wanted() -> None:

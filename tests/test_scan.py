@@ -388,7 +388,7 @@ def test_hooks_do_not_wait_for_the_device(score: str, monkeypatch: pytest.Monkey
     images = open_images(randn(40, 3, 16, 16).sigmoid())
     expected = scan(plain(), images, "*", k=3, batch_size=8, score=score)
     model = Watched(plain())
-    for module in (peaks, scan_module, _numbers):
+    for module in (peaks, scan_module, _numbers, held):
         monkeypatch.setattr(module, "IN_REACH", set())
     monkeypatch.setattr(held, "HELD", 16)
     result = scan(model, images, "network.*", k=3, batch_size=8, score=score)

@@ -4,18 +4,23 @@ idempotent.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import generator, same_bits
-from torch import Tensor
+from torch import Tensor, nn
 
-from featviz import TopK
+from featviz import LayerScan, Listing, Statistics, TopK, anatomy
 from featviz.errors import RecordError, UsageError
+from featviz.records import layer_scan
+from featviz.records.image_sample import ImageSample
 from featviz.records.peaks import Peaks
+from featviz.records.spectrum import Spectrum
 
 Row = tuple[float, int, int, int]
 CHANNELS, HEIGHT, WIDTH = 3, 2, 3
@@ -102,19 +107,44 @@ def test_any_order_and_any_batches_give_the_same_bits(
 
 
 @law
-@given(seed=seeds, k=sizes, order=st.permutations(range(DATA_SET)), n=st.integers(1, 6))
+@given(
+    seed=seeds,
+    k=sizes,
+    order=st.permutations(range(DATA_SET)),
+    n=st.integers(1, 6),
+    held=st.integers(1, DATA_SET + 1),
+)
 def test_what_may_not_be_taken_needs_no_position(
-    seed: int, k: int, order: list[int], n: int
+    seed: int, k: int, order: list[int], n: int, held: int
 ) -> None:
     values = maps(DATA_SET, seed)
+    peaks = Peaks.of(values, range(DATA_SET))
+    highest, lowest = (TopK.empty(CHANNELS, k).add(peaks, lowest=low) for low in (False, True))
     for images in (order, sorted(order)):
-        top = TopK.empty(CHANNELS, k)
-        for start in range(0, DATA_SET, n):
-            batch = images[start : start + n]
-            before = top
-            peaks = Peaks.of(values[batch], batch, lambda s: before.may_take(s, batch))  # noqa: B023
-            top = top.add(peaks)
-        assert same(top, TopK.empty(CHANNELS, k).update(values, list(range(DATA_SET))))
+        own = scan_of_no_images(k)
+        with patch.object(layer_scan, "HELD", held):
+            for start in range(0, DATA_SET, n):
+                batch = images[start : start + n]
+                wanted = partial(own.may_take, images=batch)
+                own = own.update(values[batch], Peaks.of(values[batch], batch, wanted))
+        own = own.counted()
+        assert own.spectrum is not None
+        assert same(own.top, highest)
+        assert same(own.spectrum.negated, lowest)
+
+
+def scan_of_no_images(k: int) -> LayerScan:
+    """With a spectrum, of maps like those of `maps`."""
+    layer = anatomy(nn.Sequential(nn.Conv2d(1, CHANNELS, 1)), (1, HEIGHT, WIDTH))["0"]
+    listing = Listing([str(i) for i in range(DATA_SET)], [None] * DATA_SET, (1, HEIGHT, WIDTH))
+    return LayerScan(
+        layer,
+        TopK.empty(CHANNELS, k),
+        Statistics.empty(CHANNELS),
+        ImageSample.empty(CHANNELS),
+        listing,
+        spectrum=Spectrum.empty(CHANNELS, k),
+    )
 
 
 def test_an_image_takes_one_slot_however_often_it_comes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -12,6 +13,10 @@ NONE = -1
 """The image, and the position, of an empty slot."""
 IN_REACH = {"cpu"}
 """Devices whose values Python reads without waiting."""
+_BITS = 32
+"""Of a code, those of x."""
+_WORTH = 768
+"""Values over which a maximum is taken at the speed of memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +27,16 @@ class Peaks:
         images: the index of each image.
         maxima: (n, c) float32, of the maps.
         scores: (n, c) float32, what images are ranked by: the maxima, or as of `ranked_by`.
-        positions: (n, c, 2) int64, (y, x) of the first position that has the score; -1 where scores
-            are of no position, or it was not wanted.
+        rows: (m,) int64, which of the maps, n times c of them, have a position that is known: few, so that
+            many batches are held in little memory.
+        codes: (m,) int64, the first position of each that has the score, as of `codes_of`.
     """
 
     images: list[int]
     maxima: Tensor
     scores: Tensor
-    positions: Tensor
+    rows: Tensor
+    codes: Tensor
 
     @classmethod
     def of(
@@ -48,15 +55,15 @@ class Peaks:
         flat = maps.detach().flatten(2)
         if wanted is None or maps.device.type not in IN_REACH:
             maxima, first = flat.max(dim=2)
-            positions = _y_x(first, maps.shape[3])
+            rows, first = _all_rows(maxima), first.flatten()
         else:
-            maxima = flat.amax(dim=2)  # several times as fast
-            positions = torch.full((*maxima.shape, 2), NONE)
+            bands = flat.view(*flat.shape[:2], -1, _band(maps.shape[2], maps.shape[3]))
+            highest = bands.amax(dim=3)  # several times as fast as with positions
+            maxima = highest.amax(dim=2)
             rows = wanted(maxima).flatten().nonzero().flatten()
-            chosen = flat.flatten(0, 1).index_select(0, rows)
-            positions.view(-1, 2)[rows] = _y_x(_first_maxima(chosen), maps.shape[3])
+            first = _first_maxima(bands.flatten(0, 1), highest.flatten(0, 1), rows)
         maxima = _float(maxima)
-        return cls(list(images), maxima, maxima, positions)
+        return cls(list(images), maxima, maxima, rows, _codes(first, maps.shape[3]))
 
     @classmethod
     def ranked_by(
@@ -65,26 +72,55 @@ class Peaks:
         """The same, with scores (n, c) other than the maxima; if these have positions, each is a value
         of its map."""
         flat = maps.detach().flatten(2)
-        positions = torch.full((*scores.shape, 2), NONE, device=maps.device)
+        rows = _all_rows(scores) if has_positions else _all_rows(scores)[:0]
+        first = rows
         if has_positions:
-            first = (flat == scores[..., None]).byte().argmax(dim=-1)
-            positions = _y_x(first, maps.shape[3])
-        return cls(list(images), _float(flat.amax(dim=2)), _float(scores), positions)
+            first = (flat == scores[..., None]).byte().argmax(dim=-1).flatten()
+        maxima = _float(flat.amax(dim=2))
+        return cls(list(images), maxima, _float(scores), rows, _codes(first, maps.shape[3]))
 
     @classmethod
     def joined(cls, batches: Sequence[Peaks]) -> Peaks:
         """Those of several batches, in the order of their images."""
         images = [image for batch in batches for image in batch.images]
-        arrays = [
-            torch.cat([batch.maxima for batch in batches]),
-            torch.cat([batch.scores for batch in batches]),
-            torch.cat([batch.positions for batch in batches]),
-        ]
-        if images != sorted(images):
-            order = sorted(range(len(images)), key=images.__getitem__)
-            rows = torch.tensor(order).to(arrays[0].device, non_blocking=True)
-            arrays = [own[rows] for own in arrays]
-        return cls(sorted(images), *arrays)
+        maxima = torch.cat([batch.maxima for batch in batches])
+        scores = torch.cat([batch.scores for batch in batches])
+        starts = accumulate((batch.maxima.numel() for batch in batches), initial=0)
+        rows = torch.cat(
+            [batch.rows + start for batch, start in zip(batches, starts, strict=False)]
+        )
+        codes = torch.cat([batch.codes for batch in batches])
+        own = cls(images, maxima, scores, rows, codes)
+        return own if images == sorted(images) else own._in_order()
+
+    def _in_order(self) -> Peaks:
+        """The same in the order of the images."""
+        order = sorted(range(len(self.images)), key=self.images.__getitem__)
+        index = torch.tensor(order).to(self.scores.device, non_blocking=True)
+        image, channel = _divmod(self.rows, self.scores.shape[1])
+        rows = index.argsort()[image] * self.scores.shape[1] + channel
+        maxima, scores = self.maxima[index], self.scores[index]
+        return Peaks([self.images[i] for i in order], maxima, scores, rows, self.codes)
+
+    @property
+    def all_codes(self) -> Tensor:
+        """(n, c) int64, -1 where scores are of no position, or it was not wanted."""
+        codes = torch.full(self.scores.shape, NONE, device=self.scores.device)
+        codes.view(-1)[self.rows] = self.codes
+        return codes
+
+    @property
+    def positions(self) -> Tensor:
+        """(n, c, 2) int64, (y, x), -1 as of ``all_codes``."""
+        return positions_of(self.all_codes)
+
+
+def _all_rows(scores: Tensor) -> Tensor:
+    return torch.arange(scores.numel(), device=scores.device)
+
+
+def _divmod(values: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    return values // by, values % by
 
 
 def _float(values: Tensor) -> Tensor:
@@ -92,14 +128,49 @@ def _float(values: Tensor) -> Tensor:
     return values.detach().float() + 0.0
 
 
-def _first_maxima(maps: Tensor) -> Tensor:
-    """Of each map (n, h w), in reach of Python, the first position of its maximum."""
-    if maps.dtype == torch.bfloat16:  # which numpy does not know
-        maps = maps.float()
+def _band(height: int, width: int) -> int:
+    """Values in a band of a map: as many of its rows as divide it into equal bands that are worth a pass
+    each."""
+    heights = (rows for rows in range(1, height) if height % rows == 0)
+    return next((rows * width for rows in heights if rows * width >= _WORTH), height * width)
+
+
+def _first_maxima(bands: Tensor, highest: Tensor, rows: Tensor) -> Tensor:
+    """The first position of the maximum of some maps, flat.
+
+    Args:
+        bands: (n, bands, values), the maps.
+        highest: (n, bands), the maximum of each band.
+        rows: which maps.
+    """
+    _, count, size = bands.shape
+    band = _argmax(highest.index_select(0, rows)) if count > 1 else torch.zeros_like(rows)
+    chosen = bands.flatten(0, 1).index_select(0, rows * count + band)
+    return band * size + _argmax(chosen)
+
+
+def _argmax(rows: Tensor) -> Tensor:
+    """The first maximum of each row (n, any), in reach of Python."""
+    if rows.dtype == torch.bfloat16:  # which numpy does not know
+        rows = rows.float()
     # several times as fast as torch's own
-    return torch.from_numpy(maps.numpy().argmax(axis=1))
+    return torch.from_numpy(rows.numpy().argmax(axis=1))
 
 
-def _y_x(flat: Tensor, width: int) -> Tensor:
-    """(y, x) of indices into flattened maps."""
-    return torch.stack([flat // width, flat % width], dim=-1)
+def _codes(flat: Tensor, width: int) -> Tensor:
+    """Of indices into flattened maps."""
+    y, x = _divmod(flat, width)
+    return (y << _BITS) | x
+
+
+def codes_of(positions: Tensor) -> Tensor:
+    """Positions (any, 2), (y, x), each as one number, so that they are sorted at once; of a position that
+    is none, -1."""
+    y, x = positions.unbind(dim=-1)
+    return (y << _BITS) | x
+
+
+def positions_of(codes: Tensor) -> Tensor:
+    """What `codes_of` was given, int64."""
+    x = (codes & (2**_BITS - 1)).masked_fill(codes == NONE, NONE)
+    return torch.stack([codes >> _BITS, x], dim=-1)

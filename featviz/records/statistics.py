@@ -63,13 +63,13 @@ class Statistics:
     def update(self, peaks: Tensor) -> Statistics:
         """These, and the maxima (n, c) of a batch, on the device of these."""
         peaks = peaks.detach().float()
-        ones = torch.ones_like(peaks.T, dtype=torch.int64)
-        counts = torch.zeros_like(self.histogram).scatter_add_(1, _bins(peaks.T), ones)
+        bins = _bins(peaks).T
+        counts = torch.zeros_like(self.histogram).scatter_add_(1, bins, torch.ones_like(bins))
         return Statistics(
             self.count + len(peaks),
             added(self.sums, peaks),
             torch.maximum(self.maximum, peaks.amax(dim=0)),
-            self.active + (peaks > 0).sum(dim=0),
+            self.active + counts[:, 1:].sum(dim=1),
             self.histogram + counts,
         )
 
@@ -126,9 +126,10 @@ class Statistics:
 
 def _bins(values: Tensor) -> Tensor:
     # the first bits of a float32 above zero are its exponent, then its quarter of the octave
-    quarters = (values.contiguous().view(torch.int32) >> 21) - 4 * (_BIAS + _OCTAVES[0])
-    bins = (quarters + 2).clamp(1, BINS - 1)  # infinity has the highest exponent
-    return bins.masked_fill(values <= 0, 0).long()
+    quarters = values.contiguous().view(torch.int32) >> 21
+    bins = quarters.sub_(4 * (_BIAS + _OCTAVES[0]) - 2)
+    bins = bins.clamp_(1, BINS - 1)  # infinity has the highest exponent
+    return bins.mul_(values > 0).long()
 
 
 def bin_edges() -> np.ndarray[Any, Any]:

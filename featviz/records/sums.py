@@ -26,20 +26,17 @@ def added(sums: Tensor, values: Tensor) -> Tensor:
 
     Args:
         sums: (c, LIMBS) int64.
-        values: (n, c) float32, without NaN.
+        values: (n, c) float32, without NaN, of less than 2**21 images.
     """
-    mantissa, exponent = torch.frexp(values.clamp(-_LARGEST, _LARGEST))
-    integer = (mantissa * 2**24).long()  # values = integer * 2**(exponent - 24)
-    shift = exponent.long() + (_BELOW - 24)
-    integer = integer >> (-shift).clamp(0, 63)
-    shift = shift.clamp(min=0)
-    moved = integer << (shift & (_BITS - 1))  # of less than 24 + 32 bits
-    channel = torch.arange(len(sums), device=sums.device) * LIMBS
-    index = (channel + (shift >> 5)).flatten()
-    total = sums.flatten()
-    total = total.index_add(0, index, (moved & (2**_BITS - 1)).flatten())
-    total.index_add_(0, index + 1, (moved >> _BITS).flatten())
-    return total.view_as(sums)
+    rest = values.clamp(-_LARGEST, _LARGEST).double()
+    limbs = []
+    for i in range(LIMBS - 1, -1, -1):
+        unit = 2.0 ** (_BITS * i - _BELOW)
+        # of 32 bits at most, so that a float64 holds the sum of 2**21 of them
+        multiples = (rest / unit).trunc_() if i else (rest / unit).floor_()
+        limbs.append(multiples.sum(dim=0))
+        rest = rest.sub_(multiples, alpha=unit)
+    return sums + torch.stack(limbs[::-1], dim=1).long()
 
 
 def total_of(sums: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from featviz.errors import RecordError, UsageError
-from featviz.records.peaks import NONE, Peaks
+from featviz.records.floor import Floor
+from featviz.records.peaks import NONE, Peaks, codes_of, positions_of
 
 _ARRAYS = ("scores", "images", "positions")
 _LAST = torch.iinfo(torch.int32).min
@@ -76,16 +77,11 @@ class TopK:
         return self.scores.shape[1]
 
     @cached_property
-    def _is_full(self) -> bool:
-        return not bool((self.images[:, -1] == NONE).any())
-
-    def may_take(self, scores: Tensor, images: Sequence[int]) -> Tensor:
-        """(n, c) bool, which scores of so many images may be among these; in reach of Python."""
-        if self._is_full and min(images) > self.latest:
-            return scores > self.scores[:, -1]  # of equal ones the earlier image stays
-        if self.k < len(scores):
-            return scores >= scores.topk(self.k, dim=0).values[-1]
-        return torch.ones_like(scores, dtype=torch.bool)
+    def floor(self) -> Floor | None:
+        """What others have to reach; None where there are empty slots. In reach of Python."""
+        if bool((self.images[:, -1] == NONE).any()):
+            return None
+        return Floor(self.scores[:, -1], self.latest, self.k)
 
     def update(self, maps: Tensor, images: Sequence[int]) -> TopK:
         """These, and the maxima of a batch of activation maps.
@@ -105,14 +101,14 @@ class TopK:
             lowest: rank by the scores times -1, which are what is kept.
         """
         signed = -peaks.scores + 0.0 if lowest else peaks.scores
-        scores, positions = signed.T, peaks.positions.transpose(0, 1)
+        scores, codes = signed.T, peaks.all_codes.T
         images = torch.tensor(peaks.images).to(scores.device, non_blocking=True).expand_as(scores)
         if not all(a < b for a, b in pairwise([self.latest, *peaks.images])):
-            return self._with(scores, images, positions)
+            return self._with(scores, images, codes)
         # all come after those that are held, so that among equal scores the first slot goes first
-        slots = self._slots_with(scores, images, positions)
+        slots = self._slots_with(scores, images, codes)
         slots = slots.taken(slots.first_of_equal(self.k))
-        return TopK(slots.scores, slots.images, slots.positions, peaks.images[-1])
+        return TopK(slots.scores, slots.images, positions_of(slots.codes), peaks.images[-1])
 
     def merge(self, other: TopK) -> TopK:
         """These and those of other images (or of the same ones: an image counts once).
@@ -126,11 +122,11 @@ class TopK:
                 f"a TopK of (units, k) = {own} and one of {others} do not merge: "
                 "scan both with the same layers and the same k"
             )
-        return self._with(other.scores, other.images, other.positions)
+        return self._with(other.scores, other.images, codes_of(other.positions))
 
-    def _with(self, scores: Tensor, images: Tensor, positions: Tensor) -> TopK:
+    def _with(self, scores: Tensor, images: Tensor, codes: Tensor) -> TopK:
         """The k first of these slots and of others, (c, any), each image once."""
-        slots = self._slots_with(scores, images, positions).ordered()
+        slots = self._slots_with(scores, images, codes).ordered()
         # empty slots are last: what lies behind the fullest unit's last image is left out
         filled = int((slots.images != NONE).sum(dim=1).max())
         slots = slots.first(max(filled, self.k))
@@ -139,14 +135,14 @@ class TopK:
             slots = slots.emptied(repeated).ordered()
         slots = slots.first(self.k)
         latest = max(self.latest, int(images.max()))
-        return TopK(slots.scores.clone(), slots.images.clone(), slots.positions.clone(), latest)
+        return TopK(slots.scores.clone(), slots.images.clone(), positions_of(slots.codes), latest)
 
-    def _slots_with(self, scores: Tensor, images: Tensor, positions: Tensor) -> _Slots:
+    def _slots_with(self, scores: Tensor, images: Tensor, codes: Tensor) -> _Slots:
         """These slots, then others (c, any)."""
         return _Slots(
             torch.cat([self.scores, scores], dim=1),
             torch.cat([self.images, images], dim=1),
-            torch.cat([self.positions, positions], dim=1),
+            torch.cat([codes_of(self.positions), codes], dim=1),
         )
 
     def to(self, device: torch.device | str) -> TopK:
@@ -182,21 +178,22 @@ class TopK:
 
 @dataclass(frozen=True, eq=False)
 class _Slots:
-    """Any number of slots of each unit: the tensors of a `TopK` on the way to their order."""
+    """Any number of slots of each unit: the tensors of a `TopK` on the way to their order, with the codes of
+    positions."""
 
     scores: Tensor
     images: Tensor
-    positions: Tensor
+    codes: Tensor
 
     def first(self, n: int) -> _Slots:
-        return _Slots(self.scores[:, :n], self.images[:, :n], self.positions[:, :n])
+        return _Slots(self.scores[:, :n], self.images[:, :n], self.codes[:, :n])
 
     def taken(self, order: Tensor) -> _Slots:
         """Those at some indices (c, any), in their order."""
         return _Slots(
             self.scores.gather(1, order),
             self.images.gather(1, order),
-            self.positions.gather(1, order[..., None].expand(-1, -1, 2)),
+            self.codes.gather(1, order),
         )
 
     def first_of_equal(self, k: int) -> Tensor:
@@ -218,7 +215,7 @@ class _Slots:
         return _Slots(
             self.scores.masked_fill(which, -torch.inf),
             self.images.masked_fill(which, NONE),
-            self.positions.masked_fill(which[..., None], NONE),
+            self.codes.masked_fill(which, NONE),
         )
 
     def ordered(self) -> _Slots:
@@ -226,12 +223,11 @@ class _Slots:
 
         Stable sorts by the least important key first, and by the most important one last.
         """
-        y, x = self.positions.unbind(dim=2)
         # an image can have a score of -inf too: it comes before the empty slots
         images = self.images.masked_fill(self.images == NONE, torch.iinfo(torch.int64).max)
         n, device = self.scores.shape[1], self.scores.device
         order = torch.arange(n, device=device).expand_as(self.scores)
-        for key, descending in ((x, False), (y, False), (images, False), (self.scores, True)):
+        for key, descending in ((self.codes, False), (images, False), (self.scores, True)):
             keys = key.gather(1, order)
             order = order.gather(1, keys.sort(dim=1, stable=True, descending=descending).indices)
         return self.taken(order)
