@@ -61,6 +61,22 @@ def test_bins_are_in_order_and_their_edges_are_exact() -> None:
     assert (bins[0], bins[-1]) == (0, BINS - 1)
 
 
+def test_many_values_at_once_are_counted_as_few_are() -> None:
+    edges = upper_edges()
+    beside = torch.cat([torch.nextafter(edges, edges.new_tensor(sign)) for sign in (-9e9, 9e9)])
+    small = torch.tensor([1e-45, -1e-45, 2.0**-129, -(2.0**-129), 2.0**-127, -0.0])
+    values = torch.cat([edges, beside, small, torch.randn(20_000, generator=generator(0)).exp()])
+    maps = values.expand(2, -1)[None, :, None] * torch.tensor([1.0, -1.0])[:, None, None]
+    at_once = PositionCounts.empty(2).update(maps)
+    apart = PositionCounts.empty(2)
+    for few in maps.split(1000, dim=3):
+        apart = apart.update(few)
+    assert same_bits(at_once.counts, apart.counts)
+    assert at_once.positions == len(values)
+    zero = at_once.counts[0, BINS // 2]
+    assert zero == (values.abs() < 2.0**-129).sum()
+
+
 def test_no_more_than_half_a_percent_is_above_the_threshold_of_network_dissection() -> None:
     maps = torch.randn(100, 2, 10, 10, generator=generator(0))
     threshold = PositionCounts.empty(2).update(maps).netdissect_threshold

@@ -16,7 +16,11 @@ _LEVELS = 257
 without an end."""
 _OFFSET = (127 - 16) * 8 - 2  # the bits of 2**-16, less their lowest 20, are bin 2
 BINS = 2 * _LEVELS + 1
-"""The negative bins, that of zero, and the positive ones, in the order of their values."""
+"""The negative bins, that of zero and of what is nearer to it than 2**-129, and the positive ones, in the order
+of their values."""
+_HEADS = 4096
+_MANY = 2 * _HEADS
+"""Values of a channel that make it worth while to go through all heads."""
 NETDISSECT = 0.995
 """Network Dissection's quantile: 0.5% of positions are above it."""
 
@@ -55,12 +59,11 @@ class PositionCounts:
 
     def update(self, maps: Tensor) -> PositionCounts:
         """These, and maps (n, c, h, w) without NaN, on the device of these, which is not waited for."""
-        bins = _bins(maps.detach().float())
-        channels = len(self.counts)
-        bins += BINS * torch.arange(channels, device=bins.device, dtype=bins.dtype)[:, None, None]
-        return PositionCounts(
-            self.counts + _counted(bins.flatten(), channels * BINS).view(-1, BINS)
-        )
+        values = maps.detach().float()
+        if values[:, :1].numel() < _MANY:
+            return PositionCounts(self.counts + _by_channel(_bins(values), BINS))
+        # the bins are made of the counts, and not of every value
+        return PositionCounts(self.counts + _folded(_by_channel(_heads(values), _HEADS)))
 
     def merge(self, other: PositionCounts) -> PositionCounts:
         """These and those of other images."""
@@ -105,12 +108,39 @@ def upper_edges() -> Tensor:
 
 def _bins(values: Tensor) -> Tensor:
     bits = values.contiguous().view(torch.int32)
-    level = ((bits & 0x7FFFFFFF) >> 20).sub_(_OFFSET).clamp_(1, _LEVELS)
-    return level.mul_(values.sign().int()).add_(_LEVELS)
+    head = (bits & 0x7FFFFFFF) >> 20
+    level = (head - _OFFSET).clamp_(1, _LEVELS)
+    sign = (bits >> 31).bitwise_or_(1)
+    return level.mul_(head.clamp_(max=1)).mul_(sign).add_(_LEVELS)
 
 
-def _counted(bins: Tensor, n: int) -> Tensor:
-    if bins.device.type == "cpu":
-        return torch.bincount(bins, minlength=n)
-    counts = torch.zeros(n, dtype=torch.int64, device=bins.device)  # bincount waits for the device
-    return counts.index_add_(0, bins, torch.ones_like(bins, dtype=torch.int64))
+def _heads(values: Tensor) -> Tensor:
+    """The first 12 bits of each value: sign, exponent, and the eighth of the doubling."""
+    return (values.contiguous().view(torch.int32) >> 20).add_(_HEADS // 2)
+
+
+def _folded(counts: Tensor) -> Tensor:
+    """Of counts by heads (c, _HEADS) those by bins (c, BINS)."""
+    below, above = counts.chunk(2, dim=1)  # each upwards from zero, by magnitude
+    zero = below[:, :1] + above[:, :1]
+    return torch.cat([_levels(below).flip(1), zero, _levels(above)], dim=1)
+
+
+def _levels(heads: Tensor) -> Tensor:
+    """Of one sign's heads (c, any) its bins (c, _LEVELS), the outermost with all that is beyond them."""
+    first, last = _OFFSET + 2, _OFFSET + _LEVELS
+    lowest = heads[:, 1:first].sum(dim=1, keepdim=True)
+    highest = heads[:, last:].sum(dim=1, keepdim=True)
+    return torch.cat([lowest, heads[:, first:last], highest], dim=1)
+
+
+def _by_channel(kinds: Tensor, n: int) -> Tensor:
+    """How many of the whole numbers from 0 to n of each channel, (images, c, h, w), are of each kind:
+    (c, n). They are written over."""
+    channels = kinds.shape[1]
+    kinds += n * torch.arange(channels, device=kinds.device, dtype=kinds.dtype)[:, None, None]
+    if kinds.device.type == "cpu":
+        return torch.bincount(kinds.flatten(), minlength=channels * n).view(-1, n)
+    counts = torch.zeros(channels * n, dtype=torch.int64, device=kinds.device)
+    flat = kinds.flatten()  # bincount waits for the device
+    return counts.index_add_(0, flat, torch.ones_like(flat, dtype=torch.int64)).view(-1, n)
