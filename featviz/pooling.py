@@ -1,11 +1,13 @@
 """Max-pooling on CPUs, several times as fast as torch's own where channels come first.
 
-torch's kernel goes through such maps position by position; with the channels last it takes many
-channels at once. Laid out so and back, the values and the winners are the same."""
+torch's kernel goes through such maps position by position. Without gradients the maxima of shifted maps are
+the same values. With gradients, for which winners count, maps are laid out with their channels last, of which
+the kernel takes many at once, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -59,12 +61,49 @@ def _max_pool2d(
     return_indices: bool = False,
 ) -> Any:
     """What torch's function of this name gives."""
-    window = (kernel_size, kernel_size if stride is None else stride, padding, dilation, ceil_mode)
+    step = kernel_size if stride is None or stride == [] else stride
+    window = (kernel_size, step, padding, dilation, ceil_mode)
     if return_indices:
         return func(x, *window, return_indices=True)
     if x.requires_grad and torch.is_grad_enabled():
         return MaxPool2DWithIndices.apply(x, window)[0]
-    return _channels_last(x, window)[0]
+    return _shifted_maxima(x, window)
+
+
+def _shifted_maxima(x: Tensor, window: tuple[Any, ...]) -> Tensor:
+    """The maxima over windows: first over their rows, then over their columns."""
+    like = torch.empty(x.shape, device="meta", dtype=x.dtype)
+    sizes = _pooled(like, *window)[0].shape[2:]
+    kernel, stride, padding, dilation = (_pair(size) for size in window[:4])
+    for axis in (0, 1):
+        dim, step, reach = axis + 2, dilation[axis], (sizes[axis] - 1) * stride[axis]
+        x = _padded(x, dim, padding[axis], reach + step * (kernel[axis] - 1) + 1)
+        shifted = (
+            x.narrow(dim, i * step, reach + 1)[_every(dim, stride[axis])]
+            for i in range(kernel[axis])
+        )
+        x = reduce(torch.maximum, shifted)
+    return x.contiguous()
+
+
+def _pair(size: Sizes) -> tuple[int, int]:
+    """Of rows and columns."""
+    if isinstance(size, int):
+        return size, size
+    return size[0], size[-1]
+
+
+def _padded(x: Tensor, dim: int, before: int, length: int) -> Tensor:
+    """With so much of minus infinity before it along a dimension, and after it up to a length."""
+    after = max(0, length - before - x.shape[dim])
+    if not before and not after:
+        return x
+    sides = (before, after) if dim == 3 else (0, 0, before, after)
+    return F.pad(x, sides, value=-torch.inf)
+
+
+def _every(dim: int, step: int) -> tuple[slice, ...]:
+    return (*[slice(None)] * dim, slice(None, None, step))
 
 
 def _channels_last(x: Tensor, window: tuple[Any, ...]) -> tuple[Tensor, Tensor]:

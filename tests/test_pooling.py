@@ -20,6 +20,8 @@ WINDOWS = [
     {"kernel_size": (3, 2), "stride": (1, 2), "padding": (1, 0)},
     {"kernel_size": 2, "stride": 1, "dilation": 3},
     {"kernel_size": 5, "stride": 1, "padding": 2},
+    {"kernel_size": [2], "stride": []},
+    {"kernel_size": 4, "stride": 3, "padding": 2, "ceil_mode": True},
 ]
 
 
