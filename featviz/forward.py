@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,13 +35,17 @@ def current_pass() -> Pass | None:
     return getattr(_running, "current", None)
 
 
-def call_model(model: nn.Module, images: Any, forward: Forward | None = None) -> Any:
+def call_model(
+    model: nn.Module, images: Any, forward: Forward | None = None, *, as_written: bool = False
+) -> Any:
     """One forward pass: every call of a model goes by here.
 
     Args:
         model: any module.
         images: (n, c, h, w) in model space.
         forward: how the model is called; None: ``model(images)``.
+        as_written: run the operations that the model names, for what follows them one by one, and none
+            that gives the same values sooner.
 
     Raises:
         UsageError: ``forward`` cannot be called.
@@ -53,7 +57,7 @@ def call_model(model: nn.Module, images: Any, forward: Forward | None = None) ->
     before = current_pass()
     _running.current = Pass()
     try:
-        with quick_pooling():
+        with nullcontext() if as_written else quick_pooling():
             output = model(images) if forward is None else forward(model, images)
         _running.current.is_done = True
     finally:

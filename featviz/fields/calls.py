@@ -83,7 +83,7 @@ def trace(model: nn.Module, image: Tensor, forward: Forward | None = None) -> Tr
         restore.enter_context(eagerly(model.modules()))
         restore.enter_context(tracer)
         try:
-            call_model(model, image, forward)
+            call_model(model, image, forward, as_written=True)
         except FeatvizError:
             raise
         except Exception as error:  # whatever a model of somebody's own raises

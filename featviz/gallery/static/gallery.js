@@ -20,6 +20,8 @@ const featviz = (() => {
     node.append(...children.filter((child) => child !== null));
     return node;
   }
+  /** A name that may go on in a new line behind each dot, slash and underscore, and not within a word: children of an element. */
+  const breakable = (name) => name.split(/(?<=[._/])/).flatMap((part, i) => (i ? [make("wbr"), part] : [part]));
   const number = (value) => value === null ? "not a number" : Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
   /** The class that dominates a unit's exemplars, where at least two of them share it. */
   const dominant = (unit) => (unit.label && unit.share * unit.exemplars.length > 1.5 ? unit.label : "");
@@ -306,7 +308,7 @@ const featviz = (() => {
   });
   return {
     // what the other scripts share with this one
-    $, make, number, counted, holds, refill, percent, dominant, image, load, fetched, maps, aspect, details, decoded, remember, recall, paint, ownNumber, ofSide, shownBlocks, caption, crispClass, isSmall, isDead,
+    $, make, breakable, number, counted, holds, refill, percent, dominant, image, load, fetched, maps, aspect, details, decoded, remember, recall, paint, ownNumber, ofSide, shownBlocks, caption, crispClass, isSmall, isDead,
     get network() { return network; },
     get page() { return page; },
     /** What the scripts of units call. */

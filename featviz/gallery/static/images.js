@@ -1,7 +1,7 @@
 // The images that have a page: where they are linked, and the index of them.
 "use strict";
 featviz.images = (() => {
-  const { $, make, counted, holds, image } = featviz;
+  const { $, make, breakable, counted, holds, image } = featviz;
 
   const file = (id) => `images/${String(id).padStart(6, "0")}.webp`;
   const address = (id) => `image.html#image-${id}`;
@@ -13,12 +13,12 @@ featviz.images = (() => {
   };
   /** The key of an image, as a link to its page where it has one. */
   function key(id, text) {
-    return pages().includes(id) ? make("a", { href: address(id), text, title: `${text}: what the network makes of it` }) : make("span", { text, title: text });
+    return pages().includes(id) ? make("a", { href: address(id), title: `${text}: what the network makes of it` }, ...breakable(text)) : make("span", { title: text }, ...breakable(text));
   }
 
   function thumbnail(id) {
     const { key, label } = names(id);
-    const words = label ? [make("b", { text: label }), make("span", { class: "key", text: key })] : [make("span", { class: "key", text: key })];
+    const words = label ? [make("b", { text: label }), make("span", { class: "key" }, ...breakable(key))] : [make("span", { class: "key" }, ...breakable(key))];
     return make("li", {}, make("a", { href: address(id), title: key },
       make("img", { src: file(id), alt: `image ${key}`, loading: "lazy" }), ...words));
   }

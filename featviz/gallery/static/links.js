@@ -1,7 +1,7 @@
 // Other units as pictures to follow: those that make up a unit, those that it feeds, and those that respond to the same images.
 "use strict";
 featviz.links = (() => {
-  const { $, make, load, paint } = featviz;
+  const { $, make, breakable, load, paint } = featviz;
   const SHARES = [
     ["excite", "Excited by", "what it adds to the response, in the mean over the exemplars"],
     ["inhibit", "Inhibited by", "what it takes from the response"],
@@ -30,7 +30,7 @@ featviz.links = (() => {
   }
   /** One unit with its number; one that the gallery does not show has a name alone. */
   function item(data, side, [name, unit, value], written) {
-    const words = [make("b", { text: written(value) }), " ", make("span", { text: `${name} ${unit}` })];
+    const words = [make("b", { text: written(value) }), " ", make("span", {}, ...breakable(`${name} ${unit}`))];
     const layer = featviz.network.layers.find((each) => each.name === name && (each.units || []).some(([number]) => number === unit));
     const isElsewhere = side !== data.sides[0] && data.matched; // where pages are numbered by the units of the first network
     if (!layer || isElsewhere) return make("span", { class: "quiet" }, ...words);
