@@ -63,7 +63,12 @@ def timed(work: Callable[[], object], device: str) -> float:
 
 
 def start(
-    model: nn.Module, images: Images, layers: list[Layer], batch_size: int, net: Anatomy
+    model: nn.Module,
+    images: Images,
+    layers: list[Layer],
+    batch_size: int,
+    net: Anatomy,
+    spectrum: bool,
 ) -> float:
     """Seconds of a scan until its first batch enters the network; with them the scan ends."""
     entered = 0.0
@@ -78,7 +83,7 @@ def start(
     begun = time.perf_counter()
     try:
         with suppress(End):
-            scan(model, images, layers, batch_size=batch_size, net=net)
+            scan(model, images, layers, batch_size=batch_size, net=net, spectrum=spectrum)
     finally:
         handle.remove()
     return entered - begun
@@ -95,13 +100,12 @@ def row(model: nn.Module, name: str, batch_size: int, args: argparse.Namespace) 
     last = model.get_submodule(layers[-1].name)
     batches = [batch.to(args.device) for batch in pixels.split(batch_size)]
     forward = bare(model, last, batches)
+    how = {"batch_size": batch_size, "net": net, "spectrum": args.spectrum}
     forwards, scans, starts = [], [], []
     for _ in range(args.turns + 1):
         forwards.append(timed(forward, args.device))
-        scans.append(
-            timed(lambda: scan(model, images, layers, batch_size=batch_size, net=net), args.device)
-        )
-        starts.append(start(model, images, layers, batch_size, net))
+        scans.append(timed(lambda: scan(model, images, layers, **how), args.device))
+        starts.append(start(model, images, layers, **how))
     ratio = statistics.median(s / f for s, f in zip(scans[1:], forwards[1:], strict=True))
     cells = [
         name,
@@ -134,6 +138,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256, help="in each turn (default: 256)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=(16, 32), metavar="N")
     parser.add_argument("--turns", type=int, default=3, help="that count (default: 3)")
+    parser.add_argument("--spectrum", action="store_true", help="count what lies below, too")
     parser.add_argument(
         "--memory",
         choices=("kept", "returned"),

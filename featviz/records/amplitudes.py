@@ -63,7 +63,8 @@ class Amplitudes:
         """These, and images (n, colors, h, w) from 0 to 1 on the CPU."""
         sums = self.sums.clone()
         for image in images:  # alone, so that no bit depends on its batch
-            amplitude = torch.fft.rfft2(image.double()).abs()
+            waves = torch.view_as_real(torch.fft.rfft2(image.double()))
+            amplitude = waves.square().sum(dim=-1).sqrt()  # several times as fast as torch's abs
             sums += (amplitude * _UNIT).round().long()
         return Amplitudes(self.count + len(images), sums)
 
