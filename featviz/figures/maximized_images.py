@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from featviz.errors import UsageError
-from featviz.figures.page import QUIET, AnyFigure, fitted, new_page, short, titled
+from featviz.figures.page import NARROWEST, QUIET, AnyFigure, fitted, new_page, short, titled
 from featviz.records.exemplars import Exemplars
 from featviz.records.maximized import Maximized
 from featviz.tiles import resized, sheet, to_uint8
@@ -35,7 +35,8 @@ def maximized(
         exemplars: of units of one layer; beside the image of each of these its strongest patches
             are drawn, 9 at most.
         tile: longer side of an image in pixels.
-        columns: images beside each other; None: as many as make about a square.
+        columns: images beside each other; None: as many as make about a square, or fill the width of the
+            heading.
         heading: comes first in the title.
         fig: a figure, or part of one, to draw into; None: a new one.
 
@@ -57,7 +58,7 @@ def maximized(
     scale = tile / max(result.images.shape[2:])
     height, width = (max(1, round(side * scale)) for side in result.images.shape[2:])
     cell = width if exemplars is None else 2 * width + 2
-    columns = columns or max(1, ceil(sqrt(n * (height + _LABEL) / cell)))
+    columns = columns or _columns(n, cell, height + _LABEL)
     rows = ceil(n / columns)
     names, layer = _names(result)
     is_of_classes = all(isinstance(target, int) for target in result.targets)
@@ -107,3 +108,11 @@ def _patches(
     side = (max(1, size[0] // _ACROSS - 1), max(1, size[1] // _ACROSS - 1))
     tiles = view_tiles(exemplars, row, "", PATCH, side)
     return sheet(tiles[: _ACROSS**2], _ACROSS)
+
+
+def _columns(n: int, width: int, height: int) -> int:
+    """How many of n images, of this size with their gaps and labels, are beside each other; rows are as
+    full as they can be."""
+    square = ceil(sqrt(n * height / width))
+    most = max(1, square, (NARROWEST + _GAP) // (width + _GAP))
+    return ceil(n / ceil(n / most))
