@@ -58,7 +58,7 @@ def call_model(
     _running.current = Pass()
     try:
         with nullcontext() if as_written else quick_pooling():
-            output = model(images) if forward is None else forward(model, images)
+            output = _called(model, images, forward)
         _running.current.is_done = True
     finally:
         _running.current = before
@@ -70,9 +70,13 @@ def within(block: AbstractContextManager[Any], forward: Forward | None) -> Forwa
 
     def call(model: nn.Module, images: Any) -> Any:
         with block:
-            return model(images) if forward is None else forward(model, images)
+            return _called(model, images, forward)
 
     return call
+
+
+def _called(model: nn.Module, images: Any, forward: Forward | None) -> Any:
+    return model(images) if forward is None else forward(model, images)
 
 
 def check_module(model: object) -> None:

@@ -197,14 +197,9 @@ def opacity(signals: Tensor, blur: float) -> Tensor:
     It does not depend on the scale of a signal. One that is zero everywhere has no opacity anywhere.
     """
     energies = energy(signals, blur)
-    scales = torch.stack([_scale(own) for own in energies])
+    # of what is above zero: a signal that covers little of its box is zero at any percentile of all
+    scales = torch.stack([_percentile(own, MASK_PERCENTILE) for own in energies])
     return (energies / scales[:, None, None]).clamp(0, 1) ** MASK_POWER
-
-
-def _scale(energies: Tensor) -> Tensor:
-    """The energy that counts as full: a percentile of what is above zero, since a signal that covers
-    little of its box is zero at any percentile of all."""
-    return _percentile(energies, MASK_PERCENTILE)
 
 
 def masked_tiles(

@@ -114,5 +114,5 @@ def _columns(n: int, width: int, height: int) -> int:
     """How many of n images, of this size with their gaps and labels, are beside each other; rows are as
     full as they can be."""
     square = ceil(sqrt(n * height / width))
-    most = max(1, square, (NARROWEST + _GAP) // (width + _GAP))
+    most = max(square, (NARROWEST + _GAP) // (width + _GAP))
     return ceil(n / ceil(n / most))

@@ -18,7 +18,7 @@ featviz.images = (() => {
 
   function thumbnail(id) {
     const { key, label } = names(id);
-    const words = label ? [make("b", { text: label }), make("span", { class: "key" }, ...breakable(key))] : [make("span", { class: "key" }, ...breakable(key))];
+    const words = [label ? make("b", { text: label }) : null, make("span", { class: "key" }, ...breakable(key))];
     return make("li", {}, make("a", { href: address(id), title: key },
       make("img", { src: file(id), alt: `image ${key}`, loading: "lazy" }), ...words));
   }
