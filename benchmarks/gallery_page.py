@@ -10,8 +10,9 @@ units, after what the browser would throw away when it needs room is thrown away
 layer's figure is made.
 
 Then how long a unit's panel takes from the click to its pictures, the median of 20 units whose sprites
-are loaded and of 20 that are not, and how many of 20 places of the page, jumped to one after another,
-still have an empty tile in view 300 ms later. ``--gallery PAGE`` measures this on a layer's page of
+are loaded and of 20 that are not, and how many tiles of 20 places of the page, jumped to one after
+another, are still empty 300 ms later, and how many still show the small preview that the page itself
+holds. ``--gallery PAGE`` measures this on a layer's page of
 your own."""
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ from galleries import made_up
 DRAWN = """() => {
   const tiles = [...document.querySelectorAll("#tiles li")].slice(0, 60);
   const inView = tiles.filter((item) => item.getBoundingClientRect().top < innerHeight);
-  const drawn = (item) => item.querySelector(".dead") || item.querySelector(".picture").style.backgroundImage;
+  const drawn = (item) => item.querySelector(".dead") || !item.querySelector(".preview") && item.querySelector(".picture").style.backgroundImage;
   return inView.length > 0 && inView.every(drawn);
 }"""
 SORTED = f"() => document.querySelector('#tiles li').dataset.unit !== '0' && ({DRAWN})()"
 PANEL = """async (tile) => {
   const dialog = document.querySelector("#unit");
-  const isDrawn = (picture) => picture.style.backgroundImage || picture.src;
+  const isDrawn = (picture) => picture.src || picture.style.backgroundImage && !picture.matches(".preview");
   const drawn = () => dialog.open && [...dialog.querySelectorAll(".blocks .picture")].every(isDrawn);
   const start = performance.now();
   tile.querySelector("a").click();
@@ -59,7 +60,8 @@ JUMPED = """async (share) => {
     return box.bottom > 0 && box.top < innerHeight;
   });
   const drawn = (item) => item.querySelector(".dead") || item.querySelector(".picture").style.backgroundImage;
-  return [inView.length, inView.filter((item) => !drawn(item)).length];
+  const small = (item) => item.querySelector(".preview");
+  return [inView.length, inView.filter((item) => !drawn(item)).length, inView.filter(small).length];
 }"""
 SCROLLED = """async () => {
   for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
@@ -164,9 +166,9 @@ def print_use(page: Page, address: Path) -> None:
     page.wait_for_function(DRAWN)
     draws = random.Random(0)
     counts = [page.evaluate(JUMPED, draws.random()) for _ in range(20)]
-    blank = [empty for _, empty in counts if empty]
+    total, empty, small = (sum(column) for column in zip(*counts, strict=True))
     print(
-        f"20 jumps: {len(blank)} with an empty tile after 300 ms, {sum(n for n, _ in counts)} tiles in view\n"
+        f"20 jumps: of {total} tiles in view {empty} are empty after 300 ms, {small} a small preview\n"
     )
 
 

@@ -8,12 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 # read when torch is imported, here and in what tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _same_modules() -> None:
+    """What fixtures of a module draw at random does not hang on the tests before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws(_same_modules: None) -> None:
+    """Weights and images that a test draws at random do not hang on the tests before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -857,8 +857,10 @@ def test_tiles_of_any_number_and_size() -> None:
     lone = torch.cat([signals[:, :3, :3], patches[:, :3, :3]], dim=1)
     assert torch.equal(sprites.strongest(exemplars, 0, 3, "projection"), lone)
     assert sprites.strongest(exemplars, 0, 10).shape == (3, 20, 10)
-    opacity = torch.full((1, 7, 11), 255, dtype=torch.uint8)
-    assert sprite_shape(sprites.sprite([patches, signals], opacity)) == (7, 22, 3)
+    across = sprites.beside([patches, signals], torch.full((1, 7, 11), 255, dtype=torch.uint8))
+    assert sprite_shape(sprites.sprite(across)) == (7, 22, 3)
+    small = pixels(base64.b64decode(sprites.preview(across).partition("base64,")[2]))
+    assert small.shape[:2] == (sprites.PREVIEW, round(22 * sprites.PREVIEW / 7))
 
 
 def sprite_shape(script: str) -> tuple[int, ...]:

@@ -823,10 +823,10 @@ def test_everything_is_reached_by_the_tab_key(tab: Tab) -> None:
 
 
 ITEMS = "[...document.querySelectorAll('#tiles li')]"
-# the page knows of each tile whether it is near the view, and has drawn those that are
+# the page knows of each tile whether it is near the view, and has drawn those that are, from their sprites
 NEAR_DRAWN = (
     f"{ITEMS}.every((li) => li.near !== undefined) && {ITEMS}.filter((li) => li.near)"
-    ".every((li) => li.querySelector('.dead') || li.faces[0].style.backgroundImage)"
+    ".every((li) => li.querySelector('.dead') || !li.querySelector('.preview'))"
 )
 
 
@@ -1040,6 +1040,47 @@ def test_crops_that_did_not_do_are_named(
     assert "1 of 76 exemplars" in page.inner_text(".lead")
     items = page.locator("#unit .exemplars li").all_inner_texts()
     assert ["from the full image" in item for item in items] == [True, False, False, False]
+
+
+def test_tiles_take_their_room_before_they_are_styled(
+    opened: Callable[..., Tab], large: Path
+) -> None:
+    """A tile that is out of view is as large as one in it, and holds its pictures and its name."""
+    page = opened(large).go("layer-000.html")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        sizes = page.evaluate(
+            f"{ITEMS}.map((li) => `${{li.offsetWidth.toFixed()}} ${{li.offsetHeight}}`)"
+        )
+        assert len(set(sizes)) == 1
+        bottoms = page.evaluate(
+            f"{ITEMS}.slice(0, 8).map((li) => [li, li.firstChild].map((node) => node.getBoundingClientRect().bottom))"
+        )
+        for tile, content in bottoms:
+            assert content == pytest.approx(tile, abs=1)
+
+
+def test_a_tile_shows_its_preview_until_its_sprite_is_there(
+    opened: Callable[..., Tab], large: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "late"
+    shutil.copytree(large, out)
+    for unit in range(1000, 2048):
+        (out / f"layers/000/{unit}.js").unlink(missing_ok=True)
+    tab = opened(out)
+    page = tab.go("layer-000.html")
+    item = "document.querySelector('li[data-unit=\"{}\"] .picture')"
+    address = f"{item}.style.backgroundImage"
+    tab.wait(f"{address.format(8)} && !{item.format(8)}.matches('.preview')")
+    sprite = page.evaluate(address.format(8))
+    page.evaluate(f"{item.format(1504)}.scrollIntoView()")
+    tab.wait(address.format(1504))
+    assert page.evaluate(f"{item.format(1504)}.matches('.preview')")
+    preview = page.evaluate(address.format(1504))
+    assert len(preview) < len(sprite) / 2
+    tab.wait(f"{item.format(1504)}.textContent === 'missing'")
+    assert page.evaluate(address.format(1504)) == preview, "it stays beside the word"
+    tab.errors.clear()
 
 
 def test_a_missing_tile_is_named_as_such(

@@ -161,9 +161,11 @@ class Work:
             pictures = sprites.blocks(exemplars, row, size, self.views)
             maps = self.maps.get(layer_scan.layer.name)
             column = "" if maps is None else packed_maps(maps[channel])
-            opacity = sprites.shown(exemplars, row, size)
+            across = sprites.beside(pictures, sprites.shown(exemplars, row, size))
+            numbers["preview"] = sprites.preview(across)
             details = site.script(units.details.of(channel))
-            script = sprites.sprite(pictures, opacity, column, details)
+            crisp = max(size) <= sprites.CRISP
+            script = sprites.sprite(across, column, details, crisp=crisp)
             write_atomic(units.folder / f"{channel}.js", script)
         return numbers
 

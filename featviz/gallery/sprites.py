@@ -23,6 +23,8 @@ CRISP = 32  # tiles up to this side keep their exact pixels
 QUALITY = 65
 THUMBNAIL = 192  # the longest side of an image
 STRIP_SIDE = 72  # of the tiles on the front page
+PREVIEW = 32  # the height of what is shown until a sprite is loaded
+PREVIEW_QUALITY = 40
 
 
 def tile_size(height: int, width: int) -> tuple[int, int]:
@@ -111,22 +113,37 @@ def address(data: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
-def sprite(
-    pictures: Sequence[Tensor], opacity: Tensor, maps: str = "", details: str = "null"
-) -> str:
-    """A unit's blocks beside each other as a script, which pages opened from disk may load and read
-    the pixels of.
+def beside(pictures: Sequence[Tensor], opacity: Tensor) -> Tensor:
+    """A unit's blocks beside each other, with how opaque each pixel is: (4, h, w) uint8.
 
     Args:
         pictures: of ``blocks``.
         opacity: of each of them, as of ``shown``: a dark page is dark between tiles too.
+    """
+    return torch.cat([torch.cat([picture, opacity]) for picture in pictures], dim=2)
+
+
+def sprite(across: Tensor, maps: str = "", details: str = "null", *, crisp: bool = False) -> str:
+    """A unit's blocks as a script, which pages opened from disk may load and read the pixels of.
+
+    Args:
+        across: of ``beside``.
         maps: the address of the picture of the unit's activation maps; empty: it has none.
         details: what else its panel shows, as JSON that may stand in a script.
+        crisp: keep exact pixels, as of tiles up to CRISP.
     """
-    across = torch.cat([torch.cat([picture, opacity]) for picture in pictures], dim=2)
-    crisp = max(across.shape[1:]) <= 3 * len(pictures) * (CRISP + 1)
     picture = address(packed(across, crisp=crisp))
     return f'featviz.sprite("{picture}", "{maps}", {details});\n'
+
+
+def preview(across: Tensor) -> str:
+    """The same so small that a page holds it, to be shown until the script is there: the address of its picture."""
+    height, width = across.shape[1:]
+    image = Image.fromarray(across.permute(1, 2, 0).contiguous().numpy())
+    small = image.resize((max(1, round(width * PREVIEW / height)), PREVIEW), Image.Resampling.BOX)
+    buffer = BytesIO()
+    small.save(buffer, "WEBP", method=2, quality=PREVIEW_QUALITY)
+    return address(buffer.getvalue())
 
 
 def from_sprite(

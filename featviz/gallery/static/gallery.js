@@ -76,7 +76,6 @@ const featviz = (() => {
     });
   }
   function forget(address) {
-    sprites.get(address).then(URL.revokeObjectURL, () => {});
     sprites.delete(address);
     rests.delete(address);
   }
@@ -84,13 +83,10 @@ const featviz = (() => {
   /** The address of the picture of a unit's activation maps, and what else its panel shows, once its sprite is loaded. */
   const maps = (side, unit) => rests.get(addressOf(side, unit))?.maps || "";
   const details = (side, unit) => rests.get(addressOf(side, unit))?.details || null;
-  /** What a unit's script calls: its picture becomes a blob, which takes a third of the memory that the text does. */
-  function sprite(data, maps, details) {
+  /** What a unit's script calls. */
+  function sprite(picture, maps, details) {
     rests.set(document.currentScript.getAttribute("src"), { maps, details });
-    const text = atob(data.slice(data.indexOf(",") + 1));
-    const bytes = new Uint8Array(text.length);
-    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-    document.currentScript.received(URL.createObjectURL(new Blob([bytes], { type: "image/webp" })));
+    document.currentScript.received(picture);
   }
 
   function decoded(data) {
@@ -197,8 +193,13 @@ const featviz = (() => {
         pictures.forEach((picture) => { picture.style.backgroundImage = ""; });
         return;
       }
+      const put = (source, isPreview) => pictures.forEach((picture, j) => {
+        paintFace(picture, ofSide(data, side), blocks[j], source, side.units[unit]);
+        picture.classList.toggle("preview", isPreview);
+      });
+      put(side.units[unit].preview, true);
       item.drawn = load(side, unit).then(
-        (source) => { if (item.near) pictures.forEach((picture, j) => paintFace(picture, ofSide(data, side), blocks[j], source, side.units[unit])); }, // it may have left the view meanwhile
+        (source) => { if (item.near) put(source, false); }, // it may have left the view meanwhile
         () => pictures.forEach((picture) => { picture.textContent = "missing"; }));
     });
   }

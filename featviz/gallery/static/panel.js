@@ -59,9 +59,12 @@ featviz.panel = (() => {
       make("figcaption", { text: caption(data, block) }, marked(data, side, block)),
       make("div", { class: "picture" + crispClass(data), role: "img", "aria-label": `${caption(data, block)} of unit ${ownNumber(unit)}` })));
     const pictures = figures.map((figure) => $(".picture", figure));
-    load(side, unit.unit).then(
-      (source) => pictures.forEach((picture, i) => paint(picture, data, shown[i], source)),
-      () => pictures.forEach((picture) => { picture.textContent = "missing"; }));
+    const put = (source, isPreview) => pictures.forEach((picture, i) => {
+      paint(picture, data, shown[i], source);
+      picture.classList.toggle("preview", isPreview);
+    });
+    put(unit.preview, true);
+    load(side, unit.unit).then((source) => put(source, false), () => pictures.forEach((picture) => { picture.textContent = "missing"; }));
     const weights = unit.weights ? [make("figure", { class: "weights" },
       make("figcaption", { text: "its filter, the weights" }),
       make("img", { class: "picture crisp", src: unit.weights, alt: `weights of unit ${ownNumber(unit)}` }))] : [];
