@@ -95,7 +95,8 @@ def test_quantiles_classes_and_groups_are_those_of_brute_force(result: Scan) -> 
 def test_amplitudes_are_the_mean_of_all_images(result: Scan) -> None:
     assert result.amplitudes is not None
     expected = torch.fft.rfft2(PIXELS.double()).abs().mean(dim=0)
-    torch.testing.assert_close(result.amplitudes.mean, expected, rtol=0, atol=2**-20)
+    atol = 1e-6 * float(expected.max())  # they are computed in float32
+    torch.testing.assert_close(result.amplitudes.mean, expected, rtol=0, atol=atol)
 
 
 def test_a_record_keeps_it(result: Scan, tmp_path: Path) -> None:
