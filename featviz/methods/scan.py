@@ -405,11 +405,13 @@ class _Run:
 
         def reduce(name: str, output: Tensor) -> None:
             maps = as_maps(self.sized.for_maps(state[name].layer, shape), output)  # (n, c, h, w)
-            peaks = self._peaks(state[name], maps, images)
-            self.numbers.take(f"layer {name!r}", peaks.maxima, images)
-            if peaks.scores is not peaks.maxima:
-                self.numbers.take(f"score of layer {name!r}", peaks.scores, images)
-            layers[name] = state[name].update(maps, peaks)
+            scores = self._scores(state[name], maps)
+            with torch._C.DisableTorchFunction():  # of small operations, a mode is the larger part
+                peaks = self._peaks(state[name], maps, images, scores)
+                self.numbers.take(f"layer {name!r}", peaks.maxima, images)
+                if peaks.scores is not peaks.maxima:
+                    self.numbers.take(f"score of layer {name!r}", peaks.scores, images)
+                layers[name] = state[name].update(maps, peaks)
 
         x = in_model_space(self.data, batch, self.parameter)
         x = self.arithmetic.laid_out(x)
@@ -422,12 +424,12 @@ class _Run:
             amplitudes = amplitudes.update(batch[counted(images, len(state.listing))])
         return state.with_progress(layers, position, list(self.skipped), amplitudes)
 
-    def _peaks(self, layer_scan: LayerScan, maps: Tensor, images: list[int]) -> Peaks:
-        """The peaks of a layer's maps, with what images are ranked by."""
+    def _scores(self, layer_scan: LayerScan, maps: Tensor) -> Tensor | None:
+        """What images are ranked by; None: the maxima of a layer's maps."""
         layer, score = layer_scan.layer, layer_scan.score
         is_vector = not layer.has_maps and not score.startswith("function ")
         if self.score is None or is_vector:
-            return Peaks.of(maps, images, lambda maxima: layer_scan.may_take(maxima, images))
+            return None
         scores = self.score(maps)
         expected = maps.shape[:2]
         if not isinstance(scores, Tensor) or scores.shape != expected:
@@ -435,4 +437,14 @@ class _Run:
             raise UsageError(
                 f"score gives {given} for maps {tuple(maps.shape)}: give {tuple(expected)}", "score"
             )
-        return Peaks.ranked_by(maps, images, scores, has_positions(score, layer))
+        return scores
+
+    def _peaks(
+        self, layer_scan: LayerScan, maps: Tensor, images: list[int], scores: Tensor | None
+    ) -> Peaks:
+        """The peaks of a layer's maps, with what images are ranked by."""
+        if scores is None:
+            return Peaks.of(maps, images, lambda maxima: layer_scan.may_take(maxima, images))
+        return Peaks.ranked_by(
+            maps, images, scores, has_positions(layer_scan.score, layer_scan.layer)
+        )
