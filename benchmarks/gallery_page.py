@@ -36,7 +36,8 @@ from galleries import made_up
 DRAWN = """() => {
   const tiles = [...document.querySelectorAll("#tiles li")].slice(0, 60);
   const inView = tiles.filter((item) => item.getBoundingClientRect().top < innerHeight);
-  const drawn = (item) => item.querySelector(".dead") || !item.querySelector(".preview") && item.querySelector(".picture").style.backgroundImage;
+  const isSharp = (picture) => picture.style.backgroundImage && !picture.matches(".preview");
+  const drawn = (item) => item.querySelector(".dead") || isSharp(item.querySelector(".picture"));
   return inView.length > 0 && inView.every(drawn);
 }"""
 SORTED = f"() => document.querySelector('#tiles li').dataset.unit !== '0' && ({DRAWN})()"

@@ -102,7 +102,7 @@ def made_up(folder: Path, units: int, *, side: int = 96, kinds: int = 8, labels:
     """
     dice = np.random.default_rng(0)
     pictures = [_noise(dice, 3 * (side + 1) - 1) for _ in range(kinds)]
-    previews = [sprites.preview(_pixels(picture)) for picture in pictures]
+    previews = [sprites.preview(Image.open(BytesIO(picture))) for picture in pictures]
     numbers = [_unit(dice, unit, labels) for unit in range(units)]
     for unit in numbers:
         unit["preview"] = previews[unit["unit"] % kinds]
@@ -180,12 +180,6 @@ def _noise(dice: np.random.Generator, side: int) -> bytes:
     buffer = BytesIO()
     picture.save(buffer, "WEBP", quality=80, method=0)
     return buffer.getvalue()
-
-
-def _pixels(picture: bytes) -> Tensor:
-    """Of a WebP picture, (3, h, w) uint8."""
-    with Image.open(BytesIO(picture)) as image:
-        return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
 
 
 def _unit(dice: np.random.Generator, unit: int, labels: int) -> dict[str, Any]:

@@ -97,13 +97,23 @@ def filters(weight: Tensor) -> list[Tensor]:
 
 
 def packed(picture: Tensor, *, crisp: bool) -> bytes:
-    """A picture (3, h, w) uint8, or (4, h, w) with its opacity, as WebP; exact, or with the losses of a photograph."""
-    options: dict[str, Any] = {"quality": QUALITY, "exact": True}
-    if crisp:
-        # of lossless WebP, quality is the effort that goes into packing
-        options |= {"lossless": True, "quality": 50}
+    """A picture (3, h, w) uint8 as WebP; exact, or with the losses of a photograph."""
+    return _webp(_image(picture), **_options(crisp))
+
+
+def _options(crisp: bool) -> dict[str, Any]:
+    # of lossless WebP, quality is the effort that goes into packing
+    kept = {"lossless": True, "quality": 50} if crisp else {"quality": QUALITY}
+    return {"exact": True, **kept}
+
+
+def _image(picture: Tensor) -> Image.Image:
+    """Of a picture (3, h, w) uint8, or (4, h, w) with its opacity."""
+    return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+
+
+def _webp(image: Image.Image, **options: Any) -> bytes:
     buffer = BytesIO()
-    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
     image.save(buffer, "WEBP", method=2, **options)
     return buffer.getvalue()
 
@@ -113,17 +123,19 @@ def address(data: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
-def beside(pictures: Sequence[Tensor], opacity: Tensor) -> Tensor:
-    """A unit's blocks beside each other, with how opaque each pixel is: (4, h, w) uint8.
+def beside(pictures: Sequence[Tensor], opacity: Tensor) -> Image.Image:
+    """A unit's blocks beside each other, with how opaque each pixel is.
 
     Args:
         pictures: of ``blocks``.
         opacity: of each of them, as of ``shown``: a dark page is dark between tiles too.
     """
-    return torch.cat([torch.cat([picture, opacity]) for picture in pictures], dim=2)
+    return _image(torch.cat([torch.cat([picture, opacity]) for picture in pictures], dim=2))
 
 
-def sprite(across: Tensor, maps: str = "", details: str = "null", *, crisp: bool = False) -> str:
+def sprite(
+    across: Image.Image, maps: str = "", details: str = "null", *, crisp: bool = False
+) -> str:
     """A unit's blocks as a script, which pages opened from disk may load and read the pixels of.
 
     Args:
@@ -132,18 +144,15 @@ def sprite(across: Tensor, maps: str = "", details: str = "null", *, crisp: bool
         details: what else its panel shows, as JSON that may stand in a script.
         crisp: keep exact pixels, as of tiles up to CRISP.
     """
-    picture = address(packed(across, crisp=crisp))
+    picture = address(_webp(across, **_options(crisp)))
     return f'featviz.sprite("{picture}", "{maps}", {details});\n'
 
 
-def preview(across: Tensor) -> str:
+def preview(across: Image.Image) -> str:
     """The same so small that a page holds it, to be shown until the script is there: the address of its picture."""
-    height, width = across.shape[1:]
-    image = Image.fromarray(across.permute(1, 2, 0).contiguous().numpy())
-    small = image.resize((max(1, round(width * PREVIEW / height)), PREVIEW), Image.Resampling.BOX)
-    buffer = BytesIO()
-    small.save(buffer, "WEBP", method=2, quality=PREVIEW_QUALITY)
-    return address(buffer.getvalue())
+    size = max(1, round(across.width * PREVIEW / across.height)), PREVIEW
+    small = across.resize(size, Image.Resampling.BOX)
+    return address(_webp(small, quality=PREVIEW_QUALITY))
 
 
 def from_sprite(
