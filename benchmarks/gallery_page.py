@@ -9,11 +9,11 @@ memory of the page's process and of its script (Linux): after opening, after scr
 units, after what the browser would throw away when it needs room is thrown away, and after the
 layer's figure is made.
 
-Then how long a unit's panel takes from the click to its pictures, the median of 20 units whose sprites
-are loaded and of 20 that are not, and how many tiles of 20 places of the page, jumped to one after
-another, are still empty 300 ms later, and how many still show the small preview that the page itself
-holds. ``--gallery PAGE`` measures this on a layer's page of
-your own."""
+Then how long a unit's panel takes from the click until it is open with pictures, and until these are
+its sprite and not the small previews that the page itself holds: the median of 20 units whose sprites
+are loaded and of 20 that are not. And how many tiles of 20 places of the page, jumped to one after
+another, are empty 300 ms later, and how many still show their preview. ``--gallery PAGE`` measures this
+on a layer's page of your own."""
 
 from __future__ import annotations
 
@@ -43,15 +43,19 @@ DRAWN = """() => {
 SORTED = f"() => document.querySelector('#tiles li').dataset.unit !== '0' && ({DRAWN})()"
 PANEL = """async (tile) => {
   const dialog = document.querySelector("#unit");
-  const isDrawn = (picture) => picture.src || picture.style.backgroundImage && !picture.matches(".preview");
-  const drawn = () => dialog.open && [...dialog.querySelectorAll(".blocks .picture")].every(isDrawn);
+  const pictures = () => [...dialog.querySelectorAll(".blocks .picture")];
+  const hasPictures = () => dialog.open && pictures().every((picture) => picture.src || picture.style.backgroundImage);
+  const isSharp = () => hasPictures() && !dialog.querySelector(".blocks .preview");
   const start = performance.now();
+  const until = async (holds) => {
+    while (!holds()) await new Promise(requestAnimationFrame);
+    return performance.now() - start;
+  };
   tile.querySelector("a").click();
-  while (!drawn()) await new Promise(requestAnimationFrame);
-  const time = performance.now() - start;
+  const times = [await until(hasPictures), await until(isSharp)];
   dialog.close();
-  await new Promise((done) => setTimeout(done, 200)); // the address is the page's again
-  return time;
+  await new Promise((done) => setTimeout(done, 700)); // the address is the page's again, and the tiles about the unit are drawn
+  return times;
 }"""
 JUMPED = """async (share) => {
   scrollTo(0, share * (document.documentElement.scrollHeight - innerHeight));
@@ -157,11 +161,12 @@ def print_use(page: Page, address: Path) -> None:
         tile for tile in page.query_selector_all("#tiles li") if not tile.query_selector(".dead")
     ]
     in_view = [tile for tile in tiles[:60] if tile.query_selector(".picture[style]")][:20]
-    others = tiles[-20:]
+    others = tiles[200 :: len(tiles) // 21][:20]  # far from each other
     for name, chosen in (("loaded", in_view), ("not loaded", others)):
-        times = [page.evaluate(PANEL, tile) for tile in chosen]
+        opened, sharp = zip(*(page.evaluate(PANEL, tile) for tile in chosen), strict=True)
         print(
-            f"panel of a unit whose sprite is {name}: {median(times):.0f} ms, at most {max(times):.0f}"
+            f"panel of a unit whose sprite is {name}: open with pictures after {median(opened):.0f} ms "
+            f"(at most {max(opened):.0f}), sharp after {median(sharp):.0f} ms (at most {max(sharp):.0f})"
         )
     page.reload()
     page.wait_for_function(DRAWN)

@@ -171,7 +171,17 @@ const featviz = (() => {
       $(".faces", item).replaceChildren(...item.faces);
       if (item.near) draw(item);
     });
+    previewAll(items);
     document.querySelectorAll(".trust").forEach((badge) => { badge.hidden = badge.dataset.rule !== page.rule; });
+  }
+  /** Put previews into all tiles, some in each frame, so that none is ever empty that comes into view. */
+  async function previewAll(items) {
+    const faces = items.map((item) => item.faces);
+    for (const [unit, item] of items.entries()) {
+      if (!item || item.faces !== faces[unit]) continue; // not shown, or made anew meanwhile
+      page.data.sides.forEach((_, i) => preview(item, i));
+      if (unit % 64 === 63) await new Promise(requestAnimationFrame);
+    }
   }
   /** A tile in words, for who does not see it. */
   function description(unit) {
@@ -182,27 +192,33 @@ const featviz = (() => {
     return [words, matches(page.data, unit)].filter(Boolean).join(", ");
   }
 
-  /** Draw what is in view, of the blocks that the switch shows; what has left the view is forgotten. */
+  /** Draw what is in view, of the blocks that the switch shows; what has left the view is its preview again. */
   function draw(item) {
-    const { data, blocks } = page;
-    const unit = Number(item.dataset.unit);
-    data.sides.forEach((side, i) => {
-      if (side.units[unit].dead) return;
-      const pictures = item.faces.slice(i * blocks.length, (i + 1) * blocks.length);
-      if (!item.near) {
-        pictures.forEach((picture) => { picture.style.backgroundImage = ""; });
-        return;
-      }
-      const put = (source, isPreview) => pictures.forEach((picture, j) => {
-        paintFace(picture, ofSide(data, side), blocks[j], source, side.units[unit]);
-        picture.classList.toggle("preview", isPreview);
-      });
-      put(side.units[unit].preview, true);
-      item.drawn = load(side, unit).then(
-        (source) => { if (item.near) put(source, false); }, // it may have left the view meanwhile
-        () => pictures.forEach((picture) => { picture.textContent = "missing"; }));
+    page.data.sides.forEach((side, i) => {
+      const unit = side.units[item.dataset.unit];
+      if (unit.dead) return;
+      if (!item.near && item.drawn) put(item, i, unit.preview, true);
+      if (!item.near) return;
+      preview(item, i);
+      item.drawn = load(side, unit.unit).then(
+        (source) => { if (item.near) put(item, i, source, false); }, // it may have left the view meanwhile
+        () => facesOf(item, i).forEach((picture) => { picture.textContent = "missing"; }));
     });
   }
+  /** Show the preview of a side of a tile where it shows nothing yet. */
+  function preview(item, i) {
+    const unit = page.data.sides[i].units[item.dataset.unit];
+    if (!unit.dead && !facesOf(item, i)[0].style.backgroundImage) put(item, i, unit.preview, true);
+  }
+  /** Show the picture of a side of a tile, which its preview stands for until it is there. */
+  function put(item, i, source, isPreview) {
+    const side = page.data.sides[i];
+    facesOf(item, i).forEach((picture, j) => {
+      paintFace(picture, ofSide(page.data, side), page.blocks[j], source, side.units[item.dataset.unit]);
+      picture.classList.toggle("preview", isPreview);
+    });
+  }
+  const facesOf = (item, i) => item.faces.slice(i * page.blocks.length, (i + 1) * page.blocks.length);
 
   /** Units at their numbers, with holes for those that are not shown, which map, filter and forEach pass over. */
   function byNumber(units) {
