@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 # read when torch is imported, here and in what tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
 
 ROOT = Path(__file__).parent.parent
 

@@ -119,20 +119,21 @@ const featviz = (() => {
   const isSmall = (data) => Math.max(...data.tile) <= 32; // tiles whose pixels are shown as squares
   const crispClass = (data) => (isSmall(data) ? " crisp" : "");
 
-  /** Show one block of a sprite as the background of an element. */
-  function paint(node, data, block, source) {
+  /** Show one block of a sprite, or of its preview, as the background of an element. */
+  function paint(node, data, block, source, isPreview = false) {
     const n = data.blocks.length;
     const wide = Math.ceil(Math.sqrt(data.k)) * (data.tile[1] + 1) - 1; // pixels of a block
     const cut = node.classList.contains("crisp") ? 0 : 1; // half a pixel on either side, so that no neighbour shines through
+    node.classList.toggle("preview", isPreview);
     node.style.backgroundImage = `url("${source}")`;
     node.style.backgroundSize = `${(100 * n * wide) / (wide - cut)}% 100%`;
     node.style.backgroundPosition = `${(100 * (block * wide + cut / 2)) / (n * wide - wide + cut)}% 0`;
   }
   /** The same in a tile, where a first layer's filter, large, takes the place of projections that are all that filter. */
-  function paintFace(node, data, block, source, unit) {
+  function paintFace(node, data, block, source, unit, isPreview) {
     if (unit.weights && data.blocks[block].view === "projection") {
       Object.assign(node.style, { backgroundImage: `url("${unit.weights}")`, backgroundSize: "contain", backgroundPosition: "50% 50%" });
-    } else paint(node, data, block, source);
+    } else paint(node, data, block, source, isPreview);
   }
   function aspect(data) {
     const across = Math.ceil(Math.sqrt(data.k));
@@ -197,8 +198,10 @@ const featviz = (() => {
     page.data.sides.forEach((side, i) => {
       const unit = side.units[item.dataset.unit];
       if (unit.dead) return;
-      if (!item.near && item.drawn) put(item, i, unit.preview, true);
-      if (!item.near) return;
+      if (!item.near) {
+        if (item.drawn) put(item, i, unit.preview, true);
+        return;
+      }
       preview(item, i);
       item.drawn = load(side, unit.unit).then(
         (source) => { if (item.near) put(item, i, source, false); }, // it may have left the view meanwhile
@@ -213,10 +216,8 @@ const featviz = (() => {
   /** Show the picture of a side of a tile, which its preview stands for until it is there. */
   function put(item, i, source, isPreview) {
     const side = page.data.sides[i];
-    facesOf(item, i).forEach((picture, j) => {
-      paintFace(picture, ofSide(page.data, side), page.blocks[j], source, side.units[item.dataset.unit]);
-      picture.classList.toggle("preview", isPreview);
-    });
+    const unit = side.units[item.dataset.unit];
+    facesOf(item, i).forEach((picture, j) => paintFace(picture, ofSide(page.data, side), page.blocks[j], source, unit, isPreview));
   }
   const facesOf = (item, i) => item.faces.slice(i * page.blocks.length, (i + 1) * page.blocks.length);
 

@@ -59,10 +59,7 @@ featviz.panel = (() => {
       make("figcaption", { text: caption(data, block) }, marked(data, side, block)),
       make("div", { class: "picture" + crispClass(data), role: "img", "aria-label": `${caption(data, block)} of unit ${ownNumber(unit)}` })));
     const pictures = figures.map((figure) => $(".picture", figure));
-    const put = (source, isPreview) => pictures.forEach((picture, i) => {
-      paint(picture, data, shown[i], source);
-      picture.classList.toggle("preview", isPreview);
-    });
+    const put = (source, isPreview) => pictures.forEach((picture, i) => paint(picture, data, shown[i], source, isPreview));
     put(unit.preview, true);
     load(side, unit.unit).then((source) => put(source, false), () => pictures.forEach((picture) => { picture.textContent = "missing"; }));
     const weights = unit.weights ? [make("figure", { class: "weights" },
