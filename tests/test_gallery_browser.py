@@ -823,10 +823,11 @@ def test_everything_is_reached_by_the_tab_key(tab: Tab) -> None:
 
 
 ITEMS = "[...document.querySelectorAll('#tiles li')]"
+SHARP = "(li.faces[0].style.backgroundImage && !li.querySelector('.preview'))"
 # the page knows of each tile whether it is near the view, and has drawn those that are, from their sprites
 NEAR_DRAWN = (
     f"{ITEMS}.every((li) => li.near !== undefined) && {ITEMS}.filter((li) => li.near)"
-    ".every((li) => li.querySelector('.dead') || !li.querySelector('.preview'))"
+    f".every((li) => li.querySelector('.dead') || {SHARP})"
 )
 
 
@@ -842,8 +843,7 @@ def test_only_tiles_near_the_view_are_loaded(opened: Callable[..., Tab], large: 
     tab.wait(f"{ITEMS}.some((li) => li.dataset.unit > 900 && li.near)")
     tab.wait(NEAR_DRAWN)
     assert len(tab.scripts()) <= 2 * len(first) + 40
-    sharp = "li.faces[0].style.backgroundImage && !li.faces[0].matches('.preview')"
-    drawn = f"{ITEMS}.filter((li) => {sharp}).length"
+    drawn = f"{ITEMS}.filter((li) => {SHARP}).length"
     assert page.evaluate(drawn) <= 200, "what has left the view is let go"
     page.evaluate("scrollTo(0, 0)")
     tab.wait("document.querySelector('#tiles li .picture').style.backgroundImage")
