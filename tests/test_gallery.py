@@ -474,7 +474,16 @@ def test_files_that_are_of_no_gallery_are_left_alone(made: Made, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", "null", '{"schema": 9}', '{"schema": 99, "identity": {}}', "\udcff"]
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        f'{{"schema": {site.SCHEMA}}}',
+        '{"schema": 99, "identity": {}}',
+        "\udcff",
+    ],
 )
 def test_a_damaged_record_is_refused_and_made_again_afresh(
     damage: str, made: Made, built: Path, tmp_path: Path

@@ -181,7 +181,7 @@ def test_three_files_without_pickle_and_without_layer_names(tmp_path: Path) -> N
     manifest = json.loads((out / "scan.json").read_text())
     assert files == sorted([manifest["arrays"], manifest["listing"], "scan.json"])
     assert not any("side" in name for name in files)
-    assert manifest["schema"] == 6
+    assert manifest["schema"] == 7
     assert [entry["name"] for entry in manifest["layers"]] == ["in/side", "up"]
     with np.load(out / manifest["arrays"], allow_pickle=False) as arrays:
         assert all(value.dtype != object for value in arrays.values())
@@ -363,10 +363,10 @@ def test_another_schema_is_refused_in_a_sentence(schema: object, tmp_path: Path)
     path = scanned().save(tmp_path)
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"schema": schema}))
-    with pytest.raises(RecordError, match=r"schema .*, this version reads 6") as error:
+    with pytest.raises(RecordError, match=r"schema .*, this version reads 7") as error:
         Scan.load(tmp_path)
     assert error.value.arguments == ("fresh",)
-    with pytest.raises(RecordError, match="this version reads 6"):
+    with pytest.raises(RecordError, match="this version reads 7"):
         scanned(out=tmp_path, resume=True)
     path.write_text(json.dumps({"schema": 1}))  # nothing else of it is looked at
     with pytest.raises(RecordError, match="schema 1"):

@@ -17,6 +17,7 @@ from featviz.records.class_sums import ClassSums
 from featviz.records.image_sample import COUNTED, GROUPS, ImageSample, counted, hash_of
 from featviz.records.peaks import Peaks
 from featviz.records.position_counts import BINS, PositionCounts, upper_edges
+from featviz.records.position_sample import LEAST, some_positions
 from featviz.records.spectrum import Spectrum
 
 law = settings(max_examples=50, deadline=None, derandomize=True, database=None)
@@ -61,11 +62,12 @@ def test_bins_are_in_order_and_their_edges_are_exact() -> None:
     assert (bins[0], bins[-1]) == (0, BINS - 1)
 
 
-def test_many_values_at_once_are_counted_as_few_are() -> None:
+def test_values_are_counted_in_the_bins_between_the_edges() -> None:
     edges = upper_edges()
     beside = torch.cat([torch.nextafter(edges, edges.new_tensor(sign)) for sign in (-9e9, 9e9)])
-    small = torch.tensor([1e-45, -1e-45, 2.0**-129, -(2.0**-129), 2.0**-127, -0.0])
+    small = torch.tensor([1e-45, -1e-45, 2.0**-25, -(2.0**-25), -0.0])
     values = torch.cat([edges, beside, small, torch.randn(20_000, generator=generator(0)).exp()])
+    values = values.abs()
     maps = values.expand(2, -1)[None, :, None] * torch.tensor([1.0, -1.0])[:, None, None]
     at_once = PositionCounts.empty(2).update(maps)
     apart = PositionCounts.empty(2)
@@ -73,8 +75,19 @@ def test_many_values_at_once_are_counted_as_few_are() -> None:
         apart = apart.update(few)
     assert same_bits(at_once.counts, apart.counts)
     assert at_once.positions == len(values)
-    zero = at_once.counts[0, BINS // 2]
-    assert zero == (values.abs() < 2.0**-129).sum()
+    # a bin of positive values has its upper edge, and not its lower one; that of negative ones is its mirror
+    rounded = values.masked_fill(values <= 2.0**-25, 0)
+    expected = torch.bincount(torch.searchsorted(edges, rounded), minlength=BINS)
+    assert at_once.counts[0].tolist() == expected.tolist()
+    assert at_once.counts[1].tolist() == expected.flip(0).tolist()
+
+
+def test_units_of_a_layer_of_very_many_are_counted() -> None:
+    maps = torch.randn(3, 40_000, generator=generator(0))[:, :, None, None]
+    counts = PositionCounts.empty(40_000).update(maps).counts
+    last = PositionCounts.empty(1).update(maps[:, -1:]).counts
+    assert same_bits(counts[-1:], last)
+    assert (counts.sum(dim=1) == 3).all()
 
 
 def test_no_more_than_half_a_percent_is_above_the_threshold_of_network_dissection() -> None:
@@ -220,3 +233,74 @@ def test_of_many_images_some_are_counted() -> None:
     assert [images[row] for row in counted(images[7:90], of=40_000)] == [
         row - 7 for row in rows if 7 <= row < 90
     ]
+
+
+@pytest.mark.parametrize(
+    ("of", "size"),
+    [
+        (1, 40),
+        (7, 10_000),
+        (256, 49),
+        (256, 512),
+        (300, 729),
+        (500, 12_544),
+        (9000, 13 * 13),
+        (10**5, 20),
+    ],
+)
+def test_of_many_positions_no_fewer_are_counted_than_is_said(of: int, size: int) -> None:
+    total = 0
+    for start in range(0, of, 1000):
+        images = range(start, min(start + 1000, of))
+        maps = torch.zeros(1, 1, 1, size).expand(len(images), -1, -1, -1)
+        chosen = some_positions(maps, images, of)
+        total += 0 if chosen is None else chosen.numel()
+    if of * size < 2 * LEAST and of < 4096:
+        assert total == of * size
+    else:
+        assert 0.95 * LEAST < total < 2.1 * LEAST, "of very many images, a random number counts"
+
+
+def test_all_positions_are_as_likely_to_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featviz.records.position_sample.LEAST", 16 * 3000)
+    numbers = torch.arange(100.0).view(1, 1, 10, 10).expand(3000, -1, -1, -1)
+    chosen = some_positions(numbers, range(3000), 3000)
+    assert chosen is not None
+    counts = torch.bincount(chosen.flatten().long(), minlength=100)
+    assert counts.sum() == 3000 * 16, "100 // 16 = 6 positions apart"
+    assert (counts - 480).abs().max() < 100, "five standard deviations"
+
+
+def test_batches_do_not_change_which_positions_are_counted() -> None:
+    maps = torch.randn(40, 3, 80, 60, generator=generator(0))
+    images = list(range(1000, 1040))
+    of_all = some_positions(maps, images, of=2000)
+    assert of_all is not None
+    assert of_all.shape == (40, 3, 4800 // (4800 // 33), 1)
+    apart = [some_positions(maps[i : i + 7], images[i : i + 7], of=2000) for i in range(0, 40, 7)]
+    assert same_bits(torch.cat([own for own in apart if own is not None]), of_all)
+    few = some_positions(maps[:1].expand(400, -1, -1, -1), range(400), of=40_000)
+    assert few is not None
+    assert 10 < len(few) < 80, "a tenth of 400 is expected"
+
+
+def test_quantiles_of_a_sample_are_those_of_all_positions() -> None:
+    """Of maps whose values hang on the image, on the position, and on the border."""
+    n, side = 200, 60
+    random = torch.randn(n, 4, side, side, generator=generator(0))
+    border = torch.zeros(side, side)
+    border[[0, -1]] = border[:, [0, -1]] = 3
+    maps = random + border + torch.linspace(0, 4, n)[:, None, None, None]
+    maps[:, 1] = maps[:, 1].relu()
+    maps[:, 2] *= torch.arange(side) % 2 * 2.0
+    sample = some_positions(maps, range(n), of=n)
+    assert sample is not None
+    assert sample.numel() < maps.numel() / 5
+    own, every = PositionCounts.empty(4).update(sample), PositionCounts.empty(4).update(maps)
+    edges = upper_edges()
+    bins, expected = (
+        torch.searchsorted(edges, counts.netdissect_threshold) for counts in (own, every)
+    )
+    assert (bins - expected).abs().max() <= 1
+    shares = [counts.counts.cumsum(dim=1) / counts.positions for counts in (own, every)]
+    assert (shares[0] - shares[1]).abs().max() < 0.01

@@ -125,6 +125,19 @@ def test_shards_and_interruptions_give_the_same_bits(result: Scan, tmp_path: Pat
     same(scanned(out=out, resume=True), result)
 
 
+def test_a_sample_of_positions_has_the_same_bits_in_any_batches_and_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featviz.records.position_sample.LEAST", 600)
+    at_once = scan(integers(plain()), images(), "0, 3", k=4, batch_size=N, spectrum=True)
+    counted = spectrum_of(at_once, "0").positions.positions
+    assert 600 <= counted < 1200 < N * maps_of("0")[0, 0].numel()
+    same(scanned(), at_once)
+    for i in (2, 0, 1):
+        scanned(shard=(i, 3), out=tmp_path)
+    same(merge(tmp_path), at_once)
+
+
 def test_a_scan_without_it_is_not_gone_on_with(tmp_path: Path) -> None:
     model = integers(plain())
     scan(model, images(), "3", k=4, out=tmp_path)

@@ -421,7 +421,8 @@ class _Run:
             self.numbers.check()
         amplitudes = state.amplitudes
         if amplitudes is not None:
-            amplitudes = amplitudes.update(batch[counted(images, len(state.listing))])
+            rows = counted(images, len(state.listing))
+            amplitudes = amplitudes.update(batch if len(rows) == len(batch) else batch[rows])
         return state.with_progress(layers, position, list(self.skipped), amplitudes)
 
     def _scores(self, layer_scan: LayerScan, maps: Tensor) -> Tensor | None:

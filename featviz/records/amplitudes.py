@@ -62,10 +62,11 @@ class Amplitudes:
     def update(self, images: Tensor) -> Amplitudes:
         """These, and images (n, colors, h, w) from 0 to 1 on the CPU."""
         waves = torch.view_as_real(torch.fft.rfft2(images.float()))
-        squares = waves[..., 0].square() + waves[..., 1].square()
+        squares = waves[..., 0].square()
+        squares += waves[..., 1].square()
         amplitudes = squares.sqrt_()  # several times as fast as torch's abs
-        sums = self.sums + (amplitudes * _UNIT).round_().long().sum(dim=0)
-        return Amplitudes(self.count + len(images), sums)
+        units = amplitudes.mul_(_UNIT).round_()
+        return Amplitudes(self.count + len(images), self.sums + units.sum(dim=0, dtype=torch.int64))
 
     def merge(self, other: Amplitudes) -> Amplitudes:
         """These and those of other images.

@@ -15,7 +15,7 @@ from featviz.records import _fields as fields
 from featviz.records._fields import Entry
 
 NAME = "checks.json"
-SCHEMA = 1
+SCHEMA = 2
 CRITERIA = ("specificity", "image_dependence", "kept")
 """What a rule is recommended by."""
 

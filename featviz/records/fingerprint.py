@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +19,8 @@ from featviz.hooks import edits_fingerprint
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """Where an object lies in memory, which is elsewhere in each process."""
 _PIECE = 2**24
-"""Bytes that a thread hashes at once."""
+"""Bytes that a thread goes through at once for their CRC-32, which takes half as long as SHA-256: it tells all
+changes of two bits, and of others all but one in four billion."""
 _THREADS = 8
 
 
@@ -69,4 +71,4 @@ def _steps(value: Tensor) -> str:
 
 
 def _hash(data: Any) -> bytes:
-    return hashlib.sha256(data).digest()
+    return zlib.crc32(data).to_bytes(4, "little")

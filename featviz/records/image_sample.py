@@ -16,8 +16,7 @@ from featviz.errors import UsageError
 SAMPLE = 1000
 """Images that are kept: all, where there are no more."""
 COUNTED = 10_000
-"""About so many images have all their positions counted, and their amplitudes: more would not change
-quantiles, and cost as much as the network."""
+"""About so many images have their amplitudes counted: more would not change the mean."""
 GROUPS = 10
 """Quantile groups of a unit's sample."""
 _64 = 2**64 - 1
@@ -71,7 +70,7 @@ class ImageSample:
     def update(self, scores: Tensor, images: list[int]) -> ImageSample:
         """These, and scores (n, c) of images that are not among these, on the device of these, which
         is not waited for."""
-        hashes = _hashes(tuple(images), self.seed)
+        hashes = hashes_of(tuple(images), self.seed)
         if len(self.hashes) == self.m and min(hashes) > int(self.hashes[-1]):
             return self  # which most batches of a large data set come to
         rounded = scores.detach().float().clamp(-_LARGEST, _LARGEST).half()
@@ -174,14 +173,14 @@ def _array(
 
 
 def counted(images: Sequence[int], of: int) -> list[int]:
-    """Which of some images have their positions counted, as indices into them: all if there are no more
+    """Which of some images have their amplitudes counted, as indices into them: all if there are no more
     than `COUNTED` in all, else a random choice that does not depend on batches and shards."""
     limit = 2**63 * COUNTED // max(of, COUNTED)
     return [row for row, image in enumerate(images) if hash_of(image, _COUNTING) < limit]
 
 
 @lru_cache(maxsize=8)
-def _hashes(images: tuple[int, ...], seed: int) -> list[int]:
+def hashes_of(images: tuple[int, ...], seed: int) -> list[int]:
     """The hashes of a batch, which all layers take in turn."""
     return [hash_of(image, seed) for image in images]
 

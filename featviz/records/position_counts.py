@@ -1,4 +1,5 @@
-"""How the values of every unit spread over all positions of all images, counted in bins."""
+"""How the values of every unit spread over the positions of images, counted in bins: in half precision an eighth
+of a doubling has the same first bits."""
 
 from __future__ import annotations
 
@@ -11,16 +12,18 @@ from torch import Tensor
 
 from featviz.errors import UsageError
 
-_LEVELS = 257
-"""Bins of either sign: below 2**-16; then eight to each doubling, the last, from 1.875 * 2**15,
-without an end."""
-_OFFSET = (127 - 16) * 8 - 2  # the bits of 2**-16, less their lowest 20, are bin 2
+_HALVES = 128
+"""Numbers of half precision in a bin."""
+_LEVELS = 248
+"""Bins of either sign: the first up to 2**-17, eight linear ones up to 2**-14, then eight to each doubling; the
+last, above 1.875 * 2**15, is without an end."""
 BINS = 2 * _LEVELS + 1
-"""The negative bins, that of zero and of what is nearer to it than 2**-129, and the positive ones, in the order
-of their values."""
-_HEADS = 4096
-_MANY = 2 * _HEADS
-"""Values of a channel that make it worth while to go through all heads."""
+"""The negative bins, that of zero and of what half precision rounds to it, up to 2**-25, and the positive ones, in
+the order of their values."""
+KINDS = 512
+"""Of numbers of half precision: those below zero by the bin of their magnitude, from zero on, then those above."""
+_CHANNELS = 16_384
+"""That are counted at once: numbers of more would not fit 32 bits."""
 NETDISSECT = 0.995
 """Network Dissection's quantile: 0.5% of positions are above it."""
 
@@ -31,7 +34,7 @@ class PositionCounts:
     and any order, batches and shards give the same.
 
     Attributes:
-        counts: (c, BINS) int64.
+        kinds: (c, KINDS) int64; ``counts`` has them in the order of their values.
 
     Example:
         >>> import torch
@@ -42,40 +45,45 @@ class PositionCounts:
         ([-3.0], [1.125])
     """
 
-    counts: Tensor
+    kinds: Tensor
 
     def __repr__(self) -> str:
-        return f"<PositionCounts of {len(self.counts)} units, {self.positions} positions each>"
+        return f"<PositionCounts of {len(self.kinds)} units, {self.positions} positions each>"
 
     @classmethod
     def empty(cls, channels: int) -> PositionCounts:
         """Of no map yet."""
-        return cls(torch.zeros(channels, BINS, dtype=torch.int64))
+        return cls(torch.zeros(channels, KINDS, dtype=torch.int64))
 
     @property
     def positions(self) -> int:
         """How many positions each unit has had."""
-        return int(self.counts[0].sum())
+        return int(self.kinds[0].sum())
+
+    @property
+    def counts(self) -> Tensor:
+        """(c, BINS) int64."""
+        below, above = self.kinds.chunk(2, dim=1)  # each upwards from zero
+        below, above = below[:, : _LEVELS + 1], above[:, : _LEVELS + 1]
+        zero = below[:, :1] + above[:, :1]
+        return torch.cat([below[:, 1:].flip(1), zero, above[:, 1:]], dim=1)
 
     def update(self, maps: Tensor) -> PositionCounts:
         """These, and maps (n, c, h, w) without NaN, on the device of these, which is not waited for."""
-        values = maps.detach().float()
-        if values[:, :1].numel() < _MANY:
-            return PositionCounts(self.counts + _by_channel(_bins(values), BINS))
-        # the bins are made of the counts, and not of every value
-        return PositionCounts(self.counts + _folded(_by_channel(_heads(values), _HEADS)))
+        blocks = [_kinds(block) for block in torch.split(maps, _CHANNELS, dim=1)]
+        return PositionCounts(self.kinds + torch.cat(blocks))
 
     def merge(self, other: PositionCounts) -> PositionCounts:
         """These and those of other images."""
-        return PositionCounts(self.counts + other.counts)
+        return PositionCounts(self.kinds + other.kinds)
 
     def to(self, device: torch.device | str) -> PositionCounts:
         """These on a device."""
-        return PositionCounts(self.counts.to(device))
+        return PositionCounts(self.kinds.to(device))
 
     def quantile(self, q: float) -> Tensor:
         """(c,) float32: the upper edge of the bin in which the value lies that a share q of the
-        positions do not exceed. No more than a share 1 - q is above it. A bin is an eighth of a
+        positions do not exceed. No more than a share 1 - q of those that are counted is above it. A bin is an eighth of a
         doubling; the last is without an end, and its edge is infinity.
 
         Raises:
@@ -100,47 +108,27 @@ class PositionCounts:
 
 def upper_edges() -> Tensor:
     """(BINS,) float32: no value of a bin is above its edge."""
-    bits = (torch.arange(2, _LEVELS + 1, dtype=torch.int32) + _OFFSET) << 20
-    edges = bits.view(torch.float32)  # lower edges of the positive bins from the second on
-    zero = torch.zeros(1)
-    return torch.cat([-edges.flip(0), zero, zero, edges, torch.tensor([torch.inf])])
+    numbers = torch.arange(1, _LEVELS, dtype=torch.int16) * _HALVES
+    pair = torch.stack([numbers, numbers + 1]).view(torch.float16).float()
+    edges = pair.mean(
+        dim=0
+    )  # between two numbers; halfway values are rounded to the lower one, which is even
+    lowest = torch.tensor([2.0**-25])
+    zero, endless = torch.zeros(1), torch.tensor([torch.inf])
+    return torch.cat([-edges.flip(0), -lowest, zero, edges, endless])
 
 
-def _bins(values: Tensor) -> Tensor:
-    bits = values.contiguous().view(torch.int32)
-    head = (bits & 0x7FFFFFFF) >> 20
-    level = (head - _OFFSET).clamp_(1, _LEVELS)
-    sign = (bits >> 31).bitwise_or_(1)
-    return level.mul_(head.clamp_(max=1)).mul_(sign).add_(_LEVELS)
-
-
-def _heads(values: Tensor) -> Tensor:
-    """The first 12 bits of each value: sign, exponent, and the eighth of the doubling."""
-    return (values.contiguous().view(torch.int32) >> 20).add_(_HEADS // 2)
-
-
-def _folded(counts: Tensor) -> Tensor:
-    """Of counts by heads (c, _HEADS) those by bins (c, BINS)."""
-    below, above = counts.chunk(2, dim=1)  # each upwards from zero, by magnitude
-    zero = below[:, :1] + above[:, :1]
-    return torch.cat([_levels(below).flip(1), zero, _levels(above)], dim=1)
-
-
-def _levels(heads: Tensor) -> Tensor:
-    """Of one sign's heads (c, any) its bins (c, _LEVELS), the outermost with all that is beyond them."""
-    first, last = _OFFSET + 2, _OFFSET + _LEVELS
-    lowest = heads[:, 1:first].sum(dim=1, keepdim=True)
-    highest = heads[:, last:].sum(dim=1, keepdim=True)
-    return torch.cat([lowest, heads[:, first:last], highest], dim=1)
-
-
-def _by_channel(kinds: Tensor, n: int) -> Tensor:
-    """How many of the whole numbers from 0 to n of each channel, (images, c, h, w), are of each kind:
-    (c, n). They are written over."""
-    channels = kinds.shape[1]
-    kinds += n * torch.arange(channels, device=kinds.device, dtype=kinds.dtype)[:, None, None]
-    if kinds.device.type == "cpu":
-        return torch.bincount(kinds.flatten(), minlength=channels * n).view(-1, n)
-    counts = torch.zeros(channels * n, dtype=torch.int64, device=kinds.device)
-    flat = kinds.flatten()  # bincount waits for the device
-    return counts.index_add_(0, flat, torch.ones_like(flat, dtype=torch.int64)).view(-1, n)
+def _kinds(maps: Tensor) -> Tensor:
+    """How many values of each of some channels, (n, c, h, w), are of each kind: (c, KINDS)."""
+    channels = maps.shape[1]
+    kinds = maps.detach().half().view(torch.int16).int()
+    # rounded up, so that zero has a bin of its own; those of a channel come after those of the one before
+    first = torch.arange(channels, dtype=torch.int32, device=maps.device) * KINDS + KINDS // 2
+    kinds += (first * _HALVES + _HALVES - 1)[:, None, None]
+    kinds = kinds.bitwise_right_shift_(7).flatten()
+    n = channels * KINDS
+    if maps.device.type == "cpu":
+        return torch.bincount(kinds, minlength=n).view(channels, KINDS)
+    counts = torch.zeros(n, dtype=torch.int64, device=maps.device)  # bincount waits for the device
+    counts.index_add_(0, kinds, torch.ones_like(kinds, dtype=torch.int64))
+    return counts.view(channels, KINDS)

@@ -47,7 +47,7 @@ from featviz.records.listing import (
 from featviz.records.spectrum import Spectrum
 from featviz.units import LayersLike, Unit
 
-SCHEMA = 6
+SCHEMA = 7
 MANIFEST = "scan.json"
 
 

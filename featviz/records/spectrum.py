@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from featviz.records.class_sums import ClassSums
-from featviz.records.image_sample import counted
 from featviz.records.peaks import Peaks
-from featviz.records.position_counts import BINS, PositionCounts
+from featviz.records.position_counts import KINDS, PositionCounts
+from featviz.records.position_sample import some_positions
 from featviz.records.sums import LIMBS
 from featviz.records.topk import TopK
 
@@ -33,7 +33,8 @@ class Spectrum:
 
     Attributes:
         negated: the strongest of the scores times -1; ``weakest`` has the scores.
-        positions: how the values of all positions spread, for quantiles.
+        positions: how the values of positions spread, for quantiles: of all up to 65,536, else of a
+            seeded choice of so many to twice as many.
         classes: the mean maximum of each class; of none where images have no labels.
 
     Example:
@@ -52,7 +53,7 @@ class Spectrum:
     classes: ClassSums
 
     def __repr__(self) -> str:
-        return f"<Spectrum of {len(self.positions.counts)} units, {self.positions!r}>"
+        return f"<Spectrum of {len(self.positions.kinds)} units, {self.positions!r}>"
 
     @classmethod
     def empty(cls, channels: int, k: int) -> Spectrum:
@@ -61,17 +62,16 @@ class Spectrum:
         return cls(TopK.empty(channels, k), counts, ClassSums({}, {}))
 
     def counting(self, maps: Tensor, images: list[int], of: int) -> Spectrum:
-        """These, with the values of all positions of a batch.
+        """These, with the values of a batch's positions, or of some of them.
 
         Args:
             maps: (n, c, h, w), on the device of these, without NaN.
             images: the index of each of the n images.
-            of: how many images there are in all, of which `counted` says those whose positions count.
+            of: how many images there are in all, by which `some_positions` counts some or all.
         """
-        rows = counted(images, of)
-        chosen = maps
-        if len(rows) < len(images):
-            chosen = maps[torch.tensor(rows, dtype=torch.long).to(maps.device, non_blocking=True)]
+        chosen = some_positions(maps, images, of)
+        if chosen is None:
+            return self
         return replace(self, positions=self.positions.update(chosen))
 
     def add(self, peaks: Peaks, labels: Sequence[str | None]) -> Spectrum:
@@ -99,9 +99,9 @@ class Spectrum:
             labels: all that images may have, in order.
         """
         negated = {f"weakest_{name}": value for name, value in self.negated.arrays().items()}
-        counts = self.positions.counts.cpu().numpy()
-        classes = self.classes.arrays(labels, len(counts))
-        return {**negated, "position_counts": counts, **classes}
+        kinds = self.positions.kinds.cpu().numpy()
+        classes = self.classes.arrays(labels, len(kinds))
+        return {**negated, "position_counts": kinds, **classes}
 
     @classmethod
     def from_arrays(cls, labels: Sequence[str], arrays: Mapping[str, Any]) -> Spectrum:
@@ -129,7 +129,7 @@ class Spectrum:
             ValueError: it does not.
         """
         units = len(self.negated.scores)
-        shapes = {"position_counts": (self.positions.counts.shape, (units, BINS))}
+        shapes = {"position_counts": (self.positions.kinds.shape, (units, KINDS))}
         for label, sums in self.classes.sums.items():
             shapes[f"class_sums of {label!r}"] = (sums.shape, (units, LIMBS))
         for name, (shape, expected) in shapes.items():
