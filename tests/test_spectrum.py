@@ -208,7 +208,7 @@ def test_the_weakest_are_those_of_brute_force_in_any_shards(
         own = slice(start, start + size)
         images = list(range(12))[own]
         empty = Spectrum.empty(3, k=4)
-        counted = empty.counting(maps[own], images, of=len(maps))
+        counted = empty.counting(maps[own], images, of=len(maps), largest=20)
         shards.append(counted.add(Peaks.of(maps[own], images), [None] * len(images)))
     order.shuffle(shards)  # type: ignore[attr-defined]
     merged = Spectrum.empty(3, k=4)
@@ -253,7 +253,7 @@ def test_of_many_positions_no_fewer_are_counted_than_is_said(of: int, size: int)
     for start in range(0, of, 1000):
         images = range(start, min(start + 1000, of))
         maps = torch.zeros(1, 1, 1, size).expand(len(images), -1, -1, -1)
-        chosen = some_positions(maps, images, of)
+        chosen = some_positions(maps, images, of, size)
         total += 0 if chosen is None else chosen.numel()
     if of * size < 2 * LEAST and of < 4096:
         assert total == of * size
@@ -264,7 +264,7 @@ def test_of_many_positions_no_fewer_are_counted_than_is_said(of: int, size: int)
 def test_all_positions_are_as_likely_to_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featviz.records.position_sample.LEAST", 16 * 3000)
     numbers = torch.arange(100.0).view(1, 1, 10, 10).expand(3000, -1, -1, -1)
-    chosen = some_positions(numbers, range(3000), 3000)
+    chosen = some_positions(numbers, range(3000), 3000, 100)
     assert chosen is not None
     counts = torch.bincount(chosen.flatten().long(), minlength=100)
     assert counts.sum() == 3000 * 16, "100 // 16 = 6 positions apart"
@@ -274,14 +274,25 @@ def test_all_positions_are_as_likely_to_be_counted(monkeypatch: pytest.MonkeyPat
 def test_batches_do_not_change_which_positions_are_counted() -> None:
     maps = torch.randn(40, 3, 80, 60, generator=generator(0))
     images = list(range(1000, 1040))
-    of_all = some_positions(maps, images, of=2000)
+    of_all = some_positions(maps, images, 2000, 4800)
     assert of_all is not None
     assert of_all.shape == (40, 3, 4800 // (4800 // 33), 1)
-    apart = [some_positions(maps[i : i + 7], images[i : i + 7], of=2000) for i in range(0, 40, 7)]
+    apart = [
+        some_positions(maps[i : i + 7], images[i : i + 7], 2000, 4800) for i in range(0, 40, 7)
+    ]
     assert same_bits(torch.cat([own for own in apart if own is not None]), of_all)
-    few = some_positions(maps[:1].expand(400, -1, -1, -1), range(400), of=40_000)
+    few = some_positions(maps[:1].expand(400, -1, -1, -1), range(400), 40_000, 4800)
     assert few is not None
     assert 10 < len(few) < 80, "a tenth of 400 is expected"
+
+
+def test_images_of_other_sizes_give_as_many_positions_as_they_are_large() -> None:
+    given = []
+    for size in (7, 900, 3600):
+        chosen = some_positions(torch.zeros(1, 2, 1, size), [0], 1000, largest=3600)
+        assert chosen is not None
+        given.append(chosen.shape[2])
+    assert given == [1, 900 // (3600 // 66), 3600 // (3600 // 66)]
 
 
 def test_quantiles_of_a_sample_are_those_of_all_positions() -> None:
@@ -293,7 +304,7 @@ def test_quantiles_of_a_sample_are_those_of_all_positions() -> None:
     maps = random + border + torch.linspace(0, 4, n)[:, None, None, None]
     maps[:, 1] = maps[:, 1].relu()
     maps[:, 2] *= torch.arange(side) % 2 * 2.0
-    sample = some_positions(maps, range(n), of=n)
+    sample = some_positions(maps, range(n), n, side * side)
     assert sample is not None
     assert sample.numel() < maps.numel() / 5
     own, every = PositionCounts.empty(4).update(sample), PositionCounts.empty(4).update(maps)

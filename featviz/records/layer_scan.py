@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -89,7 +90,8 @@ class LayerScan:
         """
         spectrum = self.spectrum
         if spectrum is not None:
-            spectrum = spectrum.to(maps.device).counting(maps, peaks.images, len(self.listing))
+            of, largest = len(self.listing), prod(self.layer.map_size)
+            spectrum = spectrum.to(maps.device).counting(maps, peaks.images, of, largest)
         own = replace(self, spectrum=spectrum, held=(*self.held, peaks))
         if sum(len(batch.images) for batch in own.held) >= HELD:
             return own.counted()

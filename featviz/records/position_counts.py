@@ -109,10 +109,8 @@ class PositionCounts:
 def upper_edges() -> Tensor:
     """(BINS,) float32: no value of a bin is above its edge."""
     numbers = torch.arange(1, _LEVELS, dtype=torch.int16) * _HALVES
-    pair = torch.stack([numbers, numbers + 1]).view(torch.float16).float()
-    edges = pair.mean(
-        dim=0
-    )  # between two numbers; halfway values are rounded to the lower one, which is even
+    pairs = torch.stack([numbers, numbers + 1]).view(torch.float16).float()
+    edges = pairs.mean(dim=0)  # which are rounded to the lower of two numbers, the even one
     lowest = torch.tensor([2.0**-25])
     zero, endless = torch.zeros(1), torch.tensor([torch.inf])
     return torch.cat([-edges.flip(0), -lowest, zero, edges, endless])

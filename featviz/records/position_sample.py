@@ -18,19 +18,21 @@ _FEWEST = 16
 _SEED = 2  # other than those of image samples
 
 
-def some_positions(maps: Tensor, images: Sequence[int], of: int) -> Tensor | None:
+def some_positions(maps: Tensor, images: Sequence[int], of: int, largest: int) -> Tensor | None:
     """The values (any, c, any, 1) of maps (n, c, h, w) that are counted; None if there are none.
 
-    An image gives every second, third, … of its positions, row after row, from one on that is its own.
+    An image gives every second, third, … of its positions, row after row, from one on that is its own: as many
+    as its map is large, where images differ in size.
 
     Args:
         maps: on any device, which is not waited for.
         images: the index of each of the n images.
         of: how many images there are in all.
+        largest: positions of the largest map of any image.
     """
     flat = maps.flatten(2)
     size = flat.shape[2]
-    step = max(1, size // max(_FEWEST, -(-LEAST // of)))
+    step = max(1, largest // max(_FEWEST, -(-LEAST // of)))
     limit = 2**63 * LEAST // max(LEAST, _FEWEST * of)  # below which hashes are of images that count
     hashes = hashes_of(tuple(images), _SEED)
     rows = [row for row, own in enumerate(hashes) if own < limit]
@@ -40,7 +42,7 @@ def some_positions(maps: Tensor, images: Sequence[int], of: int) -> Tensor | Non
         flat = flat[torch.tensor(rows).to(maps.device, non_blocking=True)]
     if step > 1:
         starts = torch.tensor([hashes[row] % size for row in rows])[:, None]
-        chosen = (starts + step * torch.arange(size // step)) % size
+        chosen = (starts + step * torch.arange(max(1, size // step))) % size
         chosen = chosen.to(maps.device, non_blocking=True)[:, None]
         flat = flat.gather(2, chosen.expand(-1, flat.shape[1], -1))
     return flat[..., None]

@@ -61,15 +61,16 @@ class Spectrum:
         counts = PositionCounts.empty(channels)
         return cls(TopK.empty(channels, k), counts, ClassSums({}, {}))
 
-    def counting(self, maps: Tensor, images: list[int], of: int) -> Spectrum:
+    def counting(self, maps: Tensor, images: list[int], of: int, largest: int) -> Spectrum:
         """These, with the values of a batch's positions, or of some of them.
 
         Args:
             maps: (n, c, h, w), on the device of these, without NaN.
             images: the index of each of the n images.
-            of: how many images there are in all, by which `some_positions` counts some or all.
+            of, largest: how many images there are in all, and how many positions the largest map has, by
+                which `some_positions` chooses.
         """
-        chosen = some_positions(maps, images, of)
+        chosen = some_positions(maps, images, of, largest)
         if chosen is None:
             return self
         return replace(self, positions=self.positions.update(chosen))
