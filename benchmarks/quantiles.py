@@ -41,7 +41,7 @@ def counted(model: nn.Module, images: Images, layers: str) -> Iterator[Pair]:
         def count(name: str, output: Tensor, indices: range = indices) -> None:
             maps = as_maps(net[name], output)
             some, every = pairs[name]
-            sample = some_positions(maps, indices, of, maps[0, 0].numel())
+            sample = some_positions(maps, indices, of * maps[0, 0].numel())
             if sample is not None:
                 some = some.update(sample)
             pairs[name] = some, every.update(maps)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from laws import generator, same_bits
 
 from featviz.errors import UsageError
-from featviz.records.amplitudes import Amplitudes
+from featviz.records.amplitudes import COUNTED, Amplitudes, counted
 from featviz.records.class_sums import ClassSums
-from featviz.records.image_sample import COUNTED, GROUPS, ImageSample, counted, hash_of
+from featviz.records.image_sample import GROUPS, ImageSample, hash_of
 from featviz.records.peaks import Peaks
 from featviz.records.position_counts import BINS, PositionCounts, upper_edges
-from featviz.records.position_sample import LEAST, some_positions
+from featviz.records.position_sample import MOST, some_positions
 from featviz.records.spectrum import Spectrum
 
 law = settings(max_examples=50, deadline=None, derandomize=True, database=None)
@@ -208,7 +208,7 @@ def test_the_weakest_are_those_of_brute_force_in_any_shards(
         own = slice(start, start + size)
         images = list(range(12))[own]
         empty = Spectrum.empty(3, k=4)
-        counted = empty.counting(maps[own], images, of=len(maps), largest=20)
+        counted = empty.counting(maps[own], images, total=maps[:, 0].numel())
         shards.append(counted.add(Peaks.of(maps[own], images), [None] * len(images)))
     order.shuffle(shards)  # type: ignore[attr-defined]
     merged = Spectrum.empty(3, k=4)
@@ -235,64 +235,66 @@ def test_of_many_images_some_are_counted() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("of", "size"),
-    [
-        (1, 40),
-        (7, 10_000),
-        (256, 49),
-        (256, 512),
-        (300, 729),
-        (500, 12_544),
-        (9000, 13 * 13),
-        (10**5, 20),
-    ],
-)
-def test_of_many_positions_no_fewer_are_counted_than_is_said(of: int, size: int) -> None:
-    total = 0
+@pytest.mark.parametrize("size", [1, 4, 15, 49, 729, 12_544])
+@pytest.mark.parametrize("of", [1, 7, 256, 500, 10_000, 100_000])
+def test_all_positions_are_counted_or_about_as_many_as_is_said(of: int, size: int) -> None:
+    counted = 0
     for start in range(0, of, 1000):
         images = range(start, min(start + 1000, of))
         maps = torch.zeros(1, 1, 1, size).expand(len(images), -1, -1, -1)
-        chosen = some_positions(maps, images, of, size)
-        total += 0 if chosen is None else chosen.numel()
-    if of * size < 2 * LEAST and of < 4096:
-        assert total == of * size
+        chosen = some_positions(maps, images, of * size)
+        counted += 0 if chosen is None else chosen.numel()
+    if of * size <= MOST:
+        assert counted == of * size
     else:
-        assert 0.95 * LEAST < total < 2.1 * LEAST, "of very many images, a random number counts"
+        assert abs(counted / (MOST / 2) - 1) < 0.04, "five standard deviations of 16,384 images"
 
 
-def test_all_positions_are_as_likely_to_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featviz.records.position_sample.LEAST", 16 * 3000)
+@pytest.mark.parametrize("total", [100 * 3000, 100 * 40_000])
+def test_all_positions_are_as_likely_to_be_counted(
+    total: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featviz.records.position_sample.MOST", 80_000)
     numbers = torch.arange(100.0).view(1, 1, 10, 10).expand(3000, -1, -1, -1)
-    chosen = some_positions(numbers, range(3000), 3000, 100)
+    chosen = some_positions(numbers, range(3000), total)
     assert chosen is not None
     counts = torch.bincount(chosen.flatten().long(), minlength=100)
-    assert counts.sum() == 3000 * 16, "100 // 16 = 6 positions apart"
-    assert (counts - 480).abs().max() < 100, "five standard deviations"
+    expected = 3000 * 40_000 / total
+    assert (counts - expected).abs().max() < 5 * (4 * expected) ** 0.5
+
+
+@pytest.mark.parametrize("size", [7, 900, 3600])
+def test_positions_of_images_of_any_size_are_as_likely_to_be_counted(size: int) -> None:
+    counted = 0
+    for start in range(0, 20_000, 1000):
+        maps = torch.zeros(1, 1, 1, size).expand(1000, -1, -1, -1)
+        chosen = some_positions(maps, range(start, start + 1000), 50 * MOST)
+        counted += 0 if chosen is None else chosen.numel()
+    expected = 20_000 * size / 100
+    assert abs(counted - expected) < 5 * (4 * expected) ** 0.5
+
+
+@pytest.mark.parametrize("side", [16, 56, 112, 224])
+def test_few_positions_of_a_map_have_few_rows_and_columns_in_common(side: int) -> None:
+    numbers = torch.arange(float(side * side)).view(1, 1, side, side)
+    chosen = some_positions(numbers, [3], MOST * side**2 // 32)  # 16 of this map
+    assert chosen is not None
+    numbers = chosen.flatten().long()
+    assert len(numbers.unique()) == len(numbers) == 16
+    assert min(len((numbers // side).unique()), len((numbers % side).unique())) >= 8
 
 
 def test_batches_do_not_change_which_positions_are_counted() -> None:
     maps = torch.randn(40, 3, 80, 60, generator=generator(0))
     images = list(range(1000, 1040))
-    of_all = some_positions(maps, images, 2000, 4800)
-    assert of_all is not None
-    assert of_all.shape == (40, 3, 4800 // (4800 // 33), 1)
-    apart = [
-        some_positions(maps[i : i + 7], images[i : i + 7], 2000, 4800) for i in range(0, 40, 7)
-    ]
-    assert same_bits(torch.cat([own for own in apart if own is not None]), of_all)
-    few = some_positions(maps[:1].expand(400, -1, -1, -1), range(400), 40_000, 4800)
-    assert few is not None
-    assert 10 < len(few) < 80, "a tenth of 400 is expected"
-
-
-def test_images_of_other_sizes_give_as_many_positions_as_they_are_large() -> None:
-    given = []
-    for size in (7, 900, 3600):
-        chosen = some_positions(torch.zeros(1, 2, 1, size), [0], 1000, largest=3600)
-        assert chosen is not None
-        given.append(chosen.shape[2])
-    assert given == [1, 900 // (3600 // 66), 3600 // (3600 // 66)]
+    for total in (2 * MOST, 4800 * MOST // 40, 4800 * MOST):
+        of_all = some_positions(maps, images, total)
+        apart = [some_positions(maps[i : i + 7], images[i : i + 7], total) for i in range(0, 40, 7)]
+        rest = [own for own in apart if own is not None]
+        if of_all is None:
+            assert not rest
+        else:
+            assert same_bits(torch.cat([own.flatten() for own in rest]), of_all.flatten())
 
 
 def test_quantiles_of_a_sample_are_those_of_all_positions() -> None:
@@ -304,7 +306,7 @@ def test_quantiles_of_a_sample_are_those_of_all_positions() -> None:
     maps = random + border + torch.linspace(0, 4, n)[:, None, None, None]
     maps[:, 1] = maps[:, 1].relu()
     maps[:, 2] *= torch.arange(side) % 2 * 2.0
-    sample = some_positions(maps, range(n), n, side * side)
+    sample = some_positions(maps, range(n), n * side * side)
     assert sample is not None
     assert sample.numel() < maps.numel() / 5
     own, every = PositionCounts.empty(4).update(sample), PositionCounts.empty(4).update(maps)
@@ -315,3 +317,17 @@ def test_quantiles_of_a_sample_are_those_of_all_positions() -> None:
     assert (bins - expected).abs().max() <= 1
     shares = [counts.counts.cumsum(dim=1) / counts.positions for counts in (own, every)]
     assert (shares[0] - shares[1]).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, -1, 0x7FC00000])
+def test_nan_that_is_refused_later_is_counted_without_an_error(bits: int) -> None:
+    value = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    counts = PositionCounts.empty(2).update(value.expand(1, 2, 1, 1))
+    assert counts.kinds.shape == PositionCounts.empty(2).kinds.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int32])
+def test_maps_of_any_type_are_counted(dtype: torch.dtype) -> None:
+    maps = torch.randint(-40, 40, (5, 2, 6, 7), generator=generator(0)).to(dtype)
+    counts = PositionCounts.empty(2).update(maps)
+    assert same_bits(counts.kinds, PositionCounts.empty(2).update(maps.float()).kinds)

@@ -128,14 +128,38 @@ def test_shards_and_interruptions_give_the_same_bits(result: Scan, tmp_path: Pat
 def test_a_sample_of_positions_has_the_same_bits_in_any_batches_and_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featviz.records.position_sample.LEAST", 600)
+    monkeypatch.setattr("featviz.records.position_sample.MOST", 1200)
     at_once = scan(integers(plain()), images(), "0, 3", k=4, batch_size=N, spectrum=True)
     counted = spectrum_of(at_once, "0").positions.positions
-    assert 600 <= counted < 1200 < N * maps_of("0")[0, 0].numel()
+    assert 500 < counted < 700 < N * maps_of("0")[0, 0].numel()
     same(scanned(), at_once)
     for i in (2, 0, 1):
         scanned(shard=(i, 3), out=tmp_path)
     same(merge(tmp_path), at_once)
+
+
+def test_a_sample_of_positions_of_images_of_any_size_has_the_same_bits_by_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featviz.records.position_sample.MOST", 1200)
+    sizes = [(12, 12), (10, 16), (20, 20)]
+    keys = [f"{i:02d}" for i in range(N)]
+
+    def read(i: int) -> Tensor:
+        return torch.rand((3, *sizes[i % 3]), generator=generator(i))
+
+    def own_sizes(**options: object) -> Spectrum:
+        images = Images(keys, read, Preprocess()).at_own_sizes()
+        model = integers(plain())
+        result = scan(model, images, "0", k=4, batch_size=2, spectrum=True, **options)  # type: ignore[arg-type]
+        return spectrum_of(result, "0")
+
+    at_once = own_sizes()
+    assert 500 < at_once.positions.positions < 700
+    for i in (1, 0):
+        own_sizes(shard=(i, 2), out=tmp_path)
+    merged = spectrum_of(merge(tmp_path), "0")
+    assert same_bits(merged.positions.kinds, at_once.positions.kinds)
 
 
 def test_a_scan_without_it_is_not_gone_on_with(tmp_path: Path) -> None:

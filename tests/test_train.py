@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from featviz import Preprocess, open_images
 from featviz.data import LabelledImages, SyntheticImages, accuracy, split, train
 from featviz.errors import ImageError, UsageError
-from featviz.models import LocallyConnected2d, load_weights, zfmini, zfnet
+from featviz.models import MINI_PREPROCESS, LocallyConnected2d, load_weights, zfmini, zfnet
 from featviz.models.zeiler_fergus import renormalize_filters
 
 
@@ -307,3 +307,17 @@ def test_unshared_convolution_with_tied_weights_is_convolution(
 def test_unshared_convolution_takes_common_size_alone() -> None:
     with pytest.raises(ValueError, match=r"size \(8, 7\).*\(7, 8\) alone"):
         LocallyConnected2d(1, 1, (7, 8), 3)(torch.zeros(1, 1, 8, 7))
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_units_of_a_narrow_network_stay_alive_when_training_begins(seed: int) -> None:
+    """With He's initialisation alone 1, 1 and 6 of the 40 did: what they are given is all positive."""
+    data = SyntheticImages(400, seed=0, size=48)
+    torch.manual_seed(seed)
+    model = zfmini(hidden=(40, 40))
+    to_model = MINI_PREPROCESS.normalize
+    train(model, data, epochs=2, batch_size=16, preprocess=to_model, seed=seed)
+    with torch.no_grad():
+        through = model[: list(dict(model.named_children())).index("relu6") + 1]
+        responses = through(to_model(torch.stack([data[i][0] for i in range(200)])))
+    assert (responses.amax(dim=0) > 0).sum() >= 30

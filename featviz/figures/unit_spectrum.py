@@ -87,7 +87,7 @@ def spectrum(
         f"{described(layer_scan.layer)}. {layer_scan.statistics.count:,} images; above, how many have "
         f"their strongest response in each bin (four to each doubling).",
         f"Each tenth is of the unit's maxima over a random sample of {len(layer_scan.maxima.images):,} "
-        f"images. 0.5% of all positions are above {short(threshold)}.",
+        f"images. 0.5% of {own.positions.positions:,} positions are above {short(threshold)}.",
     ]
     title = titled(heading, f"unit {channel} of {layer_scan.layer.name}, weakest to strongest")
     area = new_page(across, down, title, notes, fig)

@@ -39,7 +39,8 @@ from featviz.methods._shards import check_shard, folder_of, range_of
 from featviz.methods._steady import SteadyReader, check_repeats
 from featviz.records._arrays import arrays_in
 from featviz.records._ranges import in_words
-from featviz.records.image_sample import ImageSample, counted
+from featviz.records.amplitudes import counted
+from featviz.records.image_sample import ImageSample
 from featviz.records.layer_scan import LayerScan, has_positions
 from featviz.records.listing import Listing, Skipped, add_skipped
 from featviz.records.peaks import IN_REACH, Peaks
@@ -96,7 +97,7 @@ def scan(
             made.
         forward: how the model is called, as of `read`; None: ``model(images)``.
         spectrum: count in the same pass what lies below the strongest: the k weakest images, quantiles
-            over all positions, the mean of each class, and the mean amplitude spectrum of the images:
+            over positions, the mean of each class, and the mean amplitude spectrum of the images:
             ``layer_scan.spectrum`` and ``result.amplitudes``.
         precision: ``float32``: as the model and torch are set (on NVIDIA GPUs torch's convolutions are
             TF32 unless told otherwise); ``bf16``: under autocast to bfloat16, which has 8 bits: close

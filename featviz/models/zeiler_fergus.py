@@ -126,7 +126,7 @@ def _initialize(network: nn.Sequential) -> None:
     a tenth, so that all classes begin alike and no large gradient of their first errors goes back;
     and hidden units of ``fc6`` and ``fc7`` have a bias of 1 (Krizhevsky et al. 2012, section 5).
     Without these two most units of ``fc6`` fell silent in the first steps, since all that they are
-    given is positive, and narrow networks never learned.
+    given is positive, and some narrow networks never learned.
     """
     weighted = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     *hidden, last = weighted

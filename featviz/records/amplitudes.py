@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,11 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UsageError
+from featviz.records.image_sample import hash_of
 
+COUNTED = 10_000
+"""About so many images have their amplitudes counted: more would not change the mean."""
+_SEED = 1  # other than those of image and position samples
 _UNIT = 2.0**20
 """An amplitude, a float32, is rounded to the nearest multiple of 1 / this: amplitudes are at most h * w, so
 that 2**24 images of 512 by 512 do not overflow."""
@@ -85,3 +90,10 @@ class Amplitudes:
     def mean(self) -> Tensor:
         """(colors, h, w // 2 + 1) float64, the mean amplitude."""
         return self.sums.double() / _UNIT / max(self.count, 1)
+
+
+def counted(images: Sequence[int], of: int) -> list[int]:
+    """Which of some images have their amplitudes counted, as indices into them: all if there are no more
+    than `COUNTED` in all, else a random choice that does not depend on batches and shards."""
+    limit = 2**63 * COUNTED // max(of, COUNTED)
+    return [row for row, image in enumerate(images) if hash_of(image, _SEED) < limit]

@@ -15,12 +15,9 @@ from featviz.errors import UsageError
 
 SAMPLE = 1000
 """Images that are kept: all, where there are no more."""
-COUNTED = 10_000
-"""About so many images have their amplitudes counted: more would not change the mean."""
 GROUPS = 10
 """Quantile groups of a unit's sample."""
 _64 = 2**64 - 1
-_COUNTING = 1  # a seed, other than that of samples
 _LARGEST = torch.finfo(torch.float16).max
 
 
@@ -170,13 +167,6 @@ def _array(
     if not fits or array.dtype != dtype:
         raise ValueError(f"{name} is of {array.dtype} {array.shape}, and not of {shape}")
     return torch.from_numpy(array)
-
-
-def counted(images: Sequence[int], of: int) -> list[int]:
-    """Which of some images have their amplitudes counted, as indices into them: all if there are no more
-    than `COUNTED` in all, else a random choice that does not depend on batches and shards."""
-    limit = 2**63 * COUNTED // max(of, COUNTED)
-    return [row for row, image in enumerate(images) if hash_of(image, _COUNTING) < limit]
 
 
 @lru_cache(maxsize=8)

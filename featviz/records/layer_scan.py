@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import torch
@@ -90,8 +89,8 @@ class LayerScan:
         """
         spectrum = self.spectrum
         if spectrum is not None:
-            of, largest = len(self.listing), prod(self.layer.map_size)
-            spectrum = spectrum.to(maps.device).counting(maps, peaks.images, of, largest)
+            total = self.listing.positions(self.layer.map_size)
+            spectrum = spectrum.to(maps.device).counting(maps, peaks.images, total)
         own = replace(self, spectrum=spectrum, held=(*self.held, peaks))
         if sum(len(batch.images) for batch in own.held) >= HELD:
             return own.counted()

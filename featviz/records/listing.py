@@ -90,6 +90,25 @@ class Listing:
             return self.input_shape
         return self.input_shape[0], *self.sizes[image]
 
+    def positions(self, map_size: Size) -> int:
+        """How many positions the maps of all images have, if that of an image of ``input_shape`` is of
+        this (height, width) and the others are in proportion.
+
+        Example:
+            >>> from featviz import Listing
+            >>> Listing(["a", "b"], [None, None], (3, 8, 8), sizes=[(6, 8), (8, 4)]).positions((4, 4))
+            20
+        """
+        height, width = map_size
+        if not self.sizes:
+            return len(self) * height * width
+        return height * width * self._pixels // (self.input_shape[1] * self.input_shape[2])
+
+    @cached_property
+    def _pixels(self) -> int:
+        """Of all images, where they differ in size."""
+        return sum(height * width for height, width in self.sizes)
+
     @cached_property
     def label_names(self) -> list[str]:
         """All labels, each once, in order."""

@@ -15,8 +15,8 @@ from featviz.errors import UsageError
 _HALVES = 128
 """Numbers of half precision in a bin."""
 _LEVELS = 248
-"""Bins of either sign: the first up to 2**-17, eight linear ones up to 2**-14, then eight to each doubling; the
-last, above 1.875 * 2**15, is without an end."""
+"""Bins of either sign: eight equal ones up to 2**-14, then eight to each doubling; the last, above 1.875 * 2**15,
+is without an end."""
 BINS = 2 * _LEVELS + 1
 """The negative bins, that of zero and of what half precision rounds to it, up to 2**-25, and the positive ones, in
 the order of their values."""
@@ -30,8 +30,8 @@ NETDISSECT = 0.995
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PositionCounts:
-    """How many positions of the maps of each of c units have a value in each bin. Counts are exact,
-    and any order, batches and shards give the same.
+    """How many positions of the maps of each of c units have a value in each bin: any order, batches and
+    shards give the same.
 
     Attributes:
         kinds: (c, KINDS) int64; ``counts`` has them in the order of their values.
@@ -42,7 +42,7 @@ class PositionCounts:
         >>> maps = torch.tensor([[[[0.0, 1.0], [-3.0, 0.5]]]])
         >>> counts = PositionCounts.empty(1).update(maps)
         >>> counts.quantile(0.25).tolist(), counts.quantile(1.0).tolist()
-        ([-3.0], [1.125])
+        ([-2.7509765625], [1.00048828125])
     """
 
     kinds: Tensor
@@ -107,7 +107,7 @@ class PositionCounts:
 
 
 def upper_edges() -> Tensor:
-    """(BINS,) float32: no value of a bin is above its edge."""
+    """(BINS,) float32: no value of a bin is above its edge, but for that of zero, which has values up to 2**-25 too."""
     numbers = torch.arange(1, _LEVELS, dtype=torch.int16) * _HALVES
     pairs = torch.stack([numbers, numbers + 1]).view(torch.float16).float()
     edges = pairs.mean(dim=0)  # which are rounded to the lower of two numbers, the even one
@@ -124,9 +124,9 @@ def _kinds(maps: Tensor) -> Tensor:
     first = torch.arange(channels, dtype=torch.int32, device=maps.device) * KINDS + KINDS // 2
     kinds += (first * _HALVES + _HALVES - 1)[:, None, None]
     kinds = kinds.bitwise_right_shift_(7).flatten()
-    n = channels * KINDS
+    n = channels * KINDS + 1  # NaN, which is refused later, may come after the last
     if maps.device.type == "cpu":
-        return torch.bincount(kinds, minlength=n).view(channels, KINDS)
+        return torch.bincount(kinds, minlength=n)[:-1].view(channels, KINDS)
     counts = torch.zeros(n, dtype=torch.int64, device=maps.device)  # bincount waits for the device
     counts.index_add_(0, kinds, torch.ones_like(kinds, dtype=torch.int64))
-    return counts.view(channels, KINDS)
+    return counts[:-1].view(channels, KINDS)

@@ -33,8 +33,8 @@ class Spectrum:
 
     Attributes:
         negated: the strongest of the scores times -1; ``weakest`` has the scores.
-        positions: how the values of positions spread, for quantiles: of all up to 65,536, else of a
-            seeded choice of so many to twice as many.
+        positions: how the values of positions spread, for quantiles: of all, if a unit has no more
+            than 131,072, else of a seeded choice of about half as many.
         classes: the mean maximum of each class; of none where images have no labels.
 
     Example:
@@ -61,16 +61,15 @@ class Spectrum:
         counts = PositionCounts.empty(channels)
         return cls(TopK.empty(channels, k), counts, ClassSums({}, {}))
 
-    def counting(self, maps: Tensor, images: list[int], of: int, largest: int) -> Spectrum:
+    def counting(self, maps: Tensor, images: list[int], total: int) -> Spectrum:
         """These, with the values of a batch's positions, or of some of them.
 
         Args:
             maps: (n, c, h, w), on the device of these, without NaN.
             images: the index of each of the n images.
-            of, largest: how many images there are in all, and how many positions the largest map has, by
-                which `some_positions` chooses.
+            total: how many positions all images have, by which `some_positions` chooses.
         """
-        chosen = some_positions(maps, images, of, largest)
+        chosen = some_positions(maps, images, total)
         if chosen is None:
             return self
         return replace(self, positions=self.positions.update(chosen))
