@@ -101,10 +101,11 @@ def row(model: nn.Module, name: str, batch_size: int, args: argparse.Namespace) 
     batches = [batch.to(args.device) for batch in pixels.split(batch_size)]
     forward = bare(model, last, batches)
     how = {"batch_size": batch_size, "net": net, "spectrum": args.spectrum}
+    layout = {"channels_last": args.channels_last}
     forwards, scans, starts = [], [], []
     for _ in range(args.turns + 1):
         forwards.append(timed(forward, args.device))
-        scans.append(timed(lambda: scan(model, images, layers, **how), args.device))
+        scans.append(timed(lambda: scan(model, images, layers, **how, **layout), args.device))
         starts.append(start(model, images, layers, **how))
     ratio = statistics.median(s / f for s, f in zip(scans[1:], forwards[1:], strict=True))
     cells = [
@@ -139,6 +140,11 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=(16, 32), metavar="N")
     parser.add_argument("--turns", type=int, default=3, help="that count (default: 3)")
     parser.add_argument("--spectrum", action="store_true", help="count what lies below, too")
+    parser.add_argument(
+        "--channels-last",
+        action="store_true",
+        help="scan so, beside the bare forward with channels first",
+    )
     parser.add_argument(
         "--memory",
         choices=("kept", "returned"),

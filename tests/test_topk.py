@@ -173,6 +173,22 @@ def test_the_first_of_equal_maxima() -> None:
     assert TopK.empty(1, 1).update(values, [0]).positions.tolist() == [[[1, 4]]]
 
 
+@pytest.mark.parametrize("size", [(4, 5), (60, 44)])
+def test_peaks_are_the_same_in_any_layout_of_memory(size: tuple[int, int]) -> None:
+    maps = torch.randint(-9, 60, (6, 5, *size), generator=generator(0)).float()  # with equal maxima
+    last = maps.contiguous(memory_format=torch.channels_last)
+
+    def wanted(maxima: Tensor) -> Tensor:
+        return torch.arange(maxima.numel()).view_as(maxima) % 3 > 0
+
+    images = range(6)
+    for some in (None, wanted):
+        own, other = Peaks.of(maps, images, some), Peaks.of(last, images, some)
+        assert same_bits(own.maxima, other.maxima)
+        assert own.rows.tolist() == other.rows.tolist()
+        assert own.codes.tolist() == other.codes.tolist()
+
+
 def test_equal_scores_go_to_the_lower_image() -> None:
     values = torch.ones(5, 1, 2, 2)
     assert TopK.empty(1, 3).update(values, [9, 4, 7, 2, 5]).images.tolist() == [[2, 4, 5]]

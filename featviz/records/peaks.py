@@ -58,10 +58,10 @@ class Peaks:
             rows, first = _all_rows(maxima), first.flatten()
         else:
             bands = flat.view(*flat.shape[:2], -1, _band(maps.shape[2], maps.shape[3]))
-            highest = bands.amax(dim=3)  # several times as fast as with positions
+            highest = _highest(bands)  # several times as fast as with positions
             maxima = highest.amax(dim=2)
             rows = wanted(maxima).flatten().nonzero().flatten()
-            first = _first_maxima(bands.flatten(0, 1), highest.flatten(0, 1), rows)
+            first = _first_maxima(bands, highest, rows)
         maxima = _float(maxima)
         return cls(list(images), maxima, maxima, rows, _codes(first, maps.shape[3]))
 
@@ -135,17 +135,31 @@ def _band(height: int, width: int) -> int:
     return next((rows * width for rows in heights if rows * width >= _WORTH), height * width)
 
 
+def _highest(bands: Tensor) -> Tensor:
+    """(n, c, bands), the maximum of each band (n, c, bands, values), in the order in which they lie in
+    memory."""
+    if bands.is_contiguous():
+        return bands.amax(dim=3)
+    return bands.movedim(1, 3).amax(dim=2).movedim(2, 1)
+
+
 def _first_maxima(bands: Tensor, highest: Tensor, rows: Tensor) -> Tensor:
     """The first position of the maximum of some maps, flat.
 
     Args:
-        bands: (n, bands, values), the maps.
-        highest: (n, bands), the maximum of each band.
-        rows: which maps.
+        bands: (n, c, bands, values), the maps, laid out in any way.
+        highest: (n, c, bands), the maximum of each band.
+        rows: which maps, n times c of them.
     """
-    _, count, size = bands.shape
-    band = _argmax(highest.index_select(0, rows)) if count > 1 else torch.zeros_like(rows)
-    chosen = bands.flatten(0, 1).index_select(0, rows * count + band)
+    _, channels, count, size = bands.shape
+    band = torch.zeros_like(rows)
+    if count > 1:
+        band = _argmax(highest.flatten(0, 1).index_select(0, rows))
+    if bands.is_contiguous():
+        chosen = bands.flatten(0, 2).index_select(0, rows * count + band)
+    else:  # those alone: all would be copied to be flat
+        image, channel = _divmod(rows, channels)
+        chosen = bands[image, channel, band]
     return band * size + _argmax(chosen)
 
 
