@@ -10,7 +10,6 @@ most. Near zero, where bins are narrow, few positions lie between many bins."""
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ Pair = tuple[PositionCounts, PositionCounts]
 """Of some positions, and of all."""
 
 
-def counted(model: nn.Module, images: Images, layers: str) -> Iterator[Pair]:
+def counted(model: nn.Module, images: Images, layers: str) -> list[Pair]:
     """The counts of each layer."""
     net = anatomy(model, tuple(images[0].shape))
     chosen = net.select(layers)
@@ -49,7 +48,7 @@ def counted(model: nn.Module, images: Images, layers: str) -> Iterator[Pair]:
         x = images.preprocess.normalize(torch.stack([images[i] for i in indices]))
         with evaluating(model), torch.no_grad():
             read(model, x, chosen, reduce=count)
-    yield from pairs.values()
+    return list(pairs.values())
 
 
 def apart(pair: Pair, q: float) -> tuple[Tensor, Tensor]:
@@ -80,7 +79,7 @@ def main() -> None:
     args = parser.parse_args()
     model = load_model(args.model, args.weights, partial=args.partial)
     images = open_images(args.images, preprocessing(args.model))
-    pairs = list(counted(model, images, args.layers))
+    pairs = counted(model, images, args.layers)
     units = sum(len(every.kinds) for _, every in pairs)
     positions = [some.positions for some, _ in pairs]
     print(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from featviz.errors import UsageError
 
-_HALVES = 128
+_BITS = 7
+_HALVES = 2**_BITS
 """Numbers of half precision in a bin."""
 _LEVELS = 248
 """Bins of either sign: eight equal ones up to 2**-14, then eight to each doubling; the last, above 1.875 * 2**15,
@@ -123,7 +124,7 @@ def _kinds(maps: Tensor) -> Tensor:
     # rounded up, so that zero has a bin of its own; those of a channel come after those of the one before
     first = torch.arange(channels, dtype=torch.int32, device=maps.device) * KINDS + KINDS // 2
     kinds += (first * _HALVES + _HALVES - 1)[:, None, None]
-    kinds = kinds.bitwise_right_shift_(7).flatten()
+    kinds = kinds.bitwise_right_shift_(_BITS).flatten()
     n = channels * KINDS + 1  # NaN, which is refused later, may come after the last
     if maps.device.type == "cpu":
         return torch.bincount(kinds, minlength=n)[:-1].view(channels, KINDS)
