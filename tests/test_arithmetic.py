@@ -10,16 +10,18 @@ import torch
 from laws import same_bits, untouched
 from nets import plain
 from samples import Samples, same_scan, scanned
+from torch import Tensor, nn
 
 from featviz import Scan, cli, project_exemplars
-from featviz.errors import RecordError, UsageError
+from featviz.errors import ModelError, RecordError, UsageError
 from featviz.methods._arithmetic import Arithmetic
 
 
 def test_bf16_is_what_autocast_gives_and_is_recorded(tmp_path: Path) -> None:
     data, model = Samples(), plain()
     with untouched(model):
-        result = scanned(data, model, precision="bf16", out=tmp_path, batch_size=23)
+        how = {"precision": "bf16", "channels_last": False}
+        result = scanned(data, model, out=tmp_path, batch_size=23, **how)
     x = torch.stack([data[i] for i in range(len(data))])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         maps = model(x)
@@ -38,16 +40,74 @@ def test_channels_last_changes_no_whole_number() -> None:
     with untouched(model):
         result = scanned(model=model, channels_last=True)
     assert repr(result).endswith("images, channels last>")
-    for name, layer_scan in scanned().items():
-        assert same_bits(result[name].top.scores, layer_scan.top.scores)
-        assert same_bits(result[name].top.positions, layer_scan.top.positions)
+    for channels_last in (None, False):
+        for name, layer_scan in scanned(channels_last=channels_last).items():
+            assert same_bits(result[name].top.scores, layer_scan.top.scores)
+            assert same_bits(result[name].top.positions, layer_scan.top.positions)
+
+
+class Layouts(nn.Module):
+    """Notes in which layout images come, and has other values, or none, with their channels last."""
+
+    def __init__(self, differs: str = "") -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.differs = differs
+        self.last: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last.append(x.stride(1) == 1)
+        if self.differs == "raises":
+            x.view(len(x), -1)
+        if self.differs == "other values" and self.last[-1]:
+            x = x * 2
+        y: Tensor = self.conv(x)
+        return y
+
+
+def test_on_cpus_channels_lie_last_and_are_checked_against_first() -> None:
+    model = Layouts().eval()
+    result = scanned(model=model, layers="conv", batch_size=23)
+    assert model.last[-2:] == [False, True]  # an image alone, as a check, then all
+    assert result.identity["channels_last"] is None
+
+
+@pytest.mark.parametrize(
+    ("differs", "reason"), [("raises", "view size"), ("other values", "its values are others")]
+)
+def test_a_model_that_takes_channels_first_alone(differs: str, reason: str) -> None:
+    model = Layouts(differs).eval()
+    expected = scanned(model=model, layers="conv", batch_size=4, channels_last=False)
+    model.last.clear()
+    message = rf"does not take images whose channels lie last in memory \({reason}"
+    with pytest.warns(UserWarning, match=message):
+        result = scanned(model=model, layers="conv", batch_size=4)
+    assert any(model.last)
+    assert not any(model.last[-6:])  # all batches, the first again
+    assert same_bits(result["conv"].top.scores, expected["conv"].top.scores)
+    assert same_bits(result["conv"].statistics.sums, expected["conv"].statistics.sums)
+    with pytest.raises((ModelError, RuntimeError), match=r"depends on the batch|view size"):
+        scanned(model=model, layers="conv", batch_size=4, channels_last=True)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_record_is_gone_on_with_in_its_layout(channels_last: bool, tmp_path: Path) -> None:
+    data, model = Samples(interrupt=13), Layouts().eval()
+    how = {"layers": "conv", "batch_size": 4, "out": tmp_path, "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        scanned(data, model, channels_last=channels_last, **how)
+    model.last.clear()
+    result = scanned(data, model, **how)
+    assert model.last[-1] == channels_last
+    whole = scanned(model=model, layers="conv", batch_size=4, channels_last=channels_last)
+    assert same_scan(result, whole)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"precision": "bf16"}, 'precision was "float32", is "bf16"'),
-        ({"channels_last": True}, "channels_last was false, is true"),
+        ({"channels_last": True}, "channels_last was null, is true"),
     ],
 )
 def test_a_record_of_another_is_refused(
@@ -100,7 +160,9 @@ def test_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cli.main([*small, "--precision", "bf16", "--channels-last"]) == 0
     identity = Scan.load(tmp_path).identity
     assert (identity["precision"], identity["channels_last"]) == ("bf16", True)
-    assert cli.main(small) == 1
-    assert 'precision was "bf16", is "float32"' in capsys.readouterr().err
+    assert cli.main([*small, "--no-channels-last"]) == 1
+    message = capsys.readouterr().err
+    assert "channels_last was true, is false" in message
+    assert 'precision was "bf16", is "float32"' in message
     assert cli.main([*small, "--precision", "tf32", "--fresh"]) == 1
     assert "(--precision, --device)" in capsys.readouterr().err

@@ -41,7 +41,8 @@ def check_repeats(data: Images) -> None:
 class SteadyReader:
     """Reads layers batch by batch, and refuses a forward pass that is random or depends on the batch.
 
-    The first batch shows it: one of its images is run alone before.
+    The first batch shows it: one of its images is run alone before, with its channels first in memory, in
+    whatever layout the batch is.
 
     Attributes:
         model: in eval mode.
@@ -65,7 +66,7 @@ class SteadyReader:
         Raises:
             ModelError: the same image gives other values when it is run again, or in a batch.
         """
-        alone = x[_middle(x), None]
+        alone = x[_middle(x), None].contiguous()
         expected: dict[str, Any] = {}
         if not self.is_checked:
             expected = read(self.model, alone, self.layers, forward=self.forward)

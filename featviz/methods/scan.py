@@ -33,6 +33,7 @@ from featviz.methods._inputs import (
     smallest_shape,
     with_units,
 )
+from featviz.methods._layout import LayoutReader
 from featviz.methods._numbers import Numbers
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._shards import check_shard, folder_of, range_of
@@ -62,7 +63,7 @@ def scan(
     forward: Forward | None = None,
     spectrum: bool = False,
     precision: str = "float32",
-    channels_last: bool = False,
+    channels_last: bool | None = None,
     batch_size: int = 32,
     shard: tuple[int, int] | None = None,
     out: str | Path | None = None,
@@ -104,6 +105,8 @@ def scan(
             responses can change their order, and projections take full images; ``tf32``: matrix products
             too are TF32. The record says it, and is not gone on with in another.
         channels_last: lay out images, not weights, with their channels last; it changes rounding alone.
+            None: as the record has it that is gone on with, else on CPUs, which are quicker so, if the
+            model takes them; a warning says where it does not.
         batch_size: images per forward pass. It does not change which exemplars there are but for
             rounding in the network.
         shard: (i, n): only the images of shard i of n, from 0. Shards are of whole batches, so that
@@ -164,9 +167,10 @@ def scan(
     chosen = [layer_scan.layer for layer_scan in state.values()]
     if check is not None:
         check(chosen)
-    reader = SteadyReader(model, chosen, list(net.values()), batch_size, forward)
+    steady = SteadyReader(model, chosen, list(net.values()), batch_size, forward)
+    reader = LayoutReader(steady, arithmetic)
     sized = LayersBySize(model, state.listing.input_shape, chosen, forward)
-    run = _Run(reader, data, sized, batch_size, out, shard, checkpoint, strict, scored, arithmetic)
+    run = _Run(reader, data, sized, batch_size, out, shard, checkpoint, strict, scored)
     if run.out is None:
         return _finished(run, state, resume, progress)
     with claimed(run.out):
@@ -188,6 +192,9 @@ def _finished(run: _Run, begun: Scan, resume: bool, progress: bool) -> Scan:
     stale: list[int] = []
     if resume and run.out is not None and (run.out / MANIFEST).exists():
         state = Scan.load(run.out)
+        begun = begun.computed(
+            begun.precision, run.reader.laid_out_as(state.identity["channels_last"])
+        )
         state.check_resumes(begun)
         if state.span != begun.span:
             raise RecordError(
@@ -255,7 +262,7 @@ class _Run:
 
     def __init__(
         self,
-        reader: SteadyReader,
+        reader: LayoutReader,
         data: Images,
         sized: LayersBySize,
         batch_size: int,
@@ -264,10 +271,9 @@ class _Run:
         checkpoint: float,
         strict: bool,
         score: Callable[[Tensor], Tensor] | None,
-        arithmetic: Arithmetic,
     ) -> None:
         self.reader = reader
-        self.model = reader.model
+        self.model = reader.steady.model
         self.data = data
         self.batch_size = batch_size
         self.listing_in = None
@@ -282,7 +288,6 @@ class _Run:
         self.sized = sized
         self.skipped: list[Skipped] = []
         self.numbers = Numbers(data.keys)
-        self.arithmetic = arithmetic
         self.most = batch_size  # images that fit into the device's memory at once
         self.checked: Scan | None = None  # the last state without NaN
         self.saved = time.monotonic()
@@ -414,10 +419,7 @@ class _Run:
                     self.numbers.take(f"score of layer {name!r}", peaks.scores, images)
                 layers[name] = state[name].update(maps, peaks)
 
-        x = in_model_space(self.data, batch, self.parameter)
-        x = self.arithmetic.laid_out(x)
-        with self.arithmetic.block(x.device):
-            self.reader.read(x, self.arithmetic.reduced(reduce))
+        self.reader.read(in_model_space(self.data, batch, self.parameter), reduce)
         if self.parameter.device.type in IN_REACH:
             self.numbers.check()
         amplitudes = state.amplitudes

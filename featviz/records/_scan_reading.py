@@ -95,6 +95,7 @@ def _identity_from(manifest: Entry, names: list[str]) -> tuple[int, dict[str, An
     }
     complete = {**earlier, **identity.value}
     fields.any_of(("float32", "bf16", "tf32"))("precision", complete["precision"])
-    fields.flag("channels_last", complete["channels_last"])
+    if complete["channels_last"] is not None:
+        fields.flag("channels_last", complete["channels_last"])
     fields.flag("spectrum", complete["spectrum"])
     return k, complete

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from featviz.records.highest import highest
+
 
 @dataclass(frozen=True, eq=False)
 class Floor:
@@ -27,7 +29,7 @@ class Floor:
         """Over the scores (n, c) of some images; None where they are fewer than k."""
         if len(images) < k:
             return None
-        return cls(scores.T.topk(k, dim=1).values[:, -1], max(images), len(images))
+        return cls(highest(scores.T, k)[:, -1], max(images), len(images))
 
     def may_pass(self, scores: Tensor, images: Sequence[int]) -> Tensor:
         """(n, c) bool, which scores may be among the k highest of these images and others; of equal ones

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,8 +17,9 @@ IN_REACH = {"cpu"}
 """Devices whose values Python reads without waiting."""
 _BITS = 32
 """Of a code, those of x."""
-_WORTH = 768
+_WORTH = 384
 """Values over which a maximum is taken at the speed of memory."""
+_Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,18 +55,18 @@ class Peaks:
             wanted: of the maxima (n, c), which positions are wanted, (n, c) bool; None: all. It is asked
                 where Python reads values without waiting.
         """
-        flat = maps.detach().flatten(2)
+        maps = maps.detach()
         if wanted is None or maps.device.type not in IN_REACH:
-            maxima, first = flat.max(dim=2)
-            rows, first = _all_rows(maxima), first.flatten()
-        else:
-            bands = flat.view(*flat.shape[:2], -1, _band(maps.shape[2], maps.shape[3]))
-            highest = _highest(bands)  # several times as fast as with positions
-            maxima = highest.amax(dim=2)
-            rows = wanted(maxima).flatten().nonzero().flatten()
-            first = _first_maxima(bands, highest, rows)
-        maxima = _float(maxima)
-        return cls(list(images), maxima, maxima, rows, _codes(first, maps.shape[3]))
+            maxima, first = maps.flatten(2).max(dim=2)
+            maxima, first = _float(maxima), first.flatten()
+            codes = _codes(first, maps.shape[3])
+            return cls(list(images), maxima, maxima, _all_rows(maxima), codes)
+        bands = _bands(maps)
+        highest = _highest(bands)  # several times as fast as with positions
+        maxima = _float(highest.amax(dim=2) if highest.shape[2] > 1 else highest[..., 0])
+        rows = np.flatnonzero(wanted(maxima).numpy())
+        codes = _codes(_first_maxima(bands, highest, rows), maps.shape[3])
+        return cls(list(images), maxima, maxima, torch.from_numpy(rows), torch.from_numpy(codes))
 
     @classmethod
     def ranked_by(
@@ -128,11 +131,16 @@ def _float(values: Tensor) -> Tensor:
     return values.detach().float() + 0.0
 
 
-def _band(height: int, width: int) -> int:
-    """Values in a band of a map: as many of its rows as divide it into equal bands that are worth a pass
-    each."""
+def _bands(maps: Tensor) -> Tensor:
+    """Maps (n, c, h, w) as bands of positions that follow each other, (n, c, bands, values): as many rows as
+    divide the map into equal bands that are worth a pass each, or, where the values of a row lie apart in
+    memory and all channels are passed over at once, one row."""
+    if not maps.is_contiguous():
+        return maps
+    height, width = maps.shape[2:]
     heights = (rows for rows in range(1, height) if height % rows == 0)
-    return next((rows * width for rows in heights if rows * width >= _WORTH), height * width)
+    rows = next((rows for rows in heights if rows * width >= _WORTH), height)
+    return maps.view(*maps.shape[:2], height // rows, rows * width)
 
 
 def _highest(bands: Tensor) -> Tensor:
@@ -140,11 +148,11 @@ def _highest(bands: Tensor) -> Tensor:
     memory."""
     if bands.is_contiguous():
         return bands.amax(dim=3)
-    return bands.movedim(1, 3).amax(dim=2).movedim(2, 1)
+    return bands.permute(0, 2, 3, 1).amax(dim=2).permute(0, 2, 1)
 
 
-def _first_maxima(bands: Tensor, highest: Tensor, rows: Tensor) -> Tensor:
-    """The first position of the maximum of some maps, flat.
+def _first_maxima(bands: Tensor, highest: Tensor, rows: _Integers) -> _Integers:
+    """The first position of the maximum of some maps, flat, in reach of Python.
 
     Args:
         bands: (n, c, bands, values), the maps, laid out in any way.
@@ -152,29 +160,29 @@ def _first_maxima(bands: Tensor, highest: Tensor, rows: Tensor) -> Tensor:
         rows: which maps, n times c of them.
     """
     _, channels, count, size = bands.shape
-    band = torch.zeros_like(rows)
-    if count > 1:
-        band = _argmax(highest.flatten(0, 1).index_select(0, rows))
-    if bands.is_contiguous():
-        chosen = bands.flatten(0, 2).index_select(0, rows * count + band)
+    image, channel = np.divmod(rows, channels)
+    at = torch.from_numpy(image), torch.from_numpy(channel)
+    band = _argmax(highest[at]) if count > 1 else np.zeros_like(rows)
+    if bands.is_contiguous():  # several times as fast as the other way
+        chosen = bands.flatten(0, 2).index_select(0, torch.from_numpy(rows * count + band))
     else:  # those alone: all would be copied to be flat
-        image, channel = _divmod(rows, channels)
-        chosen = bands[image, channel, band]
-    return band * size + _argmax(chosen)
+        chosen = bands[(*at, torch.from_numpy(band))]
+    first: _Integers = band * size + _argmax(chosen)
+    return first
 
 
-def _argmax(rows: Tensor) -> Tensor:
+def _argmax(rows: Tensor) -> _Integers:
     """The first maximum of each row (n, any), in reach of Python."""
     if rows.dtype == torch.bfloat16:  # which numpy does not know
         rows = rows.float()
-    # several times as fast as torch's own
-    return torch.from_numpy(rows.numpy().argmax(axis=1))
+    first: _Integers = rows.numpy().argmax(axis=1)  # several times as fast as torch's own
+    return first
 
 
-def _codes(flat: Tensor, width: int) -> Tensor:
+def _codes(flat: Any, width: int) -> Any:
     """Of indices into flattened maps."""
-    y, x = _divmod(flat, width)
-    return (y << _BITS) | x
+    y = flat // width
+    return (y << _BITS) | (flat - y * width)
 
 
 def codes_of(positions: Tensor) -> Tensor:

@@ -199,7 +199,7 @@ class Scan(Mapping[str, LayerScan]):
             amplitudes = Amplitudes.empty(self.listing.input_shape)
         return replace(self, layers=layers, identity=identity, amplitudes=amplitudes)
 
-    def computed(self, precision: str, channels_last: bool) -> Scan:
+    def computed(self, precision: str, channels_last: bool | None) -> Scan:
         """This scan, of a network that computes so, as `scan` has it."""
         how = {"precision": precision, "channels_last": channels_last}
         identity = {"spectrum": False, **self.identity, **how}

@@ -16,11 +16,14 @@ from torch import Tensor
 
 from featviz.errors import RecordError, UsageError
 from featviz.records.floor import Floor
+from featviz.records.highest import highest
 from featviz.records.peaks import NONE, Peaks, codes_of, positions_of
 
 _ARRAYS = ("scores", "images", "positions")
 _LAST = torch.iinfo(torch.int32).min
 """Below the rank of every score, that of -inf too: the rank of an empty slot."""
+_BITS = 32
+"""Of a rank, and of an index behind it."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,9 +109,16 @@ class TopK:
         if not all(a < b for a, b in pairwise([self.latest, *peaks.images])):
             return self._with(scores, images, codes)
         # all come after those that are held, so that among equal scores the first slot goes first
-        slots = self._slots_with(scores, images, codes)
-        slots = slots.taken(slots.first_of_equal(self.k))
-        return TopK(slots.scores, slots.images, positions_of(slots.codes), peaks.images[-1])
+        order = _first_of_equal(torch.cat([self.scores, scores], dim=1), self.images == NONE)
+        own, new = order.clamp(max=self.k - 1), (order - self.k).clamp(min=0)
+        is_new = order >= self.k
+
+        def chosen(owns: Tensor, others: Tensor) -> Tensor:
+            return torch.where(is_new, others.gather(1, new), owns.gather(1, own))
+
+        positions = positions_of(chosen(codes_of(self.positions), codes))
+        latest = peaks.images[-1]
+        return TopK(chosen(self.scores, scores), chosen(self.images, images), positions, latest)
 
     def merge(self, other: TopK) -> TopK:
         """These and those of other images (or of the same ones: an image counts once).
@@ -196,16 +206,6 @@ class _Slots:
             self.codes.gather(1, order),
         )
 
-    def first_of_equal(self, k: int) -> Tensor:
-        """(c, k) the indices of the k highest scores, highest first; of equal ones the first; empty
-        slots last."""
-        bits = self.scores.contiguous().view(torch.int32)
-        rank = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
-        rank = rank.masked_fill(self.images == NONE, _LAST).long()
-        n = rank.shape[1]
-        behind = torch.arange(n - 1, -1, -1, device=rank.device)
-        return ((rank << 32) | behind).topk(k, dim=1).indices  # of which no two are equal
-
     def repeated(self) -> Tensor:
         """(c, any) bool: the image of this slot has a slot before it."""
         same = self.images[:, :, None] == self.images[:, None, :]
@@ -231,3 +231,16 @@ class _Slots:
             keys = key.gather(1, order)
             order = order.gather(1, keys.sort(dim=1, stable=True, descending=descending).indices)
         return self.taken(order)
+
+
+def _first_of_equal(scores: Tensor, is_empty: Tensor) -> Tensor:
+    """(c, k) the indices of the k highest of the scores (c, any) of slots, highest first; of equal ones the
+    first; empty ones, which the first k slots may be, (c, k), last."""
+    k, n = is_empty.shape[1], scores.shape[1]
+    bits = scores.view(torch.int32)
+    rank = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
+    rank[:, :k].masked_fill_(is_empty, _LAST)
+    keys = rank.long().bitwise_left_shift_(_BITS)
+    keys |= torch.arange(n - 1, -1, -1, device=keys.device)  # no two are equal
+    behind: Tensor = highest(keys, k) & (2**_BITS - 1)
+    return behind.neg().add_(n - 1)

@@ -56,8 +56,8 @@ def register(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--channels-last",
-        action="store_true",
-        help="lay out images with their channels last, which is faster on some devices",
+        action=argparse.BooleanOptionalAction,
+        help="lay out images with their channels last in memory (default: on CPUs, which are quicker so)",
     )
     add_output(parser, "folder for the record (default: outputs/MODEL-scan)")
     add_examples(
