@@ -55,6 +55,14 @@ def test_bands_of_large_maps() -> None:
     check(Peaks.of(maps, range(2), lambda maxima: maxima > -9), maps)
 
 
+@pytest.mark.parametrize("channels", [3, 8, 16, 24, 32])
+def test_channels_last_by_several_values_at_once(channels: int) -> None:
+    maps = randint(-3, 3, 2, channels, 6, 12).float().contiguous(memory_format=torch.channels_last)
+    check(Peaks.of(maps, range(2), lambda maxima: maxima > -9), maps)
+    some = maps[:, : channels // 2, :, ::3]
+    check(Peaks.of(some, range(2), lambda maxima: maxima > -9), some)
+
+
 def test_positions_of_what_is_wanted() -> None:
     maps = randint(-30, 30, 5, 3, 4, 6)
     maxima, positions = slowly(maps)
