@@ -32,9 +32,10 @@ class Peaks:
         images: the index of each image.
         maxima: (n, c) float32, of the maps.
         scores: (n, c) float32, what images are ranked by: the maxima, or as of `ranked_by`.
-        rows: (m,) int64, which of the maps, n times c of them, have a position that is known: few, so that
-            many batches are held in little memory.
-        codes: (m,) int64, the first position of each that has the score, as of `codes_of`.
+        rows: (m,) int64, ascending, which of the maps, n times c of them, were wanted, as ``wanted`` of `of`
+            says: few, so that many batches are held in little memory.
+        codes: (m,) int64, the first position of each that has the score, as of `codes_of`; -1 where scores are
+            of no position.
     """
 
     images: list[int]
@@ -77,12 +78,12 @@ class Peaks:
         """The same, with scores (n, c) other than the maxima; if these have positions, each is a value
         of its map."""
         flat = maps.detach().flatten(2)
-        rows = _all_rows(scores) if has_positions else _all_rows(scores)[:0]
-        first = rows
+        codes = torch.full((scores.numel(),), NONE, device=scores.device)
         if has_positions:
             first = (flat == scores[..., None]).byte().argmax(dim=-1).flatten()
+            codes = _codes(first, maps.shape[3])
         maxima = _float(flat.amax(dim=2))
-        return cls(list(images), maxima, _float(scores), rows, _codes(first, maps.shape[3]))
+        return cls(list(images), maxima, _float(scores), _all_rows(scores), codes)
 
     @classmethod
     def joined(cls, batches: Sequence[Peaks]) -> Peaks:
@@ -104,8 +105,9 @@ class Peaks:
         index = torch.tensor(order).to(self.scores.device, non_blocking=True)
         image, channel = _divmod(self.rows, self.scores.shape[1])
         rows = index.argsort()[image] * self.scores.shape[1] + channel
-        maxima, scores = self.maxima[index], self.scores[index]
-        return Peaks([self.images[i] for i in order], maxima, scores, rows, self.codes)
+        rows, by_row = rows.sort()
+        maxima, scores, codes = self.maxima[index], self.scores[index], self.codes[by_row]
+        return Peaks([self.images[i] for i in order], maxima, scores, rows, codes)
 
     @property
     def all_codes(self) -> Tensor:

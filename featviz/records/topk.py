@@ -104,21 +104,13 @@ class TopK:
             lowest: rank by the scores times -1, which are what is kept.
         """
         signed = -peaks.scores + 0.0 if lowest else peaks.scores
-        scores, codes = signed.T, peaks.all_codes.T
-        images = torch.tensor(peaks.images).to(scores.device, non_blocking=True).expand_as(scores)
         if not all(a < b for a, b in pairwise([self.latest, *peaks.images])):
-            return self._with(scores, images, codes)
+            return self._with(_Slots.of_all(peaks, signed))
         # all come after those that are held, so that among equal scores the first slot goes first
-        order = _first_of_equal(torch.cat([self.scores, scores], dim=1), self.images == NONE)
-        own, new = order.clamp(max=self.k - 1), (order - self.k).clamp(min=0)
-        is_new = order >= self.k
-
-        def chosen(owns: Tensor, others: Tensor) -> Tensor:
-            return torch.where(is_new, others.gather(1, new), owns.gather(1, own))
-
-        positions = positions_of(chosen(codes_of(self.positions), codes))
-        latest = peaks.images[-1]
-        return TopK(chosen(self.scores, scores), chosen(self.images, images), positions, latest)
+        is_few = len(peaks.rows) < signed.numel()
+        others = _Slots.of_few(peaks, signed) if is_few else _Slots.of_all(peaks, signed)
+        chosen = self._slots_with(others).highest(self.k)
+        return TopK(chosen.scores, chosen.images, positions_of(chosen.codes), peaks.images[-1])
 
     def merge(self, other: TopK) -> TopK:
         """These and those of other images (or of the same ones: an image counts once).
@@ -132,11 +124,11 @@ class TopK:
                 f"a TopK of (units, k) = {own} and one of {others} do not merge: "
                 "scan both with the same layers and the same k"
             )
-        return self._with(other.scores, other.images, codes_of(other.positions))
+        return self._with(_Slots(other.scores, other.images, codes_of(other.positions)))
 
-    def _with(self, scores: Tensor, images: Tensor, codes: Tensor) -> TopK:
-        """The k first of these slots and of others, (c, any), each image once."""
-        slots = self._slots_with(scores, images, codes).ordered()
+    def _with(self, others: _Slots) -> TopK:
+        """The k first of these slots and of others, each image once."""
+        slots = self._slots_with(others).ordered()
         # empty slots are last: what lies behind the fullest unit's last image is left out
         filled = int((slots.images != NONE).sum(dim=1).max())
         slots = slots.first(max(filled, self.k))
@@ -144,15 +136,15 @@ class TopK:
         if repeated.any():
             slots = slots.emptied(repeated).ordered()
         slots = slots.first(self.k)
-        latest = max(self.latest, int(images.max()))
+        latest = max(self.latest, int(others.images.max()))
         return TopK(slots.scores.clone(), slots.images.clone(), positions_of(slots.codes), latest)
 
-    def _slots_with(self, scores: Tensor, images: Tensor, codes: Tensor) -> _Slots:
-        """These slots, then others (c, any)."""
+    def _slots_with(self, others: _Slots) -> _Slots:
+        """These slots, then others."""
         return _Slots(
-            torch.cat([self.scores, scores], dim=1),
-            torch.cat([self.images, images], dim=1),
-            torch.cat([codes_of(self.positions), codes], dim=1),
+            torch.cat([self.scores, others.scores], dim=1),
+            torch.cat([self.images, others.images], dim=1),
+            torch.cat([codes_of(self.positions), others.codes], dim=1),
         )
 
     def to(self, device: torch.device | str) -> TopK:
@@ -195,6 +187,34 @@ class _Slots:
     images: Tensor
     codes: Tensor
 
+    @classmethod
+    def of_all(cls, peaks: Peaks, scores: Tensor) -> _Slots:
+        """(c, n) of n images, by scores (n, c)."""
+        images = torch.tensor(peaks.images).to(scores.device, non_blocking=True)
+        return cls(scores.T, images.expand_as(scores.T), peaks.all_codes.T)
+
+    @classmethod
+    def of_few(cls, peaks: Peaks, scores: Tensor) -> _Slots:
+        """(c, any) of those that were wanted, in the order of their images; the last are empty. In reach of
+        Python, which knows how many the fullest unit has."""
+        channels = scores.shape[1]
+        image, channel = np.divmod(peaks.rows.numpy(), channels)
+        small = (
+            channel.astype(np.uint16) if channels <= 2**16 else channel
+        )  # which is sorted sooner
+        order = small.argsort(kind="stable")
+        image, channel = image[order], channel[order]
+        counts = np.bincount(channel, minlength=channels)
+        slot = np.arange(len(order)) - (counts.cumsum() - counts)[channel]
+        at = torch.from_numpy(channel), torch.from_numpy(slot)
+        empty = torch.full((channels, int(counts.max())), NONE)
+        rows = torch.from_numpy(order)
+        return cls(
+            empty.float().fill_(-torch.inf).index_put_(at, scores.flatten()[peaks.rows[rows]]),
+            empty.index_put(at, torch.tensor(peaks.images)[torch.from_numpy(image)]),
+            empty.index_put(at, peaks.codes[rows]),
+        )
+
     def first(self, n: int) -> _Slots:
         return _Slots(self.scores[:, :n], self.images[:, :n], self.codes[:, :n])
 
@@ -205,6 +225,16 @@ class _Slots:
             self.images.gather(1, order),
             self.codes.gather(1, order),
         )
+
+    def highest(self, k: int) -> _Slots:
+        """The k of the highest scores, highest first; of equal ones the first; empty slots last."""
+        bits = self.scores.contiguous().view(torch.int32)
+        rank = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
+        keys = rank.masked_fill_(self.images == NONE, _LAST).long().bitwise_left_shift_(_BITS)
+        n = keys.shape[1]
+        keys |= torch.arange(n - 1, -1, -1, device=keys.device)  # no two are equal
+        behind = highest(keys, k) & (2**_BITS - 1)
+        return self.taken(n - 1 - behind)
 
     def repeated(self) -> Tensor:
         """(c, any) bool: the image of this slot has a slot before it."""
@@ -231,16 +261,3 @@ class _Slots:
             keys = key.gather(1, order)
             order = order.gather(1, keys.sort(dim=1, stable=True, descending=descending).indices)
         return self.taken(order)
-
-
-def _first_of_equal(scores: Tensor, is_empty: Tensor) -> Tensor:
-    """(c, k) the indices of the k highest of the scores (c, any) of slots, highest first; of equal ones the
-    first; empty ones, which the first k slots may be, (c, k), last."""
-    k, n = is_empty.shape[1], scores.shape[1]
-    bits = scores.view(torch.int32)
-    rank = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
-    rank[:, :k].masked_fill_(is_empty, _LAST)
-    keys = rank.long().bitwise_left_shift_(_BITS)
-    keys |= torch.arange(n - 1, -1, -1, device=keys.device)  # no two are equal
-    behind: Tensor = highest(keys, k) & (2**_BITS - 1)
-    return behind.neg().add_(n - 1)
