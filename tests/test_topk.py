@@ -133,6 +133,15 @@ def test_what_may_not_be_taken_needs_no_position(
         assert same(own.spectrum.negated, lowest)
 
 
+def test_images_of_which_none_may_be_among_the_highest() -> None:
+    values = maps(4)
+    top = TopK.empty(CHANNELS, 2).update(values, range(4))
+    none = Peaks.of(values, range(4, 8), lambda maxima: maxima > 99)
+    assert same_bits(top.add(none).scores, top.scores)
+    assert same_bits(top.add(none).images, top.images)
+    assert bool((TopK.empty(CHANNELS, 2).add(none).images == -1).all())
+
+
 def scan_of_no_images(k: int) -> LayerScan:
     """With a spectrum, of maps like those of `maps`."""
     layer = anatomy(nn.Sequential(nn.Conv2d(1, CHANNELS, 1)), (1, HEIGHT, WIDTH))["0"]

@@ -199,10 +199,8 @@ class _Slots:
         Python, which knows how many the fullest unit has."""
         channels = scores.shape[1]
         image, channel = np.divmod(peaks.rows.numpy(), channels)
-        small = (
-            channel.astype(np.uint16) if channels <= 2**16 else channel
-        )  # which is sorted sooner
-        order = small.argsort(kind="stable")
+        numbers = channel.astype(np.uint16) if channels <= 2**16 else channel  # sorted sooner
+        order = numbers.argsort(kind="stable")
         image, channel = image[order], channel[order]
         counts = np.bincount(channel, minlength=channels)
         slot = np.arange(len(order)) - (counts.cumsum() - counts)[channel]
