@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from laws import same_bits, untouched
+from laws import randn, same_bits, untouched
 from nets import plain
 from samples import Samples, same_scan, scanned
 from torch import Tensor, nn
 
-from featviz import Scan, cli, project_exemplars
+from featviz import Scan, cli, project_exemplars, scan
 from featviz.errors import ModelError, RecordError, UsageError
 from featviz.methods._arithmetic import Arithmetic
 
@@ -59,6 +59,10 @@ class Layouts(nn.Module):
         self.last.append(x.stride(1) == 1)
         if self.differs == "raises":
             x.view(len(x), -1)
+        if self.differs == "checks" and self.last[-1]:
+            raise ValueError("channels are to be first")
+        if self.differs == "is random":
+            x = x * len(self.last)
         if self.differs == "other values" and self.last[-1]:
             x = x * 2
         y: Tensor = self.conv(x)
@@ -73,7 +77,12 @@ def test_on_cpus_channels_lie_last_and_are_checked_against_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("differs", "reason"), [("raises", "view size"), ("other values", "its values are others")]
+    ("differs", "reason"),
+    [
+        ("raises", "view size"),
+        ("checks", "channels are to be first"),
+        ("other values", "its values are others"),
+    ],
 )
 def test_a_model_that_takes_channels_first_alone(differs: str, reason: str) -> None:
     model = Layouts(differs).eval()
@@ -86,8 +95,48 @@ def test_a_model_that_takes_channels_first_alone(differs: str, reason: str) -> N
     assert not any(model.last[-6:])  # all batches, the first again
     assert same_bits(result["conv"].top.scores, expected["conv"].top.scores)
     assert same_bits(result["conv"].statistics.sums, expected["conv"].statistics.sums)
-    with pytest.raises((ModelError, RuntimeError), match=r"depends on the batch|view size"):
-        scanned(model=model, layers="conv", batch_size=4, channels_last=True)
+
+
+def test_of_a_model_that_is_random_it_is_said_at_once() -> None:
+    model = Layouts("is random").eval()
+    with pytest.raises(ModelError, match="the forward pass is random"):
+        scanned(model=model, layers="conv", batch_size=4)
+
+
+def test_a_layout_that_is_asked_for_is_not_changed() -> None:
+    with pytest.raises(ValueError, match="channels are to be first"):
+        scanned(model=Layouts("checks").eval(), layers="conv", channels_last=True)
+
+
+def test_in_bf16_layouts_differ_by_its_rounding() -> None:
+    """Also where a network gives float32 between."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(3, 128, 3, padding=1), nn.ReLU(), Scaled(128)]
+    for _ in range(4):
+        layers += [nn.Conv2d(128, 128, 3, padding=1), nn.GroupNorm(8, 128), nn.ReLU(), Scaled(128)]
+    images = randn(8, 3, 32, 32).sigmoid()
+    scan(nn.Sequential(*layers).eval(), images, "*", batch_size=4, precision="bf16")
+
+
+class Scaled(nn.Module):
+    """Each channel times a float32 number."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def test_a_record_that_names_no_layout_is_gone_on_with_in_any(tmp_path: Path) -> None:
+    """As the warning about a model that takes channels first alone says."""
+    data = Samples(interrupt=13)
+    how = {"batch_size": 4, "out": tmp_path, "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        scanned(data, **how)
+    result = scanned(data, channels_last=False, **how)
+    assert same_scan(result, scanned(batch_size=4))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -107,17 +156,33 @@ def test_a_record_is_gone_on_with_in_its_layout(channels_last: bool, tmp_path: P
     ("options", "message"),
     [
         ({"precision": "bf16"}, 'precision was "float32", is "bf16"'),
-        ({"channels_last": True}, "channels_last was null, is true"),
+        ({"channels_last": True}, "channels_last was false, is true"),
     ],
 )
 def test_a_record_of_another_is_refused(
     options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    first = scanned(out=tmp_path, shard=(0, 2), batch_size=4)
+    scanned(out=tmp_path, batch_size=4, channels_last=False)
     with pytest.raises(RecordError, match=message):
-        scanned(out=tmp_path, shard=(0, 2), batch_size=4, resume=True, **options)
-    with pytest.raises(RecordError, match="two scans of other"):
-        first.merge(scanned(shard=(1, 2), batch_size=4, **options))
+        scanned(out=tmp_path, batch_size=4, resume=True, **{"channels_last": False} | options)
+
+
+def test_shards_of_another_precision_do_not_merge() -> None:
+    with pytest.raises(RecordError, match="two scans of other precision"):
+        shard(0).merge(shard(1, precision="bf16"))
+
+
+@pytest.mark.parametrize("other", [None, True])
+def test_shards_of_two_layouts_merge(other: bool | None) -> None:
+    first, second = shard(0, channels_last=False), shard(1, channels_last=other)
+    whole = scanned(batch_size=4)
+    assert whole.identity["channels_last"] is None
+    for merged in (first.merge(second), second.merge(first)):
+        assert same_scan(merged, whole)
+
+
+def shard(i: int, **options: Any) -> Scan:
+    return scanned(shard=(i, 2), batch_size=4, **options)
 
 
 def test_exemplars_of_bf16_are_projected_as_those_of_full_images() -> None:

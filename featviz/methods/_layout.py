@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from featviz.errors import ModelError, first_line
+from featviz.errors import FeatvizError, first_line
 from featviz.methods._arithmetic import Arithmetic
-from featviz.methods._steady import SteadyReader
+from featviz.methods._steady import LayoutError, SteadyReader
+
+_OTHER = (FeatvizError, torch.OutOfMemoryError)
+"""Errors that are not of the layout."""
 
 
 @dataclass
@@ -27,11 +30,15 @@ class LayoutReader:
     steady: SteadyReader
     arithmetic: Arithmetic
 
-    def laid_out_as(self, channels_last: bool | None) -> bool | None:
-        """The layout that was asked for; if none was, that of an earlier record, from now on."""
+    def recorded_as(self, earlier: bool | None) -> bool | None:
+        """The layout of a record that is gone on with, that of an earlier scan unless another was asked for.
+
+        Args:
+            earlier: that of the record; None: none was asked for, and any goes on.
+        """
         if self.arithmetic.channels_last is None:
-            self.arithmetic = replace(self.arithmetic, channels_last=channels_last)
-        return self.arithmetic.channels_last
+            self.arithmetic = replace(self.arithmetic, channels_last=earlier)
+        return None if earlier is None else self.arithmetic.channels_last
 
     def read(self, x: Tensor, reduce: Callable[[str, Tensor], None]) -> None:
         """Read the layers of a batch (n, c, h, w) in model space.
@@ -54,12 +61,12 @@ class LayoutReader:
     def _try(self, x: Tensor, reduce: Callable[[str, Tensor], None]) -> str | None:
         """Read them; why it may be that the model does not take this layout, if it was not asked for."""
         laid_out = self.arithmetic.laid_out(x)
+        is_chosen = self.arithmetic.channels_last is None and laid_out is not x
+        reduced = self.arithmetic.reduced(reduce)
         try:
-            self.steady.read(laid_out, self.arithmetic.reduced(reduce))
-        except torch.OutOfMemoryError:
-            raise
-        except (ModelError, RuntimeError) as error:
-            if self.arithmetic.channels_last is not None or laid_out is x:
+            self.steady.read(laid_out, reduced, x if is_chosen else None)
+        except Exception as error:
+            if not is_chosen or (isinstance(error, _OTHER) and not isinstance(error, LayoutError)):
                 raise
-            return first_line(error) if isinstance(error, RuntimeError) else "its values are others"
+            return first_line(error)
         return None

@@ -37,12 +37,15 @@ def check_repeats(data: Images) -> None:
         return
 
 
+class LayoutError(ModelError):
+    """A model gives an image other values when it lies in memory in another way."""
+
+
 @dataclass
 class SteadyReader:
     """Reads layers batch by batch, and refuses a forward pass that is random or depends on the batch.
 
-    The first batch shows it: one of its images is run alone before, with its channels first in memory, in
-    whatever layout the batch is.
+    The first batch shows it: one of its images is run alone before.
 
     Attributes:
         model: in eval mode.
@@ -60,13 +63,19 @@ class SteadyReader:
     forward: Forward | None = None
     is_checked: bool = False
 
-    def read(self, x: Tensor, reduce: Reduce) -> dict[str, Any]:
+    def read(self, x: Tensor, reduce: Reduce, given: Tensor | None = None) -> dict[str, Any]:
         """What `read` gives of a batch (n, c, h, w) in model space.
 
+        Args:
+            x: the batch.
+            reduce: as of `read`.
+            given: the batch as it lay in memory before it was laid out as ``x``: so its image is run alone.
+
         Raises:
+            LayoutError: an image gives other values in the other layout.
             ModelError: the same image gives other values when it is run again, or in a batch.
         """
-        alone = x[_middle(x), None].contiguous()
+        alone = (x if given is None else given)[_middle(x), None]
         expected: dict[str, Any] = {}
         if not self.is_checked:
             expected = read(self.model, alone, self.layers, forward=self.forward)
@@ -93,13 +102,24 @@ class SteadyReader:
                 f"{_from(again)} (dropout or noise that eval mode does not turn off, "
                 "or state that is kept between calls)"
             )
-        start = _first_difference(self.model, alone, x, self.net, self.forward)
+        laid_out = x[_middle(x), None]
+        if self._is_moved(alone, laid_out):
+            raise LayoutError("its values are others")
+        start = _first_difference(self.model, laid_out, x, self.net, self.forward)
         raise ModelError(
             "the forward pass depends on the batch: an image has other values among others than "
             f"alone, {_from(start or self.layers[0])} (statistics of the batch, say): "
             "scan with batch_size=1",
             "batch_size",
         )
+
+    def _is_moved(self, image: Tensor, laid_out: Tensor) -> bool:
+        """Whether an image gives other values as it is laid out, and those every time."""
+        if image.stride() == laid_out.stride():
+            return False
+        again = _first_difference(self.model, laid_out, laid_out, self.net, self.forward)
+        other = _first_difference(self.model, image, laid_out, self.net, self.forward)
+        return again is None and other is not None
 
 
 def _middle(x: Tensor) -> int:
@@ -127,7 +147,10 @@ def _differs(first: Tensor, second: Tensor) -> Tensor:
     if not first.is_floating_point() or not first[0].numel():
         return torch.tensor(False)  # quantised and whole numbers round by steps
     a, b = first[_middle(first)].double(), second[_middle(second)].double()
-    tolerance = torch.finfo(first.dtype).eps ** 0.5
+    computed_in = first.dtype
+    if torch.is_autocast_enabled(first.device.type):
+        computed_in = torch.get_autocast_dtype(first.device.type)
+    tolerance = torch.finfo(computed_in).eps ** 0.5
     # where rounding is coarser (TF32), and not that of the same kernels in a batch
     if first.is_cuda:
         tolerance *= 8

@@ -193,7 +193,7 @@ def _finished(run: _Run, begun: Scan, resume: bool, progress: bool) -> Scan:
     if resume and run.out is not None and (run.out / MANIFEST).exists():
         state = Scan.load(run.out)
         begun = begun.computed(
-            begun.precision, run.reader.laid_out_as(state.identity["channels_last"])
+            begun.precision, run.reader.recorded_as(state.identity["channels_last"])
         )
         state.check_resumes(begun)
         if state.span != begun.span:
@@ -407,6 +407,7 @@ class _Run:
     def _with(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:
         """The scan after some images at once."""
         layers: dict[str, LayerScan] = {}
+        numbers: dict[str, Tensor] = {}
         shape = shape_of(batch)
 
         def reduce(name: str, output: Tensor) -> None:
@@ -414,12 +415,14 @@ class _Run:
             scores = self._scores(state[name], maps)
             with torch._C.DisableTorchFunction():  # of small operations, a mode is the larger part
                 peaks = self._peaks(state[name], maps, images, scores)
-                self.numbers.take(f"layer {name!r}", peaks.maxima, images)
+                numbers[f"layer {name!r}"] = peaks.maxima
                 if peaks.scores is not peaks.maxima:
-                    self.numbers.take(f"score of layer {name!r}", peaks.scores, images)
+                    numbers[f"score of layer {name!r}"] = peaks.scores
                 layers[name] = state[name].update(maps, peaks)
 
         self.reader.read(in_model_space(self.data, batch, self.parameter), reduce)
+        for what, values in numbers.items():
+            self.numbers.take(what, values, images)
         if self.parameter.device.type in IN_REACH:
             self.numbers.check()
         amplitudes = state.amplitudes

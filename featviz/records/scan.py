@@ -49,6 +49,7 @@ from featviz.units import LayersLike, Unit
 
 SCHEMA = 7
 MANIFEST = "scan.json"
+_LAYOUT = "channels_last"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -283,13 +284,21 @@ class Scan(Mapping[str, LayerScan]):
         """This scan and another of the same network and listing.
 
         Merging is commutative and associative, and the result has the bits of one scan of all the
-        images. A scan of images that are all in the other adds nothing.
+        images. A scan of images that are all in the other adds nothing. Of scans whose images lay in memory
+        in other ways, which changes rounding alone, it says neither.
 
         Raises:
             RecordError: the two are of different things, or each holds images of the other, but not
                 all: then merge the shards themselves.
         """
         _check_mergeable(self, other)
+        merged = self._merged(other)
+        if self.identity.get(_LAYOUT) == other.identity.get(_LAYOUT):
+            return merged
+        return replace(merged, identity={**merged.identity, _LAYOUT: None})
+
+    def _merged(self, other: Scan) -> Scan:
+        """As `merge`, of scans that may be merged, in the layout of one of them."""
         if self.ranges == other.ranges:
             return min(self, other, key=_skips)
         if is_within(other.ranges, self.ranges):
@@ -450,7 +459,7 @@ def _check_mergeable(first: Scan, second: Scan) -> None:
     """
     differing = [
         key
-        for key in sorted({*first.identity, *second.identity})
+        for key in sorted({*first.identity, *second.identity} - {_LAYOUT})
         if first.identity.get(key) != second.identity.get(key)
     ]
     listings = (first.listing, second.listing)
