@@ -12,10 +12,7 @@ from torch import Tensor
 
 from featviz.errors import FeatvizError, first_line
 from featviz.methods._arithmetic import Arithmetic
-from featviz.methods._steady import LayoutError, SteadyReader
-
-_OTHER = (FeatvizError, torch.OutOfMemoryError)
-"""Errors that are not of the layout."""
+from featviz.methods._steady import SteadyReader
 
 
 @dataclass
@@ -65,8 +62,10 @@ class LayoutReader:
         reduced = self.arithmetic.reduced(reduce)
         try:
             self.steady.read(laid_out, reduced, x if is_chosen else None)
-        except Exception as error:
-            if not is_chosen or (isinstance(error, _OTHER) and not isinstance(error, LayoutError)):
+        except (FeatvizError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a LayoutError, or one of the model's own
+            if not is_chosen:
                 raise
             return first_line(error)
         return None

@@ -37,8 +37,9 @@ def check_repeats(data: Images) -> None:
         return
 
 
-class LayoutError(ModelError):
-    """A model gives an image other values when it lies in memory in another way."""
+class LayoutError(Exception):
+    """A model gives an image other values as it is laid out: raised where the batch as it was given is
+    known, by which it can be read instead."""
 
 
 @dataclass

@@ -103,8 +103,8 @@ class Peaks:
         """The same in the order of the images."""
         order = sorted(range(len(self.images)), key=self.images.__getitem__)
         index = torch.tensor(order).to(self.scores.device, non_blocking=True)
-        image, channel = _divmod(self.rows, self.scores.shape[1])
-        rows = index.argsort()[image] * self.scores.shape[1] + channel
+        channels = self.scores.shape[1]
+        rows = index.argsort()[self.rows // channels] * channels + self.rows % channels
         rows, by_row = rows.sort()
         maxima, scores, codes = self.maxima[index], self.scores[index], self.codes[by_row]
         return Peaks([self.images[i] for i in order], maxima, scores, rows, codes)
@@ -124,10 +124,6 @@ class Peaks:
 
 def _all_rows(scores: Tensor) -> Tensor:
     return torch.arange(scores.numel(), device=scores.device)
-
-
-def _divmod(values: Tensor, by: int) -> tuple[Tensor, Tensor]:
-    return values // by, values % by
 
 
 def _float(values: Tensor) -> Tensor:
@@ -154,9 +150,9 @@ def _highest(bands: Tensor) -> Tensor:
         return bands.amax(dim=3)
     last = bands.permute(0, 2, 3, 1)
     size, channels = last.shape[2:]
-    fits = (n for n in (2, 4) if size % n == 0 and n * channels % _COLUMNS == 0)
+    fits = (n for n in (1, 2, 4) if size % n == 0 and n * channels % _COLUMNS == 0)
     n = next(fits, 1)
-    if channels % _COLUMNS == 0 or n == 1 or not last.is_contiguous():
+    if n == 1 or not last.is_contiguous():
         return last.amax(dim=2).permute(0, 2, 1)
     together = last.view(*last.shape[:2], size // n, n * channels).amax(dim=2)
     return together.view(*last.shape[:2], n, channels).amax(dim=2).permute(0, 2, 1)

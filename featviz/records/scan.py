@@ -126,7 +126,7 @@ class Scan(Mapping[str, LayerScan]):
         words = ""
         if self.precision != "float32":
             words += f", {self.precision}"
-        if self.identity.get("channels_last", False):
+        if self.identity.get(_LAYOUT):
             words += ", channels last"
         return words
 
@@ -202,7 +202,7 @@ class Scan(Mapping[str, LayerScan]):
 
     def computed(self, precision: str, channels_last: bool | None) -> Scan:
         """This scan, of a network that computes so, as `scan` has it."""
-        how = {"precision": precision, "channels_last": channels_last}
+        how = {"precision": precision, _LAYOUT: channels_last}
         identity = {"spectrum": False, **self.identity, **how}
         layers = {name: replace(own, precision=precision) for name, own in self.items()}
         return replace(self, identity=identity, layers=layers)
