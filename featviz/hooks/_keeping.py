@@ -41,6 +41,8 @@ class Keeping:
         kept = value
         if self.reduce is not None:
             kept = self.reduce(name, value)
+            if kept is None:
+                return None
         if self.device is not None or self.dtype is not None:
             kept = mapped(kept, self._converted)
         sources = storages(value)

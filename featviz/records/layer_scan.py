@@ -130,13 +130,15 @@ class LayerScan:
         if not self.held:
             return self
         peaks = Peaks.joined(self.held)
+        high, low = self.floors
         own = replace(self, held=(), floors=(None, None)).to(peaks.scores.device)
         spectrum = own.spectrum
         if spectrum is not None:
-            spectrum = spectrum.add(peaks, [self.listing.labels[image] for image in peaks.images])
+            labels = [self.listing.labels[image] for image in peaks.images]
+            spectrum = spectrum.add(peaks, labels, low)
         return replace(
             own,
-            top=own.top.add(peaks),
+            top=own.top.add(peaks, floor=high),
             statistics=own.statistics.update(peaks.maxima),
             maxima=own.maxima.update(peaks.maxima, peaks.images),
             spectrum=spectrum,

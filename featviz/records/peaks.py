@@ -19,6 +19,8 @@ _BITS = 32
 """Of a code, those of x."""
 _WORTH = 384
 """Values over which a maximum is taken at the speed of memory."""
+_SHORT = 32
+"""Values of rows whose maxima torch finds sooner than numpy."""
 _COLUMNS = 32
 """Of which torch takes the maxima at once: for what is left it takes several times as long."""
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -68,7 +70,7 @@ class Peaks:
         highest = _highest(bands)  # several times as fast as with positions
         maxima = _float(highest.amax(dim=2) if highest.shape[2] > 1 else highest[..., 0])
         rows = np.flatnonzero(wanted(maxima).numpy())
-        codes = _codes(_first_maxima(bands, highest, rows), maps.shape[3])
+        codes = _first_maxima(maps, bands, highest, rows)
         return cls(list(images), maxima, maxima, torch.from_numpy(rows), torch.from_numpy(codes))
 
     @classmethod
@@ -158,45 +160,52 @@ def _highest(bands: Tensor) -> Tensor:
     return together.view(*last.shape[:2], n, channels).amax(dim=2).permute(0, 2, 1)
 
 
-def _first_maxima(bands: Tensor, highest: Tensor, rows: _Integers) -> _Integers:
-    """The first position of the maximum of some maps, flat, in reach of Python.
+def _first_maxima(maps: Tensor, bands: Tensor, highest: Tensor, rows: _Integers) -> _Integers:
+    """The first position of the maximum of some maps, as of `codes_of`, in reach of Python.
 
     Args:
-        bands: (n, c, bands, values), the maps, laid out in any way.
+        maps: (n, c, h, w), laid out in any way.
+        bands: (n, c, bands, values), of these maps.
         highest: (n, c, bands), the maximum of each band.
         rows: which maps, n times c of them.
     """
     _, channels, count, size = bands.shape
-    image, channel = np.divmod(rows, channels)
-    at = torch.from_numpy(image), torch.from_numpy(channel)
+    image = rows // channels
+    at = torch.from_numpy(image), torch.from_numpy(rows - image * channels)
     band = _argmax(highest[at]) if count > 1 else np.zeros_like(rows)
-    if bands.is_contiguous():  # several times as fast as the other way
-        chosen = bands.flatten(0, 2).index_select(0, torch.from_numpy(rows * count + band))
-    else:  # those alone: all would be copied to be flat
-        chosen = bands[(*at, torch.from_numpy(band))]
-    first: _Integers = band * size + _argmax(chosen)
-    return first
+    if not bands.is_contiguous():  # each band is a row; those alone: all would be copied to be flat
+        return _code(band, _argmax(bands[(*at, torch.from_numpy(band))]))
+    # several times as fast as the other way
+    chosen = bands.flatten(0, 2).index_select(0, torch.from_numpy(rows * count + band))
+    codes: _Integers = _codes(band * size + _argmax(chosen), maps.shape[3])
+    return codes
 
 
 def _argmax(rows: Tensor) -> _Integers:
     """The first maximum of each row (n, any), in reach of Python."""
-    if rows.dtype == torch.bfloat16:  # which numpy does not know
-        rows = rows.float()
-    first: _Integers = rows.numpy().argmax(axis=1)  # several times as fast as torch's own
+    first: _Integers
+    if rows.shape[1] < _SHORT or rows.dtype == torch.bfloat16:  # which numpy does not know
+        first = rows.max(dim=1).indices.numpy()
+    else:
+        first = rows.numpy().argmax(axis=1)  # several times as fast as torch's own
     return first
 
 
 def _codes(flat: Any, width: int) -> Any:
     """Of indices into flattened maps."""
     y = flat // width
-    return (y << _BITS) | (flat - y * width)
+    return _code(y, flat - y * width)
+
+
+def _code(y: Any, x: Any) -> Any:
+    return (y << _BITS) | x
 
 
 def codes_of(positions: Tensor) -> Tensor:
     """Positions (any, 2), (y, x), each as one number, so that they are sorted at once; of a position that
     is none, -1."""
-    y, x = positions.unbind(dim=-1)
-    return (y << _BITS) | x
+    codes: Tensor = _code(*positions.unbind(dim=-1))
+    return codes
 
 
 def positions_of(codes: Tensor) -> Tensor:

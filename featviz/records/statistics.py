@@ -64,7 +64,8 @@ class Statistics:
         """These, and the maxima (n, c) of a batch, on the device of these."""
         peaks = peaks.detach().float()
         bins = _bins(peaks).T
-        counts = torch.zeros_like(self.histogram).scatter_add_(1, bins, torch.ones_like(bins))
+        counts = torch.zeros_like(self.histogram, dtype=torch.int32)
+        counts.scatter_add_(1, bins, counts.new_ones(1, 1).expand_as(bins))
         return Statistics(
             self.count + len(peaks),
             added(self.sums, peaks),

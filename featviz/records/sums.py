@@ -28,13 +28,14 @@ def added(sums: Tensor, values: Tensor) -> Tensor:
         sums: (c, LIMBS) int64.
         values: (n, c) float32, without NaN, of less than 2**21 images.
     """
-    rest = values.clamp(-_LARGEST, _LARGEST).double()
+    rest = values.clamp(-_LARGEST, _LARGEST)
     limbs = []
     for i in range(LIMBS - 1, -1, -1):
         unit = 2.0 ** (_BITS * i - _BELOW)
-        # of 32 bits at most, so that a float64 holds the sum of 2**21 of them
+        # what is left of a float32, and the multiple of a power of two in it, are float32 too
         multiples = (rest / unit).trunc_() if i else (rest / unit).floor_()
-        limbs.append(multiples.sum(dim=0))
+        # of 32 bits at most, so that a float64 holds the sum of 2**21 of them
+        limbs.append(multiples.sum(dim=0, dtype=torch.float64))
         rest = rest.sub_(multiples, alpha=unit)
     return sums + torch.stack(limbs[::-1], dim=1).long()
 

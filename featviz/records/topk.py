@@ -95,20 +95,21 @@ class TopK:
         """
         return self.add(Peaks.of(maps, images))
 
-    def add(self, peaks: Peaks, *, lowest: bool = False) -> TopK:
+    def add(self, peaks: Peaks, *, lowest: bool = False, floor: Floor | None = None) -> TopK:
         """These, and those of some images by their scores, which are not NaN. What is computed stays on
         the device, which is not waited for where images come in order.
 
         Args:
             peaks: on the device of these.
             lowest: rank by the scores times -1, which are what is kept.
+            floor: what these scores have to reach, if that is known of some of the images.
         """
         signed = -peaks.scores + 0.0 if lowest else peaks.scores
         if not all(a < b for a, b in pairwise([self.latest, *peaks.images])):
             return self._with(_Slots.of_all(peaks, signed))
         # all come after those that are held, so that among equal scores the first slot goes first
         is_few = len(peaks.rows) < signed.numel()
-        others = _Slots.of_few(peaks, signed) if is_few else _Slots.of_all(peaks, signed)
+        others = _Slots.of_few(peaks, signed, floor) if is_few else _Slots.of_all(peaks, signed)
         chosen = self._slots_with(others).highest(self.k)
         return TopK(chosen.scores, chosen.images, positions_of(chosen.codes), peaks.images[-1])
 
@@ -194,24 +195,33 @@ class _Slots:
         return cls(scores.T, images.expand_as(scores.T), peaks.all_codes.T)
 
     @classmethod
-    def of_few(cls, peaks: Peaks, scores: Tensor) -> _Slots:
-        """(c, any) of those that were wanted, in the order of their images; the last are empty. In reach of
-        Python, which knows how many the fullest unit has."""
+    def of_few(cls, peaks: Peaks, scores: Tensor, floor: Floor | None) -> _Slots:
+        """(c, any) of those that were wanted and reach the floor, in the order of their images; the last are
+        empty. In reach of Python, which knows how many the fullest unit has."""
         channels = scores.shape[1]
-        image, channel = np.divmod(peaks.rows.numpy(), channels)
+        rows, codes = peaks.rows.numpy(), peaks.codes.numpy()
+        values = scores.numpy().ravel()[rows]
+        image = rows // channels
+        channel = rows - image * channels
+        if floor is not None:
+            reaching = np.flatnonzero(values >= floor.scores.numpy()[channel])
+            values, image, channel = values[reaching], image[reaching], channel[reaching]
+            codes = codes[reaching]
         numbers = channel.astype(np.uint16) if channels <= 2**16 else channel  # sorted sooner
         order = numbers.argsort(kind="stable")
-        image, channel = image[order], channel[order]
+        channel = channel[order]
         counts = np.bincount(channel, minlength=channels)
         slot = np.arange(len(order)) - (counts.cumsum() - counts)[channel]
-        at = torch.from_numpy(channel), torch.from_numpy(slot)
-        empty = torch.full((channels, int(counts.max())), NONE)
-        rows = torch.from_numpy(order)
-        return cls(
-            empty.float().fill_(-torch.inf).index_put_(at, scores.flatten()[peaks.rows[rows]]),
-            empty.index_put(at, torch.tensor(peaks.images)[torch.from_numpy(image)]),
-            empty.index_put(at, peaks.codes[rows]),
-        )
+        shape = channels, int(counts.max())
+        at = channel * shape[1] + slot
+
+        def filled(empty: float, chosen: Any) -> Tensor:
+            slots = np.full(shape, empty, chosen.dtype)
+            slots.ravel()[at] = chosen[order]
+            return torch.from_numpy(slots)
+
+        images = np.array(peaks.images)[image]
+        return cls(filled(-np.inf, values), filled(NONE, images), filled(NONE, codes))
 
     def first(self, n: int) -> _Slots:
         return _Slots(self.scores[:, :n], self.images[:, :n], self.codes[:, :n])
