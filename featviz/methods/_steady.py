@@ -158,7 +158,8 @@ def _differs(first: Tensor, second: Tensor) -> Tensor:
     if first.is_cuda:
         tolerance *= 8
     scale = a.abs().amax().clamp(min=torch.finfo(first.dtype).tiny)
-    return (a - b).abs_().amax() > tolerance * scale
+    differs: Tensor = (a - b).abs_().amax() > tolerance * scale
+    return differs
 
 
 def _from(layer: Layer) -> str:

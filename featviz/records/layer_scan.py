@@ -92,9 +92,8 @@ class LayerScan:
             total = self.listing.positions(self.layer.map_size)
             spectrum = spectrum.to(maps.device).counting(maps, peaks.images, total)
         own = replace(self, spectrum=spectrum, held=(*self.held, peaks))
-        if sum(len(batch.images) for batch in own.held) >= HELD:
-            return own.counted()
-        return own._with_floors()
+        n = sum(len(batch.images) for batch in own.held)
+        return own.counted() if n >= HELD else own._with_floors(n)
 
     def may_take(self, scores: Tensor, images: Sequence[int]) -> Tensor:
         """(n, c) bool, which scores may be among those of exemplars when they are counted; with the
@@ -111,15 +110,15 @@ class LayerScan:
             return torch.ones_like(scores, dtype=torch.bool)
         return floor.may_pass(scores, images)
 
-    def _with_floors(self) -> LayerScan:
-        """The same with the floors of what it holds, if these are twice as many images as when they were
-        last known."""
+    def _with_floors(self, n: int) -> LayerScan:
+        """The same with the floors of the n images that it holds, if these are twice as many as when they
+        were last known."""
         if self.held[0].scores.device.type not in IN_REACH or self.top.floor is not None:
             return self
-        images = [image for batch in self.held for image in batch.images]
         known = self.floors[0]
-        if known is not None and len(images) < 2 * known.images:
+        if known is not None and n < 2 * known.images:
             return self
+        images = [image for batch in self.held for image in batch.images]
         scores = torch.cat([batch.scores for batch in self.held])
         high = Floor.of(scores, images, self.top.k)
         low = None if self.spectrum is None else Floor.of(-scores, images, self.top.k)

@@ -173,11 +173,12 @@ def _first_maxima(maps: Tensor, bands: Tensor, highest: Tensor, rows: _Integers)
     image = rows // channels
     at = torch.from_numpy(image), torch.from_numpy(rows - image * channels)
     band = _argmax(highest[at]) if count > 1 else np.zeros_like(rows)
-    if not bands.is_contiguous():  # each band is a row; those alone: all would be copied to be flat
-        return _code(band, _argmax(bands[(*at, torch.from_numpy(band))]))
-    # several times as fast as the other way
-    chosen = bands.flatten(0, 2).index_select(0, torch.from_numpy(rows * count + band))
-    codes: _Integers = _codes(band * size + _argmax(chosen), maps.shape[3])
+    codes: _Integers
+    if bands.is_contiguous():  # several times as fast as the other way
+        chosen = bands.flatten(0, 2).index_select(0, torch.from_numpy(rows * count + band))
+        codes = _codes(band * size + _argmax(chosen), maps.shape[3])
+    else:  # each band is a row; those alone: all would be copied to be flat
+        codes = _code(band, _argmax(bands[(*at, torch.from_numpy(band))]))
     return codes
 
 

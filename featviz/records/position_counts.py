@@ -120,7 +120,7 @@ def upper_edges() -> Tensor:
 def _kinds(maps: Tensor) -> Tensor:
     """How many values of each of some channels, (n, c, h, w), are of each kind: (c, KINDS)."""
     channels = maps.shape[1]
-    kinds = maps.detach().contiguous().half().view(torch.int16).int()
+    kinds = maps.detach().half().view(torch.int16).contiguous().int()
     # rounded up, so that zero has a bin of its own; those of a channel come after those of the one before
     first = torch.arange(channels, dtype=torch.int32, device=maps.device) * KINDS + KINDS // 2
     kinds += (first * _HALVES + _HALVES - 1)[:, None, None]
