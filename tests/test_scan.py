@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from featviz import Preprocess, Scan, TopK, anatomy, open_images, scan
 from featviz.errors import FeatvizError, ImageError, LayerError, NumberError, UsageError
 from featviz.images import Images
-from featviz.methods import _numbers
+from featviz.methods import _numbers, _scan_run
 from featviz.records import highest, peaks
 from featviz.records import layer_scan as held
-
-scan_module = sys.modules["featviz.methods.scan"]
 
 # --- law 7
 
@@ -388,7 +385,7 @@ def test_hooks_do_not_wait_for_the_device(score: str, monkeypatch: pytest.Monkey
     images = open_images(randn(40, 3, 16, 16).sigmoid())
     expected = scan(plain(), images, "*", k=3, batch_size=8, score=score)
     model = Watched(plain())
-    for module in (peaks, highest, scan_module, _numbers, held):
+    for module in (peaks, highest, _scan_run, _numbers, held):
         monkeypatch.setattr(module, "IN_REACH", set())
     monkeypatch.setattr(held, "HELD", 16)
     result = scan(model, images, "network.*", k=3, batch_size=8, score=score)
@@ -417,7 +414,7 @@ def test_a_nan_that_is_noticed_late_is_not_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU, at the next checkpoint: the record stays as it was at the one before."""
-    monkeypatch.setattr(scan_module, "IN_REACH", set())
+    monkeypatch.setattr(_scan_run, "IN_REACH", set())
     pixels = randn(12, 3, 16, 16).sigmoid()
     pixels[9, 0, 0, 0] = 1
     model = Poisoned()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -84,6 +85,18 @@ def test_sums_are_exact_beside_large_and_small_values() -> None:
     exact = sum(limb << (32 * i) for i, limb in enumerate(result.sums[0].tolist()))
     assert exact == 2**64 + 1  # in units of 2**-64; what is too large or too small is clipped
     assert statistics_of(torch.full((2, CHANNELS), -torch.inf)).total[0] == -(2.0**55)
+
+
+any_numbers = st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20)
+
+
+@law
+@given(values=any_numbers)
+def test_sums_of_any_numbers_are_exact(values: list[float]) -> None:
+    result = Statistics.empty(1).update(torch.tensor(values)[:, None])
+    clipped = [min(max(value, -(2.0**54)), 2.0**54) for value in values]
+    expected = sum(math.floor(Fraction(value) * 2**64) for value in clipped)
+    assert sum(limb << (32 * i) for i, limb in enumerate(result.sums[0].tolist())) == expected
 
 
 @law

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,39 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featviz.bars import bar as progress_bar
 from featviz.errors import ImageError, RecordError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
-from featviz.fields.maps import as_maps
 from featviz.fields.sizes import LayersBySize, check_takes
 from featviz.files import claimed
 from featviz.forward import Forward
-from featviz.hooks import evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._arithmetic import Arithmetic
 from featviz.methods._inputs import (
     check_seconds,
     fingerprints,
-    in_model_space,
     input_shape_of,
-    reached,
-    shape_of,
     smallest_shape,
     with_units,
 )
 from featviz.methods._layout import LayoutReader
-from featviz.methods._numbers import Numbers
 from featviz.methods._reductions import Reduction, name_of, reduction_of
-from featviz.methods._shards import check_shard, folder_of, range_of
+from featviz.methods._scan_run import ScanRun
+from featviz.methods._shards import check_shard, range_of
 from featviz.methods._steady import SteadyReader, check_repeats
-from featviz.records._arrays import arrays_in
 from featviz.records._ranges import in_words
-from featviz.records.amplitudes import counted
 from featviz.records.image_sample import ImageSample
-from featviz.records.layer_scan import LayerScan, has_positions
-from featviz.records.listing import Listing, Skipped, add_skipped
-from featviz.records.peaks import IN_REACH, Peaks
+from featviz.records.layer_scan import LayerScan
+from featviz.records.listing import Listing
 from featviz.records.scan import MANIFEST, Scan
 from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK
@@ -170,7 +159,7 @@ def scan(
     steady = SteadyReader(model, chosen, list(net.values()), batch_size, forward)
     reader = LayoutReader(steady, arithmetic)
     sized = LayersBySize(model, state.listing.input_shape, chosen, forward)
-    run = _Run(reader, data, sized, batch_size, out, shard, checkpoint, strict, scored)
+    run = ScanRun(reader, data, sized, batch_size, out, shard, checkpoint, strict, scored)
     if run.out is None:
         return _finished(run, state, resume, progress)
     with claimed(run.out):
@@ -186,7 +175,7 @@ def _scored(score: Reduction) -> Callable[[Tensor], Tensor] | None:
     return reduction_of(score, "score")
 
 
-def _finished(run: _Run, begun: Scan, resume: bool, progress: bool) -> Scan:
+def _finished(run: ScanRun, begun: Scan, resume: bool, progress: bool) -> Scan:
     """The scan of all images, gone on with from the record on disk if it is to be resumed."""
     state = begun
     stale: list[int] = []
@@ -255,203 +244,3 @@ def _begin(
         maxima = ImageSample.empty(layer.channels)
         begun[layer.name] = LayerScan(layer, top, statistics, maxima, listing, score)
     return Scan(begun, listing, identity, sources=sources), net
-
-
-class _Run:
-    """One pass over images, from where a scan stands."""
-
-    def __init__(
-        self,
-        reader: LayoutReader,
-        data: Images,
-        sized: LayersBySize,
-        batch_size: int,
-        out: str | Path | None,
-        shard: tuple[int, int] | None,
-        checkpoint: float,
-        strict: bool,
-        score: Callable[[Tensor], Tensor] | None,
-    ) -> None:
-        self.reader = reader
-        self.model = reader.steady.model
-        self.data = data
-        self.batch_size = batch_size
-        self.listing_in = None
-        self.out = None if out is None else Path(out)
-        if self.out is not None and shard is not None:
-            self.listing_in = self.out
-            self.out = folder_of(self.out, shard)
-        self.checkpoint = checkpoint
-        self.strict = strict
-        self.score = score
-        self.parameter = parameter_of(self.model)
-        self.sized = sized
-        self.skipped: list[Skipped] = []
-        self.numbers = Numbers(data.keys)
-        self.most = batch_size  # images that fit into the device's memory at once
-        self.checked: Scan | None = None  # the last state without NaN
-        self.saved = time.monotonic()
-
-    def renewed(self, state: Scan, begun: Scan) -> Scan:
-        """A finished record with the files as they are now, and nothing else in its folder."""
-        result = state.renewed(begun)
-        has_older = self.out is not None and len(arrays_in(self.out)) > 1
-        if result.identity != state.identity or has_older:
-            self.save(result)
-        return result
-
-    def check_strict(self, state: Scan, stale: list[int]) -> None:
-        """Make sure that a strict scan goes on from no record with an image that cannot be read."""
-        for skipped in state.skipped:
-            if self.strict and skipped.index not in stale:
-                raise ImageError(skipped.reason)
-
-    def again(self, state: Scan, stale: list[int]) -> Scan:
-        """The scan with those images that were skipped and have changed since.
-
-        Until all of them are looked at the record on disk stays as it was, and they stay skipped.
-        """
-        if not stale:
-            return state
-        self.skipped = [skipped for skipped in state.skipped if skipped.index not in stale]
-        position = state.position
-        with evaluating(self.model), torch.no_grad():
-            for images, batch in self._batches(stale):
-                # at once, since these come before those that were counted
-                state = self._advanced(state, images, batch, position).counted()
-        return replace(state, skipped=list(self.skipped))
-
-    def _batches(self, indices: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
-        shape = self.sized.shape
-        return self.data.batches(indices, self.batch_size, shape=shape, on_error=self._skip)
-
-    def all_of(self, state: Scan, progress: bool) -> Scan:
-        """The scan of all images; what is done is saved when it is interrupted."""
-        self.skipped = list(state.skipped)
-        begin, (start, stop) = state.position, state.span
-        batches = self._batches(range(begin, stop))
-        bar = progress_bar(
-            desc="scan",
-            total=stop - start,
-            initial=begin - start,
-            unit="image",
-            progress=progress,
-            leave=True,
-        )
-        try:
-            with bar, evaluating(self.model), torch.no_grad():
-                latest = state
-                for images, batch in batches:
-                    position = reached(self.data, images, begin, self.batch_size, stop)
-                    latest = self._advanced(latest, images, batch, position or state.position)
-                    if position is None:  # others of these sizes are still to come
-                        bar.update(len(images))
-                        continue
-                    state = latest
-                    bar.update(state.done - bar.n)
-                    self._save_sometimes(state)
-                state = latest
-                bar.update(stop - start - bar.n)
-            self.numbers.check()
-        except BaseException:
-            self._save_checked(state)
-            raise
-        layers = {name: layer_scan.to("cpu") for name, layer_scan in state.counted().items()}
-        return state.with_progress(layers, stop, self.skipped, state.amplitudes)
-
-    def _save_checked(self, state: Scan) -> None:
-        """Save the last state that is known to hold no NaN: this one, most often."""
-        if self.numbers.are_right():
-            self.checked = state
-        if self.checked is not None and self.checked.done:
-            self.save(self.checked)
-
-    def save(self, state: Scan) -> None:
-        """Write the record, if there is a folder for it."""
-        if self.out is not None:
-            state.counted().save(self.out, listing_in=self.listing_in)
-
-    def _skip(self, index: int, error: ImageError) -> None:
-        if self.strict:
-            raise error
-        add_skipped(self.skipped, Skipped(self.data.keys[index], str(error), index))
-
-    def _save_sometimes(self, state: Scan) -> None:
-        if self.out is not None and time.monotonic() - self.saved >= self.checkpoint:
-            self.numbers.check()
-            self.checked = state
-            self.save(state)
-            self.saved = time.monotonic()
-
-    def _advanced(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:
-        """The scan after one more batch, with which the images before a position are looked at; half
-        of it at a time where the device has not the memory for all."""
-        for start in range(0, len(images), self.most):
-            chosen = slice(start, start + self.most)
-            try:
-                state = self._with(state, images[chosen], batch[chosen], position)
-                continue
-            except torch.OutOfMemoryError:
-                if min(self.most, len(images)) == 1:
-                    raise
-            # here the error is gone, and with it the tensors that its traceback held
-            n = min(self.most, len(images))
-            self.most = -(-n // 2)
-            warnings.warn(
-                f"the device has too little memory for {n} images: {self.most} at once from here on",
-                stacklevel=2,
-            )
-            return self._advanced(state, images[start:], batch[start:], position)
-        return state
-
-    def _with(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:
-        """The scan after some images at once."""
-        layers: dict[str, LayerScan] = {}
-        numbers: dict[str, Tensor] = {}
-        shape = shape_of(batch)
-
-        def reduce(name: str, output: Tensor) -> None:
-            maps = as_maps(self.sized.for_maps(state[name].layer, shape), output)  # (n, c, h, w)
-            scores = self._scores(state[name], maps)
-            with torch._C.DisableTorchFunction():  # of small operations, a mode is the larger part
-                peaks = self._peaks(state[name], maps, images, scores)
-                numbers[f"layer {name!r}"] = peaks.maxima
-                if peaks.scores is not peaks.maxima:
-                    numbers[f"score of layer {name!r}"] = peaks.scores
-                layers[name] = state[name].update(maps, peaks)
-
-        self.reader.read(in_model_space(self.data, batch, self.parameter), reduce)
-        for what, values in numbers.items():
-            self.numbers.take(what, values, images)
-        if self.parameter.device.type in IN_REACH:
-            self.numbers.check()
-        amplitudes = state.amplitudes
-        if amplitudes is not None:
-            rows = counted(images, len(state.listing))
-            amplitudes = amplitudes.update(batch if len(rows) == len(batch) else batch[rows])
-        return state.with_progress(layers, position, list(self.skipped), amplitudes)
-
-    def _scores(self, layer_scan: LayerScan, maps: Tensor) -> Tensor | None:
-        """What images are ranked by; None: the maxima of a layer's maps."""
-        layer, score = layer_scan.layer, layer_scan.score
-        is_vector = not layer.has_maps and not score.startswith("function ")
-        if self.score is None or is_vector:
-            return None
-        scores = self.score(maps)
-        expected = maps.shape[:2]
-        if not isinstance(scores, Tensor) or scores.shape != expected:
-            given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise UsageError(
-                f"score gives {given} for maps {tuple(maps.shape)}: give {tuple(expected)}", "score"
-            )
-        return scores
-
-    def _peaks(
-        self, layer_scan: LayerScan, maps: Tensor, images: list[int], scores: Tensor | None
-    ) -> Peaks:
-        """The peaks of a layer's maps, with what images are ranked by."""
-        if scores is None:
-            return Peaks.of(maps, images, lambda maxima: layer_scan.may_take(maxima, images))
-        return Peaks.ranked_by(
-            maps, images, scores, has_positions(layer_scan.score, layer_scan.layer)
-        )

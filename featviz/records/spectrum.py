@@ -40,8 +40,7 @@ class Spectrum:
 
     Example:
         >>> import torch
-        >>> from featviz.records.floor import Floor
-from featviz.records.peaks import Peaks
+        >>> from featviz.records.peaks import Peaks
         >>> from featviz.records.spectrum import Spectrum
         >>> maps = torch.tensor([2.0, -1.0, 1.0]).view(3, 1, 1, 1)
         >>> peaks = Peaks.of(maps, images=[0, 1, 2])
