@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from featviz.errors import ImageError, SizeError, UsageError
 from featviz.images._held import Held
 from featviz.images._items import Read, image_of, in_unit_range, read_pixels, size_of, unreadable
 from featviz.images._labels import LabelsLike, labels_of
+from featviz.images._reading import Attempts, Outcomes, by_caller, by_threads, by_workers
 from featviz.images._sizes import UNREADABLE, WINDOW, Size, chunks, chunks_by_size, own_sizes
+from featviz.images._stamps import ByContent, Chosen, stamps_of
 from featviz.images.preprocess import Preprocess
-from featviz.threads import threads
-
-Outcome = Tensor | ImageError
-"""An item, or why it cannot be read."""
 
 
 class Images(Sequence[Tensor]):
@@ -89,7 +83,7 @@ class Images(Sequence[Tensor]):
         self.left_out = dict(left_out or {})
         self.sizes = sizes
         self._read = read
-        self._stamp = getattr(read, "stamp", _no_stamp)
+        self._stamp = stamps_of(read)
         self._held = Held()
 
     def __len__(self) -> int:
@@ -181,7 +175,7 @@ class Images(Sequence[Tensor]):
         keys = [self.keys[i] for i in chosen]
         labels = [self.labels[i] for i in chosen]
         sizes = None if self.sizes is None else [self.sizes[i] for i in chosen]
-        return self._like_this(keys, _Chosen(self._read, chosen), self.preprocess, labels, sizes)
+        return self._like_this(keys, Chosen(self._read, chosen), self.preprocess, labels, sizes)
 
     def spread(self, n: int) -> Images:
         """n of these, evenly spread over the listing; all, if there are no more."""
@@ -248,7 +242,7 @@ class Images(Sequence[Tensor]):
                 "files or a .tar",
                 "check_content",
             )
-        read = _ByContent(self._read)
+        read = ByContent(self._read)
         return self._like_this(self.keys, read, self.preprocess, self.labels, self.sizes)
 
     def _like_this(
@@ -365,54 +359,14 @@ class Images(Sequence[Tensor]):
             return chunks(indices, batch_size)
         return chunks_by_size(indices, batch_size, self.sizes)
 
-    def _outcomes(self, chunks: list[list[int]]) -> Iterator[tuple[list[int], list[Outcome]]]:
+    def _outcomes(self, chunks: list[list[int]]) -> Outcomes:
         """Chunk after chunk of indices, and what comes of each."""
         if self.workers > 0:
-            return self._by_workers(chunks)
+            attempts = Attempts(self._read, self.keys, self.preprocess, self._stamp)
+            return by_workers(chunks, attempts, self._taken, self.workers)
         if self.threads > 1:
-            return self._by_threads(chunks)
-        return self._by_caller(chunks)
-
-    def _by_caller(self, chunks: list[list[int]]) -> Iterator[tuple[list[int], list[Outcome]]]:
-        for chunk in chunks:
-            yield chunk, [self._attempt(i) for i in chunk]
-
-    def _by_threads(self, chunks: list[list[int]]) -> Iterator[tuple[list[int], list[Outcome]]]:
-        """Two chunks ahead of what is asked for."""
-        ahead: deque[tuple[list[int], list[Future[Outcome]]]] = deque()
-        with threads(self.threads) as pool:
-            for chunk in chunks:
-                ahead.append((chunk, [pool.submit(self._attempt, i) for i in chunk]))
-                if len(ahead) == 2:
-                    yield _finished(*ahead.popleft())
-            for chunk, futures in ahead:
-                yield _finished(chunk, futures)
-
-    def _by_workers(self, chunks: list[list[int]]) -> Iterator[tuple[list[int], list[Outcome]]]:
-        """By processes of torch's, which have the global random numbers to themselves."""
-        loader: DataLoader[Any] = DataLoader(
-            _Attempts(self._read, self.keys, self.preprocess, self._stamp),
-            batch_sampler=chunks,
-            num_workers=self.workers,
-            collate_fn=_as_they_are,
-            generator=torch.Generator(),
-        )
-        for chunk, attempts in zip(chunks, loader, strict=True):
-            outcomes: list[Outcome] = []
-            for index, (stamp, attempt) in zip(chunk, attempts, strict=True):
-                if isinstance(attempt, UsageError):
-                    raise attempt
-                if isinstance(attempt, Tensor):
-                    attempt = self._taken(index, stamp, attempt)
-                outcomes.append(attempt)
-            yield chunk, outcomes
-
-    def _attempt(self, index: int) -> Outcome:
-        try:
-            item: Tensor = self[index]
-        except ImageError as error:
-            return error
-        return item
+            return by_threads(chunks, self.__getitem__, self.threads)
+        return by_caller(chunks, self.__getitem__)
 
     def _check_size(self, index: int, item: Tensor, expected: tuple[int, ...]) -> None:
         if tuple(item.shape) == expected:
@@ -428,77 +382,11 @@ class Images(Sequence[Tensor]):
         )
 
 
-# Classes and not closures, so that processes can be given them.
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Some of the images that ``read`` reads."""
-
-    read: Read
-    indices: list[int]
-
-    def __call__(self, index: int) -> Any:
-        return self.read(self.indices[index])
-
-    def stamp(self, index: int) -> str:
-        stamp: str = getattr(self.read, "stamp", _no_stamp)(self.indices[index])
-        return stamp
-
-
-@dataclass(frozen=True)
-class _ByContent:
-    """Images whose stamps are hashes of their files."""
-
-    read: Any
-
-    def __call__(self, index: int) -> Any:
-        return self.read(index)
-
-    def stamp(self, index: int) -> str:
-        try:
-            content: bytes = self.read.content(index)
-        except OSError:
-            return ""  # it is gone
-        return f"sha256 {hashlib.sha256(content).hexdigest()}"
-
-
-@dataclass(frozen=True)
-class _Attempts(Dataset[Any]):
-    """Images as a data set of torch's: the stamp of each before it is read, and its pixels or its
-    error."""
-
-    read: Read
-    keys: list[str]
-    preprocess: Preprocess
-    stamp: Callable[[int], str]
-
-    def __getitem__(self, index: int) -> tuple[str, Tensor | ImageError | UsageError]:
-        stamp = self.stamp(index)
-        try:
-            return stamp, read_pixels(self.read, index, self.keys[index], self.preprocess)
-        except (ImageError, UsageError) as error:
-            return stamp, error
-
-
 def _encoded(text: str) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half a surrogate pair that stands for no byte
         return text.encode("utf-8", "surrogatepass")
-
-
-def _no_stamp(index: int) -> str:
-    """Of an image that is no file."""
-    return ""
-
-
-def _as_they_are(items: list[Any]) -> list[Any]:
-    return items
-
-
-def _finished(chunk: list[int], futures: list[Future[Outcome]]) -> tuple[list[int], list[Outcome]]:
-    return chunk, [future.result() for future in futures]
 
 
 def hxw(shape: Sequence[int]) -> str:

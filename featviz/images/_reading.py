@@ -1,0 +1,103 @@
+"""Items chunk by chunk: read by the caller, ahead of it by threads, or by processes of torch's."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from featviz.errors import ImageError, UsageError
+from featviz.images._items import Read, read_pixels
+from featviz.images.preprocess import Preprocess
+from featviz.threads import threads
+
+Outcome = Tensor | ImageError
+"""An item, or why it cannot be read."""
+Outcomes = Iterator[tuple[list[int], list[Outcome]]]
+"""Chunk after chunk of indices, and what comes of each."""
+Item = Callable[[int], Tensor]
+"""From an index to an item; it raises ImageError where that cannot be read."""
+
+
+def by_caller(chunks: list[list[int]], item: Item) -> Outcomes:
+    """In order, each chunk when it is asked for."""
+    for chunk in chunks:
+        yield chunk, [_attempt(item, index) for index in chunk]
+
+
+def by_threads(chunks: list[list[int]], item: Item, n: int) -> Outcomes:
+    """By n threads, two chunks ahead of what is asked for."""
+    ahead: deque[tuple[list[int], list[Future[Outcome]]]] = deque()
+    with threads(n) as pool:
+        for chunk in chunks:
+            ahead.append((chunk, [pool.submit(_attempt, item, index) for index in chunk]))
+            if len(ahead) == 2:
+                yield _finished(*ahead.popleft())
+        for chunk, futures in ahead:
+            yield _finished(chunk, futures)
+
+
+def by_workers(
+    chunks: list[list[int]],
+    attempts: Attempts,
+    taken: Callable[[int, str, Tensor], Tensor],
+    n: int,
+) -> Outcomes:
+    """By n processes of torch's, which have the global random numbers to themselves.
+
+    Args:
+        taken: from an index, the stamp before it was read, and its pixels to the item.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        attempts,
+        batch_sampler=chunks,
+        num_workers=n,
+        collate_fn=_as_they_are,
+        generator=torch.Generator(),
+    )
+    for chunk, results in zip(chunks, loader, strict=True):
+        outcomes: list[Outcome] = []
+        for index, (stamp, result) in zip(chunk, results, strict=True):
+            if isinstance(result, UsageError):
+                raise result
+            outcomes.append(taken(index, stamp, result) if isinstance(result, Tensor) else result)
+        yield chunk, outcomes
+
+
+@dataclass(frozen=True)
+class Attempts(Dataset[Any]):
+    """Images as a data set of torch's: the stamp of each before it is read, and its pixels or its
+    error. A class and not a closure, so that processes can be given it."""
+
+    read: Read
+    keys: list[str]
+    preprocess: Preprocess
+    stamp: Callable[[int], str]
+
+    def __getitem__(self, index: int) -> tuple[str, Tensor | ImageError | UsageError]:
+        stamp = self.stamp(index)
+        try:
+            return stamp, read_pixels(self.read, index, self.keys[index], self.preprocess)
+        except (ImageError, UsageError) as error:
+            return stamp, error
+
+
+def _attempt(item: Item, index: int) -> Outcome:
+    try:
+        return item(index)
+    except ImageError as error:
+        return error
+
+
+def _as_they_are(items: list[Any]) -> list[Any]:
+    return items
+
+
+def _finished(chunk: list[int], futures: list[Future[Outcome]]) -> tuple[list[int], list[Outcome]]:
+    return chunk, [future.result() for future in futures]

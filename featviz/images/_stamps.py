@@ -1,0 +1,55 @@
+"""Stamps, by which the file of an image is known to be the one that was read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from featviz.images._items import Read
+
+
+def stamps_of(read: Read) -> Callable[[int], str]:
+    """From an index to its stamp: that of a source that has some, else empty text."""
+    stamp: Callable[[int], str] = getattr(read, "stamp", _no_stamp)
+    return stamp
+
+
+# Classes and not closures, so that processes can be given them.
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of the images that ``read`` reads."""
+
+    read: Read
+    indices: list[int]
+
+    def __call__(self, index: int) -> Any:
+        return self.read(self.indices[index])
+
+    def stamp(self, index: int) -> str:
+        return stamps_of(self.read)(self.indices[index])
+
+
+@dataclass(frozen=True)
+class ByContent:
+    """Images whose stamps are hashes of their files."""
+
+    read: Any
+
+    def __call__(self, index: int) -> Any:
+        return self.read(index)
+
+    def stamp(self, index: int) -> str:
+        try:
+            content: bytes = self.read.content(index)
+        except OSError:
+            return ""  # it is gone
+        return f"sha256 {hashlib.sha256(content).hexdigest()}"
+
+
+def _no_stamp(index: int) -> str:
+    """Of an image that is no file."""
+    return ""
