@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from operator import index
 from typing import Any
 
@@ -17,25 +17,21 @@ from featviz.errors import (
     FeatvizError,
     LayerError,
     ModelError,
-    NumberError,
-    UnitError,
     UsageError,
     did_you_mean,
     first_line,
 )
-from featviz.fields.anatomy import Anatomy, anatomy
+from featviz.fields.anatomy import anatomy
 from featviz.fields.maps import as_maps
-from featviz.forward import Forward, call_model, within
-from featviz.hooks import eagerly, evaluating, read_with_output
+from featviz.forward import Forward, within
+from featviz.hooks import eagerly, evaluating
 from featviz.images.preprocess import Preprocess
 from featviz.images.tensors import as_batch
-from featviz.methods._inputs import batch_for, has_classes, shape_of
+from featviz.methods._inputs import batch_for, shape_of
 from featviz.methods._rescale import Rescale
+from featviz.methods._target_response import Target, TargetResponse, terms_of_target
 from featviz.methods.fill import Fill, filled
 from featviz.units import Layer, Unit, UnitSum, terms_of
-
-Target = Unit | UnitSum | int
-"""A unit, a sum of units, or a class of the model's output."""
 
 
 @torch.inference_mode(False)
@@ -117,7 +113,7 @@ def attribute(
     n = _count(len(given), len(targets))
     _check_gradients(model)
     images = batch_for(model, x)
-    names = [unit.layer for target in targets for _, unit in _terms(target)]
+    names = [unit.layer for target in targets for _, unit in terms_of_target(target)]
     net = anatomy(model, shape_of(images), only=[], forward=forward)
     for name in names:
         net.select([name])
@@ -127,7 +123,7 @@ def attribute(
         for i in range(n):
             image = images[i % len(images)][None]
             target = targets[i % len(targets)]
-            response = _Response.at(model, net, target, image, forward)
+            response = TargetResponse.at(model, net, target, image, forward)
             baseline = filled(image, fill, (side, side), preprocess).contiguous()
             work = _Work(response, image, baseline, layer, steps, side, batch_size)
             results.append(METHODS[method](work).detach().to(given))
@@ -185,10 +181,6 @@ def _count(images: int, units: int) -> int:
     return max(images, units)
 
 
-def _terms(target: Target) -> tuple[tuple[float, Unit], ...]:
-    return () if isinstance(target, int) else terms_of(target)
-
-
 def _check_gradients(model: nn.Module) -> None:
     if any(tensor.is_inference() for tensor in [*model.parameters(), *model.buffers()]):
         raise ModelError(
@@ -197,99 +189,14 @@ def _check_gradients(model: nn.Module) -> None:
         )
 
 
-# --- responses
-
-
-@dataclass(frozen=True)
-class _Response:
-    """The response of one target as a function of images: what captum calls a forward function.
-
-    Attributes:
-        layers: those of the target's units, by the names that the units have.
-        positions: by unit, where its map has its maximum in the image itself.
-    """
-
-    model: nn.Module
-    net: Anatomy
-    target: Target
-    layers: dict[str, Layer]
-    forward: Forward | None
-    positions: dict[Unit, tuple[int, int]] = field(default_factory=dict)
-
-    @staticmethod
-    def at(
-        model: nn.Module, net: Anatomy, target: Target, image: Tensor, forward: Forward | None
-    ) -> _Response:
-        """That of a target in this image, (1, c, h, w), whose positions it keeps.
-
-        Raises:
-            NumberError: it is not a number there.
-        """
-        layers = {unit.layer: net.layer_of(unit) for _, unit in _terms(target)}
-        response = _Response(model, net, target, layers, forward)
-        with torch.no_grad():
-            value = float(response(image))
-        if value != value:
-            raise NumberError(
-                f"the response of {response.name} is NaN: check weights and preprocessing"
-            )
-        return response
-
-    @property
-    def name(self) -> str:
-        return f"class {self.target}" if isinstance(self.target, int) else f"unit {self.target}"
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Of images (n, c, h, w), (n,)."""
-        return self.beside(x)[0]
-
-    def beside(self, x: Tensor, layers: Sequence[Layer] = ()) -> tuple[Tensor, list[Tensor]]:
-        """The response (n,), and the outputs of layers on the same graph."""
-        wanted = {layer.name: layer for layer in [*self.layers.values(), *layers]}
-        x = x.clone()  # a model may work in place on its input
-        if not wanted:
-            return self._of_output(call_model(self.model, x, self.forward)), []
-        acts, output = read_with_output(self.model, x, list(wanted.values()), forward=self.forward)
-        value = self._of_layers(acts) if self.layers else self._of_output(output)
-        return value, [acts[layer.name] for layer in layers]
-
-    def _of_output(self, output: object) -> Tensor:
-        if not has_classes(output):
-            raise UsageError(
-                f"{self.name}: the model's output is no (n, classes): give a Unit", "units"
-            )
-        assert isinstance(output, Tensor)
-        assert isinstance(self.target, int)
-        if not 0 <= self.target < output.shape[1]:
-            raise UnitError(f"{self.name}: the model has classes 0 to {output.shape[1] - 1}")
-        return output[:, self.target]
-
-    def _of_layers(self, acts: Any) -> Tensor:
-        values = []
-        for weight, unit in _terms(self.target):
-            layer = self.layers[unit.layer]
-            maps = as_maps(layer, acts[layer.name])[:, unit.channel]
-            values.append(weight * self._of_maps(unit, maps))
-        return torch.stack(values).sum(dim=0)
-
-    def _of_maps(self, unit: Unit, maps: Tensor) -> Tensor:
-        """A unit's values (n,) from its maps (n, h, w)."""
-        if unit.at == "map":
-            return maps.sum(dim=(1, 2))
-        if isinstance(unit.at, tuple):
-            y, x = unit.at
-            return maps[:, y, x]
-        if unit not in self.positions:
-            self.positions[unit] = divmod(int(maps[0].argmax()), maps.shape[2])
-        y, x = self.positions[unit]
-        return maps[:, y, x]
+# --- methods
 
 
 @dataclass(frozen=True)
 class _Work:
     """What a method needs of one image, (1, c, h, w), and its baseline of the same shape."""
 
-    response: _Response
+    response: TargetResponse
     image: Tensor
     baseline: Tensor
     layer: str | Layer | None
@@ -310,9 +217,6 @@ def _differentiable(work: _Work, value: Tensor) -> Tensor:
             "(what is detached or quantised has none); method='feature_ablation' needs none"
         )
     return value
-
-
-# --- methods
 
 
 @contextmanager
