@@ -78,6 +78,7 @@ BATCH: dict[str, Callable[[Tensor], Tensor]] = {
     "batch norm without statistics": nn.BatchNorm2d(4, track_running_stats=False),
     "the mean of a batch": lambda x: x - x.mean(0, keepdim=True),
     "the largest of a batch": lambda x: x / x.abs().max(),
+    "NaN among others alone": lambda x: (x - x.mean(0, keepdim=True)).sqrt(),
 }
 
 
@@ -99,6 +100,12 @@ def test_a_batch_of_one_is_the_remedy(name: str) -> None:
         with torch.no_grad():
             best = model(image[None])[0, channel].max()
         torch.testing.assert_close(top.scores[channel, 0].double(), best, rtol=1e-6, atol=1e-6)
+
+
+def test_an_image_that_is_nan_only_when_it_is_alone() -> None:
+    model = integers(Between(lambda x: x if len(x) > 1 else x * torch.nan))
+    with pytest.raises(ModelError, match="depends on the batch"):
+        scan(model, IMAGES, "b", k=1, batch_size=3)
 
 
 class Crops(Dataset[Any]):

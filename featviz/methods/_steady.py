@@ -81,7 +81,7 @@ class SteadyReader:
         if not self.is_checked:
             expected = read(self.model, alone, self.layers, forward=self.forward)
         differs: list[Tensor] = []  # which are not waited for before the forward is over
-        n = len(x)  # of which a mode in the forward makes a call
+        n = len(x)  # asked once: within the forward, under its mode, it is a call of Python's
 
         def compared(name: str, output: Tensor) -> Any:
             check_rows(name, output, n)
@@ -143,12 +143,14 @@ def _first_difference(
 
 
 def _differs(first: Tensor, second: Tensor) -> Tensor:
-    """Whether the middle rows of two outputs differ by more than rounding; NaN is said elsewhere."""
+    """Whether the middle rows of two outputs differ by more than rounding, or one has NaN where the other has
+    none; NaN in both is said elsewhere."""
     if first.shape[1:] != second.shape[1:]:
         return torch.tensor(True)
     if not first.is_floating_point() or not first[0].numel():
         return torch.tensor(False)  # quantised and whole numbers round by steps
-    wide = torch.promote_types(first.dtype, torch.float32)
+    wide = torch.float64 if first.dtype == torch.float64 else torch.float32
+    # in one layout, since two are gone through value by value
     a, b = (values[_middle(values)].to(wide).contiguous() for values in (first, second))
     computed_in = first.dtype
     if torch.is_autocast_enabled(first.device.type):
@@ -157,9 +159,10 @@ def _differs(first: Tensor, second: Tensor) -> Tensor:
     # where rounding is coarser (TF32), and not that of the same kernels in a batch
     if first.is_cuda:
         tolerance *= 8
-    scale = a.abs().amax().clamp(min=torch.finfo(first.dtype).tiny)
-    differs: Tensor = (a - b).abs_().amax() > tolerance * scale
-    return differs
+    scale = a.nan_to_num().abs_().amax().clamp(min=torch.finfo(first.dtype).tiny)
+    is_other: Tensor = (a - b).abs_() > tolerance * scale
+    is_other |= a.isnan() ^ b.isnan()
+    return is_other.any()
 
 
 def _from(layer: Layer) -> str:

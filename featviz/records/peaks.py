@@ -178,34 +178,39 @@ def _first_maxima(maps: Tensor, bands: Tensor, highest: Tensor, rows: _Integers)
         chosen = bands.flatten(0, 2).index_select(0, torch.from_numpy(rows * count + band))
         codes = _codes(band * size + _argmax(chosen), maps.shape[3])
     else:  # each band is a row; those alone: all would be copied to be flat
-        codes = _code(band, _argmax(bands[(*at, torch.from_numpy(band))]))
+        codes = _packed(band, _argmax(bands[(*at, torch.from_numpy(band))]))
     return codes
 
 
 def _argmax(rows: Tensor) -> _Integers:
     """The first maximum of each row (n, any), in reach of Python."""
     first: _Integers
-    if rows.shape[1] < _SHORT or rows.dtype == torch.bfloat16:  # which numpy does not know
+    if rows.shape[1] < _SHORT:
         first = rows.max(dim=1).indices.numpy()
-    else:
-        first = rows.numpy().argmax(axis=1)  # several times as fast as torch's own
+        return first
+    if (
+        rows.dtype.itemsize < torch.float32.itemsize
+    ):  # numpy knows not all of these, nor is it quick
+        rows = rows.float()
+    first = rows.numpy().argmax(axis=1)  # several times as fast as torch's own
     return first
 
 
 def _codes(flat: Any, width: int) -> Any:
     """Of indices into flattened maps."""
     y = flat // width
-    return _code(y, flat - y * width)
+    return _packed(y, flat - y * width)
 
 
-def _code(y: Any, x: Any) -> Any:
+def _packed(y: Any, x: Any) -> Any:
+    """Rows and columns, tensors or arrays, as codes."""
     return (y << _BITS) | x
 
 
 def codes_of(positions: Tensor) -> Tensor:
     """Positions (any, 2), (y, x), each as one number, so that they are sorted at once; of a position that
     is none, -1."""
-    codes: Tensor = _code(*positions.unbind(dim=-1))
+    codes: Tensor = _packed(*positions.unbind(dim=-1))
     return codes
 
 

@@ -102,7 +102,8 @@ class TopK:
         Args:
             peaks: on the device of these.
             lowest: rank by the scores times -1, which are what is kept.
-            floor: what these scores have to reach, if that is known of some of the images.
+            floor: of the scores that are kept, over some of the images of these peaks, k or more: what is
+                below it need not be looked at.
         """
         signed = -peaks.scores + 0.0 if lowest else peaks.scores
         if not all(a < b for a, b in pairwise([self.latest, *peaks.images])):
@@ -212,16 +213,13 @@ class _Slots:
         channel = channel[order]
         counts = np.bincount(channel, minlength=channels)
         slot = np.arange(len(order)) - (counts.cumsum() - counts)[channel]
-        shape = channels, int(counts.max())
-        at = channel * shape[1] + slot
-
-        def filled(empty: float, chosen: Any) -> Tensor:
-            slots = np.full(shape, empty, chosen.dtype)
-            slots.ravel()[at] = chosen[order]
-            return torch.from_numpy(slots)
-
-        images = np.array(peaks.images)[image]
-        return cls(filled(-np.inf, values), filled(NONE, images), filled(NONE, codes))
+        shape, at = (channels, int(counts.max())), (channel, slot)
+        images = np.array(peaks.images, dtype=np.int64)[image]
+        return cls(
+            _filled(shape, -np.inf, at, values[order]),
+            _filled(shape, NONE, at, images[order]),
+            _filled(shape, NONE, at, codes[order]),
+        )
 
     def first(self, n: int) -> _Slots:
         return _Slots(self.scores[:, :n], self.images[:, :n], self.codes[:, :n])
@@ -269,3 +267,10 @@ class _Slots:
             keys = key.gather(1, order)
             order = order.gather(1, keys.sort(dim=1, stable=True, descending=descending).indices)
         return self.taken(order)
+
+
+def _filled(shape: tuple[int, int], empty: float, at: tuple[Any, Any], values: Any) -> Tensor:
+    """A tensor with values at some indices, and elsewhere what stands for an empty slot."""
+    slots = np.full(shape, empty, values.dtype)
+    slots[at] = values
+    return torch.from_numpy(slots)
