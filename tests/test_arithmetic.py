@@ -72,7 +72,7 @@ class Layouts(nn.Module):
 def test_on_cpus_channels_lie_last_and_are_checked_against_first() -> None:
     model = Layouts().eval()
     result = scanned(model=model, layers="conv", batch_size=23)
-    assert model.last[-2:] == [False, True]  # an image alone, as a check, then all
+    assert model.last[-2:] == [True, False]  # all, then an image alone, as a check
     assert result.identity["channels_last"] is None
 
 

@@ -46,7 +46,7 @@ class LayoutError(Exception):
 class SteadyReader:
     """Reads layers batch by batch, and refuses a forward pass that is random or depends on the batch.
 
-    The first batch shows it: one of its images is run alone before.
+    The first batch shows it: one of its images is run alone, too.
 
     Attributes:
         model: in eval mode.
@@ -76,24 +76,36 @@ class SteadyReader:
             LayoutError: an image gives other values in the other layout.
             ModelError: the same image gives other values when it is run again, or in a batch.
         """
-        alone = (x if given is None else given)[_middle(x), None]
-        expected: dict[str, Any] = {}
-        if not self.is_checked:
-            expected = read(self.model, alone, self.layers, forward=self.forward)
-        differs: list[Tensor] = []  # which are not waited for before the forward is over
-        n = len(x)  # asked once: within the forward, under its mode, it is a call of Python's
+        n, row = (
+            len(x),
+            _middle(x),
+        )  # asked once: within the forward, under its mode, it takes longer
+        among: dict[str, Tensor] = {}
 
-        def compared(name: str, output: Tensor) -> Any:
+        def noted(name: str, output: Tensor) -> Any:
             check_rows(name, output, n)
-            if name in expected:
-                differs.append(_differs(expected[name], output))
+            if not self.is_checked:  # a copy, since what comes next may work in place
+                among[name] = output[row : row + 1].clone()
             return reduce(name, output)
 
-        values = read(self.model, x, self.layers, reduce=compared, forward=self.forward)
+        values = read(self.model, x, self.layers, reduce=noted, forward=self.forward)
+        if not self.is_checked:
+            self._check(among, x, x if given is None else given)
+        self.is_checked |= n > 1 or self.batch_size == 1
+        return values
+
+    def _check(self, among: dict[str, Tensor], x: Tensor, given: Tensor) -> None:
+        """Make sure that the image in the middle of a batch gives what it gave among others when it is run
+        alone, as it was given."""
+        alone = given[_middle(x), None]
+        differs: list[Tensor] = []  # which are not waited for before the forward is over
+
+        def compare(name: str, output: Tensor) -> None:
+            differs.append(_differs(output, among.pop(name)))
+
+        read(self.model, alone, self.layers, reduce=compare, forward=self.forward)
         if any(map(bool, differs)):
             self._refuse(alone, x)
-        self.is_checked |= len(x) > 1 or self.batch_size == 1
-        return values
 
     def _refuse(self, alone: Tensor, x: Tensor) -> None:
         """Say what differs, and from which layer on: found, so it may cost something."""

@@ -21,6 +21,8 @@ _WORTH = 384
 """Values over which a maximum is taken at the speed of memory."""
 _SHORT = 32
 """Values of rows whose maxima torch finds sooner than numpy."""
+_FULL = 4
+"""Bytes of a value in full precision."""
 _COLUMNS = 32
 """Of which torch takes the maxima at once: for what is left it takes several times as long."""
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -188,9 +190,7 @@ def _argmax(rows: Tensor) -> _Integers:
     if rows.shape[1] < _SHORT:
         first = rows.max(dim=1).indices.numpy()
         return first
-    if (
-        rows.dtype.itemsize < torch.float32.itemsize
-    ):  # numpy knows not all of these, nor is it quick
+    if rows.dtype.itemsize < _FULL:  # numpy knows not all of these, and is slow with the others
         rows = rows.float()
     first = rows.numpy().argmax(axis=1)  # several times as fast as torch's own
     return first
