@@ -44,7 +44,7 @@ def test_a_scan_is_written_after_so_many_seconds(
     seconds: float, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(tmp_path, Scan, SCAN)
-    monkeypatch.setattr(sys.modules["featviz.methods.scan"], "time", clock)
+    monkeypatch.setattr(sys.modules["featviz.methods._scan_run"], "time", clock)
     scanned(batch_size=2, forward=clock.forward, out=tmp_path, checkpoint=seconds)
     gaps = zip([0, *sorted(clock.written)], [*sorted(clock.written), 23], strict=True)
     assert max(after - before for before, after in gaps) <= seconds + 2
