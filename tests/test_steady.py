@@ -108,6 +108,30 @@ def test_an_image_that_is_nan_only_when_it_is_alone() -> None:
         scan(model, IMAGES, "b", k=1, batch_size=3)
 
 
+class InPlace(nn.Module):
+    """Normalizes the images that it is given where they lie."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.conv(x.sub_(0.5).mul_(2))
+        return result
+
+
+@pytest.mark.parametrize("channels_last", [None, False, True])
+def test_a_model_that_works_in_place_on_its_images(channels_last: bool | None) -> None:
+    model = integers(InPlace())
+    top = scan(model, IMAGES, "conv", k=6, batch_size=3, channels_last=channels_last)["conv"].top
+    for index in range(len(IMAGES)):
+        image = IMAGES.preprocess.normalize(IMAGES[index])[None].float()
+        with torch.no_grad():
+            best = model(image).amax(dim=(0, 2, 3)).float()
+        scores = top.scores[top.images == index]
+        torch.testing.assert_close(scores, best, rtol=1e-5, atol=1e-5)
+
+
 class Crops(Dataset[Any]):
     """A data set with random crops."""
 

@@ -46,7 +46,8 @@ class LayoutError(Exception):
 class SteadyReader:
     """Reads layers batch by batch, and refuses a forward pass that is random or depends on the batch.
 
-    The first batch shows it: one of its images is run alone, too.
+    The first batch shows it: one of its images is run alone, too. What is run more than once is copied each
+    time, since a model may work in place on its images.
 
     Attributes:
         model: in eval mode.
@@ -76,10 +77,8 @@ class SteadyReader:
             LayoutError: an image gives other values in the other layout.
             ModelError: the same image gives other values when it is run again, or in a batch.
         """
-        n, row = (
-            len(x),
-            _middle(x),
-        )  # asked once: within the forward, under its mode, it takes longer
+        # asked once: within the forward, under its mode, it takes longer
+        n, row = len(x), _middle(x)
         among: dict[str, Tensor] = {}
 
         def noted(name: str, output: Tensor) -> Any:
@@ -88,7 +87,8 @@ class SteadyReader:
                 among[name] = output[row : row + 1].clone()
             return reduce(name, output)
 
-        values = read(self.model, x, self.layers, reduce=noted, forward=self.forward)
+        batch = x if self.is_checked else x.clone()
+        values = read(self.model, batch, self.layers, reduce=noted, forward=self.forward)
         if not self.is_checked:
             self._check(among, x, x if given is None else given)
         self.is_checked |= n > 1 or self.batch_size == 1
@@ -103,7 +103,7 @@ class SteadyReader:
         def compare(name: str, output: Tensor) -> None:
             differs.append(_differs(output, among.pop(name)))
 
-        read(self.model, alone, self.layers, reduce=compare, forward=self.forward)
+        read(self.model, alone.clone(), self.layers, reduce=compare, forward=self.forward)
         if any(map(bool, differs)):
             self._refuse(alone, x)
 
@@ -146,8 +146,8 @@ def _first_difference(
 ) -> Layer | None:
     """The first layer that gives an image other values in another forward, in the middle of which it
     is, than alone."""
-    first = read(model, alone, net, forward=forward)
-    second = read(model, other, net, forward=forward)
+    first = read(model, alone.clone(), net, forward=forward)
+    second = read(model, other.clone(), net, forward=forward)
     for layer in net:
         if _differs(first[layer.name], second[layer.name]):
             return layer
