@@ -21,8 +21,6 @@ _WORTH = 384
 """Values over which a maximum is taken at the speed of memory."""
 _SHORT = 32
 """Values of rows whose maxima torch finds sooner than numpy."""
-_FULL = 4
-"""Bytes of a value in full precision."""
 _COLUMNS = 32
 """Of which torch takes the maxima at once: for what is left it takes several times as long."""
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -72,7 +70,7 @@ class Peaks:
         highest = _highest(bands)  # several times as fast as with positions
         maxima = _float(highest.amax(dim=2) if highest.shape[2] > 1 else highest[..., 0])
         rows = np.flatnonzero(wanted(maxima).numpy())
-        codes = _first_maxima(maps, bands, highest, rows)
+        codes = _first_maxima(bands, highest, rows, maps.shape[3])
         return cls(list(images), maxima, maxima, torch.from_numpy(rows), torch.from_numpy(codes))
 
     @classmethod
@@ -162,23 +160,30 @@ def _highest(bands: Tensor) -> Tensor:
     return together.view(*last.shape[:2], n, channels).amax(dim=2).permute(0, 2, 1)
 
 
-def _first_maxima(maps: Tensor, bands: Tensor, highest: Tensor, rows: _Integers) -> _Integers:
+def image_and_channel(rows: _Integers, channels: int) -> tuple[_Integers, _Integers]:
+    """Of which image, and of which channel, some maps are, n times c of them; numpy's divmod takes several
+    times as long."""
+    image = rows // channels
+    return image, rows - image * channels
+
+
+def _first_maxima(bands: Tensor, highest: Tensor, rows: _Integers, width: int) -> _Integers:
     """The first position of the maximum of some maps, as of `codes_of`, in reach of Python.
 
     Args:
-        maps: (n, c, h, w), laid out in any way.
-        bands: (n, c, bands, values), of these maps.
+        bands: (n, c, bands, values), the maps, laid out in any way.
         highest: (n, c, bands), the maximum of each band.
         rows: which maps, n times c of them.
+        width: of the maps.
     """
     _, channels, count, size = bands.shape
-    image = rows // channels
-    at = torch.from_numpy(image), torch.from_numpy(rows - image * channels)
+    image, channel = image_and_channel(rows, channels)
+    at = torch.from_numpy(image), torch.from_numpy(channel)
     band = _argmax(highest[at]) if count > 1 else np.zeros_like(rows)
     codes: _Integers
     if bands.is_contiguous():  # several times as fast as the other way
         chosen = bands.flatten(0, 2).index_select(0, torch.from_numpy(rows * count + band))
-        codes = _codes(band * size + _argmax(chosen), maps.shape[3])
+        codes = _codes(band * size + _argmax(chosen), width)
     else:  # each band is a row; those alone: all would be copied to be flat
         codes = _packed(band, _argmax(bands[(*at, torch.from_numpy(band))]))
     return codes
@@ -189,11 +194,14 @@ def _argmax(rows: Tensor) -> _Integers:
     first: _Integers
     if rows.shape[1] < _SHORT:
         first = rows.max(dim=1).indices.numpy()
-        return first
-    if rows.dtype.itemsize < _FULL:  # numpy knows not all of these, and is slow with the others
-        rows = rows.float()
-    first = rows.numpy().argmax(axis=1)  # several times as fast as torch's own
+    else:  # several times as fast as torch's own
+        first = _in_full(rows).numpy().argmax(axis=1)
     return first
+
+
+def _in_full(rows: Tensor) -> Tensor:
+    """Rows of less than 32 bits as float32: numpy knows not all of these, and is slow with the others."""
+    return rows.float() if rows.dtype.itemsize < torch.float32.itemsize else rows
 
 
 def _codes(flat: Any, width: int) -> Any:

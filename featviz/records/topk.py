@@ -17,7 +17,7 @@ from torch import Tensor
 from featviz.errors import RecordError, UsageError
 from featviz.records.floor import Floor
 from featviz.records.highest import highest
-from featviz.records.peaks import NONE, Peaks, codes_of, positions_of
+from featviz.records.peaks import NONE, Peaks, codes_of, image_and_channel, positions_of
 
 _ARRAYS = ("scores", "images", "positions")
 _LAST = torch.iinfo(torch.int32).min
@@ -202,8 +202,7 @@ class _Slots:
         channels = scores.shape[1]
         rows, codes = peaks.rows.numpy(), peaks.codes.numpy()
         values = scores.numpy().ravel()[rows]
-        image = rows // channels
-        channel = rows - image * channels
+        image, channel = image_and_channel(rows, channels)
         if floor is not None:
             reaching = np.flatnonzero(values >= floor.scores.numpy()[channel])
             values, image, channel = values[reaching], image[reaching], channel[reaching]
