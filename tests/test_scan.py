@@ -19,7 +19,7 @@ from featviz import Preprocess, Scan, TopK, anatomy, open_images, scan
 from featviz.errors import FeatvizError, ImageError, LayerError, NumberError, UsageError
 from featviz.images import Images
 from featviz.methods import _numbers, _scan_run
-from featviz.records import highest, peaks
+from featviz.records import highest, peaks, topk
 from featviz.records import layer_scan as held
 
 # --- law 7
@@ -385,7 +385,7 @@ def test_hooks_do_not_wait_for_the_device(score: str, monkeypatch: pytest.Monkey
     images = open_images(randn(40, 3, 16, 16).sigmoid())
     expected = scan(plain(), images, "*", k=3, batch_size=8, score=score)
     model = Watched(plain())
-    for module in (peaks, highest, _scan_run, _numbers, held):
+    for module in (peaks, topk, highest, _scan_run, _numbers):
         monkeypatch.setattr(module, "IN_REACH", set())
     monkeypatch.setattr(held, "HELD", 16)
     result = scan(model, images, "network.*", k=3, batch_size=8, score=score)

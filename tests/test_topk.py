@@ -4,7 +4,6 @@ idempotent.
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 from unittest.mock import patch
 
@@ -114,7 +113,7 @@ def test_any_order_and_any_batches_give_the_same_bits(
     n=st.integers(1, 6),
     held=st.integers(1, DATA_SET + 1),
 )
-def test_what_may_not_be_taken_needs_no_position(
+def test_batches_that_are_held_count_as_they_do_at_once(
     seed: int, k: int, order: list[int], n: int, held: int
 ) -> None:
     values = maps(DATA_SET, seed)
@@ -125,21 +124,11 @@ def test_what_may_not_be_taken_needs_no_position(
         with patch.object(layer_scan, "HELD", held):
             for start in range(0, DATA_SET, n):
                 batch = images[start : start + n]
-                wanted = partial(own.may_take, images=batch)
-                own = own.update(values[batch], Peaks.of(values[batch], batch, wanted))
+                own = own.update(values[batch], Peaks.of(values[batch], batch))
         own = own.counted()
         assert own.spectrum is not None
         assert same(own.top, highest)
         assert same(own.spectrum.negated, lowest)
-
-
-def test_images_of_which_none_may_be_among_the_highest() -> None:
-    values = maps(4)
-    top = TopK.empty(CHANNELS, 2).update(values, range(4))
-    none = Peaks.of(values, range(4, 8), lambda maxima: maxima > 99)
-    assert same_bits(top.add(none).scores, top.scores)
-    assert same_bits(top.add(none).images, top.images)
-    assert bool((TopK.empty(CHANNELS, 2).add(none).images == -1).all())
 
 
 def scan_of_no_images(k: int) -> LayerScan:
@@ -187,15 +176,9 @@ def test_peaks_are_the_same_in_any_layout_of_memory(size: tuple[int, int]) -> No
     maps = torch.randint(-9, 60, (6, 5, *size), generator=generator(0)).float()  # with equal maxima
     last = maps.contiguous(memory_format=torch.channels_last)
 
-    def wanted(maxima: Tensor) -> Tensor:
-        return torch.arange(maxima.numel()).view_as(maxima) % 3 > 0
-
-    images = range(6)
-    for some in (None, wanted):
-        own, other = Peaks.of(maps, images, some), Peaks.of(last, images, some)
-        assert same_bits(own.maxima, other.maxima)
-        assert own.rows.tolist() == other.rows.tolist()
-        assert own.codes.tolist() == other.codes.tolist()
+    own, other = (Peaks.of(values, range(6)) for values in (maps, last))
+    assert same_bits(own.maxima, other.maxima)
+    assert same_bits(own.first, other.first)
 
 
 def test_equal_scores_go_to_the_lower_image() -> None:

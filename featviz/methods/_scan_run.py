@@ -224,7 +224,7 @@ class ScanRun:
     ) -> Peaks:
         """The peaks of a layer's maps, with what images are ranked by."""
         if scores is None:
-            return Peaks.of(maps, images, lambda maxima: layer_scan.may_take(maxima, images))
+            return Peaks.of(maps, images)
         return Peaks.ranked_by(
             maps, images, scores, has_positions(layer_scan.score, layer_scan.layer)
         )

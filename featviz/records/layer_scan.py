@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +11,9 @@ from torch import Tensor
 
 from featviz.errors import UsageError
 from featviz.names import QUANTILE
-from featviz.records.floor import Floor
 from featviz.records.image_sample import ImageSample
 from featviz.records.listing import Listing
-from featviz.records.peaks import IN_REACH, NONE, Peaks
+from featviz.records.peaks import NONE, Peaks
 from featviz.records.spectrum import Spectrum
 from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK
@@ -48,8 +46,6 @@ class LayerScan:
         precision: what the network computed in, ``float32`` or as `scan` has it.
         spectrum: of a scan with ``spectrum=True``, what lies below the strongest.
         held: of batches that are not counted yet, while a scan runs.
-        floors: what scores, and scores times -1, have to reach, of layers that hold batches and have
-            empty slots.
 
     Example:
         >>> from featviz import load_model, open_images, scan
@@ -73,7 +69,6 @@ class LayerScan:
     precision: str = "float32"
     spectrum: Spectrum | None = None
     held: tuple[Peaks, ...] = ()
-    floors: tuple[Floor | None, Floor | None] = (None, None)
 
     def __repr__(self) -> str:
         units = f"{self.layer.channels} units, {int(self.statistics.dead.sum())} dead"
@@ -93,51 +88,21 @@ class LayerScan:
             spectrum = spectrum.to(maps.device).counting(maps, peaks.images, total)
         own = replace(self, spectrum=spectrum, held=(*self.held, peaks))
         n = sum(len(batch.images) for batch in own.held)
-        return own.counted() if n >= HELD else own._with_floors(n)
-
-    def may_take(self, scores: Tensor, images: Sequence[int]) -> Tensor:
-        """(n, c) bool, which scores may be among those of exemplars when they are counted; with the
-        spectrum, among the weakest, too. In reach of Python."""
-        high, low = self.floors
-        may = self._may_pass(self.top.floor or high, scores, images)
-        if self.spectrum is not None:
-            may |= self._may_pass(self.spectrum.negated.floor or low, -scores, images)
-        return may
-
-    def _may_pass(self, floor: Floor | None, scores: Tensor, images: Sequence[int]) -> Tensor:
-        floor = floor or Floor.of(scores, images, self.top.k)
-        if floor is None:
-            return torch.ones_like(scores, dtype=torch.bool)
-        return floor.may_pass(scores, images)
-
-    def _with_floors(self, n: int) -> LayerScan:
-        """The same with the floors of the n images that it holds, if these are twice as many as when they
-        were last known."""
-        if self.held[0].scores.device.type not in IN_REACH or self.top.floor is not None:
-            return self
-        known = self.floors[0]
-        if known is not None and n < 2 * known.images:
-            return self
-        images = [image for batch in self.held for image in batch.images]
-        scores = torch.cat([batch.scores for batch in self.held])
-        high = Floor.of(scores, images, self.top.k)
-        low = None if self.spectrum is None else Floor.of(-scores, images, self.top.k)
-        return replace(self, floors=(high, low))
+        return own.counted() if n >= HELD else own
 
     def counted(self) -> LayerScan:
         """The same, with nothing held."""
         if not self.held:
             return self
         peaks = Peaks.joined(self.held)
-        high, low = self.floors
-        own = replace(self, held=(), floors=(None, None)).to(peaks.scores.device)
+        own = replace(self, held=()).to(peaks.scores.device)
         spectrum = own.spectrum
         if spectrum is not None:
             labels = [self.listing.labels[image] for image in peaks.images]
-            spectrum = spectrum.add(peaks, labels, low)
+            spectrum = spectrum.add(peaks, labels)
         return replace(
             own,
-            top=own.top.add(peaks, floor=high),
+            top=own.top.add(peaks),
             statistics=own.statistics.update(peaks.maxima),
             maxima=own.maxima.update(peaks.maxima, peaks.images),
             spectrum=spectrum,

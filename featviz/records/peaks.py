@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 NONE = -1
 """The image, and the position, of an empty slot."""
@@ -21,9 +23,6 @@ _WORTH = 384
 """Values over which a maximum is taken at the speed of memory."""
 _SHORT = 32
 """Values of rows whose maxima torch finds sooner than numpy."""
-_COLUMNS = 32
-"""Of which torch takes the maxima at once: for what is left it takes several times as long."""
-_Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,44 +33,24 @@ class Peaks:
         images: the index of each image.
         maxima: (n, c) float32, of the maps.
         scores: (n, c) float32, what images are ranked by: the maxima, or as of `ranked_by`.
-        rows: (m,) int64, ascending, which of the maps, n times c of them, were wanted, as ``wanted`` of `of`
-            says: few, so that many batches are held in little memory.
-        codes: (m,) int64, the first position of each that has the score, as of `codes_of`; -1 where scores are
-            of no position.
+        first: (n, c) int32, the first position of the score, counted along the rows of the map; -1 where
+            scores are of no position.
+        widths: of the maps of each image.
     """
 
     images: list[int]
     maxima: Tensor
     scores: Tensor
-    rows: Tensor
-    codes: Tensor
+    first: Tensor
+    widths: list[int]
 
     @classmethod
-    def of(
-        cls,
-        maps: Tensor,
-        images: Sequence[int],
-        wanted: Callable[[Tensor], Tensor] | None = None,
-    ) -> Peaks:
-        """Those of maps (n, c, h, w).
-
-        Args:
-            maps, images: the maps, and the index of the image of each.
-            wanted: of the maxima (n, c), which positions are wanted, (n, c) bool; None: all. It is asked
-                where Python reads values without waiting.
-        """
+    def of(cls, maps: Tensor, images: Sequence[int]) -> Peaks:
+        """Those of maps (n, c, h, w), given the index of the image of each."""
         maps = maps.detach()
-        if wanted is None or maps.device.type not in IN_REACH:
-            maxima, first = maps.flatten(2).max(dim=2)
-            maxima, first = _float(maxima), first.flatten()
-            codes = _codes(first, maps.shape[3])
-            return cls(list(images), maxima, maxima, _all_rows(maxima), codes)
-        bands = _bands(maps)
-        highest = _highest(bands)  # several times as fast as with positions
-        maxima = _float(highest.amax(dim=2) if highest.shape[2] > 1 else highest[..., 0])
-        rows = np.flatnonzero(wanted(maxima).numpy())
-        codes = _first_maxima(bands, highest, rows, maps.shape[3])
-        return cls(list(images), maxima, maxima, torch.from_numpy(rows), torch.from_numpy(codes))
+        highest, first = _first_maxima(maps)
+        maxima = highest.float().add_(0.0)  # in which minus zero is zero
+        return cls(list(images), maxima, maxima, first.int(), _widths(maps))
 
     @classmethod
     def ranked_by(
@@ -79,114 +58,79 @@ class Peaks:
     ) -> Peaks:
         """The same, with scores (n, c) other than the maxima; if these have positions, each is a value
         of its map."""
-        flat = maps.detach().flatten(2)
-        codes = torch.full((scores.numel(),), NONE, device=scores.device)
+        maps, scores = maps.detach(), scores.detach()
+        first = torch.full(scores.shape, NONE, dtype=torch.int32, device=scores.device)
         if has_positions:
-            first = (flat == scores[..., None]).byte().argmax(dim=-1).flatten()
-            codes = _codes(first, maps.shape[3])
-        maxima = _float(flat.amax(dim=2))
-        return cls(list(images), maxima, _float(scores), _all_rows(scores), codes)
+            first = (maps.flatten(2) == scores[..., None]).byte().argmax(dim=-1).int()
+        maxima = maps.amax(dim=(2, 3)).float() + 0.0
+        return cls(list(images), maxima, scores.float() + 0.0, first, _widths(maps))
 
     @classmethod
     def joined(cls, batches: Sequence[Peaks]) -> Peaks:
         """Those of several batches, in the order of their images."""
-        images = [image for batch in batches for image in batch.images]
-        maxima = torch.cat([batch.maxima for batch in batches])
-        scores = torch.cat([batch.scores for batch in batches])
-        starts = accumulate((batch.maxima.numel() for batch in batches), initial=0)
-        rows = torch.cat(
-            [batch.rows + start for batch, start in zip(batches, starts, strict=False)]
+        own = cls(
+            [image for batch in batches for image in batch.images],
+            torch.cat([batch.maxima for batch in batches]),
+            torch.cat([batch.scores for batch in batches]),
+            torch.cat([batch.first for batch in batches]),
+            [width for batch in batches for width in batch.widths],
         )
-        codes = torch.cat([batch.codes for batch in batches])
-        own = cls(images, maxima, scores, rows, codes)
-        return own if images == sorted(images) else own._in_order()
+        return own if own.images == sorted(own.images) else own._in_order()
 
     def _in_order(self) -> Peaks:
         """The same in the order of the images."""
         order = sorted(range(len(self.images)), key=self.images.__getitem__)
         index = torch.tensor(order).to(self.scores.device, non_blocking=True)
-        channels = self.scores.shape[1]
-        rows = index.argsort()[self.rows // channels] * channels + self.rows % channels
-        rows, by_row = rows.sort()
-        maxima, scores, codes = self.maxima[index], self.scores[index], self.codes[by_row]
-        return Peaks([self.images[i] for i in order], maxima, scores, rows, codes)
+        images, widths = ([values[i] for i in order] for values in (self.images, self.widths))
+        return Peaks(images, self.maxima[index], self.scores[index], self.first[index], widths)
 
     @property
-    def all_codes(self) -> Tensor:
-        """(n, c) int64, -1 where scores are of no position, or it was not wanted."""
-        codes = torch.full(self.scores.shape, NONE, device=self.scores.device)
-        codes.view(-1)[self.rows] = self.codes
+    def codes(self) -> Tensor:
+        """(n, c) int64, positions as of `codes_of`."""
+        widths = torch.tensor(self.widths).to(self.first.device, non_blocking=True)
+        codes: Tensor = _codes(self.first.long(), widths[:, None])
+        return codes.masked_fill_(self.first == NONE, NONE)
+
+    def codes_at(self, image: _Integers, channel: _Integers) -> _Integers:
+        """The same of some of the n images and c channels, in reach of Python."""
+        first = self.first.numpy()[image, channel].astype(np.int64)
+        codes: _Integers = _codes(first, np.array(self.widths)[image])
+        codes[first == NONE] = NONE
         return codes
 
     @property
     def positions(self) -> Tensor:
-        """(n, c, 2) int64, (y, x), -1 as of ``all_codes``."""
-        return positions_of(self.all_codes)
+        """(n, c, 2) int64, (y, x); -1 where scores are of no position."""
+        return positions_of(self.codes)
 
 
-def _all_rows(scores: Tensor) -> Tensor:
-    return torch.arange(scores.numel(), device=scores.device)
+def _widths(maps: Tensor) -> list[int]:
+    return [maps.shape[3]] * len(maps)
 
 
-def _float(values: Tensor) -> Tensor:
-    """As float32, in which minus zero is zero."""
-    return values.detach().float() + 0.0
+def _first_maxima(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum of each map (n, c, h, w), and where along its rows it is first, (n, c)."""
+    if maps.device.type not in IN_REACH:
+        return maps.flatten(2).max(dim=2)
+    is_last = maps.is_contiguous(memory_format=torch.channels_last)
+    if is_last and maps.is_floating_point():  # in one pass over memory, many channels at once
+        highest, first = F.max_pool2d(maps, maps.shape[2:], return_indices=True)
+        return highest.flatten(1), first.flatten(1)
+    return _by_bands(maps)
 
 
-def _bands(maps: Tensor) -> Tensor:
-    """Maps (n, c, h, w) as bands of positions that follow each other, (n, c, bands, values): as many rows as
-    divide the map into equal bands that are worth a pass each, or, where the values of a row lie apart in
-    memory and all channels are passed over at once, one row."""
-    if not maps.is_contiguous():
-        return maps
-    height, width = maps.shape[2:]
+def _by_bands(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, where the values of a map lie together: several times as fast as torch's own way, which goes
+    through them one by one. Only the band in which the maximum is first is looked at again."""
+    n, channels, height, width = maps.shape
     heights = (rows for rows in range(1, height) if height % rows == 0)
-    rows = next((rows for rows in heights if rows * width >= _WORTH), height)
-    return maps.view(*maps.shape[:2], height // rows, rows * width)
-
-
-def _highest(bands: Tensor) -> Tensor:
-    """(n, c, bands), the maximum of each band (n, c, bands, values), in the order in which they lie in
-    memory."""
-    if bands.is_contiguous():
-        return bands.amax(dim=3)
-    last = bands.permute(0, 2, 3, 1)
-    size, channels = last.shape[2:]
-    fits = (n for n in (1, 2, 4) if size % n == 0 and n * channels % _COLUMNS == 0)
-    n = next(fits, 1)
-    if n == 1 or not last.is_contiguous():
-        return last.amax(dim=2).permute(0, 2, 1)
-    together = last.view(*last.shape[:2], size // n, n * channels).amax(dim=2)
-    return together.view(*last.shape[:2], n, channels).amax(dim=2).permute(0, 2, 1)
-
-
-def image_and_channel(rows: _Integers, channels: int) -> tuple[_Integers, _Integers]:
-    """Of which image, and of which channel, some maps are, n times c of them; numpy's divmod takes several
-    times as long."""
-    image = rows // channels
-    return image, rows - image * channels
-
-
-def _first_maxima(bands: Tensor, highest: Tensor, rows: _Integers, width: int) -> _Integers:
-    """The first position of the maximum of some maps, as of `codes_of`, in reach of Python.
-
-    Args:
-        bands: (n, c, bands, values), the maps, laid out in any way.
-        highest: (n, c, bands), the maximum of each band.
-        rows: which maps, n times c of them.
-        width: of the maps.
-    """
-    _, channels, count, size = bands.shape
-    image, channel = image_and_channel(rows, channels)
-    at = torch.from_numpy(image), torch.from_numpy(channel)
-    band = _argmax(highest[at]) if count > 1 else np.zeros_like(rows)
-    codes: _Integers
-    if bands.is_contiguous():  # several times as fast as the other way
-        chosen = bands.flatten(0, 2).index_select(0, torch.from_numpy(rows * count + band))
-        codes = _codes(band * size + _argmax(chosen), width)
-    else:  # each band is a row; those alone: all would be copied to be flat
-        codes = _packed(band, _argmax(bands[(*at, torch.from_numpy(band))]))
-    return codes
+    size = width * next((rows for rows in heights if rows * width >= _WORTH), height)
+    bands = maps.reshape(n * channels, -1, size)
+    highest = bands.amax(dim=2)
+    band = _argmax(highest)
+    within = _argmax(bands[torch.arange(len(bands)), torch.from_numpy(band)])
+    first = torch.from_numpy(band * size + within)
+    return highest.amax(dim=1).view(n, channels), first.view(n, channels)
 
 
 def _argmax(rows: Tensor) -> _Integers:
@@ -204,7 +148,7 @@ def _in_full(rows: Tensor) -> Tensor:
     return rows.float() if rows.dtype.itemsize < torch.float32.itemsize else rows
 
 
-def _codes(flat: Any, width: int) -> Any:
+def _codes(flat: Any, width: Any) -> Any:
     """Of indices into flattened maps."""
     y = flat // width
     return _packed(y, flat - y * width)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from featviz.records.class_sums import ClassSums
-from featviz.records.floor import Floor
 from featviz.records.peaks import Peaks
 from featviz.records.position_counts import KINDS, PositionCounts
 from featviz.records.position_sample import some_positions
@@ -75,15 +74,9 @@ class Spectrum:
             return self
         return replace(self, positions=self.positions.update(chosen))
 
-    def add(
-        self, peaks: Peaks, labels: Sequence[str | None], floor: Floor | None = None
-    ) -> Spectrum:
-        """These, with the peaks of n images and the label of each; None: it has none.
-
-        Args:
-            floor: as of `TopK.add`, of the scores times -1.
-        """
-        negated = self.negated.add(peaks, lowest=True, floor=floor)
+    def add(self, peaks: Peaks, labels: Sequence[str | None]) -> Spectrum:
+        """These, with the peaks of n images and the label of each; None: it has none."""
+        negated = self.negated.add(peaks, lowest=True)
         return replace(self, negated=negated, classes=self.classes.update(peaks.maxima, labels))
 
     def merge(self, other: Spectrum) -> Spectrum:

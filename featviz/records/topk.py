@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -15,9 +14,8 @@ import torch
 from torch import Tensor
 
 from featviz.errors import RecordError, UsageError
-from featviz.records.floor import Floor
 from featviz.records.highest import highest
-from featviz.records.peaks import NONE, Peaks, codes_of, image_and_channel, positions_of
+from featviz.records.peaks import IN_REACH, NONE, Peaks, codes_of, positions_of
 
 _ARRAYS = ("scores", "images", "positions")
 _LAST = torch.iinfo(torch.int32).min
@@ -79,13 +77,6 @@ class TopK:
         """How many slots each unit has."""
         return self.scores.shape[1]
 
-    @cached_property
-    def floor(self) -> Floor | None:
-        """What others have to reach; None where there are empty slots. In reach of Python."""
-        if bool((self.images[:, -1] == NONE).any()):
-            return None
-        return Floor(self.scores[:, -1], self.latest, self.k)
-
     def update(self, maps: Tensor, images: Sequence[int]) -> TopK:
         """These, and the maxima of a batch of activation maps.
 
@@ -95,24 +86,30 @@ class TopK:
         """
         return self.add(Peaks.of(maps, images))
 
-    def add(self, peaks: Peaks, *, lowest: bool = False, floor: Floor | None = None) -> TopK:
+    def add(self, peaks: Peaks, *, lowest: bool = False) -> TopK:
         """These, and those of some images by their scores, which are not NaN. What is computed stays on
         the device, which is not waited for where images come in order.
 
         Args:
             peaks: on the device of these.
             lowest: rank by the scores times -1, which are what is kept.
-            floor: of the scores that are kept, over some of the images of these peaks, k or more: what is
-                below it need not be looked at.
         """
         signed = -peaks.scores + 0.0 if lowest else peaks.scores
         if not all(a < b for a, b in pairwise([self.latest, *peaks.images])):
             return self._with(_Slots.of_all(peaks, signed))
         # all come after those that are held, so that among equal scores the first slot goes first
-        is_few = len(peaks.rows) < signed.numel()
-        others = _Slots.of_few(peaks, signed, floor) if is_few else _Slots.of_all(peaks, signed)
+        if signed.device.type in IN_REACH:
+            others = _Slots.of_few(peaks, signed, self._may_enter(signed))
+        else:
+            others = _Slots.of_all(peaks, signed)
         chosen = self._slots_with(others).highest(self.k)
         return TopK(chosen.scores, chosen.images, positions_of(chosen.codes), peaks.images[-1])
+
+    def _may_enter(self, scores: Tensor) -> Tensor:
+        """(n, c) bool, which scores of images behind those that are held may enter."""
+        if bool((self.images[:, -1] != NONE).all()):
+            return scores > self.scores[:, -1]
+        return scores >= _floor(scores, self.k)
 
     def merge(self, other: TopK) -> TopK:
         """These and those of other images (or of the same ones: an image counts once).
@@ -193,31 +190,26 @@ class _Slots:
     def of_all(cls, peaks: Peaks, scores: Tensor) -> _Slots:
         """(c, n) of n images, by scores (n, c)."""
         images = torch.tensor(peaks.images).to(scores.device, non_blocking=True)
-        return cls(scores.T, images.expand_as(scores.T), peaks.all_codes.T)
+        return cls(scores.T, images.expand_as(scores.T), peaks.codes.T)
 
     @classmethod
-    def of_few(cls, peaks: Peaks, scores: Tensor, floor: Floor | None) -> _Slots:
-        """(c, any) of those that were wanted and reach the floor, in the order of their images; the last are
-        empty. In reach of Python, which knows how many the fullest unit has."""
+    def of_few(cls, peaks: Peaks, scores: Tensor, chosen: Tensor) -> _Slots:
+        """(c, any) of those that are chosen, (n, c) bool, in the order of their images; the last are empty.
+        In reach of Python, which knows how many the fullest unit has."""
         channels = scores.shape[1]
-        rows, codes = peaks.rows.numpy(), peaks.codes.numpy()
-        values = scores.numpy().ravel()[rows]
-        image, channel = image_and_channel(rows, channels)
-        if floor is not None:
-            reaching = np.flatnonzero(values >= floor.scores.numpy()[channel])
-            values, image, channel = values[reaching], image[reaching], channel[reaching]
-            codes = codes[reaching]
+        rows = np.flatnonzero(chosen.numpy())
+        image = rows // channels  # numpy's divmod takes several times as long
+        channel = rows - image * channels
         numbers = channel.astype(np.uint16) if channels <= 2**16 else channel  # sorted sooner
         order = numbers.argsort(kind="stable")
-        channel = channel[order]
+        image, channel = image[order], channel[order]
         counts = np.bincount(channel, minlength=channels)
         slot = np.arange(len(order)) - (counts.cumsum() - counts)[channel]
-        shape, at = (channels, int(counts.max())), (channel, slot)
-        images = np.array(peaks.images, dtype=np.int64)[image]
+        shape, at = (len(counts), int(counts.max())), (channel, slot)
         return cls(
-            _filled(shape, -np.inf, at, values[order]),
-            _filled(shape, NONE, at, images[order]),
-            _filled(shape, NONE, at, codes[order]),
+            _filled(shape, -np.inf, at, scores.numpy()[image, channel]),
+            _filled(shape, NONE, at, np.array(peaks.images, dtype=np.int64)[image]),
+            _filled(shape, NONE, at, peaks.codes_at(image, channel)),
         )
 
     def first(self, n: int) -> _Slots:
@@ -266,6 +258,19 @@ class _Slots:
             keys = key.gather(1, order)
             order = order.gather(1, keys.sort(dim=1, stable=True, descending=descending).indices)
         return self.taken(order)
+
+
+def _floor(scores: Tensor, k: int) -> Tensor:
+    """(c,) what the k highest of the scores (n, c) of a unit reach, and few others: the k-th highest of the
+    maxima of 2 k groups of images, which are found sooner than that of all. Of groups, and not of the first
+    images, since an image's neighbours may all be alike."""
+    n, channels = scores.shape
+    if n <= k:
+        return scores.new_full((channels,), -torch.inf)
+    size = max(1, n // (2 * k))
+    groups = n // size
+    maxima = scores[: size * groups].reshape(size, groups, channels).amax(dim=0)
+    return highest(maxima.T, k)[:, -1]
 
 
 def _filled(shape: tuple[int, int], empty: float, at: tuple[Any, Any], values: Any) -> Tensor:
