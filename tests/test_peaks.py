@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from laws import randint, same_bits
 from torch import Tensor
 
 from featviz.records import peaks as module
-from featviz.records.peaks import Peaks
+from featviz.records.peaks import Peaks, highest_of, ranked_by
 
 
 def tied(dtype: torch.dtype = torch.float32) -> Tensor:
@@ -26,6 +28,10 @@ def slowly(maps: Tensor) -> tuple[Tensor, Tensor]:
         positions.append(divmod(first, maps.shape[3]))
     shape = maps.shape[:2]
     return torch.tensor(maxima).view(shape) + 0.0, torch.tensor(positions).view(*shape, 2)
+
+
+def peaks_of(maps: Tensor, images: Sequence[int]) -> Peaks:
+    return Peaks.of(highest_of(maps), images)
 
 
 def check(own: Peaks, maps: Tensor) -> None:
@@ -46,31 +52,31 @@ def test_the_first_maximum_of_each_map(
 ) -> None:
     monkeypatch.setattr(module, "_WORTH", band)  # bands of one row, of two, and the map
     maps = tied(dtype).contiguous(memory_format=memory_format)
-    check(Peaks.of(maps, range(5)), maps)
+    check(peaks_of(maps, range(5)), maps)
 
 
 def test_bands_of_large_maps() -> None:
     maps = randint(-3, 3, 2, 2, 56, 56).float()
-    check(Peaks.of(maps, range(2)), maps)
+    check(peaks_of(maps, range(2)), maps)
 
 
 @pytest.mark.parametrize("channels", [3, 8, 16, 24, 32])
 def test_channels_last_by_several_values_at_once(channels: int) -> None:
     maps = randint(-3, 3, 2, channels, 6, 12).float().contiguous(memory_format=torch.channels_last)
-    check(Peaks.of(maps, range(2)), maps)
+    check(peaks_of(maps, range(2)), maps)
     some = maps[:, : channels // 2, :, ::3]
-    check(Peaks.of(some, range(2)), some)
+    check(peaks_of(some, range(2)), some)
 
 
 def test_where_python_does_not_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IN_REACH", set())
-    check(Peaks.of(tied(), range(5)), tied())
+    check(peaks_of(tied(), range(5)), tied())
 
 
 def test_the_first_position_of_a_score() -> None:
     maps = tied()
     lowest = maps.amin(dim=(2, 3))
-    own = Peaks.ranked_by(maps, range(5), lowest, has_positions=True)
+    own = Peaks.of(ranked_by(maps, lowest, has_positions=True), range(5))
     _, positions = slowly(-maps)
     assert same_bits(own.scores, lowest)
     assert same_bits(own.positions, positions)
@@ -79,7 +85,7 @@ def test_the_first_position_of_a_score() -> None:
 
 def test_a_score_of_no_position() -> None:
     maps = tied()
-    own = Peaks.ranked_by(maps, range(5), maps.mean(dim=(2, 3)), has_positions=False)
+    own = Peaks.of(ranked_by(maps, maps.mean(dim=(2, 3)), has_positions=False), range(5))
     assert (own.positions == -1).all()
 
 
@@ -88,7 +94,7 @@ def test_a_map_with_nan_has_nan(reach: set[str], monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "IN_REACH", reach)
     maps = tied()
     maps[2, 1, 3, 3] = torch.nan
-    isnan = Peaks.of(maps, range(5)).maxima.isnan()
+    isnan = peaks_of(maps, range(5)).maxima.isnan()
     assert isnan[2, 1]
     assert isnan.sum() == 1
 
@@ -96,7 +102,7 @@ def test_a_map_with_nan_has_nan(reach: set[str], monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [3, 0, 4, 2, 1]])
 def test_batches_joined_are_one_batch(order: list[int]) -> None:
     maps = tied()
-    batches = [Peaks.of(maps[some], some) for some in (order[:2], order[2:])]
+    batches = [peaks_of(maps[some], some) for some in (order[:2], order[2:])]
     own = Peaks.joined(batches)
     check(own, maps)
     assert own.images == [0, 1, 2, 3, 4]

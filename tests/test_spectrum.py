@@ -15,7 +15,7 @@ from featviz.errors import UsageError
 from featviz.records.amplitudes import COUNTED, Amplitudes, counted
 from featviz.records.class_sums import ClassSums
 from featviz.records.image_sample import GROUPS, ImageSample, hash_of
-from featviz.records.peaks import Peaks
+from featviz.records.peaks import Peaks, highest_of
 from featviz.records.position_counts import BINS, PositionCounts, upper_edges
 from featviz.records.position_sample import MOST, some_positions
 from featviz.records.spectrum import Spectrum
@@ -209,7 +209,7 @@ def test_the_weakest_are_those_of_brute_force_in_any_shards(
         images = list(range(12))[own]
         empty = Spectrum.empty(3, k=4)
         counted = empty.counting(maps[own], images, total=maps[:, 0].numel())
-        shards.append(counted.add(Peaks.of(maps[own], images), [None] * len(images)))
+        shards.append(counted.add(Peaks.of(highest_of(maps[own]), images), [None] * len(images)))
     order.shuffle(shards)  # type: ignore[attr-defined]
     merged = Spectrum.empty(3, k=4)
     for shard in shards:

@@ -18,7 +18,7 @@ from featviz import LayerScan, Listing, Statistics, TopK, anatomy
 from featviz.errors import RecordError, UsageError
 from featviz.records import layer_scan
 from featviz.records.image_sample import ImageSample
-from featviz.records.peaks import Peaks
+from featviz.records.peaks import Peaks, highest_of
 from featviz.records.spectrum import Spectrum
 
 Row = tuple[float, int, int, int]
@@ -117,14 +117,16 @@ def test_batches_that_are_held_count_as_they_do_at_once(
     seed: int, k: int, order: list[int], n: int, held: int
 ) -> None:
     values = maps(DATA_SET, seed)
-    peaks = Peaks.of(values, range(DATA_SET))
+    peaks = Peaks.of(highest_of(values), range(DATA_SET))
     highest, lowest = (TopK.empty(CHANNELS, k).add(peaks, lowest=low) for low in (False, True))
     for images in (order, sorted(order)):
         own = scan_of_no_images(k)
         with patch.object(layer_scan, "HELD", held):
             for start in range(0, DATA_SET, n):
                 batch = images[start : start + n]
-                own = own.update(values[batch], Peaks.of(values[batch], batch))
+                own = own.counting(values[batch], batch).holding(
+                    Peaks.of(highest_of(values[batch]), batch)
+                )
         own = own.counted()
         assert own.spectrum is not None
         assert same(own.top, highest)
@@ -176,7 +178,7 @@ def test_peaks_are_the_same_in_any_layout_of_memory(size: tuple[int, int]) -> No
     maps = torch.randint(-9, 60, (6, 5, *size), generator=generator(0)).float()  # with equal maxima
     last = maps.contiguous(memory_format=torch.channels_last)
 
-    own, other = (Peaks.of(values, range(6)) for values in (maps, last))
+    own, other = (Peaks.of(highest_of(values), range(6)) for values in (maps, last))
     assert same_bits(own.maxima, other.maxima)
     assert same_bits(own.first, other.first)
 
@@ -212,7 +214,7 @@ def test_the_lowest_are_the_highest_of_the_negated(seed: int, k: int, cuts: set[
     edges = sorted({0, DATA_SET, *(cut % DATA_SET for cut in cuts)})
     for start, stop in pairwise(edges):
         own = list(range(start, stop))
-        top = top.add(Peaks.of(values[own], own), lowest=True)
+        top = top.add(Peaks.of(highest_of(values[own]), own), lowest=True)
     expected = []
     for channel in range(CHANNELS):
         planes = values[:, channel].tolist()

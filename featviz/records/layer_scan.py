@@ -74,19 +74,23 @@ class LayerScan:
         units = f"{self.layer.channels} units, {int(self.statistics.dead.sum())} dead"
         return f"<LayerScan of {self.layer}: {units}, {self.statistics.count} images>"
 
-    def update(self, maps: Tensor, peaks: Peaks) -> LayerScan:
-        """This layer with a batch of images more, which is held until there are many to be counted at
-        once.
+    def counting(self, maps: Tensor, images: list[int]) -> LayerScan:
+        """This layer with the positions of a batch of maps counted, if it has a spectrum.
 
         Args:
             maps: (n, c, h, w), without NaN; what is counted is on their device.
-            peaks: those of the maps.
+            images: the index of each of the n images.
         """
-        spectrum = self.spectrum
-        if spectrum is not None:
-            total = self.listing.positions(self.layer.map_size)
-            spectrum = spectrum.to(maps.device).counting(maps, peaks.images, total)
-        own = replace(self, spectrum=spectrum, held=(*self.held, peaks))
+        if self.spectrum is None:
+            return self
+        total = self.listing.positions(self.layer.map_size)
+        spectrum = self.spectrum.to(maps.device).counting(maps, images, total)
+        return replace(self, spectrum=spectrum)
+
+    def holding(self, peaks: Peaks) -> LayerScan:
+        """This layer with the peaks of a batch of images more, which are held until there are many to be
+        counted at once."""
+        own = replace(self, held=(*self.held, peaks))
         n = sum(len(batch.images) for batch in own.held)
         return own.counted() if n >= HELD else own
 

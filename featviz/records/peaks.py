@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,23 @@ _SHORT = 32
 """Values of rows whose maxima torch finds sooner than numpy."""
 
 
+class Highest(NamedTuple):
+    """What is taken of maps (n, c, h, w) while they are there, of their type.
+
+    Attributes:
+        maxima: (n, c), of the maps.
+        scores: (n, c), what images are ranked by.
+        first: (n, c) integers, the first position of the score, counted along the rows of the map; -1 where
+            scores are of no position.
+        width: of the maps.
+    """
+
+    maxima: Tensor
+    scores: Tensor
+    first: Tensor
+    width: int
+
+
 @dataclass(frozen=True, eq=False)
 class Peaks:
     """The peaks of n images in the maps of c channels, on the device of the maps.
@@ -32,9 +49,8 @@ class Peaks:
     Attributes:
         images: the index of each image.
         maxima: (n, c) float32, of the maps.
-        scores: (n, c) float32, what images are ranked by: the maxima, or as of `ranked_by`.
-        first: (n, c) int32, the first position of the score, counted along the rows of the map; -1 where
-            scores are of no position.
+        scores: (n, c) float32, what images are ranked by.
+        first: (n, c) int32, as of `Highest`.
         widths: of the maps of each image.
     """
 
@@ -45,25 +61,11 @@ class Peaks:
     widths: list[int]
 
     @classmethod
-    def of(cls, maps: Tensor, images: Sequence[int]) -> Peaks:
-        """Those of maps (n, c, h, w), given the index of the image of each."""
-        maps = maps.detach()
-        highest, first = _first_maxima(maps)
-        maxima = highest.float().add_(0.0)  # in which minus zero is zero
-        return cls(list(images), maxima, maxima, first.int(), _widths(maps))
-
-    @classmethod
-    def ranked_by(
-        cls, maps: Tensor, images: Sequence[int], scores: Tensor, has_positions: bool
-    ) -> Peaks:
-        """The same, with scores (n, c) other than the maxima; if these have positions, each is a value
-        of its map."""
-        maps, scores = maps.detach(), scores.detach()
-        first = torch.full(scores.shape, NONE, dtype=torch.int32, device=scores.device)
-        if has_positions:
-            first = (maps.flatten(2) == scores[..., None]).byte().argmax(dim=-1).int()
-        maxima = maps.amax(dim=(2, 3)).float() + 0.0
-        return cls(list(images), maxima, scores.float() + 0.0, first, _widths(maps))
+    def of(cls, highest: Highest, images: Sequence[int]) -> Peaks:
+        """Those of the maps of some images, given the index of each."""
+        maxima = _float(highest.maxima)
+        scores = maxima if highest.scores is highest.maxima else _float(highest.scores)
+        return cls(list(images), maxima, scores, highest.first.int(), [highest.width] * len(images))
 
     @classmethod
     def joined(cls, batches: Sequence[Peaks]) -> Peaks:
@@ -104,23 +106,42 @@ class Peaks:
         return positions_of(self.codes)
 
 
-def _widths(maps: Tensor) -> list[int]:
-    return [maps.shape[3]] * len(maps)
+def _float(values: Tensor) -> Tensor:
+    """As float32, in which minus zero is zero."""
+    return values.float() + 0.0
+
+
+def highest_of(maps: Tensor) -> Highest:
+    """The maxima of maps (n, c, h, w), and where each is first."""
+    maps = maps.detach()
+    maxima, first = _first_maxima(maps)
+    return Highest(maxima, maxima, first, maps.shape[3])
+
+
+def ranked_by(maps: Tensor, scores: Tensor, has_positions: bool) -> Highest:
+    """The same, with scores (n, c) other than the maxima; if these have positions, each is a value of its
+    map."""
+    maps, scores = maps.detach(), scores.detach()
+    first = torch.full(scores.shape, NONE, device=scores.device)
+    if has_positions:
+        first = (maps.flatten(2) == scores[..., None]).byte().argmax(dim=-1)
+    return Highest(maps.amax(dim=(2, 3)), scores, first, maps.shape[3])
 
 
 def _first_maxima(maps: Tensor) -> tuple[Tensor, Tensor]:
     """The maximum of each map (n, c, h, w), and where along its rows it is first, (n, c)."""
     if maps.device.type not in IN_REACH:
-        return maps.flatten(2).max(dim=2)
+        maxima, first = maps.flatten(2).max(dim=2)
+        return maxima, first
     is_last = maps.is_contiguous(memory_format=torch.channels_last)
     if is_last and maps.is_floating_point():  # in one pass over memory, many channels at once
-        highest, first = F.max_pool2d(maps, maps.shape[2:], return_indices=True)
-        return highest.flatten(1), first.flatten(1)
+        maxima, first = F.max_pool2d(maps, maps.shape[2:], return_indices=True)
+        return maxima.flatten(1), first.flatten(1)
     return _by_bands(maps)
 
 
 def _by_bands(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, where the values of a map lie together: several times as fast as torch's own way, which goes
+    """The same where the values of a map lie together: several times as fast as torch's own way, which goes
     through them one by one. Only the band in which the maximum is first is looked at again."""
     n, channels, height, width = maps.shape
     heights = (rows for rows in range(1, height) if height % rows == 0)

@@ -39,10 +39,10 @@ class Spectrum:
 
     Example:
         >>> import torch
-        >>> from featviz.records.peaks import Peaks
+        >>> from featviz.records.peaks import Peaks, highest_of
         >>> from featviz.records.spectrum import Spectrum
         >>> maps = torch.tensor([2.0, -1.0, 1.0]).view(3, 1, 1, 1)
-        >>> peaks = Peaks.of(maps, images=[0, 1, 2])
+        >>> peaks = Peaks.of(highest_of(maps), images=[0, 1, 2])
         >>> spectrum = Spectrum.empty(channels=1, k=2).add(peaks, [None] * 3)
         >>> spectrum.weakest.images.tolist(), spectrum.weakest.scores.tolist()
         ([[1, 2]], [[-1.0, 1.0]])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from featviz.errors import RecordError, UsageError
 from featviz.records.highest import highest
-from featviz.records.peaks import IN_REACH, NONE, Peaks, codes_of, positions_of
+from featviz.records.peaks import IN_REACH, NONE, Peaks, codes_of, highest_of, positions_of
 
 _ARRAYS = ("scores", "images", "positions")
 _LAST = torch.iinfo(torch.int32).min
@@ -84,7 +84,7 @@ class TopK:
             maps: (n, c, h, w), on the device of these, without NaN.
             images: the index of each of the n images.
         """
-        return self.add(Peaks.of(maps, images))
+        return self.add(Peaks.of(highest_of(maps), images))
 
     def add(self, peaks: Peaks, *, lowest: bool = False) -> TopK:
         """These, and those of some images by their scores, which are not NaN. What is computed stays on
