@@ -37,6 +37,17 @@ class quick_pooling(TorchFunctionMode):  # a context, named as what it does
         return func(*args, **(kwargs or {}))
 
 
+def is_quick(images: object) -> bool:
+    """Whether torch's own pooling is quick in a forward pass of these images: their channels lie last, and so do
+    those of the maps that are made of them."""
+    return (
+        isinstance(images, Tensor)
+        and images.dim() == 4
+        and images.is_contiguous(memory_format=torch.channels_last)
+        and not images.is_contiguous()
+    )
+
+
 def _is_slow(x: object) -> bool:
     """Whether torch would pool this tensor position by position."""
     return (

@@ -103,6 +103,23 @@ def test_other_tensors_are_left_to_torch(shape):
             assert torch.equal(F.max_pool2d(x, 2), expected)
 
 
+@pytest.mark.parametrize("is_last", [False, True])
+def test_maps_whose_channels_lie_last_are_left_to_torch(is_last):
+    """Values are the same; of a mode there is no need, nor time for it."""
+    modes = []
+
+    class Pool(nn.Module):
+        def forward(self, x):
+            modes.append(torch.overrides._get_current_function_mode())
+            return F.max_pool2d(x, 3, 2)
+
+    x = torch.randn(2, 8, 9, 9)
+    expected = F.max_pool2d(x, 3, 2)
+    given = x.contiguous(memory_format=torch.channels_last) if is_last else x
+    assert torch.equal(call_model(Pool(), given), expected)
+    assert [isinstance(mode, quick_pooling) for mode in modes] == [not is_last]
+
+
 def test_a_mode_of_the_users_own_sees_the_pooling():
     class Doubled(TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):

@@ -14,6 +14,7 @@ from laws import generator, same_bits
 from torch import Tensor
 
 from featviz import Statistics
+from featviz.records.class_sums import ClassSums
 from featviz.records.statistics import BINS, bin_edges
 
 CHANNELS, IMAGES = 3, 20
@@ -97,6 +98,22 @@ def test_sums_of_any_numbers_are_exact(values: list[float]) -> None:
     clipped = [min(max(value, -(2.0**54)), 2.0**54) for value in values]
     expected = sum(math.floor(Fraction(value) * 2**64) for value in clipped)
     assert sum(limb << (32 * i) for i, limb in enumerate(result.sums[0].tolist())) == expected
+
+
+@law
+@given(values=any_numbers, seed=seeds, classes=st.integers(1, 9))
+def test_sums_of_classes_are_those_of_their_images(
+    values: list[float], seed: int, classes: int
+) -> None:
+    labels = [[None, *"abcdefgh"][i * seed % classes] for i in range(len(values))]
+    peaks = torch.tensor(values)[:, None] * torch.tensor([1.0, -0.5])
+    result = ClassSums({}, {}).update(peaks[:7], labels[:7]).update(peaks[7:], labels[7:])
+    assert sum(result.counts.values()) == sum(label is not None for label in labels)
+    assert set(result.sums) == set(result.counts) == {*labels} - {None}
+    for label, sums in result.sums.items():
+        rows = [i for i, other in enumerate(labels) if other == label]
+        assert same_bits(sums, Statistics.empty(2).update(peaks[rows]).sums)
+        assert result.counts[label] == len(rows)
 
 
 @law

@@ -17,22 +17,24 @@ class Numbers:
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = keys
-        self.first: dict[str, Tensor] = {}  # the first image with NaN, by what gave it
+        self.first: Tensor | None = None  # by column of what was given, the first image with NaN
+        self.columns: dict[str, int] = {}  # how many there are, by what gave them
 
-    def take(self, what: str, values: Tensor, images: list[int]) -> None:
-        """Note the values (n, c) of some images."""
-        isnan = values.isnan()
+    def take(self, values: dict[str, Tensor], images: list[int]) -> None:
+        """Note the values (n, c) of some images, by what gave them; the same things each time."""
+        device = next(
+            iter(values.values())
+        ).device  # of a model on several, that of its first layer
+        isnan = torch.cat([own.to(device) for own in values.values()], dim=1).isnan()
         if isnan.device.type in IN_REACH and not isnan.any():
             return
-        none = len(self.keys)
-        indices = torch.tensor(images).to(values.device, non_blocking=True)
-        first = indices.masked_fill(~isnan.any(dim=1), none).amin()
-        if what in self.first:
-            first = torch.minimum(first, self.first[what])
-        self.first[what] = first
+        indices = torch.tensor(images).to(isnan.device, non_blocking=True)[:, None]
+        first = torch.where(isnan, indices, len(self.keys)).amin(dim=0)
+        self.first = first if self.first is None else torch.minimum(self.first, first)
+        self.columns = {what: own.shape[1] for what, own in values.items()}
 
     def are_right(self) -> bool:
-        return all(int(first) == len(self.keys) for first in self.first.values())
+        return self.first is None or int(self.first.amin()) == len(self.keys)
 
     def check(self) -> None:
         """Make sure that there was no NaN.
@@ -40,9 +42,14 @@ class Numbers:
         Raises:
             NumberError: there was; the message names what gave it, and on which image.
         """
-        for what, first in self.first.items():
-            if int(first) < len(self.keys):
-                key = self.keys[int(first)]
+        if self.first is None or self.are_right():
+            return
+        first, start = self.first.tolist(), 0
+        for what, columns in self.columns.items():
+            image = min(first[start : start + columns])
+            start += columns
+            if image < len(self.keys):
+                key = self.keys[image]
                 raise NumberError(
                     f"{what} gives NaN on image {key!r}: check weights and preprocessing"
                 )

@@ -191,8 +191,8 @@ class ScanRun:
                 layers[name] = state[name].counting(maps, images)
 
         self.reader.read(in_model_space(self.data, batch, self.parameter), reduce)
-        # what needs no maps, of all layers in a row, takes half the time that it takes between them
-        peaks = {name: Peaks.of(highest, images) for name, highest in found.items()}
+        # the rest needs no maps: between the layers of a network each small operation takes longer
+        peaks = {name: Peaks.of(found[name], images) for name in state}
         self._note(peaks, images)
         layers = {name: layers[name].holding(own) for name, own in peaks.items()}
         amplitudes = state.amplitudes
@@ -203,10 +203,11 @@ class ScanRun:
 
     def _note(self, peaks: dict[str, Peaks], images: list[int]) -> None:
         """Note whether what the layers gave are numbers, and make sure of it where that can be known."""
+        values = {f"layer {name!r}": own.maxima for name, own in peaks.items()}
         for name, own in peaks.items():
-            self.numbers.take(f"layer {name!r}", own.maxima, images)
             if own.scores is not own.maxima:
-                self.numbers.take(f"score of layer {name!r}", own.scores, images)
+                values[f"score of layer {name!r}"] = own.scores
+        self.numbers.take(values, images)
         if self.parameter.device.type in IN_REACH:
             self.numbers.check()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featviz.records.sums import LIMBS, added, empty_sums, total_of
+from featviz.records.sums import LIMBS, sums_by, total_of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,21 +41,20 @@ class ClassSums:
     def update(self, peaks: Tensor, labels: Sequence[str | None]) -> ClassSums:
         """These, and the maxima (n, c) of images with n labels, on the device of these, which is not
         waited for. Images whose label is None do not count."""
-        peaks = peaks.detach().float()
-        rows: dict[str, list[int]] = {}
-        for row, label in enumerate(labels):
-            if label is not None:
-                rows.setdefault(label, []).append(row)
-        sums, counts = dict(self.sums), dict(self.counts)
-        for label, own in rows.items():
+        rows = [row for row, label in enumerate(labels) if label is not None]
+        own = [label for label in labels if label is not None]
+        if not own:
+            return self
+        counted = Counter(own)
+        group = {label: i for i, label in enumerate(counted)}
+        sums = dict(self.sums)
+        index = torch.tensor([rows, [group[label] for label in own]], dtype=torch.int64)
+        chosen, groups = index.to(peaks.device, non_blocking=True)
+        added = sums_by(groups, len(group), peaks.detach().float()[chosen])
+        for label, sum_of_class in zip(group, added, strict=True):
             before = sums.get(label)
-            if before is None:
-                before = empty_sums(peaks.shape[1]).to(peaks.device)
-            sums[label] = added(
-                before, peaks[torch.tensor(own).to(peaks.device, non_blocking=True)]
-            )
-            counts[label] = counts.get(label, 0) + len(own)
-        return ClassSums(sums, counts)
+            sums[label] = sum_of_class.clone() if before is None else before + sum_of_class
+        return ClassSums(sums, dict(Counter(self.counts) + counted))
 
     def merge(self, other: ClassSums) -> ClassSums:
         """These and those of other images."""
