@@ -180,19 +180,19 @@ class ScanRun:
     def _with(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:
         """The scan after some images at once."""
         layers: dict[str, LayerScan] = {}
-        found: dict[str, Highest] = {}
+        highest: dict[str, Highest] = {}
         shape = shape_of(batch)
 
         def reduce(name: str, output: Tensor) -> None:
             maps = as_maps(self.sized.for_maps(state[name].layer, shape), output)  # (n, c, h, w)
             scores = self._scores(state[name], maps)
             with torch._C.DisableTorchFunction():  # of small operations, a mode is the larger part
-                found[name] = _highest(state[name], maps, scores)
+                highest[name] = _highest(state[name], maps, scores)
                 layers[name] = state[name].counting(maps, images)
 
         self.reader.read(in_model_space(self.data, batch, self.parameter), reduce)
         # the rest needs no maps: between the layers of a network each small operation takes longer
-        peaks = {name: Peaks.of(found[name], images) for name in state}
+        peaks = {name: Peaks.of(highest[name], images) for name in state}
         self._note(peaks, images)
         layers = {name: layers[name].holding(own) for name, own in peaks.items()}
         amplitudes = state.amplitudes
