@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from laws import randint, same_bits
+from laws import randint
 from nets import plain
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -64,17 +64,25 @@ def same_scan(a: Scan, b: Scan) -> bool:
         return False
     same_listing = a.listing.packed == b.listing.packed
     same_listing &= a.listing.input_shape == b.listing.input_shape
+    same_listing &= _amplitudes(a) == _amplitudes(b)
     rest = ("identity", "ranges", "span", "skipped")
     return same_listing and all(getattr(a, name) == getattr(b, name) for name in rest)
 
 
+def _amplitudes(own: Scan) -> dict[str, bytes]:
+    arrays = {} if own.amplitudes is None else own.amplitudes.arrays()
+    return {name: value.tobytes() for name, value in arrays.items()}
+
+
 def _same_layer(a: LayerScan, b: LayerScan) -> bool:
-    if a.layer != b.layer or a.statistics.count != b.statistics.count:
+    return a.layer == b.layer and a.statistics.count == b.statistics.count and same_arrays(a, b)
+
+
+def same_arrays(a: LayerScan, b: LayerScan) -> bool:
+    """Whether what is counted of two layers is the same to the last bit, the spectrum included."""
+    own, other = (layer_scan.arrays(layer_scan.listing.label_names) for layer_scan in (a, b))
+    if list(own) != list(other):
         return False
-    tops = all(same_bits(*_pair(a.top, b.top, n)) for n in ("scores", "images", "positions"))
-    counted = ("sums", "maximum", "active", "histogram")
-    return tops and all(same_bits(*_pair(a.statistics, b.statistics, n)) for n in counted)
-
-
-def _pair(a: object, b: object, name: str) -> tuple[Tensor, Tensor]:
-    return getattr(a, name), getattr(b, name)
+    same = (value.tobytes() == other[name].tobytes() for name, value in own.items())
+    shapes = (value.shape == other[name].shape for name, value in own.items())
+    return all(same) and all(shapes)

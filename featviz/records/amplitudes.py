@@ -73,6 +73,10 @@ class Amplitudes:
         units = amplitudes.mul_(_UNIT).round_()
         return Amplitudes(self.count + len(images), self.sums + units.sum(dim=0, dtype=torch.int64))
 
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays by name, to be saved."""
+        return {"amplitudes": self.sums.numpy(), "amplitude_images": np.array(self.count)}
+
     def merge(self, other: Amplitudes) -> Amplitudes:
         """These and those of other images.
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,6 +138,15 @@ class LayerScan:
             spectrum=None if self.spectrum is None else self.spectrum.to(device),
         )
 
+    def arrays(self, labels: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays by name, to be saved.
+
+        Args:
+            labels: all that images may have, in order.
+        """
+        arrays = self.top.arrays() | self.statistics.arrays() | self.maxima.arrays()
+        return arrays if self.spectrum is None else arrays | self.spectrum.arrays(labels)
+
     def strongest(self, channels: list[int] | None = None) -> list[int]:
         """Channels by their strongest response, strongest first; None: of all."""
         highest = self.top.scores[:, 0].tolist()
@@ -172,6 +184,13 @@ class LayerScan:
             ranks = (self.top.images[channel] != NONE).nonzero().flatten().tolist()
             rows += [self.row(channel, rank) for rank in ranks]
         return rows
+
+    def html_row(self) -> str:
+        """What it is, and how its units respond, as a row of an HTML table."""
+        layer, statistics = self.layer, self.statistics
+        dead, mean = int(statistics.dead.sum()), f"{float(statistics.mean.mean()):.3g}"
+        cells = (layer.name, layer.kind, layer.channels, dead, layer.field, mean)
+        return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
 
     def row(self, channel: int, rank: int) -> dict[str, Any]:
         """The exemplar of a unit at a rank, from 0, as a row of a table; its slot is not empty."""

@@ -10,8 +10,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from featviz.errors import (
     FeatvizError,
     LayerError,
@@ -31,6 +29,7 @@ from featviz.records._arrays import (
     packed,
 )
 from featviz.records._layers import layer_to_json
+from featviz.records._merging import check_mergeable, skips
 from featviz.records._progress import check_resumes, check_schema, checksum, stale
 from featviz.records._ranges import in_words, is_within, joined, overlap
 from featviz.records._scan_reading import unpacked
@@ -131,7 +130,7 @@ class Scan(Mapping[str, LayerScan]):
         return words
 
     def _repr_html_(self) -> str:
-        rows = "".join(_html_row(layer_scan) for layer_scan in self.values())
+        rows = "".join(layer_scan.html_row() for layer_scan in self.values())
         heads = ("layer", "kind", "units", "dead", "receptive field", "mean response")
         head = "".join(f"<th>{name}</th>" for name in heads)
         return f"<p>{escape(repr(self))}</p><table><tr>{head}</tr>{rows}</table>"
@@ -291,7 +290,7 @@ class Scan(Mapping[str, LayerScan]):
             RecordError: the two are of different things, or each holds images of the other, but not
                 all: then merge the shards themselves.
         """
-        _check_mergeable(self, other)
+        check_mergeable(self, other, apart=[_LAYOUT])
         merged = self._merged(other)
         if self.identity.get(_LAYOUT) == other.identity.get(_LAYOUT):
             return merged
@@ -300,7 +299,7 @@ class Scan(Mapping[str, LayerScan]):
     def _merged(self, other: Scan) -> Scan:
         """As `merge`, of scans that may be merged, in the layout of one of them."""
         if self.ranges == other.ranges:
-            return min(self, other, key=_skips)
+            return min(self, other, key=skips)
         if is_within(other.ranges, self.ranges):
             return self
         if is_within(self.ranges, other.ranges):
@@ -356,7 +355,8 @@ class Scan(Mapping[str, LayerScan]):
         """
         folder = Path(folder)
         labels = self.listing.label_names
-        data = packed([_arrays(own, labels) for own in self.values()], _common(self))
+        amplitudes = {} if self.amplitudes is None else self.amplitudes.arrays()
+        data = packed([own.arrays(labels) for own in self.values()], amplitudes)
         arrays = arrays_name(data)
         write_atomic(folder / arrays, data)
         listing = save_listing(self.listing, Path(listing_in or folder))
@@ -396,36 +396,6 @@ def _together(first: Amplitudes | None, second: Amplitudes | None) -> Amplitudes
     return None if first is None or second is None else first.merge(second)
 
 
-def _arrays(layer_scan: LayerScan, labels: list[str]) -> dict[str, Any]:
-    """What is saved of a layer, by name."""
-    arrays = layer_scan.top.arrays() | layer_scan.statistics.arrays() | layer_scan.maxima.arrays()
-    if layer_scan.spectrum is not None:
-        arrays |= layer_scan.spectrum.arrays(labels)
-    return arrays
-
-
-def _common(scan: Scan) -> dict[str, Any]:
-    """What is saved of all layers together."""
-    own = scan.amplitudes
-    if own is None:
-        return {}
-    return {"amplitudes": own.sums.numpy(), "amplitude_images": np.array(own.count)}
-
-
-def _html_row(layer_scan: LayerScan) -> str:
-    layer, statistics = layer_scan.layer, layer_scan.statistics
-    mean = float(statistics.mean.mean())
-    cells = (
-        layer.name,
-        layer.kind,
-        layer.channels,
-        int(statistics.dead.sum()),
-        layer.field,
-        f"{mean:.3g}",
-    )
-    return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
-
-
 def _manifest(scan: Scan, arrays: str, listing: str) -> dict[str, Any]:
     manifest = {
         "schema": SCHEMA,
@@ -443,31 +413,3 @@ def _manifest(scan: Scan, arrays: str, listing: str) -> dict[str, Any]:
         "layers": [layer_to_json(layer_scan.layer) for layer_scan in scan.values()],
     }
     return manifest | {"checksum": checksum(manifest)}
-
-
-def _skips(scan: Scan) -> tuple[int, list[tuple[int, str]]]:
-    """Of two scans of the same images the one that could read more of them comes first."""
-    skipped = [(entry.index, entry.reason) for entry in scan.skipped]
-    return len(skipped), skipped
-
-
-def _check_mergeable(first: Scan, second: Scan) -> None:
-    """Make sure that two scans are of the same things.
-
-    Raises:
-        RecordError: they are not; the message says what differs.
-    """
-    differing = [
-        key
-        for key in sorted({*first.identity, *second.identity} - {_LAYOUT})
-        if first.identity.get(key) != second.identity.get(key)
-    ]
-    listings = (first.listing, second.listing)
-    listed = [(own.keys, own.labels, own.input_shape, own.sizes) for own in listings]
-    if listed[0] != listed[1]:
-        differing.append("images")
-    if differing:
-        raise RecordError(
-            f"two scans of other {', '.join(dict.fromkeys(differing))} do not merge: scan all shards "
-            "with the same model, weights, images, layers, k, score and precision"
-        )
