@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import ModelError, UsageError
-from featviz.pooling import is_quick, quick_pooling
+from featviz.pooling import pooling_of
 
 Forward = Callable[[nn.Module, Tensor], Any]
 """Calls a model on a batch of images (n, c, h, w) in model space, and returns its output."""
@@ -57,8 +57,7 @@ def call_model(
     before = current_pass()
     _running.current = Pass()
     try:
-        # a mode takes some percent of a small network's time
-        with nullcontext() if as_written or is_quick(images) else quick_pooling():
+        with nullcontext() if as_written else pooling_of(model, images):
             output = _called(model, images, forward)
         _running.current.is_done = True
     finally:

@@ -103,21 +103,37 @@ def test_other_tensors_are_left_to_torch(shape):
             assert torch.equal(F.max_pool2d(x, 2), expected)
 
 
+class Pool(nn.Module):
+    """Notes whether it is run within the block; ``rebuilt``: its images lie as they come, whatever was given."""
+
+    def __init__(self, rebuilt=False):
+        super().__init__()
+        self.rebuilt = rebuilt
+        self.within = []
+
+    def forward(self, x):
+        mode = torch.overrides._get_current_function_mode()
+        self.within.append(isinstance(mode, quick_pooling))
+        return F.max_pool2d(x[:, [2, 1, 0]] if self.rebuilt else x, 3, 2)
+
+
 @pytest.mark.parametrize("is_last", [False, True])
-def test_maps_whose_channels_lie_last_are_left_to_torch(is_last):
-    """Values are the same; of a mode there is no need, nor time for it."""
-    modes = []
-
-    class Pool(nn.Module):
-        def forward(self, x):
-            modes.append(torch.overrides._get_current_function_mode())
-            return F.max_pool2d(x, 3, 2)
-
-    x = torch.randn(2, 8, 9, 9)
-    expected = F.max_pool2d(x, 3, 2)
+@pytest.mark.parametrize("rebuilt", [False, True])
+def test_a_model_is_left_to_torch_where_its_maps_have_their_channels_last(rebuilt, is_last):
+    model, x = Pool(rebuilt), torch.randn(2, 3, 9, 9)
+    expected = Pool(rebuilt)(x)
     given = x.contiguous(memory_format=torch.channels_last) if is_last else x
-    assert torch.equal(call_model(Pool(), given), expected)
-    assert [isinstance(mode, quick_pooling) for mode in modes] == [not is_last]
+    for _ in range(3):
+        assert torch.equal(call_model(model, given), expected)
+    call_model(model, x)
+    is_left = is_last and not rebuilt
+    assert model.within == [True, not is_left, not is_left, True]
+
+
+def test_images_of_vmap_are_pooled():
+    x = torch.randn(4, 2, 3, 9, 9)
+    expected = F.max_pool2d(x.flatten(0, 1), 3, 2).unflatten(0, (4, 2))
+    assert torch.equal(torch.vmap(lambda images: call_model(Pool(), images))(x), expected)
 
 
 def test_a_mode_of_the_users_own_sees_the_pooling():
