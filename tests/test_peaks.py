@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -41,31 +41,36 @@ def check(own: Peaks, maps: Tensor) -> None:
     assert same_bits(own.positions, positions)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("band", [1, 7, 12, 768])
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "channels first": Tensor.contiguous,
+    "channels last": lambda maps: maps.contiguous(memory_format=torch.channels_last),
+    "some of the channels": lambda maps: LAYOUTS["channels last"](maps.repeat(1, 3, 1, 1))[:, 4:9],
+    "every other column": lambda maps: maps.repeat_interleave(2, dim=3)[..., ::2],
+    "columns before rows": lambda maps: maps.mT.contiguous().mT,
+    "one map for all": lambda maps: maps[:, :1].expand(-1, 7, -1, -1),
+}
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int8]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (4, 6), (20, 24)])
 def test_the_first_maximum_of_each_map(
-    dtype: torch.dtype,
-    memory_format: torch.memory_format,
-    band: int,
-    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype, layout: str, size: tuple[int, int]
 ) -> None:
-    monkeypatch.setattr(module, "_WORTH", band)  # bands of one row, of two, and the map
-    maps = tied(dtype).contiguous(memory_format=memory_format)
-    check(peaks_of(maps, range(5)), maps)
+    maps = LAYOUTS[layout](randint(-3, 3, 3, 5, *size).to(dtype))
+    before = maps.clone()
+    check(peaks_of(maps, range(3)), maps)
+    assert torch.equal(maps, before)
 
 
-def test_bands_of_large_maps() -> None:
-    maps = randint(-3, 3, 2, 2, 56, 56).float()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_map_of_minus_infinity_has_its_maximum_first(layout: str) -> None:
+    maps = randint(-3, 3, 2, 40, 6, 8).float()
+    maps[:, ::3] = -torch.inf
+    maps[0, 1, 3, 4:] = torch.inf
+    maps = LAYOUTS[layout](maps)
     check(peaks_of(maps, range(2)), maps)
-
-
-@pytest.mark.parametrize("channels", [3, 8, 16, 24, 32])
-def test_channels_last_by_several_values_at_once(channels: int) -> None:
-    maps = randint(-3, 3, 2, channels, 6, 12).float().contiguous(memory_format=torch.channels_last)
-    check(peaks_of(maps, range(2)), maps)
-    some = maps[:, : channels // 2, :, ::3]
-    check(peaks_of(some, range(2)), some)
 
 
 def test_where_python_does_not_reach(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from featviz.records.peaks import IN_REACH
 
 
 class Numbers:
-    """Whether all values so far are numbers, noted on the device where they are, without waiting for
-    it."""
+    """Whether all values so far are numbers, noted on their device, of several on that of the first
+    layer, without waiting for it."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = keys
@@ -21,17 +21,17 @@ class Numbers:
         self.columns: dict[str, int] = {}  # how many there are, by what gave them
 
     def take(self, values: dict[str, Tensor], images: list[int]) -> None:
-        """Note the values (n, c) of some images, by what gave them; the same things each time."""
-        device = next(
-            iter(values.values())
-        ).device  # of a model on several, that of its first layer
+        """Note the values (n, c) of some images, by what gave them: the same things each time, of which the
+        first that gave NaN is named."""
+        values = {what: values[what] for what in self.columns or values}
+        self.columns = {what: own.shape[1] for what, own in values.items()}
+        device = next(iter(values.values())).device
         isnan = torch.cat([own.to(device) for own in values.values()], dim=1).isnan()
         if isnan.device.type in IN_REACH and not isnan.any():
             return
         indices = torch.tensor(images).to(isnan.device, non_blocking=True)[:, None]
         first = torch.where(isnan, indices, len(self.keys)).amin(dim=0)
         self.first = first if self.first is None else torch.minimum(self.first, first)
-        self.columns = {what: own.shape[1] for what, own in values.items()}
 
     def are_right(self) -> bool:
         return self.first is None or int(self.first.amin()) == len(self.keys)

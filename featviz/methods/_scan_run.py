@@ -191,25 +191,29 @@ class ScanRun:
                 layers[name] = state[name].counting(maps, images)
 
         self.reader.read(in_model_space(self.data, batch, self.parameter), reduce)
-        # the rest needs no maps: between the layers of a network each small operation takes longer
-        peaks = {name: Peaks.of(highest[name], images) for name in state}
-        self._note(peaks, images)
-        layers = {name: layers[name].holding(own) for name, own in peaks.items()}
+        held = self._held(layers, highest, images)
+        layers = {name: held[name] for name in state}  # in the order of the record
         amplitudes = state.amplitudes
         if amplitudes is not None:
             rows = counted(images, len(state.listing))
             amplitudes = amplitudes.update(batch if len(rows) == len(batch) else batch[rows])
         return state.with_progress(layers, position, list(self.skipped), amplitudes)
 
-    def _note(self, peaks: dict[str, Peaks], images: list[int]) -> None:
-        """Note whether what the layers gave are numbers, and make sure of it where that can be known."""
-        values = {f"layer {name!r}": own.maxima for name, own in peaks.items()}
+    def _held(
+        self, layers: dict[str, LayerScan], highest: dict[str, Highest], images: list[int]
+    ) -> dict[str, LayerScan]:
+        """The layers after a batch, in the order of the forward pass. What needs no maps is done behind it:
+        between the layers of a network each small operation takes longer."""
+        peaks = {name: Peaks.of(own, images) for name, own in highest.items()}
+        values: dict[str, Tensor] = {}
         for name, own in peaks.items():
+            values[f"layer {name!r}"] = own.maxima
             if own.scores is not own.maxima:
                 values[f"score of layer {name!r}"] = own.scores
         self.numbers.take(values, images)
         if self.parameter.device.type in IN_REACH:
             self.numbers.check()
+        return {name: layers[name].holding(own) for name, own in peaks.items()}
 
     def _scores(self, layer_scan: LayerScan, maps: Tensor) -> Tensor | None:
         """What images are ranked by; None: the maxima of a layer's maps."""

@@ -19,8 +19,6 @@ IN_REACH = {"cpu"}
 """Devices whose values Python reads without waiting."""
 _BITS = 32
 """Of a code, those of x."""
-_WORTH = 384
-"""Values over which a maximum is taken at the speed of memory."""
 _SHORT = 32
 """Values of rows whose maxima torch finds sooner than numpy."""
 
@@ -121,7 +119,8 @@ def highest_of(maps: Tensor) -> Highest:
 def ranked_by(maps: Tensor, scores: Tensor, has_positions: bool) -> Highest:
     """The same, with scores (n, c) other than the maxima; if these have positions, each is a value of its
     map."""
-    maps, scores = maps.detach(), scores.detach()
+    # a copy: a function may give a view of the maps, in which what comes next works in place
+    maps, scores = maps.detach(), scores.detach().clone()
     first = torch.full(scores.shape, NONE, device=scores.device)
     if has_positions:
         first = (maps.flatten(2) == scores[..., None]).byte().argmax(dim=-1)
@@ -137,31 +136,17 @@ def _first_maxima(maps: Tensor) -> tuple[Tensor, Tensor]:
     if is_last and maps.is_floating_point():  # in one pass over memory, many channels at once
         maxima, first = F.max_pool2d(maps, maps.shape[2:], return_indices=True)
         return maxima.flatten(1), first.flatten(1)
-    return _by_bands(maps)
+    rows = maps.flatten(2).flatten(0, 1)
+    first = _argmax(rows)
+    maxima = rows.gather(1, first[:, None])
+    return maxima.view(maps.shape[:2]), first.view(maps.shape[:2])
 
 
-def _by_bands(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """The same where the values of a map lie together: several times as fast as torch's own way, which goes
-    through them one by one. Only the band in which the maximum is first is looked at again."""
-    n, channels, height, width = maps.shape
-    heights = (rows for rows in range(1, height) if height % rows == 0)
-    size = width * next((rows for rows in heights if rows * width >= _WORTH), height)
-    bands = maps.reshape(n * channels, -1, size)
-    highest = bands.amax(dim=2)
-    band = _argmax(highest)
-    within = _argmax(bands[torch.arange(len(bands)), torch.from_numpy(band)])
-    first = torch.from_numpy(band * size + within)
-    return highest.amax(dim=1).view(n, channels), first.view(n, channels)
-
-
-def _argmax(rows: Tensor) -> _Integers:
+def _argmax(rows: Tensor) -> Tensor:
     """The first maximum of each row (n, any), in reach of Python."""
-    first: _Integers
     if rows.shape[1] < _SHORT:
-        first = rows.max(dim=1).indices.numpy()
-    else:  # several times as fast as torch's own
-        first = _in_full(rows).numpy().argmax(axis=1)
-    return first
+        return rows.max(dim=1).indices
+    return torch.from_numpy(_in_full(rows).numpy().argmax(axis=1))  # several times as fast
 
 
 def _in_full(rows: Tensor) -> Tensor:
