@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from featviz.errors import ModelError, UsageError
-from featviz.pooling import pooling_of
+from featviz.pooling import quick_pooling
 
 Forward = Callable[[nn.Module, Tensor], Any]
 """Calls a model on a batch of images (n, c, h, w) in model space, and returns its output."""
@@ -57,12 +58,28 @@ def call_model(
     before = current_pass()
     _running.current = Pass()
     try:
-        with nullcontext() if as_written else pooling_of(model, images):
+        is_plain = as_written or isinstance(forward, AsWritten)
+        with nullcontext() if is_plain else quick_pooling():
             output = _called(model, images, forward)
         _running.current.is_done = True
     finally:
         _running.current = before
     return output
+
+
+@dataclass(frozen=True)
+class AsWritten:
+    """Calls a model without the mode in which max-pooling is quick, for one that has no use for it: a mode takes
+    some percent of a small network's time.
+
+    Attributes:
+        forward: how the model is called; None: ``model(images)``.
+    """
+
+    forward: Forward | None
+
+    def __call__(self, model: nn.Module, images: Tensor) -> Any:
+        return _called(model, images, self.forward)
 
 
 def within(block: AbstractContextManager[Any], forward: Forward | None) -> Forward:

@@ -6,15 +6,13 @@ the kernel takes many at once, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
-from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode, has_torch_function
@@ -27,53 +25,21 @@ _DTYPES = {torch.float32, torch.float64}
 Sizes = int | Sequence[int]
 
 
-_QUICK: WeakSet[nn.Module] = WeakSet()
-"""Models whose maps torch itself pools quickly, where the channels of images lie last."""
-
-
 class quick_pooling(TorchFunctionMode):  # a context, named as what it does
     """Within the block max-pooling on CPUs is quick, unless another mode that is entered outside of the
     block is to see it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_used = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         if func in _FUNCTIONS and _is_slow(args[0] if args else None):
-            self.is_used = True
             return _max_pool2d(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def pooling_of(model: nn.Module, images: object) -> Iterator[None]:
-    """A block with a forward pass in which max-pooling is quick.
-
-    The mode takes some percent of a small network's time. Where the channels of images lie last, those of most
-    models' maps do too, and a model that had no use for it is run without it from then on.
-    """
-    is_last = _lie_last(images)
-    if is_last and model in _QUICK:
-        yield
-        return
-    mode = quick_pooling()
-    with mode:
-        yield
-    if is_last and not mode.is_used:
-        _QUICK.add(model)
-
-
-def _lie_last(images: object) -> bool:
-    """Whether images (n, c, h, w) have their channels last in memory, and not first."""
-    return (
-        isinstance(images, Tensor)
-        and images.dim() == 4
-        and not images.is_contiguous()
-        and images.stride(1) == 1
-    )
+def lies_last(maps: Tensor) -> bool:
+    """Whether torch's own pooling of these is quick: maps (n, c, h, w) have their channels last in memory."""
+    return maps.dim() != 4 or maps.is_contiguous(memory_format=torch.channels_last)
 
 
 def _is_slow(x: object) -> bool:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from featviz.forward import call_model
+from featviz import anatomy, open_images, scan
+from featviz.forward import AsWritten, call_model
 from featviz.pooling import quick_pooling
 from featviz.rules.graph import name_of
 
@@ -108,32 +109,45 @@ class Pool(nn.Module):
 
     def __init__(self, rebuilt=False):
         super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.last = nn.Conv2d(8, 2, 1)
         self.rebuilt = rebuilt
         self.within = []
 
     def forward(self, x):
         mode = torch.overrides._get_current_function_mode()
-        self.within.append(isinstance(mode, quick_pooling))
-        return F.max_pool2d(x[:, [2, 1, 0]] if self.rebuilt else x, 3, 2)
+        self.within.append((len(x), isinstance(mode, quick_pooling)))
+        x = self.conv(x[:, [2, 1, 0]] if self.rebuilt else x)
+        return self.last(F.max_pool2d(x, 3, 2))
 
 
-@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("rebuilt", [False, True])
-def test_a_model_is_left_to_torch_where_its_maps_have_their_channels_last(rebuilt, is_last):
-    model, x = Pool(rebuilt), torch.randn(2, 3, 9, 9)
-    expected = Pool(rebuilt)(x)
-    given = x.contiguous(memory_format=torch.channels_last) if is_last else x
-    for _ in range(3):
-        assert torch.equal(call_model(model, given), expected)
-    call_model(model, x)
-    is_left = is_last and not rebuilt
-    assert model.within == [True, not is_left, not is_left, True]
+def test_a_scan_leaves_maps_to_torch_whose_channels_lie_last(rebuilt, channels_last):
+    """After the first batch, which shows how they lie."""
+    model, images = Pool(rebuilt).eval(), open_images(torch.rand(12, 3, 16, 16))
+    net = anatomy(model, (3, 16, 16))
+    model.within.clear()
+    scan(model, images, k=2, batch_size=4, net=net, channels_last=channels_last)
+    batches = [is_within for n, is_within in model.within if n == 4]
+    is_left = channels_last and not rebuilt
+    assert batches == [True, not is_left, not is_left]
+
+
+def test_a_model_that_is_called_as_written_has_the_same_output():
+    model, x = Pool().eval(), torch.randn(2, 3, 16, 16)
+    doubled = AsWritten(lambda model, images: model(2 * images))
+    with torch.no_grad():
+        assert torch.equal(call_model(model, x, doubled), Pool.forward(model, 2 * x))
+        assert torch.equal(call_model(model, x, AsWritten(None)), call_model(model, x))
+    assert [is_within for _, is_within in model.within] == [False, False, False, True]
 
 
 def test_images_of_vmap_are_pooled():
     x = torch.randn(4, 2, 3, 9, 9)
     expected = F.max_pool2d(x.flatten(0, 1), 3, 2).unflatten(0, (4, 2))
-    assert torch.equal(torch.vmap(lambda images: call_model(Pool(), images))(x), expected)
+    pool = nn.MaxPool2d(3, 2)
+    assert torch.equal(torch.vmap(lambda images: call_model(pool, images))(x), expected)
 
 
 def test_a_mode_of_the_users_own_sees_the_pooling():

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import ImageError, ModelError
-from featviz.forward import Forward
+from featviz.forward import AsWritten, Forward
 from featviz.hooks import Reduce, read
 from featviz.images.collection import Images
 from featviz.methods._inputs import check_rows
+from featviz.pooling import lies_last
 from featviz.units import Layer
 
 
@@ -56,6 +57,7 @@ class SteadyReader:
         batch_size: of the pass; 1 allows a forward that depends on the batch.
         forward: how the model is called, as of `read`; None: ``model(images)``.
         is_checked: whether the batches to come need not show it.
+        pools_quickly: whether maps of the batch that showed it have their channels last.
     """
 
     model: nn.Module
@@ -64,6 +66,7 @@ class SteadyReader:
     batch_size: int
     forward: Forward | None = None
     is_checked: bool = False
+    pools_quickly: bool = False
 
     def read(self, x: Tensor, reduce: Reduce, given: Tensor | None = None) -> dict[str, Any]:
         """What `read` gives of a batch (n, c, h, w) in model space.
@@ -80,16 +83,21 @@ class SteadyReader:
         # asked once: within the forward, under its mode, it takes longer
         n, row = len(x), _middle(x)
         among: dict[str, Tensor] = {}
+        last: list[bool] = []
 
         def noted(name: str, output: Tensor) -> Any:
             check_rows(name, output, n)
-            if not self.is_checked:  # a copy, since what comes next may work in place
+            if not self.is_checked:
+                last.append(lies_last(output))
+                # a copy, since what comes next may work in place
                 among[name] = output[row : row + 1].clone()
             return reduce(name, output)
 
         batch = x if self.is_checked else x.clone()
-        values = read(self.model, batch, self.layers, reduce=noted, forward=self.forward)
+        forward = AsWritten(self.forward) if self.pools_quickly else self.forward
+        values = read(self.model, batch, self.layers, reduce=noted, forward=forward)
         if not self.is_checked:
+            self.pools_quickly = all(last)
             self._check(among, x, x if given is None else given)
         self.is_checked |= n > 1 or self.batch_size == 1
         return values
