@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,6 +21,8 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _PIECE = 2**24
 """Bytes that a thread goes through at once for their CRC-32, which takes half as long as SHA-256: it tells all
 changes of two bits, and of others all but one in four billion."""
+_SMALL = 2**16
+"""Values of a tensor that is gone through sooner than given to a thread."""
 _THREADS = 8
 
 
@@ -45,10 +47,15 @@ def _add_state(digest: Any, module: nn.Module) -> None:
     state = {**dict(module.named_buffers()), **module.state_dict()}
     tensors = {name: value for name, value in sorted(state.items()) if isinstance(value, Tensor)}
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _THREADS)) as pool:
-        pieces = {name: pool.map(_hash, _pieces(value)) for name, value in tensors.items()}
+        hashes: dict[str, Iterable[bytes]] = {}
+        for name, value in tensors.items():
+            if value.numel() > _SMALL:
+                hashes[name] = pool.map(_hash, _pieces(value))
+        for name in tensors.keys() - hashes.keys():  # meanwhile
+            hashes[name] = [*map(_hash, _pieces(tensors[name]))]
         for name, value in tensors.items():
             digest.update(f"{name}{value.dtype}{tuple(value.shape)}{_steps(value)}".encode())
-            digest.update(b"".join(pieces[name]))
+            digest.update(b"".join(hashes[name]))
 
 
 def _pieces(value: Tensor) -> Iterator[Any]:
