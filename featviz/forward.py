@@ -36,30 +36,44 @@ def current_pass() -> Pass | None:
     return getattr(_running, "current", None)
 
 
-def call_model(
-    model: nn.Module, images: Any, forward: Forward | None = None, *, as_written: bool = False
-) -> Any:
+@dataclass(frozen=True)
+class AsWritten:
+    """Calls a model with the operations that it names, and none that gives the same values sooner: for what
+    follows them one by one, or for a model that has no use for the mode in which max-pooling is quick, which takes
+    some percent of a small network's time.
+
+    Attributes:
+        forward: how the model is called; None: ``model(images)``.
+
+    Raises:
+        UsageError: ``forward`` cannot be called.
+    """
+
+    forward: Forward | None
+
+    def __post_init__(self) -> None:
+        _check(self.forward)
+
+    def __call__(self, model: nn.Module, images: Tensor) -> Any:
+        return _called(model, images, self.forward)
+
+
+def call_model(model: nn.Module, images: Any, forward: Forward | None = None) -> Any:
     """One forward pass: every call of a model goes by here.
 
     Args:
         model: any module.
         images: (n, c, h, w) in model space.
         forward: how the model is called; None: ``model(images)``.
-        as_written: run the operations that the model names, for what follows them one by one, and none
-            that gives the same values sooner.
 
     Raises:
         UsageError: ``forward`` cannot be called.
     """
-    if forward is not None and not callable(forward):
-        raise UsageError(
-            f"forward={forward!r} cannot be called: give a function forward(model, images), or None"
-        )
+    _check(forward)
     before = current_pass()
     _running.current = Pass()
     try:
-        is_plain = as_written or isinstance(forward, AsWritten)
-        with nullcontext() if is_plain else quick_pooling():
+        with nullcontext() if isinstance(forward, AsWritten) else quick_pooling():
             output = _called(model, images, forward)
         _running.current.is_done = True
     finally:
@@ -67,19 +81,16 @@ def call_model(
     return output
 
 
-@dataclass(frozen=True)
-class AsWritten:
-    """Calls a model without the mode in which max-pooling is quick, for one that has no use for it: a mode takes
-    some percent of a small network's time.
+def _check(forward: object) -> None:
+    """Make sure that this is a way to call a model.
 
-    Attributes:
-        forward: how the model is called; None: ``model(images)``.
+    Raises:
+        UsageError: it cannot be called.
     """
-
-    forward: Forward | None
-
-    def __call__(self, model: nn.Module, images: Tensor) -> Any:
-        return _called(model, images, self.forward)
+    if forward is not None and not callable(forward):
+        raise UsageError(
+            f"forward={forward!r} cannot be called: give a function forward(model, images), or None"
+        )
 
 
 def within(block: AbstractContextManager[Any], forward: Forward | None) -> Forward:

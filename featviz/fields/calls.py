@@ -14,7 +14,7 @@ from featviz.attached import modules_of
 from featviz.errors import FeatvizError, ModelError, first_line
 from featviz.fields.footprint import Footprint
 from featviz.fields.tracer import Tracer
-from featviz.forward import Forward, call_model
+from featviz.forward import AsWritten, Forward, call_model
 from featviz.geometry import Kind
 from featviz.hooks import eagerly, evaluating
 
@@ -83,7 +83,7 @@ def trace(model: nn.Module, image: Tensor, forward: Forward | None = None) -> Tr
         restore.enter_context(eagerly(model.modules()))
         restore.enter_context(tracer)
         try:
-            call_model(model, image, forward, as_written=True)
+            call_model(model, image, AsWritten(forward))
         except FeatvizError:
             raise
         except Exception as error:  # whatever a model of somebody's own raises
