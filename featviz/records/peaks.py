@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featviz.pooling import lies_last
+
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 NONE = -1
@@ -132,8 +134,9 @@ def _first_maxima(maps: Tensor) -> tuple[Tensor, Tensor]:
     if maps.device.type not in IN_REACH:
         maxima, first = maps.flatten(2).max(dim=2)
         return maxima, first
-    is_last = maps.is_contiguous(memory_format=torch.channels_last)
-    if is_last and maps.is_floating_point():  # in one pass over memory, many channels at once
+    if (
+        lies_last(maps) and maps.is_floating_point()
+    ):  # in one pass over memory, many channels at once
         maxima, first = F.max_pool2d(maps, maps.shape[2:], return_indices=True)
         return maxima.flatten(1), first.flatten(1)
     rows = maps.flatten(2).flatten(0, 1)
