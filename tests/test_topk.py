@@ -133,6 +133,15 @@ def test_batches_that_are_held_count_as_they_do_at_once(
         assert same(own.spectrum.negated, lowest)
 
 
+def test_images_of_which_none_is_among_the_highest() -> None:
+    values = maps(4)
+    top = TopK.empty(CHANNELS, 2).update(values, range(4))
+    later = top.update(values - 99, range(4, 8))
+    assert same_bits(later.scores, top.scores)
+    assert same_bits(later.images, top.images)
+    assert same_bits(later.positions, top.positions)
+
+
 def scan_of_no_images(k: int) -> LayerScan:
     """With a spectrum, of maps like those of `maps`."""
     layer = anatomy(nn.Sequential(nn.Conv2d(1, CHANNELS, 1)), (1, HEIGHT, WIDTH))["0"]
