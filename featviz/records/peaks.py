@@ -134,9 +134,8 @@ def _first_maxima(maps: Tensor) -> tuple[Tensor, Tensor]:
     if maps.device.type not in IN_REACH:
         maxima, first = maps.flatten(2).max(dim=2)
         return maxima, first
-    if (
-        lies_last(maps) and maps.is_floating_point()
-    ):  # in one pass over memory, many channels at once
+    if lies_last(maps) and maps.is_floating_point():
+        # in one pass over memory, many channels at once
         maxima, first = F.max_pool2d(maps, maps.shape[2:], return_indices=True)
         return maxima.flatten(1), first.flatten(1)
     rows = maps.flatten(2).flatten(0, 1)
