@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from featviz.attached import attached
@@ -19,8 +19,8 @@ from featviz.hooks import edits_fingerprint
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """Where an object lies in memory, which is elsewhere in each process."""
 _PIECE = 2**24
-"""Bytes that a thread goes through at once for their CRC-32, which takes half as long as SHA-256: it tells all
-changes of two bits, and of others all but one in four billion."""
+"""Bytes that a thread goes through at once: their hash, XXH3 of 128 bits, takes no longer than reading them, which is
+less than half of a CRC-32's time and a sixth of SHA-256's."""
 _SMALL = 2**16
 """Values of a tensor that is gone through sooner than given to a thread."""
 _THREADS = 8
@@ -78,4 +78,4 @@ def _steps(value: Tensor) -> str:
 
 
 def _hash(data: Any) -> bytes:
-    return zlib.crc32(data).to_bytes(4, "little")
+    return xxhash.xxh3_128_digest(data)
