@@ -63,6 +63,15 @@ def test_a_random_forward_is_refused(name: str) -> None:
                 scan(model, IMAGES, "b", k=1, batch_size=batch_size)
 
 
+def test_noise_beside_a_unit_that_is_infinite_is_refused() -> None:
+    def noisy(x: Tensor) -> Tensor:
+        infinite = torch.full_like(x[:, :1], torch.inf)
+        return torch.cat([infinite, RANDOM["noise"](x[:, 1:])], dim=1)
+
+    with pytest.raises(ModelError, match="the forward pass is random"):
+        scan(integers(Between(noisy)), IMAGES, "middle", k=1)
+
+
 def test_what_is_random_behind_the_layer_does_not_matter() -> None:
     model = integers(Between(F.dropout))
     assert scan(model, IMAGES, "a", k=1)["a"].top.scores.shape == (4, 1)

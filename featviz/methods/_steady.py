@@ -16,6 +16,7 @@ from featviz.hooks import Reduce, read
 from featviz.images.collection import Images
 from featviz.methods._inputs import check_rows
 from featviz.pooling import lies_last
+from featviz.records.peaks import IN_REACH
 from featviz.units import Layer
 
 
@@ -179,10 +180,21 @@ def _differs(first: Tensor, second: Tensor) -> Tensor:
     # where rounding is coarser (TF32), and not that of the same kernels in a batch
     if first.is_cuda:
         tolerance *= 8
-    scale = a.nan_to_num().abs_().amax().clamp(min=torch.finfo(first.dtype).tiny)
+    if first.device.type in IN_REACH and _are_near(a, b, tolerance):
+        return torch.tensor(False)
+    values = a.nan_to_num(posinf=0.0, neginf=0.0)
+    scale = values.abs_().amax().clamp(min=torch.finfo(first.dtype).tiny)
     is_other: Tensor = (a - b).abs_() > tolerance * scale
     is_other |= a.isnan() ^ b.isnan()
     return is_other.any()
+
+
+def _are_near(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Whether two outputs, in reach of Python, are finite and differ by no more than rounding: of most this is all
+    that has to be asked, in less than half of the time."""
+    low, high = a.aminmax()
+    scale = torch.maximum(-low, high)  # NaN or infinite where one of the values is
+    return bool(scale < torch.inf) and bool((a - b).abs_().amax() <= tolerance * scale)
 
 
 def _from(layer: Layer) -> str:
