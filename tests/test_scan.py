@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from featviz import Preprocess, Scan, TopK, anatomy, open_images, scan
 from featviz.errors import FeatvizError, ImageError, LayerError, NumberError, UsageError
 from featviz.images import Images
-from featviz.methods import _numbers, _scan_run
-from featviz.records import highest, peaks, topk
+from featviz.methods import _scan_run
 from featviz.records import layer_scan as held
+from featviz.records import peaks, topk
 
 # --- law 7
 
@@ -383,8 +383,7 @@ class Watched(nn.Module):
 def behind(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is waited for behind the forwards of scans, as on a GPU: where Python reads no value until a
     checkpoint."""
-    for module in (peaks, topk, highest, _scan_run, _numbers):
-        monkeypatch.setattr(module, "IN_REACH", set())
+    monkeypatch.setattr(peaks, "IN_REACH", set())
     monkeypatch.setattr(held, "HELD", 16)
     names: list[str] = []
     work = _scan_run.ScanRun._held
@@ -460,7 +459,7 @@ def test_a_nan_that_is_noticed_late_is_not_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU, at the next checkpoint: the record stays as it was at the one before."""
-    monkeypatch.setattr(_scan_run, "IN_REACH", set())
+    monkeypatch.setattr(peaks, "IN_REACH", set())
     pixels = randn(12, 3, 16, 16).sigmoid()
     pixels[9, 0, 0, 0] = 1
     model = Poisoned()

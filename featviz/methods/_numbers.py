@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import NumberError
-from featviz.records.peaks import IN_REACH
+from featviz.records.peaks import in_reach
 
 
 class Numbers:
@@ -27,7 +27,7 @@ class Numbers:
         self.columns = {what: own.shape[1] for what, own in values.items()}
         device = next(iter(values.values())).device
         isnan = torch.cat([own.to(device) for own in values.values()], dim=1).isnan()
-        if isnan.device.type in IN_REACH and not isnan.any():
+        if in_reach(isnan) and not isnan.any():
             return
         indices = torch.tensor(images).to(isnan.device, non_blocking=True)[:, None]
         first = torch.where(isnan, indices, len(self.keys)).amin(dim=0)

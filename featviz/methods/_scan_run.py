@@ -26,7 +26,7 @@ from featviz.records._arrays import arrays_in
 from featviz.records.amplitudes import counted
 from featviz.records.layer_scan import LayerScan, has_positions
 from featviz.records.listing import Skipped, add_skipped
-from featviz.records.peaks import IN_REACH, Highest, Peaks, highest_of, ranked_by
+from featviz.records.peaks import Highest, Peaks, highest_of, in_reach, ranked_by
 from featviz.records.scan import Scan
 
 
@@ -211,7 +211,7 @@ class ScanRun:
             if own.scores is not own.maxima:
                 values[f"score of layer {name!r}"] = own.scores
         self.numbers.take(values, images)
-        if self.parameter.device.type in IN_REACH:
+        if in_reach(self.parameter):
             self.numbers.check()
         return {name: layers[name].holding(own) for name, own in peaks.items()}
 

@@ -16,7 +16,7 @@ from featviz.hooks import Reduce, read
 from featviz.images.collection import Images
 from featviz.methods._inputs import check_rows
 from featviz.pooling import lies_last
-from featviz.records.peaks import IN_REACH
+from featviz.records.peaks import in_reach
 from featviz.units import Layer
 
 
@@ -180,7 +180,7 @@ def _differs(first: Tensor, second: Tensor) -> Tensor:
     # where rounding is coarser (TF32), and not that of the same kernels in a batch
     if first.is_cuda:
         tolerance *= 8
-    if first.device.type in IN_REACH and _are_near(a, b, tolerance):
+    if in_reach(first) and _are_near(a, b, tolerance):
         return torch.tensor(False)
     values = a.nan_to_num(posinf=0.0, neginf=0.0)
     scale = values.abs_().amax().clamp(min=torch.finfo(first.dtype).tiny)

@@ -93,17 +93,33 @@ class Peaks:
         codes: Tensor = _codes(self.first.long(), widths[:, None])
         return codes.masked_fill_(self.first == NONE, NONE)
 
-    def codes_at(self, image: _Integers, channel: _Integers) -> _Integers:
-        """The same of some of the n images and c channels, in reach of Python."""
-        first = self.first.numpy()[image, channel].astype(np.int64)
-        codes: _Integers = _codes(first, np.array(self.widths)[image])
+    def codes_at(self, index: _Integers, image: _Integers) -> _Integers:
+        """The same of some of the (n, c) flattened, in reach of Python.
+
+        Args:
+            index: into these.
+            image: of each, which of the n it is of.
+        """
+        first = self.first.numpy().ravel()[index].astype(np.int64)
+        width = self.widths[0]  # a number, which is divided by sooner
+        codes: _Integers = _codes(first, np.array(self.widths)[image] if self.is_mixed else width)
         codes[first == NONE] = NONE
         return codes
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether maps are not all of one width."""
+        return len(set(self.widths)) > 1
 
     @property
     def positions(self) -> Tensor:
         """(n, c, 2) int64, (y, x); -1 where scores are of no position."""
         return positions_of(self.codes)
+
+
+def in_reach(values: Tensor) -> bool:
+    """Whether Python reads these without waiting for a device."""
+    return values.device.type in IN_REACH
 
 
 def _float(values: Tensor) -> Tensor:
@@ -131,7 +147,7 @@ def ranked_by(maps: Tensor, scores: Tensor, has_positions: bool) -> Highest:
 
 def _first_maxima(maps: Tensor) -> tuple[Tensor, Tensor]:
     """The maximum of each map (n, c, h, w), and where along its rows it is first, (n, c)."""
-    if maps.device.type not in IN_REACH:
+    if not in_reach(maps):
         maxima, first = maps.flatten(2).max(dim=2)
         return maxima, first
     if lies_last(maps) and maps.is_floating_point():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from featviz.errors import RecordError, UsageError
 from featviz.records.highest import highest
-from featviz.records.peaks import IN_REACH, NONE, Peaks, codes_of, highest_of, positions_of
+from featviz.records.peaks import NONE, Peaks, codes_of, highest_of, in_reach, positions_of
 
 _ARRAYS = ("scores", "images", "positions")
 _LAST = torch.iinfo(torch.int32).min
@@ -98,18 +98,14 @@ class TopK:
         if not all(a < b for a, b in pairwise([self.latest, *peaks.images])):
             return self._with(_Slots.of_all(peaks, signed))
         # all come after those that are held, so that among equal scores the first slot goes first
-        if signed.device.type in IN_REACH:
-            others = _Slots.of_few(peaks, signed, self._may_enter(signed))
-        else:
+        if not in_reach(signed):
             others = _Slots.of_all(peaks, signed)
+        elif bool((self.images[:, -1] != NONE).all()):
+            others = _Slots.of_few(peaks, signed, signed > self.scores[:, -1])
+        else:
+            others = _Slots.of_highest(peaks, signed, self.k)
         chosen = self._slots_with(others).highest(self.k)
         return TopK(chosen.scores, chosen.images, positions_of(chosen.codes), peaks.images[-1])
-
-    def _may_enter(self, scores: Tensor) -> Tensor:
-        """(n, c) bool, which scores of images behind those that are held may enter."""
-        if bool((self.images[:, -1] != NONE).all()):
-            return scores > self.scores[:, -1]
-        return scores >= _floor(scores, self.k)
 
     def merge(self, other: TopK) -> TopK:
         """These and those of other images (or of the same ones: an image counts once).
@@ -197,19 +193,48 @@ class _Slots:
         """(c, any) of those that are chosen, (n, c) bool, in the order of their images; the last are empty.
         In reach of Python, which knows how many the fullest unit has."""
         channels = scores.shape[1]
-        rows = np.flatnonzero(chosen.numpy())
-        image = rows // channels  # numpy's divmod takes several times as long
-        channel = rows - image * channels
+        index = np.flatnonzero(chosen.numpy())
+        image = index // channels  # numpy's divmod takes several times as long
+        channel = index - image * channels
         numbers = channel.astype(np.uint16) if channels <= 2**16 else channel  # sorted sooner
         order = numbers.argsort(kind="stable")
         image, channel = image[order], channel[order]
         counts = np.bincount(channel, minlength=channels)
         slot = np.arange(len(order)) - (counts.cumsum() - counts)[channel]
         shape, at = (len(counts), int(counts.max())), (channel, slot)
+        own = cls._at(peaks, scores, image, channel)
         return cls(
-            _filled(shape, -np.inf, at, scores.numpy()[image, channel]),
-            _filled(shape, NONE, at, np.array(peaks.images, dtype=np.int64)[image]),
-            _filled(shape, NONE, at, peaks.codes_at(image, channel)),
+            _filled(shape, -torch.inf, at, own.scores),
+            _filled(shape, NONE, at, own.images),
+            _filled(shape, NONE, at, own.codes),
+        )
+
+    @classmethod
+    def of_highest(cls, peaks: Peaks, scores: Tensor, k: int) -> _Slots:
+        """(c, up to k) of the k highest scores of each unit, of equal ones the first, in the order of their
+        images. In reach of Python."""
+        n, channels = scores.shape
+        rows = scores.T.contiguous()
+        lowest = highest(rows, min(k, n))[:, -1:]
+        chosen = rows >= lowest
+        index = np.flatnonzero(chosen.numpy())
+        if len(index) > channels * k:
+            more = np.flatnonzero(np.bincount(index // n) > k)
+            chosen[more] = _without_later(rows[more], lowest[more], k)
+            index = np.flatnonzero(chosen.numpy())
+        channel = index // n
+        own = cls._at(peaks, scores, index - channel * n, channel)
+        shape = (channels, min(k, n))
+        return cls(own.scores.view(shape), own.images.view(shape), own.codes.view(shape))
+
+    @classmethod
+    def _at(cls, peaks: Peaks, scores: Tensor, image: Any, channel: Any) -> _Slots:
+        """(any,) of some of the n images and c channels, in reach of Python."""
+        index = image * scores.shape[1] + channel
+        return cls(
+            torch.from_numpy(scores.numpy().ravel()[index]),
+            torch.from_numpy(np.array(peaks.images, dtype=np.int64)[image]),
+            torch.from_numpy(peaks.codes_at(index, image)),
         )
 
     def first(self, n: int) -> _Slots:
@@ -260,21 +285,16 @@ class _Slots:
         return self.taken(order)
 
 
-def _floor(scores: Tensor, k: int) -> Tensor:
-    """(c,) what the k highest of the scores (n, c) of a unit reach, and few others: the k-th highest of the
-    maxima of 2 k groups of images, which are found sooner than that of all. Of groups, and not of the first
-    images, since an image's neighbours may all be alike."""
-    n, channels = scores.shape
-    if n <= k:
-        return scores.new_full((channels,), -torch.inf)
-    size = max(1, n // (2 * k))
-    groups = n // size
-    maxima = scores[: size * groups].reshape(size, groups, channels).amax(dim=0)
-    return highest(maxima.T, k)[:, -1]
+def _without_later(rows: Tensor, lowest: Tensor, k: int) -> Tensor:
+    """Which values of rows (c, any) are the k highest, (c, any) bool, given the lowest of these, (c, 1): of those that
+    equal it the first."""
+    higher, equal = rows > lowest, rows == lowest
+    spare = k - higher.sum(dim=1, keepdim=True)
+    return higher | (equal & (equal.cumsum(dim=1) <= spare))
 
 
-def _filled(shape: tuple[int, int], empty: float, at: tuple[Any, Any], values: Any) -> Tensor:
+def _filled(shape: tuple[int, int], empty: float, at: tuple[Any, Any], values: Tensor) -> Tensor:
     """A tensor with values at some indices, and elsewhere what stands for an empty slot."""
-    slots = np.full(shape, empty, values.dtype)
-    slots[at] = values
+    slots = np.full(shape, empty, values.numpy().dtype)
+    slots[at] = values.numpy()
     return torch.from_numpy(slots)
