@@ -167,16 +167,32 @@ def read(
         >>> read(load_model("zfmini"), torch.zeros(1, 3, 96, 96), "pool5")["pool5"].shape
         torch.Size([1, 64, 4, 4])
     """
-    modules = hookable(model)
-    targets = targets_of(modules, layers)
-    wanted = chain.from_iterable(targets.values())
-    stops = all(target.call is not None for target in wanted)
-    keep = keeping(reduce, to, dtype)
-    reader = Reader(targets, keep, inputs=inputs, is_single=True, stops=stops)
-    with _hooked(modules, reader), suppress(Stop):
-        call_model(model, x, forward)
-        reader.check_all()
-    return reader.values
+    return Reading(model, layers)(x, keeping(reduce, to, dtype), inputs=inputs, forward=forward)
+
+
+class Reading:
+    """Reads the same layers in one forward pass after another, each as `read` does; they are looked up once.
+
+    Args:
+        model, layers: as of `read`.
+    """
+
+    def __init__(self, model: nn.Module, layers: LayersLike) -> None:
+        self.model = model
+        self.modules = hookable(model)
+        self.targets = targets_of(self.modules, layers)
+
+    def __call__(
+        self, x: Any, keep: Keeping, *, inputs: bool = False, forward: Forward | None = None
+    ) -> Activations:
+        """What `read` returns of ``x``."""
+        wanted = chain.from_iterable(self.targets.values())
+        stops = all(target.call is not None for target in wanted)
+        reader = Reader(self.targets, keep, inputs=inputs, is_single=True, stops=stops)
+        with _hooked(self.modules, reader), suppress(Stop):
+            call_model(self.model, x, forward)
+            reader.check_all()
+        return reader.values
 
 
 def read_with_output(

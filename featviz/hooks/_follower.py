@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Container
+from functools import cached_property
 from itertools import chain
 from types import FrameType
 from weakref import WeakKeyDictionary
@@ -32,7 +33,6 @@ class Follower:
         used: the names of the layers that took part in any forward.
         has_run: whether a forward has come to its end.
         wanted: the targets in one list.
-        below: by module, the targets in it, for every module that has some.
         owner: the thread, and the backward pass in it, that opened the block; None: it has ended.
     """
 
@@ -50,10 +50,15 @@ class Follower:
         self.has_run = False
         self.wanted = list(chain.from_iterable(targets.values()))
         self.owner: tuple[int, int] | None = caller()
-        self.below: dict[str, list[Target]] = {"": []}
+
+    @cached_property
+    def below(self) -> dict[str, list[Target]]:
+        """By module, the targets in it, for every module that has some."""
+        below: dict[str, list[Target]] = {"": []}
         for target in self.wanted:
             for path in _paths_above(target.path):
-                self.below.setdefault(path, []).append(target)
+                below.setdefault(path, []).append(target)
+        return below
 
     @property
     def entered(self) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from featviz.errors import ImageError, ModelError
 from featviz.forward import AsWritten, Forward
-from featviz.hooks import Reduce, read
+from featviz.hooks import Keeping, Reading, Reduce, read
 from featviz.images.collection import Images
 from featviz.methods._inputs import check_rows
 from featviz.pooling import lies_last
@@ -69,6 +70,10 @@ class SteadyReader:
     is_checked: bool = False
     pools_quickly: bool = False
 
+    @cached_property
+    def _reading(self) -> Reading:
+        return Reading(self.model, self.layers)
+
     def read(self, x: Tensor, reduce: Reduce, given: Tensor | None = None) -> dict[str, Any]:
         """What `read` gives of a batch (n, c, h, w) in model space.
 
@@ -96,7 +101,7 @@ class SteadyReader:
 
         batch = x if self.is_checked else x.clone()
         forward = AsWritten(self.forward) if self.pools_quickly else self.forward
-        values = read(self.model, batch, self.layers, reduce=noted, forward=forward)
+        values = self._reading(batch, Keeping(noted), forward=forward)
         if not self.is_checked:
             self.pools_quickly = all(last)
             self._check(among, x, x if given is None else given)
