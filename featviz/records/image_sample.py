@@ -89,10 +89,10 @@ class ImageSample:
     def _with(self, hashes: Tensor, images: Tensor, scores: Tensor) -> ImageSample:
         of_all = torch.cat([self.hashes, hashes])
         numbers = torch.cat([self.images, images])
-        by_image = numbers.argsort()
-        order = by_image[of_all[by_image].argsort(stable=True)][: self.m]
+        by_hash = np.lexsort((numbers.numpy(), of_all.numpy()))  # of equal hashes the first image
+        order = torch.from_numpy(by_hash[: self.m])
         rows = torch.cat([self.scores, scores])
-        kept = rows[order.to(rows.device, non_blocking=True)]
+        kept = rows.index_select(0, order.to(rows.device, non_blocking=True))
         return ImageSample(of_all[order], numbers[order], kept, self.m, self.seed)
 
     def to(self, device: torch.device | str) -> ImageSample:
