@@ -70,10 +70,14 @@ class Peaks:
     @classmethod
     def joined(cls, batches: Sequence[Peaks]) -> Peaks:
         """Those of several batches, in the order of their images."""
+        maxima = torch.cat([batch.maxima for batch in batches])
+        scores = maxima
+        if any(batch.scores is not batch.maxima for batch in batches):
+            scores = torch.cat([batch.scores for batch in batches])
         own = cls(
             [image for batch in batches for image in batch.images],
-            torch.cat([batch.maxima for batch in batches]),
-            torch.cat([batch.scores for batch in batches]),
+            maxima,
+            scores,
             torch.cat([batch.first for batch in batches]),
             [width for batch in batches for width in batch.widths],
         )

@@ -64,14 +64,15 @@ class Statistics:
         """These, and the maxima (n, c) of a batch, on the device of these."""
         peaks = peaks.detach().float()
         bins = _bins(peaks).T
-        counts = torch.zeros_like(self.histogram, dtype=torch.int32)
-        counts.scatter_add_(1, bins, counts.new_ones(1, 1).expand_as(bins))
+        each = self.histogram.new_ones(1, 1).expand_as(bins)
+        histogram = self.histogram.scatter_add(1, bins, each)
+        count = self.count + len(peaks)
         return Statistics(
-            self.count + len(peaks),
+            count,
             added(self.sums, peaks),
             torch.maximum(self.maximum, peaks.amax(dim=0)),
-            self.active + counts[:, 1:].sum(dim=1),
-            self.histogram + counts,
+            count - histogram[:, 0],
+            histogram,
         )
 
     def merge(self, other: Statistics) -> Statistics:
