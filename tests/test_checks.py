@@ -749,7 +749,7 @@ def test_checks_are_kept_and_read_again(tmp_path: Path) -> None:
         again.best()
     manifest = json.loads(path.read_text())
     for change, match in (
-        ({"schema": 9}, "has schema 9, this version reads 2"),
+        ({"schema": 9}, "has schema 9, this version reads 3"),
         ({"measured": [{}]}, r"damaged \(measured\[0\]\.rule is missing\)"),
         ({"measured": [manifest["measured"][0] | {"value": "high"}]}, "a finite number"),
     ):

@@ -123,6 +123,13 @@ def test_scores_that_half_precision_has_not_are_its_largest() -> None:
     assert sample.scores_of(0, [0, 1, 2]) == [65504.0, -65504.0, 3.0]
 
 
+def test_of_two_images_with_one_hash_the_first_comes_first() -> None:
+    hashes = torch.tensor([7])
+    a, b = (ImageSample(hashes, torch.tensor([i]), torch.full((1, 1), i).half()) for i in (3, 1))
+    for merged in (a.merge(b), b.merge(a)):
+        assert merged.images.tolist() == merged.scores[:, 0].tolist() == [1, 3]
+
+
 def test_two_samples_are_compared_on_the_images_that_both_have() -> None:
     values = torch.randn(9, 2, generator=generator()).half()
     first = ImageSample.empty(2).update(values[:7], list(range(7)))

@@ -439,7 +439,7 @@ def test_damaged_records_are_refused(tmp_path: Path) -> None:
         Maximized.load(tmp_path)
     arrays.write_bytes(data)
     for wrong, message in (
-        (text.replace('"schema": 2', '"schema": 1'), "this version reads 2"),
+        (text.replace('"schema": 3', '"schema": 1'), "this version reads 3"),
         (text.replace("0.5", "0.6"), "checksum is another"),
         (text[:-9], "are damaged"),
         ("[]", "an object"),

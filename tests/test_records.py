@@ -181,7 +181,7 @@ def test_three_files_without_pickle_and_without_layer_names(tmp_path: Path) -> N
     manifest = json.loads((out / "scan.json").read_text())
     assert files == sorted([manifest["arrays"], manifest["listing"], "scan.json"])
     assert not any("side" in name for name in files)
-    assert manifest["schema"] == 7
+    assert manifest["schema"] == 8
     assert [entry["name"] for entry in manifest["layers"]] == ["in/side", "up"]
     with np.load(out / manifest["arrays"], allow_pickle=False) as arrays:
         assert all(value.dtype != object for value in arrays.values())
@@ -363,10 +363,10 @@ def test_another_schema_is_refused_in_a_sentence(schema: object, tmp_path: Path)
     path = scanned().save(tmp_path)
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"schema": schema}))
-    with pytest.raises(RecordError, match=r"schema .*, this version reads 7") as error:
+    with pytest.raises(RecordError, match=r"schema .*, this version reads 8") as error:
         Scan.load(tmp_path)
     assert error.value.arguments == ("fresh",)
-    with pytest.raises(RecordError, match="this version reads 7"):
+    with pytest.raises(RecordError, match="this version reads 8"):
         scanned(out=tmp_path, resume=True)
     path.write_text(json.dumps({"schema": 1}))  # nothing else of it is looked at
     with pytest.raises(RecordError, match="schema 1"):
@@ -431,6 +431,17 @@ def test_fingerprints_tell_names_and_bits_apart() -> None:
         model[0].bias[0] += 1  # type: ignore[index]
     assert weights_fingerprint(model) != weights_fingerprint(plain())
     assert weights_fingerprint(nn.Sequential(plain())) != weights_fingerprint(plain())
+
+
+def test_a_fingerprint_sees_every_weight_of_a_large_layer() -> None:
+    """Which threads share."""
+    model = nn.Linear(3000, 3000, bias=False)
+    prints = {weights_fingerprint(model)}
+    for row, column in ((0, 0), (1500, 7), (2999, 2999)):
+        with torch.no_grad():
+            model.weight[row, column] *= -1
+        prints.add(weights_fingerprint(model))
+    assert len(prints) == 4
 
 
 def test_images_that_are_no_files_are_known_by_their_pixels(tmp_path: Path) -> None:

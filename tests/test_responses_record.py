@@ -253,7 +253,7 @@ def test_a_damaged_record_is_refused(kind: str, tmp_path: Path) -> None:
     elif kind == "name":
         manifest.write_text(text.replace("responses-01.npy", "../../etc/passwd"))
     else:
-        manifest.write_text(text.replace('"schema": 3', '"schema": 2'))
+        manifest.write_text(text.replace('"schema": 4', '"schema": 2'))
     with pytest.raises(RecordError, match=r"damaged|missing|schema"):
         Responses.load(tmp_path)
     with pytest.raises(FeatvizError):

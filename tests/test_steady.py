@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from laws import randint, randn, same_bits, untouched
 from nets import integers, plain
+from samples import same_arrays
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from featviz import ImageError, ModelError, open_images, scan
+from featviz import ImageError, ModelError, anatomy, open_images, scan
 
 IMAGES = open_images(randn(6, 3, 16, 16, dtype=torch.float64).sigmoid())
 
@@ -115,6 +117,27 @@ def test_an_image_that_is_nan_only_when_it_is_alone() -> None:
     model = integers(Between(lambda x: x if len(x) > 1 else x * torch.nan))
     with pytest.raises(ModelError, match="depends on the batch"):
         scan(model, IMAGES, "b", k=1, batch_size=3)
+
+
+def test_an_image_that_is_infinite_only_when_it_is_alone() -> None:
+    model = integers(Between(lambda x: x if len(x) > 1 else x / 0))
+    with pytest.raises(ModelError, match="depends on the batch"):
+        scan(model, IMAGES, "middle", k=1, batch_size=3)
+
+
+def test_a_module_that_the_model_replaces_is_read() -> None:
+    model = integers(Between(lambda x: x))
+
+    def replacing(x: Tensor) -> Tensor:
+        model.a = copy.deepcopy(model.a)
+        return x
+
+    net = anatomy(model, (3, 16, 16))
+    expected = scan(model, IMAGES, "a, b", k=1, batch_size=2, net=net)
+    model.function = replacing
+    result = scan(model, IMAGES, "a, b", k=1, batch_size=2, net=net)
+    for name, layer_scan in expected.items():
+        assert same_arrays(result[name], layer_scan)
 
 
 class InPlace(nn.Module):

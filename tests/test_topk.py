@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from featviz import LayerScan, Listing, Statistics, TopK, anatomy
 from featviz.errors import RecordError, UsageError
 from featviz.records import layer_scan
+from featviz.records.highest import highest
 from featviz.records.image_sample import ImageSample
 from featviz.records.peaks import Peaks, highest_of
 from featviz.records.spectrum import Spectrum
@@ -89,6 +90,22 @@ def test_an_update_is_the_sorted_list(seed: int, k: int, images: list[int]) -> N
     top = TopK.empty(CHANNELS, k).update(values, images)
     assert rows(top) == oracle(values, images, k)
     assert top.k == k
+
+
+@pytest.mark.parametrize("n", [9, 128, 129, 3000])
+def test_the_highest_of_rows(n: int) -> None:
+    for dtype in (torch.float32, torch.int64):
+        values = torch.randn(5, n, generator=generator(n)).mul(1e6).to(dtype)
+        assert same_bits(highest(values, 9), values.sort(dim=1, descending=True).values[:, :9])
+
+
+@pytest.mark.parametrize("n", [127, 129, 300])
+@pytest.mark.parametrize("ties", [True, False])
+def test_an_update_of_many_images_is_the_sorted_list(n: int, ties: bool) -> None:
+    values = maps(n) if ties else torch.randn(n, CHANNELS, HEIGHT, WIDTH, generator=generator(n))
+    values[:, 1] = -torch.inf  # one unit that gives all images the same
+    images = list(range(n))
+    assert rows(TopK.empty(CHANNELS, 9).update(values, images)) == oracle(values, images, 9)
 
 
 @law

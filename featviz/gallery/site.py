@@ -18,7 +18,7 @@ from featviz.gallery import _trust
 from featviz.records import _fields as fields
 from featviz.records.likeness import HIGH
 
-SCHEMA = 10
+SCHEMA = 11
 RECORD = "gallery.json"
 MAXIMA = "maxima.npz"
 LETTERS = "abcdefgh"

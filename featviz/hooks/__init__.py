@@ -21,7 +21,7 @@ from featviz.hooks._edit import edits_fingerprint as edits_fingerprint
 from featviz.hooks._keeping import Device, Keeping, Reduce, keeping
 from featviz.hooks._reader import Every, Reader, Stop
 from featviz.hooks._set import around, on_call, removed
-from featviz.hooks._targets import CONVOLUTIONS, hookable, targets_of
+from featviz.hooks._targets import CONVOLUTIONS, Target, hookable, targets_of
 from featviz.hooks.activations import Activations
 from featviz.patterns import resolve
 from featviz.units import LayersLike
@@ -171,7 +171,8 @@ def read(
 
 
 class Reading:
-    """Reads the same layers in one forward pass after another, each as `read` does; they are looked up once.
+    """Reads the same layers in one forward pass after another, each as `read` does; they are looked up again
+    where the model has got other modules since.
 
     Args:
         model, layers: as of `read`.
@@ -179,13 +180,15 @@ class Reading:
 
     def __init__(self, model: nn.Module, layers: LayersLike) -> None:
         self.model = model
-        self.modules = hookable(model)
-        self.targets = targets_of(self.modules, layers)
+        self.layers = layers
+        self.modules: dict[str, nn.Module] = {}
+        self.targets: dict[str, list[Target]] = {}
 
     def __call__(
         self, x: Any, keep: Keeping, *, inputs: bool = False, forward: Forward | None = None
     ) -> Activations:
         """What `read` returns of ``x``."""
+        self._look_up()
         wanted = chain.from_iterable(self.targets.values())
         stops = all(target.call is not None for target in wanted)
         reader = Reader(self.targets, keep, inputs=inputs, is_single=True, stops=stops)
@@ -193,6 +196,12 @@ class Reading:
             call_model(self.model, x, forward)
             reader.check_all()
         return reader.values
+
+    def _look_up(self) -> None:
+        if self.modules and modules_of(self.model) == self.modules:
+            return
+        self.modules = hookable(self.model)
+        self.targets = targets_of(self.modules, self.layers)
 
 
 def read_with_output(

@@ -15,7 +15,7 @@ from featviz.records import _fields as fields
 from featviz.records._fields import Entry
 
 NAME = "checks.json"
-SCHEMA = 2
+SCHEMA = 3
 CRITERIA = ("specificity", "image_dependence", "kept")
 """What a rule is recommended by."""
 

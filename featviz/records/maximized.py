@@ -23,7 +23,7 @@ from featviz.records._fields import Entry
 from featviz.records._progress import check_schema, check_written, checksum, short
 from featviz.units import Position, Unit, UnitSum
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "maximized.json"
 ARRAYS_NAME = re.compile(r"maximized-[0-9a-f]{16}\.npz")
 """Names of files of arrays; what the images drive is in the manifest."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from featviz.pooling import lies_last
 
-_Integers = np.ndarray[Any, np.dtype[np.int64]]
+Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 NONE = -1
 """The image, and the position, of an empty slot."""
@@ -97,23 +97,15 @@ class Peaks:
         codes: Tensor = _codes(self.first.long(), widths[:, None])
         return codes.masked_fill_(self.first == NONE, NONE)
 
-    def codes_at(self, index: _Integers, image: _Integers) -> _Integers:
-        """The same of some of the (n, c) flattened, in reach of Python.
-
-        Args:
-            index: into these.
-            image: of each, which of the n it is of.
-        """
+    def codes_at(self, index: Integers) -> Integers:
+        """The same at some indices into (n, c) flattened, in reach of Python."""
         first = self.first.numpy().ravel()[index].astype(np.int64)
-        width = self.widths[0]  # a number, which is divided by sooner
-        codes: _Integers = _codes(first, np.array(self.widths)[image] if self.is_mixed else width)
+        width: Any = self.widths[0]  # one number, which is divided by sooner
+        if len(set(self.widths)) > 1:
+            width = np.array(self.widths)[index // self.first.shape[1]]
+        codes: Integers = _codes(first, width)
         codes[first == NONE] = NONE
         return codes
-
-    @property
-    def is_mixed(self) -> bool:
-        """Whether maps are not all of one width."""
-        return len(set(self.widths)) > 1
 
     @property
     def positions(self) -> Tensor:

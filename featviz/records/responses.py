@@ -32,7 +32,7 @@ from featviz.records.listing import (
 )
 from featviz.units import Layer
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST = "responses.json"
 ARRAY_NAME = re.compile(r"responses-\d+\.npy")
 """Names of files of arrays; a layer's name is in the manifest."""

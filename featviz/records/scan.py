@@ -46,7 +46,7 @@ from featviz.records.listing import (
 from featviz.records.spectrum import Spectrum
 from featviz.units import LayersLike, Unit
 
-SCHEMA = 7
+SCHEMA = 8
 MANIFEST = "scan.json"
 _LAYOUT = "channels_last"
 

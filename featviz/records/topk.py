@@ -15,7 +15,15 @@ from torch import Tensor
 
 from featviz.errors import RecordError, UsageError
 from featviz.records.highest import highest
-from featviz.records.peaks import NONE, Peaks, codes_of, highest_of, in_reach, positions_of
+from featviz.records.peaks import (
+    NONE,
+    Integers,
+    Peaks,
+    codes_of,
+    highest_of,
+    in_reach,
+    positions_of,
+)
 
 _ARRAYS = ("scores", "images", "positions")
 _LAST = torch.iinfo(torch.int32).min
@@ -198,44 +206,34 @@ class _Slots:
         channel = index - image * channels
         numbers = channel.astype(np.uint16) if channels <= 2**16 else channel  # sorted sooner
         order = numbers.argsort(kind="stable")
-        image, channel = image[order], channel[order]
+        index, channel = index[order], channel[order]
         counts = np.bincount(channel, minlength=channels)
         slot = np.arange(len(order)) - (counts.cumsum() - counts)[channel]
         shape, at = (len(counts), int(counts.max())), (channel, slot)
-        own = cls._at(peaks, scores, image, channel)
-        return cls(
-            _filled(shape, -torch.inf, at, own.scores),
-            _filled(shape, NONE, at, own.images),
-            _filled(shape, NONE, at, own.codes),
-        )
+        slots = []
+        for empty, own in zip((-np.inf, NONE, NONE), _values_at(peaks, scores, index), strict=True):
+            slots.append(np.full(shape, empty, own.dtype))
+            slots[-1][at] = own
+        return cls(*map(torch.from_numpy, slots))
 
     @classmethod
     def of_highest(cls, peaks: Peaks, scores: Tensor, k: int) -> _Slots:
         """(c, up to k) of the k highest scores of each unit, of equal ones the first, in the order of their
         images. In reach of Python."""
         n, channels = scores.shape
+        k = min(k, n)
         rows = scores.T.contiguous()
-        lowest = highest(rows, min(k, n))[:, -1:]
+        lowest = highest(rows, k)[:, -1:]
         chosen = rows >= lowest
         index = np.flatnonzero(chosen.numpy())
         if len(index) > channels * k:
             more = np.flatnonzero(np.bincount(index // n) > k)
-            chosen[more] = _without_later(rows[more], lowest[more], k)
+            chosen[more] = _first_of(rows[more], lowest[more], k)
             index = np.flatnonzero(chosen.numpy())
         channel = index // n
-        own = cls._at(peaks, scores, index - channel * n, channel)
-        shape = (channels, min(k, n))
-        return cls(own.scores.view(shape), own.images.view(shape), own.codes.view(shape))
-
-    @classmethod
-    def _at(cls, peaks: Peaks, scores: Tensor, image: Any, channel: Any) -> _Slots:
-        """(any,) of some of the n images and c channels, in reach of Python."""
-        index = image * scores.shape[1] + channel
-        return cls(
-            torch.from_numpy(scores.numpy().ravel()[index]),
-            torch.from_numpy(np.array(peaks.images, dtype=np.int64)[image]),
-            torch.from_numpy(peaks.codes_at(index, image)),
-        )
+        own = _values_at(peaks, scores, (index - channel * n) * channels + channel)
+        # of each unit k are left, since there is no NaN
+        return cls(*(torch.from_numpy(values).view(channels, k) for values in own))
 
     def first(self, n: int) -> _Slots:
         return _Slots(self.scores[:, :n], self.images[:, :n], self.codes[:, :n])
@@ -285,16 +283,15 @@ class _Slots:
         return self.taken(order)
 
 
-def _without_later(rows: Tensor, lowest: Tensor, k: int) -> Tensor:
-    """Which values of rows (c, any) are the k highest, (c, any) bool, given the lowest of these, (c, 1): of those that
-    equal it the first."""
+def _first_of(rows: Tensor, lowest: Tensor, k: int) -> Tensor:
+    """Which values of rows (c, any) are the k highest of theirs, (c, any) bool, given the lowest of the k, (c, 1), of
+    whose equals the first are taken."""
     higher, equal = rows > lowest, rows == lowest
     spare = k - higher.sum(dim=1, keepdim=True)
     return higher | (equal & (equal.cumsum(dim=1) <= spare))
 
 
-def _filled(shape: tuple[int, int], empty: float, at: tuple[Any, Any], values: Tensor) -> Tensor:
-    """A tensor with values at some indices, and elsewhere what stands for an empty slot."""
-    slots = np.full(shape, empty, values.numpy().dtype)
-    slots[at] = values.numpy()
-    return torch.from_numpy(slots)
+def _values_at(peaks: Peaks, scores: Tensor, index: Integers) -> tuple[Any, Any, Any]:
+    """Scores, images and codes at some indices into (n, c) flattened, in reach of Python."""
+    images = np.array(peaks.images, dtype=np.int64)[index // scores.shape[1]]
+    return scores.numpy().ravel()[index], images, peaks.codes_at(index)
