@@ -127,7 +127,7 @@ class Follower:
     @property
     def is_alone(self) -> bool:
         """Whether a module that is called now is called by itself, from outside the model."""
-        return self.entered is None and not self.is_single
+        return not self.is_single and self.entered is None
 
     def check_used(self) -> None:
         """Make sure that every layer took part in some forward, if there was one."""

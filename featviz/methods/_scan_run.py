@@ -184,11 +184,12 @@ class ScanRun:
         shape = shape_of(batch)
 
         def reduce(name: str, output: Tensor) -> None:
-            maps = as_maps(self.sized.for_maps(state[name].layer, shape), output)  # (n, c, h, w)
-            scores = self._scores(state[name], maps)
+            own = state[name]
+            maps = as_maps(self.sized.for_maps(own.layer, shape), output)  # (n, c, h, w)
+            scores = self._scores(own, maps)
             with torch._C.DisableTorchFunction():  # of small operations, a mode is the larger part
-                highest[name] = _highest(state[name], maps, scores)
-                layers[name] = state[name].counting(maps, images)
+                highest[name] = _highest(own, maps, scores)
+                layers[name] = own.counting(maps, images)
 
         self.reader.read(in_model_space(self.data, batch, self.parameter), reduce)
         held = self._held(layers, highest, images)
@@ -217,9 +218,10 @@ class ScanRun:
 
     def _scores(self, layer_scan: LayerScan, maps: Tensor) -> Tensor | None:
         """What images are ranked by; None: the maxima of a layer's maps."""
+        if self.score is None:
+            return None
         layer, score = layer_scan.layer, layer_scan.score
-        is_vector = not layer.has_maps and not score.startswith("function ")
-        if self.score is None or is_vector:
+        if not layer.has_maps and not score.startswith("function "):
             return None
         scores = self.score(maps)
         expected = maps.shape[:2]
