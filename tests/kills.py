@@ -91,7 +91,7 @@ def _slow(self: Images, *arguments: Any, **options: Any) -> Iterator[Any]:
         yield batch
 
 
-_batches = Images.batches
+_batches = Images.pixel_batches
 
 
 def _free_port() -> int:
@@ -180,7 +180,7 @@ class Trial:
 def main() -> None:
     out, pictures, kills, ranks, seed = sys.argv[1:]
     torch.set_num_threads(1)
-    Images.batches = _slow  # type: ignore[method-assign]
+    Images.pixel_batches = _slow  # type: ignore[method-assign]
     trial = Trial(Path(out), Path(pictures), int(ranks), int(seed))
     trial.all_kills(int(kills))
     result = {

@@ -54,7 +54,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def scanned(monkeypatch: pytest.MonkeyPatch) -> Scanned:
     scans = Scanned()
-    batches = Images.batches
+    batches = Images.pixel_batches
 
     def watched(self: Images, indices: Any, batch_size: int, **options: Any) -> Iterator[Any]:
         scans.append(list(indices))
@@ -63,7 +63,7 @@ def scanned(monkeypatch: pytest.MonkeyPatch) -> Scanned:
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(Images, "batches", watched)
+    monkeypatch.setattr(Images, "pixel_batches", watched)
     return scans
 
 
@@ -201,7 +201,7 @@ def test_signals_to_end_interrupt_as_ctrl_c_does(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = signal.Signals[name]
-    batches = Images.batches
+    batches = Images.pixel_batches
 
     def signalled(self: Images, *arguments: Any, **options: Any) -> Iterator[Any]:
         for n, batch in enumerate(batches(self, *arguments, **options)):
@@ -212,7 +212,7 @@ def test_signals_to_end_interrupt_as_ctrl_c_does(
     earlier = signal.signal(number, signal.SIG_DFL)  # nohup, under which tests may run, ignores one
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(Images, "batches", signalled)
+            patch.setattr(Images, "pixel_batches", signalled)
             assert cli.main([*SMALL, *FEW, "--layers", "conv1"]) == 128 + number
         assert "stopped. What was scanned is kept" in capsys.readouterr().err
         assert signal.getsignal(number) == signal.SIG_DFL

@@ -60,7 +60,7 @@ def test_a_signal_keeps_what_is_done(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = signal.Signals[name]
-    batches = Images.batches
+    batches = Images.pixel_batches
 
     def signalled(self: Images, *arguments: Any, **options: Any) -> Iterator[Any]:
         for n, batch in enumerate(batches(self, *arguments, **options)):
@@ -72,7 +72,7 @@ def test_a_signal_keeps_what_is_done(
     earlier = signal.signal(number, usual)  # a shell ignores SIGINT in what it runs behind itself
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(Images, "batches", signalled)
+            patch.setattr(Images, "pixel_batches", signalled)
             assert cli.main([*SMALL, "--out", "out"]) == 128 + number
     finally:
         signal.signal(number, earlier)

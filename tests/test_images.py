@@ -386,13 +386,13 @@ def test_an_image_is_decoded_once(pictures: Path) -> None:
 
 def stop_after(images: Images, n: int) -> Images:
     """The same images; whoever reads the n-th is interrupted."""
-    batches = images.batches
+    batches = images.pixel_batches
 
     def stopped(*arguments: Any, **options: Any) -> Iterator[Any]:
         yield from itertools.islice(batches(*arguments, **options), n)
         raise KeyboardInterrupt
 
-    images.batches = stopped  # type: ignore[method-assign]
+    images.pixel_batches = stopped  # type: ignore[method-assign]
     return images
 
 

@@ -19,8 +19,7 @@ from featviz import Preprocess, Scan, TopK, anatomy, open_images, scan
 from featviz.errors import FeatvizError, ImageError, LayerError, NumberError, UsageError
 from featviz.images import Images
 from featviz.methods import _scan_run
-from featviz.records import layer_scan as held
-from featviz.records import peaks, topk
+from featviz.records import _counting, peaks, topk
 
 # --- law 7
 
@@ -139,20 +138,20 @@ def test_an_interruption_behind_a_batch_that_ends_in_a_broken_image(tmp_path: Pa
     """The batches that follow are those of a scan that was not interrupted."""
     images = with_broken(3, 7, 8, 9, 10, 11)
     looked_at: list[list[int]] = []
-    batches = images.batches
+    batches = images.pixel_batches
 
     def watched(indices: Any, *rest: Any, **options: Any) -> Iterator[Any]:
         looked_at.append(list(indices))
         yield from itertools.islice(batches(indices, *rest, **options), 2)
         raise KeyboardInterrupt
 
-    images.batches = watched  # type: ignore[method-assign]
+    images.pixel_batches = watched  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         scanned(images, batch_size=4, out=tmp_path)
     early = Scan.load(tmp_path)
     assert early.done == 8
     assert [skipped.index for skipped in early.skipped] == [3, 7]
-    images.batches = batches  # type: ignore[method-assign]
+    images.pixel_batches = batches  # type: ignore[method-assign]
     resumed = scanned(images, batch_size=4, out=tmp_path, resume=True)
     assert same_scan(resumed, scanned(images, batch_size=4))
 
@@ -384,7 +383,7 @@ def behind(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is waited for behind the forwards of scans, as on a GPU: where Python reads no value until a
     checkpoint."""
     monkeypatch.setattr(peaks, "IN_REACH", set())
-    monkeypatch.setattr(held, "HELD", 16)
+    monkeypatch.setattr(_counting, "HELD_FAR", 16)
     names: list[str] = []
     work = _scan_run.ScanRun._held
 

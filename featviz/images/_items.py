@@ -96,15 +96,16 @@ def size_of(item: Any, preprocess: Preprocess) -> tuple[int, int]:
 
 
 def in_unit_range(pixels: Tensor) -> Tensor:
-    """Pixels of any kind as floating point in [0, 1]: 8 bits are divided by 255, 16 by 65535.
+    """Pixels of any kind as floating point in [0, 1]: 8 bits are divided by 255, 16 by 65535, to the same
+    values on every device.
 
     Raises:
         UsageError: whole numbers of another kind, whose white is not known.
     """
     if pixels.dtype == torch.uint8:
-        return pixels.float() / 255
+        return _divided(pixels, 255)
     if pixels.dtype == torch.uint16:
-        return pixels.float() / SIXTEEN_BITS
+        return _divided(pixels, SIXTEEN_BITS)
     if pixels.dtype == torch.bool:
         return pixels.float()
     if not pixels.is_floating_point():
@@ -116,6 +117,11 @@ def in_unit_range(pixels: Tensor) -> Tensor:
     if pixels.dtype == torch.float64:
         return pixels
     return pixels.float()
+
+
+def _divided(pixels: Tensor, white: float) -> Tensor:
+    """Pixels as shares of white, which is a tensor, since GPUs multiply by the reciprocal of a number."""
+    return pixels.float().div_(torch.full((), white, device=pixels.device))
 
 
 def _field(item: Mapping[Any, Any]) -> Any:

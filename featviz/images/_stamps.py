@@ -29,6 +29,10 @@ class Chosen:
     def __call__(self, index: int) -> Any:
         return self.read(self.indices[index])
 
+    @property
+    def in_memory(self) -> bool:
+        return bool(getattr(self.read, "in_memory", False))
+
     def stamp(self, index: int) -> str:
         return stamps_of(self.read)(self.indices[index])
 

@@ -22,7 +22,7 @@ from torch.utils.data import (
 
 from featviz.errors import ImageError, SizeError, UsageError
 from featviz.images._folders import folder_of
-from featviz.images._items import channels_of, image_of, in_unit_range
+from featviz.images._items import channels_of, image_of
 from featviz.images._paths import THREADS, from_files, from_path, from_shards, is_tar
 from featviz.images._remote import from_address, is_address
 from featviz.images.collection import Images, hxw
@@ -164,12 +164,13 @@ def _from_array(
 
 @dataclass(frozen=True)
 class _Rows:
-    """Images of a tensor in memory: floating point, so that they are not kept another time."""
+    """Images of a tensor, which is in memory, so that they are not kept another time."""
 
     images: Tensor
+    in_memory = True
 
     def __call__(self, index: int) -> Tensor:
-        return in_unit_range(self.images[index])
+        return self.images[index]
 
 
 def _from_list(source: Sequence[Any], preprocess: Preprocess | None, workers: int) -> Images:

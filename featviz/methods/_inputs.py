@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from featviz.errors import ImageError, LayerError, ModelError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.forward import Forward
+from featviz.images._items import in_unit_range
 from featviz.images._sizes import UNREADABLE
 from featviz.images.collection import Images
 from featviz.images.tensors import as_batch
@@ -84,12 +85,12 @@ def check_same_images(data: Images, listing: Listing) -> None:
 
 
 def in_model_space(data: Images, batch: Tensor, parameter: Tensor) -> Tensor:
-    """A batch (n, c, h, w) in [0, 1] as the model takes it, on the device and of the type of one of
+    """A batch (n, c, h, w) in 8 bits or in [0, 1] as the model takes it, on the device and of the type of one of
     its parameters; the device is not waited for."""
-    if parameter.is_cuda:
+    if parameter.is_cuda and not batch.is_cuda:
         batch = batch.pin_memory()  # only such memory is read while Python goes on
-    own = data.preprocess.normalize(batch.to(parameter.device, non_blocking=True))
-    return own.to(parameter)
+    pixels = in_unit_range(batch.to(parameter.device, non_blocking=True))
+    return data.preprocess.normalize(pixels).to(parameter)
 
 
 def scanned_image(data: Images, listing: Listing, index: int) -> Tensor:

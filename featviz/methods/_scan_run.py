@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,21 +12,23 @@ import torch
 from torch import Tensor
 
 from featviz.bars import bar as progress_bar
-from featviz.errors import ImageError, UsageError
+from featviz.errors import ImageError
 from featviz.fields.anatomy import parameter_of
-from featviz.fields.maps import as_maps
 from featviz.fields.sizes import LayersBySize
 from featviz.hooks import evaluating
+from featviz.images._items import in_unit_range
 from featviz.images.collection import Images
-from featviz.methods._inputs import in_model_space, reached, shape_of
+from featviz.methods._inputs import in_model_space, reached
 from featviz.methods._layout import LayoutReader
 from featviz.methods._numbers import Numbers
 from featviz.methods._shards import folder_of
+from featviz.methods._taking import Score, Taking
 from featviz.records._arrays import arrays_in
+from featviz.records._counting import holding
 from featviz.records.amplitudes import counted
-from featviz.records.layer_scan import LayerScan, has_positions
+from featviz.records.layer_scan import LayerScan
 from featviz.records.listing import Skipped, add_skipped
-from featviz.records.peaks import Highest, Peaks, highest_of, in_reach, ranked_by
+from featviz.records.peaks import Peaks, in_reach
 from featviz.records.scan import Scan
 
 
@@ -43,7 +45,7 @@ class ScanRun:
         shard: tuple[int, int] | None,
         checkpoint: float,
         strict: bool,
-        score: Callable[[Tensor], Tensor] | None,
+        score: Score,
     ) -> None:
         self.reader = reader
         self.model = reader.steady.model
@@ -56,9 +58,9 @@ class ScanRun:
             self.out = folder_of(self.out, shard)
         self.checkpoint = checkpoint
         self.strict = strict
-        self.score = score
+        self.taking = Taking(reader, sized, score, data.sizes is None)
         self.parameter = parameter_of(self.model)
-        self.sized = sized
+        self.shape = sized.shape
         self.skipped: list[Skipped] = []
         self.numbers = Numbers(data.keys)
         self.most = batch_size  # images that fit into the device's memory at once
@@ -95,8 +97,9 @@ class ScanRun:
         return replace(state, skipped=list(self.skipped))
 
     def _batches(self, indices: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
-        shape = self.sized.shape
-        return self.data.batches(indices, self.batch_size, shape=shape, on_error=self._skip)
+        return self.data.pixel_batches(
+            indices, self.batch_size, shape=self.shape, on_error=self._skip
+        )
 
     def all_of(self, state: Scan, progress: bool) -> Scan:
         """The scan of all images; what is done is saved when it is interrupted."""
@@ -170,6 +173,7 @@ class ScanRun:
             # here the error is gone, and with it the tensors that its traceback held
             n = min(self.most, len(images))
             self.most = -(-n // 2)
+            self.taking.replay.again()
             warnings.warn(
                 f"the device has too little memory for {n} images: {self.most} at once from here on",
                 stacklevel=2,
@@ -179,33 +183,21 @@ class ScanRun:
 
     def _with(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:
         """The scan after some images at once."""
-        layers: dict[str, LayerScan] = {}
-        highest: dict[str, Highest] = {}
-        shape = shape_of(batch)
-
-        def reduce(name: str, output: Tensor) -> None:
-            own = state[name]
-            maps = as_maps(self.sized.for_maps(own.layer, shape), output)  # (n, c, h, w)
-            scores = self._scores(own, maps)
-            with torch._C.DisableTorchFunction():  # of small operations, a mode is the larger part
-                highest[name] = _highest(own, maps, scores)
-                layers[name] = own.counting(maps, images)
-
-        self.reader.read(in_model_space(self.data, batch, self.parameter), reduce)
-        held = self._held(layers, highest, images)
+        x = in_model_space(self.data, batch, self.parameter)
+        take = self.taking.near if in_reach(self.parameter) else self.taking.far
+        held = self._held(*take(state.layers, x, images), images)
         layers = {name: held[name] for name in state}  # in the order of the record
         amplitudes = state.amplitudes
         if amplitudes is not None:
             rows = counted(images, len(state.listing))
-            amplitudes = amplitudes.update(batch if len(rows) == len(batch) else batch[rows])
+            chosen = batch if len(rows) == len(batch) else batch[rows]
+            amplitudes = amplitudes.update(in_unit_range(chosen.cpu()))
         return state.with_progress(layers, position, list(self.skipped), amplitudes)
 
     def _held(
-        self, layers: dict[str, LayerScan], highest: dict[str, Highest], images: list[int]
+        self, layers: dict[str, LayerScan], peaks: dict[str, Peaks], images: list[int]
     ) -> dict[str, LayerScan]:
-        """The layers after a batch, in the order of the forward pass. What needs no maps is done behind it:
-        between the layers of a network each small operation takes longer."""
-        peaks = {name: Peaks.of(own, images) for name, own in highest.items()}
+        """The layers after a batch, if what was taken of it is a number."""
         values: dict[str, Tensor] = {}
         for name, own in peaks.items():
             values[f"layer {name!r}"] = own.maxima
@@ -214,27 +206,4 @@ class ScanRun:
         self.numbers.take(values, images)
         if in_reach(self.parameter):
             self.numbers.check()
-        return {name: layers[name].holding(own) for name, own in peaks.items()}
-
-    def _scores(self, layer_scan: LayerScan, maps: Tensor) -> Tensor | None:
-        """What images are ranked by; None: the maxima of a layer's maps."""
-        if self.score is None:
-            return None
-        layer, score = layer_scan.layer, layer_scan.score
-        if not layer.has_maps and not score.startswith("function "):
-            return None
-        scores = self.score(maps)
-        expected = maps.shape[:2]
-        if not isinstance(scores, Tensor) or scores.shape != expected:
-            given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise UsageError(
-                f"score gives {given} for maps {tuple(maps.shape)}: give {tuple(expected)}", "score"
-            )
-        return scores
-
-
-def _highest(layer_scan: LayerScan, maps: Tensor, scores: Tensor | None) -> Highest:
-    """What is taken of a layer's maps, with what images are ranked by."""
-    if scores is None:
-        return highest_of(maps)
-    return ranked_by(maps, scores, has_positions(layer_scan.score, layer_scan.layer))
+        return holding(layers, peaks)

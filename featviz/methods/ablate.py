@@ -151,7 +151,7 @@ class _Run:
         n = len(self.data)
         bar = progress_bar(desc=what, total=n, unit="image", progress=self.progress)
         with bar:
-            for indices, batch in self.data.batches(range(n), self.batch_size):
+            for indices, batch in self.data.pixel_batches(range(n), self.batch_size):
                 yield indices, in_model_space(self.data, batch, self.parameter)
                 bar.update(len(indices))
 

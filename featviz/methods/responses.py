@@ -288,7 +288,9 @@ class _Run:
 
     def _batches(self, indices: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         shape = self.begun.listing.input_shape
-        return self.data.batches(indices, self.how.batch_size, shape=shape, on_error=self._skip)
+        return self.data.pixel_batches(
+            indices, self.how.batch_size, shape=shape, on_error=self._skip
+        )
 
     def _skip(self, index: int, error: ImageError) -> None:
         if self.how.strict:

@@ -73,6 +73,18 @@ class ImageSample:
         rounded = scores.detach().float().clamp(-_LARGEST, _LARGEST).half()
         return self._with(torch.tensor(hashes), torch.tensor(images), rounded)
 
+    @classmethod
+    def side_by_side(cls, layers: Sequence[ImageSample]) -> ImageSample:
+        """Those of several layers over the same images, as if they were of one."""
+        first = layers[0]
+        scores = torch.cat([own.scores for own in layers], dim=1)
+        return cls(first.hashes, first.images, scores, first.m, first.seed)
+
+    def apart(self, channels: Sequence[int]) -> list[ImageSample]:
+        """Those of each layer, of so many units, that lie side by side in these."""
+        columns = torch.split(self.scores, list(channels), dim=1)
+        return [ImageSample(self.hashes, self.images, own, self.m, self.seed) for own in columns]
+
     def merge(self, other: ImageSample) -> ImageSample:
         """These and those of other images.
 

@@ -17,14 +17,10 @@ from featviz.names import QUANTILE
 from featviz.records.image_sample import ImageSample
 from featviz.records.listing import Listing
 from featviz.records.peaks import NONE, Peaks
-from featviz.records.spectrum import Spectrum
+from featviz.records.spectrum import Spectrum, kinds_far
 from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK
 from featviz.units import Layer
-
-HELD = 256
-"""Images after which a scan counts what it holds, with a few operations for all of them and not for each
-batch."""
 
 
 def has_positions(score: str, layer: Layer) -> bool:
@@ -81,21 +77,31 @@ class LayerScan:
         """This layer with the positions of a batch of maps counted, if it has a spectrum.
 
         Args:
-            maps: (n, c, h, w), without NaN; what is counted is on their device.
+            maps: (n, c, h, w), without NaN, in reach of Python.
             images: the index of each of the n images.
         """
         if self.spectrum is None:
             return self
-        total = self.listing.positions(self.layer.map_size)
-        spectrum = self.spectrum.to(maps.device).counting(maps, images, total)
-        return replace(self, spectrum=spectrum)
+        return replace(self, spectrum=self.spectrum.counting(maps, images, self._positions))
+
+    def kinds(self, maps: Tensor, hashes: Tensor) -> Tensor:
+        """What `counting` counts, out of Python's reach, for `with_kinds`."""
+        return kinds_far(maps, hashes, self._positions)
+
+    def with_kinds(self, kinds: Tensor) -> LayerScan:
+        """This layer with the positions of a batch counted, if it has a spectrum."""
+        if self.spectrum is None:
+            return self
+        return replace(self, spectrum=self.spectrum.with_kinds(kinds))
+
+    @property
+    def _positions(self) -> int:
+        """How many positions the maps of all images have."""
+        return self.listing.positions(self.layer.map_size)
 
     def holding(self, peaks: Peaks) -> LayerScan:
-        """This layer with the peaks of a batch of images more, which are held until there are many to be
-        counted at once."""
-        own = replace(self, held=(*self.held, peaks))
-        n = sum(len(batch.images) for batch in own.held)
-        return own.counted() if n >= HELD else own
+        """This layer with the peaks of a batch of images more, which are not counted yet."""
+        return replace(self, held=(*self.held, peaks))
 
     def counted(self) -> LayerScan:
         """The same, with nothing held."""

@@ -52,6 +52,7 @@ class Peaks:
         scores: (n, c) float32, what images are ranked by.
         first: (n, c) int32, as of `Highest`.
         widths: of the maps of each image.
+        packed: the codes of positions, of several layers side by side, whose maps differ in width.
     """
 
     images: list[int]
@@ -59,6 +60,7 @@ class Peaks:
     scores: Tensor
     first: Tensor
     widths: list[int]
+    packed: Tensor | None = None
 
     @classmethod
     def of(cls, highest: Highest, images: Sequence[int]) -> Peaks:
@@ -83,6 +85,17 @@ class Peaks:
         )
         return own if own.images == sorted(own.images) else own._in_order()
 
+    @classmethod
+    def side_by_side(cls, layers: Sequence[Peaks]) -> Peaks:
+        """Those of several layers on the same images, as if they were of one; out of Python's reach."""
+        maxima = torch.cat([own.maxima for own in layers], dim=1)
+        scores = maxima
+        if any(own.scores is not own.maxima for own in layers):
+            scores = torch.cat([own.scores for own in layers], dim=1)
+        first = torch.cat([own.first for own in layers], dim=1)
+        packed = torch.cat([own.codes for own in layers], dim=1)
+        return cls(layers[0].images, maxima, scores, first, layers[0].widths, packed)
+
     def _in_order(self) -> Peaks:
         """The same in the order of the images."""
         order = sorted(range(len(self.images)), key=self.images.__getitem__)
@@ -93,8 +106,12 @@ class Peaks:
     @property
     def codes(self) -> Tensor:
         """(n, c) int64, positions as of `codes_of`."""
-        widths = torch.tensor(self.widths).to(self.first.device, non_blocking=True)
-        codes: Tensor = _codes(self.first.long(), widths[:, None])
+        if self.packed is not None:
+            return self.packed
+        width: Any = self.widths[0]  # one number, which need not be moved to the device
+        if len(set(self.widths)) > 1:
+            width = torch.tensor(self.widths).to(self.first.device, non_blocking=True)[:, None]
+        codes: Tensor = _codes(self.first.long(), width)
         return codes.masked_fill_(self.first == NONE, NONE)
 
     def codes_at(self, index: Integers) -> Integers:

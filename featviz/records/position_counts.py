@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UsageError
+from featviz.records.peaks import in_reach
 
 _BITS = 7
 _HALVES = 2**_BITS
@@ -71,8 +72,11 @@ class PositionCounts:
 
     def update(self, maps: Tensor) -> PositionCounts:
         """These, and maps (n, c, h, w) without NaN, on the device of these, which is not waited for."""
-        blocks = [_kinds(block) for block in torch.split(maps, _CHANNELS, dim=1)]
-        return PositionCounts(self.kinds + torch.cat(blocks))
+        return self.plus(kinds_of(maps))
+
+    def plus(self, kinds: Tensor) -> PositionCounts:
+        """These, and those of some maps, as of `kinds_of`, on the device of these."""
+        return PositionCounts(self.kinds.to(kinds.device) + kinds)
 
     def merge(self, other: PositionCounts) -> PositionCounts:
         """These and those of other images."""
@@ -117,8 +121,19 @@ def upper_edges() -> Tensor:
     return torch.cat([-edges.flip(0), -lowest, zero, edges, endless])
 
 
-def _kinds(maps: Tensor) -> Tensor:
-    """How many values of each of some channels, (n, c, h, w), are of each kind: (c, KINDS)."""
+def kinds_of(maps: Tensor, weights: Tensor | None = None) -> Tensor:
+    """How many values of each unit are of each kind, (c, KINDS) int64.
+
+    Args:
+        maps: (n, c, h, w), without NaN, on a device that is not waited for.
+        weights: how often each image counts, (n,) int64, where the device is out of Python's reach; None: once.
+    """
+    blocks = torch.split(maps, _CHANNELS, dim=1)
+    return torch.cat([_kinds(block, weights) for block in blocks])
+
+
+def _kinds(maps: Tensor, weights: Tensor | None) -> Tensor:
+    """The same, of no more than _CHANNELS units."""
     channels = maps.shape[1]
     kinds = maps.detach().half().view(torch.int16).contiguous().int()
     # rounded up, so that zero has a bin of its own; those of a channel come after those of the one before
@@ -126,8 +141,9 @@ def _kinds(maps: Tensor) -> Tensor:
     kinds += (first * _HALVES + _HALVES - 1)[:, None, None]
     kinds = kinds.bitwise_right_shift_(_BITS).flatten()
     n = channels * KINDS + 1  # NaN, which is refused later, may come after the last
-    if maps.device.type == "cpu":
+    if in_reach(maps):
         return torch.bincount(kinds, minlength=n)[:-1].view(channels, KINDS)
     counts = torch.zeros(n, dtype=torch.int64, device=maps.device)  # bincount waits for the device
-    counts.index_add_(0, kinds, torch.ones_like(kinds, dtype=torch.int64))
+    each = counts.new_ones(len(maps)) if weights is None else weights
+    counts.index_add_(0, kinds, each[:, None, None, None].expand(maps.shape).flatten())
     return counts[:-1].view(channels, KINDS)

@@ -26,28 +26,57 @@ def some_positions(maps: Tensor, images: Sequence[int], total: int) -> Tensor | 
     on that its index says.
 
     Args:
-        maps: on any device, which is not waited for.
+        maps: in reach of Python.
         images: the index of each of the n images.
         total: how many positions the maps of all images have, beside these too.
     """
     flat = maps.flatten(2)
-    size = flat.shape[2]
     if total <= MOST:
         return flat[..., None]
-    wanted = size * (MOST // 2)  # of an image, times the total
-    n = min(size, max(_FEWEST, -(-wanted // total)))
-    limit = 2**63 * wanted // (n * total)  # below which hashes are of images that count
-    hashes = hashes_of(tuple(images), _SEED)
+    n, limit = _chosen(flat.shape[2], total)
+    hashes = hashes_for(images)
     rows = [row for row, own in enumerate(hashes) if own < limit]
     if not rows:
         return None
-    starts = torch.tensor([own % size for own in hashes])
-    starts = starts.to(maps.device, non_blocking=True)[:, None, None]
-    chosen = (starts + _step(size) * torch.arange(n, device=maps.device)) % size
-    values = flat.gather(2, chosen.expand(-1, flat.shape[1], -1))[..., None]
-    if len(rows) < len(images):
-        values = values[torch.tensor(rows).to(maps.device, non_blocking=True)]
-    return values
+    values = _spread(flat, torch.tensor(hashes, device=maps.device), n)
+    return values[rows] if len(rows) < len(images) else values
+
+
+def all_with_weights(maps: Tensor, hashes: Tensor, total: int) -> tuple[Tensor, Tensor | None]:
+    """The same, with values of images too that are not counted, and how often each image counts, (n,) int64 of 0
+    and 1; None: all count. Which these are Python is not told, so that the operations are the same for all batches.
+
+    Args:
+        maps, total: as of `some_positions`.
+        hashes: of the images, as of `hashes_for`, on the device of the maps.
+    """
+    flat = maps.flatten(2)
+    if total <= MOST:
+        return flat[..., None], None
+    n, limit = _chosen(flat.shape[2], total)
+    values = _spread(flat, hashes, n)
+    return values, (hashes <= min(limit, 2**63) - 1).long()
+
+
+def hashes_for(images: Sequence[int]) -> list[int]:
+    """By which images are chosen, and where in them the first position is that is counted: 63 bits each."""
+    return hashes_of(tuple(images), _SEED)
+
+
+def _chosen(size: int, total: int) -> tuple[int, int]:
+    """How many positions of an image are counted, of a map of some size, and below which limit the hashes are of
+    images that count."""
+    wanted = size * (MOST // 2)  # of an image, times the total
+    n = min(size, max(_FEWEST, -(-wanted // total)))
+    return n, 2**63 * wanted // (n * total)
+
+
+def _spread(flat: Tensor, hashes: Tensor, n: int) -> Tensor:
+    """n values (any, c, n, 1) of flattened maps (any, c, positions)."""
+    size = flat.shape[2]
+    starts = (hashes % size)[:, None, None]
+    chosen = (starts + _step(size) * torch.arange(n, device=flat.device)) % size
+    return flat.gather(2, chosen.expand(-1, flat.shape[1], -1))[..., None]
 
 
 def _step(size: int) -> int:

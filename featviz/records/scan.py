@@ -28,6 +28,7 @@ from featviz.records._arrays import (
     arrays_name,
     packed,
 )
+from featviz.records._counting import counted
 from featviz.records._layers import layer_to_json
 from featviz.records._merging import check_mergeable, skips
 from featviz.records._progress import check_resumes, check_schema, checksum, stale
@@ -276,8 +277,7 @@ class Scan(Mapping[str, LayerScan]):
 
     def counted(self) -> Scan:
         """This scan with all that its layers hold counted."""
-        layers = {name: layer_scan.counted() for name, layer_scan in self.items()}
-        return replace(self, layers=layers)
+        return replace(self, layers=counted(self.layers))
 
     def merge(self, other: Scan) -> Scan:
         """This scan and another of the same network and listing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,17 @@ class Statistics:
             count - histogram[:, 0],
             histogram,
         )
+
+    @classmethod
+    def side_by_side(cls, layers: Sequence[Statistics]) -> Statistics:
+        """Those of several layers over the same images, as if they were of one."""
+        arrays = (torch.cat([getattr(own, name) for own in layers]) for name in _ARRAYS)
+        return cls(layers[0].count, *arrays)
+
+    def apart(self, channels: Sequence[int]) -> list[Statistics]:
+        """Those of each layer, of so many units, that lie side by side in these."""
+        arrays = (torch.split(getattr(self, name), list(channels)) for name in _ARRAYS)
+        return [Statistics(self.count, *own) for own in zip(*arrays, strict=True)]
 
     def merge(self, other: Statistics) -> Statistics:
         """These and those of other images."""

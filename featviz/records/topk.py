@@ -80,6 +80,22 @@ class TopK:
             torch.full((channels, k, 2), NONE),
         )
 
+    @classmethod
+    def side_by_side(cls, tops: Sequence[TopK]) -> TopK:
+        """Those of several layers of the same images and k, as if they were of one."""
+        scores, images, positions = (
+            torch.cat([getattr(top, name) for top in tops]) for name in _ARRAYS
+        )
+        return cls(scores, images, positions, max(top.latest for top in tops))
+
+    def apart(self, channels: Sequence[int]) -> list[TopK]:
+        """Those of each layer, of so many units, that lie side by side in these."""
+        scores, images, positions = (
+            torch.split(getattr(self, name), list(channels)) for name in _ARRAYS
+        )
+        by_layer = zip(scores, images, positions, strict=True)
+        return [TopK(*own, latest=self.latest) for own in by_layer]
+
     @property
     def k(self) -> int:
         """How many slots each unit has."""

@@ -1,0 +1,154 @@
+"""The same work on batch after batch of a GPU, from a CUDA graph: Python starts a graph of hundreds of operations
+as soon as one of them, and most networks of small images wait for Python otherwise."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as all_modules
+
+from featviz.attached import Attached
+from featviz.errors import first_line
+
+T = TypeVar("T")
+Work = Callable[..., tuple[list[Tensor], T]]
+"""From tensors on a GPU to tensors, by the same operations for all tensors of a shape; and what is to be known
+of them, which is the same for all."""
+
+
+class Graph(Generic[T]):
+    """Work that was recorded once.
+
+    Args:
+        work: waits for nothing.
+        given: tensors like those that it is to be done on.
+    """
+
+    def __init__(self, work: Work[T], given: Sequence[Tensor]) -> None:
+        self.given = [own.clone() for own in given]
+        self.graph = torch.cuda.CUDAGraph()
+        # other threads, which read images, may do what they like meanwhile
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.results, self.about = work(*self.given)
+
+    def __call__(self, *given: Tensor) -> tuple[list[Tensor], T]:
+        """What the work gives of these."""
+        for own, new in zip(self.given, given, strict=True):
+            own.copy_(new)
+        self.graph.replay()
+        return [own.clone() for own in self.results], self.about
+
+
+class Replay(Generic[T]):
+    """Does work on batch after batch: twice as it is written, then from a graph, if that gives the same bits of
+    the second batch. Batches of another shape, such as the last, are done as it is written.
+
+    A graph has no Python in it. Where there may be some that matters, none is made, and a warning says why.
+
+    Args:
+        model: that the work runs.
+        work: see above.
+
+    Attributes:
+        replayed: batches that were done from a graph.
+    """
+
+    def __init__(self, model: nn.Module, work: Work[T]) -> None:
+        self.model = model
+        self.work = work
+        self.replayed = 0
+        self.again()
+
+    def again(self) -> None:
+        """Forget the graph, and the memory it has: batches of another shape are to come."""
+        self._graph: Graph[T] | None = None
+        self._shapes: list[torch.Size] = []
+        self._is_tried = False
+
+    def __call__(self, *given: Tensor) -> tuple[list[Tensor], T]:
+        """What the work gives of these tensors, in memory of its own."""
+        shapes = [own.shape for own in given]
+        if self._graph is not None and shapes == self._shapes:
+            self.replayed += 1
+            return self._graph(*given)
+        if self._is_tried or shapes != self._shapes:
+            if not self._is_tried:
+                self._shapes = shapes
+            return self.work(*given)
+        self._is_tried = True
+        return self._recorded(given)
+
+    def _recorded(self, given: Sequence[Tensor]) -> tuple[list[Tensor], T]:
+        """What the work gives; a graph of it is made, if that can be."""
+        reason = why_python(self.model)
+        if reason is None:
+            with _noted() as waits:
+                expected = self.work(*given)
+            reason = waits[0] if waits else None
+        else:
+            expected = self.work(*given)
+        if reason is None:
+            reason = self._try(given, expected[0])
+        if reason is not None:
+            warnings.warn(
+                f"the GPU is given the operations of each batch one by one, which takes longer: {reason}",
+                stacklevel=2,
+            )
+        return expected
+
+    def _try(self, given: Sequence[Tensor], expected: Sequence[Tensor]) -> str | None:
+        """Make a graph; why there is none."""
+        try:
+            graph = Graph(self.work, given)
+            results, _ = graph(*given)
+        except Exception as error:  # of the model's own, or CUDA's, which refuses what waits
+            return f"the forward cannot be recorded ({first_line(error)})"
+        if not all(map(_same_bits, results, expected)):
+            return "recorded, the forward gives other bits"
+        self._graph = graph
+        return None
+
+
+def why_python(model: nn.Module) -> str | None:
+    """Why a forward of a model may need Python each time; None: it does not, as far as can be told."""
+    if all_modules._global_forward_hooks or all_modules._global_forward_pre_hooks:
+        return "there are hooks on all modules"
+    for name, module in model.named_modules():
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        if not all(isinstance(hook, Attached) for hook in hooks):
+            return f"layer {name!r} has hooks" if name else "the model has hooks"
+    tensors = [*model.parameters(), *model.buffers()]
+    if len({tensor.device for tensor in tensors}) > 1:
+        return "the model is on several devices"
+    return None
+
+
+@contextmanager
+def _noted() -> Any:
+    """A block that notes what waits for the GPU, in words, in the list that it gives."""
+    waits: list[str] = []
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield waits
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    for warning in caught:
+        text = str(warning.message)
+        if "called a synchronizing" in text:
+            waits.append("the forward waits for values of the GPU")
+        elif "ynchronization debug mode" not in text:
+            warnings.warn_explicit(text, warning.category, warning.filename, warning.lineno)
+
+
+def _same_bits(first: Tensor, second: Tensor) -> bool:
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    return torch.equal(*(own.contiguous().view(torch.uint8) for own in (first, second)))

@@ -1,0 +1,166 @@
+"""What a scan takes of the layers of a batch: near, where Python reaches every value, layer by layer; far, on a GPU,
+of all layers at once, by operations that Python need not see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featviz.errors import UsageError
+from featviz.fields.maps import as_maps
+from featviz.fields.sizes import LayersBySize, Shape
+from featviz.methods._inputs import shape_of
+from featviz.methods._layout import LayoutReader
+from featviz.methods._replay import Replay
+from featviz.records.layer_scan import LayerScan, has_positions
+from featviz.records.peaks import Highest, Peaks, highest_of, ranked_by
+from featviz.records.position_sample import hashes_for
+
+Score = Callable[[Tensor], Tensor] | None
+"""What images are ranked by, of maps (n, c, h, w); None: their maxima."""
+Taken = tuple[dict[str, LayerScan], dict[str, Peaks]]
+"""Layers with their positions counted, and the peaks of each, in the order of the forward pass."""
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What the tensors hold that are taken of all layers at once.
+
+    Attributes:
+        names: of the tensors.
+        layers: in the order of their columns.
+        channels, widths: of the maps of each layer.
+    """
+
+    names: list[str]
+    layers: list[str]
+    channels: list[int]
+    widths: list[int]
+
+
+class Taking:
+    """Takes of each batch what a scan counts.
+
+    Args:
+        reader: reads the layers.
+        sized: the layers for images of each size.
+        score: what images are ranked by.
+        same_size: whether all images have the same.
+    """
+
+    def __init__(
+        self, reader: LayoutReader, sized: LayersBySize, score: Score, same_size: bool
+    ) -> None:
+        self.reader = reader
+        self.sized = sized
+        self.score = score
+        self.same_size = same_size
+        self.layers: Mapping[str, LayerScan] = {}
+        self.replay = Replay(reader.steady.model, self._of_all)
+
+    def near(self, layers: Mapping[str, LayerScan], x: Tensor, images: list[int]) -> Taken:
+        """Of images (n, c, h, w) in model space, given the index of each."""
+        counted: dict[str, LayerScan] = {}
+        highest: dict[str, Highest] = {}
+
+        def reduce(name: str, output: Tensor) -> None:
+            own = layers[name]
+            maps, scores = self._scored(own, output, shape_of(x))
+            with torch._C.DisableTorchFunction():  # of small operations, a mode is the larger part
+                highest[name] = _highest(own, maps, scores)
+                counted[name] = own.counting(maps, images)
+
+        self.reader.read(x, reduce)
+        # what needs no maps is done here: between the layers of a network each small operation takes longer
+        return counted, {name: Peaks.of(own, images) for name, own in highest.items()}
+
+    def far(self, layers: Mapping[str, LayerScan], x: Tensor, images: list[int]) -> Taken:
+        """The same, of images on a device out of Python's reach."""
+        self.layers = layers
+        given = [x]
+        if any(own.spectrum is not None for own in layers.values()):
+            given.append(torch.tensor(hashes_for(images)).to(x.device, non_blocking=True))
+        # graphs are of one size, and the first batch shows whether the forward is steady
+        if self.same_size and x.is_cuda and self.reader.steady.is_checked:
+            results, columns = self.replay(*given)
+        else:
+            results, columns = self._of_all(*given)
+        return _apart(layers, results, columns, images)
+
+    def _of_all(self, x: Tensor, *hashes: Tensor) -> tuple[list[Tensor], _Columns]:
+        """What is taken of all layers, side by side: maxima (n, any), the first positions of the scores, the scores
+        where they are others, and the positions counted (any, KINDS) if there is a spectrum."""
+        highest: dict[str, Highest] = {}
+        kinds: list[Tensor] = []
+
+        def reduce(name: str, output: Tensor) -> None:
+            own = self.layers[name]
+            maps, scores = self._scored(own, output, shape_of(x))
+            with torch._C.DisableTorchFunction():
+                highest[name] = _highest(own, maps, scores)
+                if hashes:
+                    kinds.append(own.kinds(maps, *hashes))
+
+        self.reader.read(x, reduce)
+        peaks = [Peaks.of(own, range(len(x))) for own in highest.values()]
+        results = {
+            "maxima": _side_by_side([own.maxima for own in peaks]),
+            "first": _side_by_side([own.first for own in peaks]),
+        }
+        if any(own.scores is not own.maxima for own in peaks):
+            results["scores"] = _side_by_side([own.scores for own in peaks])
+        if kinds:
+            results["kinds"] = torch.cat([own.to(kinds[0].device) for own in kinds])
+        channels = [own.maxima.shape[1] for own in peaks]
+        widths = [own.width for own in highest.values()]
+        return [*results.values()], _Columns([*results], [*highest], channels, widths)
+
+    def _scored(
+        self, layer_scan: LayerScan, output: Tensor, shape: Shape
+    ) -> tuple[Tensor, Tensor | None]:
+        """The maps (n, c, h, w) of a layer, and what images are ranked by; None: their maxima."""
+        layer, score = layer_scan.layer, layer_scan.score
+        maps = as_maps(self.sized.for_maps(layer, shape), output)
+        if self.score is None or not (layer.has_maps or score.startswith("function ")):
+            return maps, None
+        scores = self.score(maps)
+        expected = maps.shape[:2]
+        if not isinstance(scores, Tensor) or scores.shape != expected:
+            given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise UsageError(
+                f"score gives {given} for maps {tuple(maps.shape)}: give {tuple(expected)}", "score"
+            )
+        return maps, scores
+
+
+def _highest(layer_scan: LayerScan, maps: Tensor, scores: Tensor | None) -> Highest:
+    """What is taken of a layer's maps, with what images are ranked by."""
+    if scores is None:
+        return highest_of(maps)
+    return ranked_by(maps, scores, has_positions(layer_scan.score, layer_scan.layer))
+
+
+def _side_by_side(values: list[Tensor]) -> Tensor:
+    """Those of all layers, (n, any), on the device of the first."""
+    return torch.cat([own.to(values[0].device) for own in values], dim=1)
+
+
+def _apart(
+    layers: Mapping[str, LayerScan], results: list[Tensor], columns: _Columns, images: list[int]
+) -> Taken:
+    """Of each layer what lies side by side in what was taken of all."""
+    split = {}
+    for name, own in zip(columns.names, results, strict=True):
+        split[name] = torch.split(own, columns.channels, dim=0 if name == "kinds" else 1)
+    counted, peaks = {}, {}
+    for i, (name, width) in enumerate(zip(columns.layers, columns.widths, strict=True)):
+        maxima = split["maxima"][i]
+        scores = split["scores"][i] if "scores" in split else maxima
+        peaks[name] = Peaks(images, maxima, scores, split["first"][i], [width] * len(images))
+        counted[name] = layers[name]
+        if "kinds" in split:
+            counted[name] = layers[name].with_kinds(split["kinds"][i])
+    return counted, peaks
