@@ -2,12 +2,13 @@
 
     python benchmarks/scan.py                     # the table of docs/speed.md; --device cuda on a GPU
 
-Both run the same images, which are in memory, in batches of the same size, in one process and in
-turns. The bare forward has one hook, which ends it behind the last convolution; it is run with the images'
-channels first in memory, as they come, and last. Printed are the median seconds of each, the medians over
-the turns of the ratio of the scan and the forward as images come, and of the scan and the quicker of the
-two, and the median of what a scan takes before its first batch enters the network, of a model whose
-anatomy was traced before. Weights are random: they do not change what is computed."""
+Both run the same images, which are in memory, in batches of the same size, in one process and in turns. On a
+GPU they are in its memory: in 8 bits for the scan, as the network takes them for the forward. The bare forward
+has one hook, which ends it behind the last convolution; it is run with the images' channels first in memory, as
+they come, and last. Printed are the median seconds of each, the medians over the turns of the ratio of the scan
+and the forward as images come, and of the scan and the quicker of the two, and the median of what a scan takes
+before its first batch enters the network, of a model whose anatomy was traced before. Weights are random: they
+do not change what is computed."""
 
 from __future__ import annotations
 
@@ -23,9 +24,10 @@ import torchvision
 from timing import device_name
 from torch import Tensor, nn
 
-from featviz import Anatomy, Images, Layer, Preprocess, anatomy, scan
+from featviz import Anatomy, Images, Layer, Preprocess, anatomy, open_images, scan
 from featviz.cli.allocator import keep_freed_memory
 from featviz.hooks import evaluating
+from featviz.images._items import in_unit_range
 
 MODELS = ("alexnet", "vgg16", "resnet18", "squeezenet1_1")
 HEADS = ("model", "batch", "forward", "channels last", "scan", "ratio", "of the quicker", "start")
@@ -96,10 +98,13 @@ def row(model: nn.Module, name: str, batch_size: int, args: argparse.Namespace) 
         args.images, 3, args.size, args.size, generator=torch.Generator().manual_seed(0)
     )
     images = Images([str(i) for i in range(args.images)], pixels.__getitem__, Preprocess())
+    if args.device != "cpu":
+        pixels = (pixels * 255).byte().to(args.images_on or args.device)
+        images = open_images(pixels, Preprocess())
     net = anatomy(model, (3, args.size, args.size))
     layers = net.select("conv")
     last = model.get_submodule(layers[-1].name)
-    batches = [batch.to(args.device) for batch in pixels.split(batch_size)]
+    batches = [in_unit_range(batch.to(args.device)) for batch in pixels.split(batch_size)]
     forward = bare(model, last, batches)
     laid_out = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
     forward_last = bare(model, last, laid_out)
@@ -143,6 +148,11 @@ def main() -> None:
     )
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="MODEL")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--images-on",
+        metavar="DEVICE",
+        help="where a GPU's images are, in 8 bits: its memory (default), or cpu",
+    )
     parser.add_argument("--size", type=int, default=224, help="pixels (default: 224)")
     parser.add_argument("--images", type=int, default=256, help="in each turn (default: 256)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=(16, 32), metavar="N")

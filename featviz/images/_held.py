@@ -9,6 +9,7 @@ from __future__ import annotations
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +63,7 @@ class Held:
                 return
             room = self._room(pixels.numel())
             if room is not None:
-                room.copy_(pixels.flatten())
+                np.copyto(room.numpy(), pixels.numpy().ravel())  # by this thread alone
                 self._entries[index] = stamp, room.view(pixels.shape)
 
     def _room(self, size: int) -> Tensor | None:

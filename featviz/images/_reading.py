@@ -58,12 +58,12 @@ def by_workers(
         attempts,
         batch_sampler=chunks,
         num_workers=n,
-        collate_fn=_as_they_are,
+        collate_fn=_stacked,
         generator=torch.Generator(),
     )
-    for chunk, results in zip(chunks, loader, strict=True):
+    for chunk, (stamps, results) in zip(chunks, loader, strict=True):
         outcomes: list[Outcome] = []
-        for index, (stamp, result) in zip(chunk, results, strict=True):
+        for index, stamp, result in zip(chunk, stamps, results, strict=True):
             if isinstance(result, UsageError):
                 raise result
             outcomes.append(taken(index, stamp, result) if isinstance(result, Tensor) else result)
@@ -95,8 +95,16 @@ def _attempt(item: Item, index: int) -> Outcome:
         return error
 
 
-def _as_they_are(items: list[Any]) -> list[Any]:
-    return items
+def _stacked(items: list[Any]) -> tuple[list[str], Any]:
+    """Stamps and results; pixels of one kind as one tensor, since each takes a file to come from a process."""
+    stamps = [stamp for stamp, _ in items]
+    results = [result for _, result in items]
+    kinds = {
+        (type(own), getattr(own, "dtype", None), getattr(own, "shape", None)) for own in results
+    }
+    if len(kinds) == 1 and isinstance(results[0], Tensor):
+        return stamps, torch.stack(results)
+    return stamps, results
 
 
 def _finished(chunk: list[int], futures: list[Future[Outcome]]) -> tuple[list[int], list[Outcome]]:

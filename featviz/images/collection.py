@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -129,7 +130,8 @@ class Images(Sequence[Tensor]):
 
     def _taken(self, index: int, stamp: str, pixels: Tensor) -> Tensor:
         """An item's pixels; those in 8 bits are kept while there is room, unless they are in memory."""
-        if pixels.dtype == torch.uint8 and not self._in_memory:
+        is_new = not self._in_memory and pixels.device.type == "cpu"
+        if pixels.dtype == torch.uint8 and is_new:
             self._held.keep(index, stamp, pixels)
         return pixels
 
@@ -310,7 +312,7 @@ class Images(Sequence[Tensor]):
                 pixels: Tensor = self[index]
             except ImageError:
                 continue
-            return hashlib.sha256(pixels.contiguous().numpy().tobytes()).hexdigest()
+            return hashlib.sha256(pixels.cpu().contiguous().numpy().tobytes()).hexdigest()
         return ""
 
     def batches(
@@ -351,9 +353,11 @@ class Images(Sequence[Tensor]):
         *,
         shape: tuple[int, int, int] | None = None,
         on_error: Callable[[int, ImageError], None] | None = None,
+        pinned: bool = False,
     ) -> Iterator[tuple[list[int], Tensor]]:
         """As `batches`, with items as they are read: in 8 bits, (n, c, h, w) uint8, where all of a batch are,
-        so that a quarter as much is moved to a GPU."""
+        so that a quarter as much is moved to a GPU; if ``pinned``, in memory of which that is done while Python
+        goes on."""
         expected: tuple[int, ...] | None = shape
         for chunk, outcomes in self._outcomes(self._chunks(indices, batch_size)):
             if self.sizes is not None:
@@ -371,7 +375,7 @@ class Images(Sequence[Tensor]):
                 readable.append(index)
                 items.append(outcome)
             if items:
-                yield readable, _stacked(items)
+                yield readable, _stacked(items, pinned)
 
     def _chunks(self, indices: Sequence[int], batch_size: int) -> list[list[int]]:
         """The indices of each batch."""
@@ -404,11 +408,16 @@ class Images(Sequence[Tensor]):
         )
 
 
-def _stacked(items: list[Tensor]) -> Tensor:
+def _stacked(items: list[Tensor], pinned: bool) -> Tensor:
     """Items (c, h, w) as a batch, in 8 bits if all of them are."""
     if len({item.dtype for item in items}) > 1:
         items = [in_unit_range(item) for item in items]
-    return torch.stack(items)
+    if any(item.device.type != "cpu" for item in items):
+        return torch.stack(items)
+    batch = torch.empty(len(items), *items[0].shape, dtype=items[0].dtype, pin_memory=pinned)
+    # by this thread alone: to wake others for so little takes longer, and keeps them from reading images
+    np.stack([item.numpy() for item in items], out=batch.numpy())
+    return batch
 
 
 def _encoded(text: str) -> bytes:

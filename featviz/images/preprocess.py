@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -217,9 +218,7 @@ class Preprocess:
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, (c, 1, 1) each."""
-        values = torch.tensor([self.mean, self.std]).to(device, non_blocking=True)
-        mean, std = values.view(2, -1, 1, 1)
-        return mean, std
+        return _on(device, torch.get_default_dtype(), tuple(self.mean), tuple(self.std))
 
     def _upright(self, image: Image.Image) -> Image.Image:
         """A picture turned upright, in 8 bits, of as many channels as the model takes."""
@@ -229,6 +228,17 @@ class Preprocess:
         if turn is not None:
             image = image.transpose(turn)
         return _converted(image, "L" if self.channels == 1 else "RGB", self.range)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # they are there for later calls, which may need gradients
+def _on(
+    device: torch.device, dtype: torch.dtype, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation on a device, moved there once: each batch needs them."""
+    values = torch.tensor([mean, std], dtype=dtype, device=device)
+    first, second = values.view(2, -1, 1, 1)
+    return first, second
 
 
 def _of_255(values: tuple[float, ...]) -> tuple[float, ...]:

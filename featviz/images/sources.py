@@ -23,7 +23,7 @@ from torch.utils.data import (
 from featviz.errors import ImageError, SizeError, UsageError
 from featviz.images._folders import folder_of
 from featviz.images._items import channels_of, image_of
-from featviz.images._paths import THREADS, from_files, from_path, from_shards, is_tar
+from featviz.images._paths import from_files, from_path, from_shards, is_tar
 from featviz.images._remote import from_address, is_address
 from featviz.images.collection import Images, hxw
 from featviz.images.preprocess import Preprocess
@@ -159,7 +159,7 @@ def _from_array(
         return _from_dataset(source, preprocess, workers)
     preprocess = preprocess or Preprocess.of_channels(source.shape[1])
     read = _Rows(source)
-    return Images(_numbered(len(source)), read, preprocess, threads=THREADS, workers=workers)
+    return Images(_numbered(len(source)), read, preprocess, workers=workers)
 
 
 @dataclass(frozen=True)

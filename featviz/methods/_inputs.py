@@ -87,7 +87,7 @@ def check_same_images(data: Images, listing: Listing) -> None:
 def in_model_space(data: Images, batch: Tensor, parameter: Tensor) -> Tensor:
     """A batch (n, c, h, w) in 8 bits or in [0, 1] as the model takes it, on the device and of the type of one of
     its parameters; the device is not waited for."""
-    if parameter.is_cuda and not batch.is_cuda:
+    if parameter.is_cuda and not batch.is_cuda and not batch.is_pinned():
         batch = batch.pin_memory()  # only such memory is read while Python goes on
     pixels = in_unit_range(batch.to(parameter.device, non_blocking=True))
     return data.preprocess.normalize(pixels).to(parameter)

@@ -70,6 +70,10 @@ class Replay(Generic[T]):
         self._shapes: list[torch.Size] = []
         self._is_tried = False
 
+    def takes(self, x: Tensor) -> bool:
+        """Whether there are graphs where a tensor is."""
+        return x.is_cuda
+
     def __call__(self, *given: Tensor) -> tuple[list[Tensor], T]:
         """What the work gives of these tensors, in memory of its own."""
         shapes = [own.shape for own in given]
@@ -87,7 +91,7 @@ class Replay(Generic[T]):
         """What the work gives; a graph of it is made, if that can be."""
         reason = why_python(self.model)
         if reason is None:
-            with _noted() as waits:
+            with noted_waits() as waits:
                 expected = self.work(*given)
             reason = waits[0] if waits else None
         else:
@@ -129,7 +133,7 @@ def why_python(model: nn.Module) -> str | None:
 
 
 @contextmanager
-def _noted() -> Any:
+def noted_waits() -> Any:
     """A block that notes what waits for the GPU, in words, in the list that it gives."""
     waits: list[str] = []
     before = torch.cuda.get_sync_debug_mode()

@@ -98,7 +98,11 @@ class ScanRun:
 
     def _batches(self, indices: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         return self.data.pixel_batches(
-            indices, self.batch_size, shape=self.shape, on_error=self._skip
+            indices,
+            self.batch_size,
+            shape=self.shape,
+            on_error=self._skip,
+            pinned=self.parameter.is_cuda,
         )
 
     def all_of(self, state: Scan, progress: bool) -> Scan:

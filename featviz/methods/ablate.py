@@ -151,7 +151,8 @@ class _Run:
         n = len(self.data)
         bar = progress_bar(desc=what, total=n, unit="image", progress=self.progress)
         with bar:
-            for indices, batch in self.data.pixel_batches(range(n), self.batch_size):
+            pinned = self.parameter.is_cuda
+            for indices, batch in self.data.pixel_batches(range(n), self.batch_size, pinned=pinned):
                 yield indices, in_model_space(self.data, batch, self.parameter)
                 bar.update(len(indices))
 

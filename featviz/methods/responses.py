@@ -289,7 +289,11 @@ class _Run:
     def _batches(self, indices: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         shape = self.begun.listing.input_shape
         return self.data.pixel_batches(
-            indices, self.how.batch_size, shape=shape, on_error=self._skip
+            indices,
+            self.how.batch_size,
+            shape=shape,
+            on_error=self._skip,
+            pinned=self.parameter.is_cuda,
         )
 
     def _skip(self, index: int, error: ImageError) -> None:

@@ -51,9 +51,13 @@ class ClassSums:
         index = torch.tensor([rows, [group[label] for label in own]], dtype=torch.int64)
         chosen, groups = index.to(peaks.device, non_blocking=True)
         added = sums_by(groups, len(group), peaks.detach().float()[chosen])
-        for label, sum_of_class in zip(group, added, strict=True):
-            before = sums.get(label)
-            sums[label] = sum_of_class.clone() if before is None else before + sum_of_class
+        more = dict(zip(group, added.unbind(), strict=True))
+        known = [label for label in more if label in sums]
+        if known:  # all at once, since there may be thousands
+            before, after = [sums[label] for label in known], [more.pop(label) for label in known]
+            sums.update(zip(known, torch._foreach_add(before, after), strict=True))
+        for label, sum_of_class in more.items():
+            sums[label] = sum_of_class.clone()
         return ClassSums(sums, dict(Counter(self.counts) + counted))
 
     def merge(self, other: ClassSums) -> ClassSums:

@@ -1,0 +1,222 @@
+"""Work that is done from a CUDA graph: when a graph is made, and when it is not.
+
+Where there is no GPU, what stands for a graph does the work again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from laws import randn, same_bits
+from nets import plain
+from samples import same_arrays
+from torch import Tensor, nn
+
+from featviz import capture, directions, open_images, scan
+from featviz.methods import _replay
+from featviz.methods._replay import Replay, why_python
+from featviz.methods._scan_run import ScanRun
+from featviz.records import peaks
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+SLOWLY = "the GPU is given the operations of each batch one by one"
+
+
+class Again:
+    """Stands for a graph: the work, done again; or, if it is wrong, one more than that."""
+
+    made = 0
+    is_wrong = False
+
+    def __init__(self, work: Any, given: Sequence[Tensor]) -> None:
+        Again.made += 1
+        self.work = work
+
+    def __call__(self, *given: Tensor) -> Any:
+        results, about = self.work(*given)
+        return [own + 1 if Again.is_wrong else own for own in results], about
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Graphs without a GPU; what is in the list is noted as waiting for it."""
+    noted: list[str] = []
+
+    @contextmanager
+    def nothing() -> Iterator[list[str]]:
+        yield noted
+
+    monkeypatch.setattr(Again, "made", 0)
+    monkeypatch.setattr(Again, "is_wrong", False)
+    monkeypatch.setattr(_replay, "Graph", Again)
+    monkeypatch.setattr(_replay, "noted_waits", nothing)
+    return noted
+
+
+def doubled(x: Tensor) -> tuple[list[Tensor], str]:
+    return [x * 2], "doubled"
+
+
+def values(replay: Replay[str], *sizes: int) -> list[int]:
+    """After batches of these sizes, which are all done right, how many graphs and replays there were."""
+    for i, n in enumerate(sizes):
+        (result,), about = replay(torch.full((n,), float(i)))
+        assert same_bits(result, torch.full((n,), 2.0 * i))
+        assert about == "doubled"
+    return [Again.made, replay.replayed]
+
+
+def test_a_graph_is_made_of_the_second_batch_of_a_shape(waits: list[str]) -> None:
+    replay = Replay(nn.Identity(), doubled)
+    assert values(replay, 4) == [0, 0]
+    assert values(replay, 4) == [1, 0]
+    assert values(replay, 4, 4) == [1, 2]
+    assert values(replay, 3, 3, 3) == [1, 2]  # as they are written
+    assert values(replay, 4) == [1, 3]
+
+
+def test_after_batches_have_been_halved_there_is_another_graph(waits: list[str]) -> None:
+    replay = Replay(nn.Identity(), doubled)
+    assert values(replay, 4, 4, 4) == [1, 1]
+    replay.again()
+    assert values(replay, 2, 2, 2) == [2, 2]
+
+
+def test_a_graph_that_gives_other_values_is_not_taken(waits: list[str]) -> None:
+    Again.is_wrong = True
+    replay = Replay(nn.Identity(), doubled)
+    with pytest.warns(UserWarning, match=f"{SLOWLY}.*gives other bits"):
+        assert values(replay, 4, 4, 4, 4) == [1, 0]
+
+
+def test_a_forward_that_waits_for_the_gpu_has_no_graph(waits: list[str]) -> None:
+    waits.append("the forward waits for values of the GPU")
+    replay = Replay(nn.Identity(), doubled)
+    with pytest.warns(UserWarning, match=f"{SLOWLY}.*waits for values"):
+        assert values(replay, 4, 4, 4, 4) == [0, 0]
+
+
+def test_a_forward_that_cannot_be_recorded_is_done_as_it_is_written(
+    waits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(work: Any, given: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(_replay, "Graph", refused)
+    replay = Replay(nn.Identity(), doubled)
+    with pytest.warns(UserWarning, match=rf"{SLOWLY}.*cannot be recorded \(operation not"):
+        assert values(replay, 4, 4, 4, 4) == [0, 0]
+
+
+def test_hooks_of_others_are_called_for_every_batch(waits: list[str]) -> None:
+    model = plain()
+    assert why_python(model) is None
+    with capture(model, "0"):
+        assert why_python(model) == "the model has hooks"
+    calls: list[int] = []
+    handle = model[2].register_forward_hook(lambda *_: calls.append(1))
+    assert why_python(model) == "layer '2' has hooks"
+    replay = Replay(model, lambda x: ([model(x)], None))
+    x = randn(2, 3, 16, 16)
+    replay(x)
+    with pytest.warns(UserWarning, match="layer '2' has hooks"):
+        replay(x)
+    replay(x)
+    handle.remove()
+    assert len(calls) == 3
+    with directions(model, "0", torch.eye(4)[:2], name="two"):  # which computes, and no more
+        assert why_python(model) is None
+
+
+def test_a_model_on_several_devices_has_no_graph() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Conv2d(2, 2, 3, device="meta"))
+    assert why_python(model) == "the model is on several devices"
+
+
+HOW: dict[str, dict[str, Any]] = {
+    "maxima": {},
+    "spectrum": {"spectrum": True},
+    "mean": {"score": "mean"},
+    "quantile": {"score": "quantile:0.9", "spectrum": True},
+}
+
+
+@pytest.mark.parametrize("name", HOW)
+def test_scans_from_graphs_have_the_bits_of_others(
+    name: str, waits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_images((randn(45, 3, 16, 16).sigmoid() * 255).byte())
+    how: dict[str, Any] = {"k": 3, "batch_size": 8, **HOW[name]}
+    expected = scan(plain(), images, "*", **how)
+    monkeypatch.setattr(peaks, "IN_REACH", set())
+    monkeypatch.setattr(Replay, "takes", lambda self, x: True)
+    result = scan(plain(), images, "*", **how)
+    assert Again.made == 1
+    assert len(result) == len(expected)
+    for layer, layer_scan in expected.items():
+        assert same_arrays(result[layer], layer_scan)
+
+
+# --- on a GPU
+
+
+class Waiting(nn.Module):
+    """Looks at a value, as a GPU has to be waited for."""
+
+    def __init__(self, waits: bool) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 3)
+        self.b = nn.Conv2d(4, 4, 3)
+        self.waits = waits
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.a(x)
+        if self.waits and float(y.mean()) > 0:
+            y = y * 2
+        return self.b(y)
+
+
+def replayed(model: nn.Module, monkeypatch: pytest.MonkeyPatch, **how: Any) -> list[int]:
+    """How many batches of a scan came from a graph; the scan has the bits of one without."""
+    images = open_images((randn(300, 3, 32, 32).sigmoid() * 255).byte())
+    runs: list[ScanRun] = []
+    begin = ScanRun.__init__
+
+    def noted(self: ScanRun, *args: Any) -> None:
+        begin(self, *args)
+        runs.append(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScanRun, "__init__", noted)
+        own = scan(model, images, "conv", k=5, **how)
+        patch.setattr(Replay, "takes", lambda self, x: False)
+        other = scan(model, images, "conv", k=5, **how)
+    for layer, layer_scan in other.items():
+        assert same_arrays(own[layer], layer_scan)
+    return [run.taking.replay.replayed for run in runs]
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", HOW)
+def test_on_a_gpu_all_but_two_full_batches_come_from_a_graph(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert replayed(plain().cuda(), monkeypatch, **HOW[name]) == [
+        6 + 1,
+        0,
+    ]  # 9, and the last is 12 images
+
+
+@needs_gpu
+def test_on_a_gpu_a_forward_that_waits_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert replayed(Waiting(False).cuda().eval(), monkeypatch) == [7, 0]
+    with pytest.warns(UserWarning, match=f"{SLOWLY}.*waits for values"):
+        assert replayed(Waiting(True).cuda().eval(), monkeypatch) == [0, 0]
+    assert replayed(plain().cuda(), monkeypatch) == [7, 0]  # what was refused leaves nothing behind
