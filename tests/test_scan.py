@@ -19,7 +19,7 @@ from featviz import Preprocess, Scan, TopK, anatomy, open_images, scan
 from featviz.errors import FeatvizError, ImageError, LayerError, NumberError, UsageError
 from featviz.images import Images
 from featviz.methods import _scan_run
-from featviz.records import _counting, peaks, topk
+from featviz.records import _far, peaks, topk
 
 # --- law 7
 
@@ -383,9 +383,9 @@ def behind(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is waited for behind the forwards of scans, as on a GPU: where Python reads no value until a
     checkpoint."""
     monkeypatch.setattr(peaks, "IN_REACH", set())
-    monkeypatch.setattr(_counting, "HELD_FAR", 16)
+    monkeypatch.setattr(_far, "HELD", 16)
     names: list[str] = []
-    work = _scan_run.ScanRun._held
+    work = _scan_run.ScanRun._far
 
     def watched(*args: Any) -> Any:
         with Waiting() as mode:
@@ -393,7 +393,7 @@ def behind(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.extend(mode.names)
         return result
 
-    monkeypatch.setattr(_scan_run.ScanRun, "_held", watched)
+    monkeypatch.setattr(_scan_run.ScanRun, "_far", watched)
     return names
 
 

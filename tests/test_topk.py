@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from featviz import LayerScan, Listing, Statistics, TopK, anatomy
 from featviz.errors import RecordError, UsageError
-from featviz.records import _counting
+from featviz.records import layer_scan
 from featviz.records.highest import highest
 from featviz.records.image_sample import ImageSample
 from featviz.records.peaks import Peaks, highest_of
@@ -138,12 +138,12 @@ def test_batches_that_are_held_count_as_they_do_at_once(
     highest, lowest = (TopK.empty(CHANNELS, k).add(peaks, lowest=low) for low in (False, True))
     for images in (order, sorted(order)):
         own = scan_of_no_images(k)
-        with patch.object(_counting, "HELD", held):
+        with patch.object(layer_scan, "HELD", held):
             for start in range(0, DATA_SET, n):
                 batch = images[start : start + n]
-                batch_peaks = Peaks.of(highest_of(values[batch]), batch)
-                counting = own.counting(values[batch], batch)
-                own = _counting.holding({"layer": counting}, {"layer": batch_peaks})["layer"]
+                own = own.counting(values[batch], batch).holding(
+                    Peaks.of(highest_of(values[batch]), batch)
+                )
         own = own.counted()
         assert own.spectrum is not None
         assert same(own.top, highest)

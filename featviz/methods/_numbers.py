@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import NumberError
+from featviz.records._far import Taken
 from featviz.records.peaks import in_reach
 
 
@@ -24,14 +25,32 @@ class Numbers:
         """Note the values (n, c) of some images, by what gave them: the same things each time, of which the
         first that gave NaN is named."""
         values = {what: values[what] for what in self.columns or values}
-        self.columns = {what: own.shape[1] for what, own in values.items()}
+        columns = {what: own.shape[1] for what, own in values.items()}
         device = next(iter(values.values())).device
-        isnan = torch.cat([own.to(device) for own in values.values()], dim=1).isnan()
+        self.note(columns, torch.cat([own.to(device) for own in values.values()], dim=1), images)
+
+    def note(self, columns: dict[str, int], values: Tensor, images: list[int]) -> None:
+        """The same of values (n, any) side by side, given how many columns are of what. What was noted before may be noted
+        again."""
+        self.columns = columns
+        isnan = values.isnan()
         if in_reach(isnan) and not isnan.any():
             return
         indices = torch.tensor(images).to(isnan.device, non_blocking=True)[:, None]
         first = torch.where(isnan, indices, len(self.keys)).amin(dim=0)
         self.first = first if self.first is None else torch.minimum(self.first, first)
+
+    def note_all(self, batches: Sequence[Taken]) -> None:
+        """The same of batches on a GPU that are held."""
+        if not batches:
+            return
+        columns: dict[str, int] = {}
+        first = batches[0]
+        for form in ("layer {!r}", "score of layer {!r}"):
+            names = map(form.format, first.columns.layers)
+            columns |= zip(names, first.columns.channels, strict=True)
+        values = [torch.cat([own.maxima, own.scores], dim=1) for own in batches]
+        self.note(columns, torch.cat(values), [i for own in batches for i in own.images])
 
     def are_right(self) -> bool:
         return self.first is None or int(self.first.amin()) == len(self.keys)

@@ -24,7 +24,7 @@ from featviz.methods._numbers import Numbers
 from featviz.methods._shards import folder_of
 from featviz.methods._taking import Score, Taking
 from featviz.records._arrays import arrays_in
-from featviz.records._counting import holding
+from featviz.records._far import Taken
 from featviz.records.amplitudes import counted
 from featviz.records.layer_scan import LayerScan
 from featviz.records.listing import Skipped, add_skipped
@@ -93,7 +93,7 @@ class ScanRun:
         with evaluating(self.model), torch.no_grad():
             for images, batch in self._batches(stale):
                 # at once, since these come before those that were counted
-                state = self._advanced(state, images, batch, position).counted()
+                state = self._counted(self._advanced(state, images, batch, position))
         return replace(state, skipped=list(self.skipped))
 
     def _batches(self, indices: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
@@ -132,6 +132,7 @@ class ScanRun:
                     self._save_sometimes(state)
                 state = latest
                 bar.update(stop - start - bar.n)
+            self.numbers.note_all(state.far.batches)
             self.numbers.check()
         except BaseException:
             self._save_checked(state)
@@ -141,6 +142,7 @@ class ScanRun:
 
     def _save_checked(self, state: Scan) -> None:
         """Save the last state that is known to hold no NaN: this one, most often."""
+        self.numbers.note_all(state.far.batches)
         if self.numbers.are_right():
             self.checked = state
         if self.checked is not None and self.checked.done:
@@ -158,6 +160,7 @@ class ScanRun:
 
     def _save_sometimes(self, state: Scan) -> None:
         if self.out is not None and time.monotonic() - self.saved >= self.checkpoint:
+            self.numbers.note_all(state.far.batches)
             self.numbers.check()
             self.checked = state
             self.save(state)
@@ -188,15 +191,27 @@ class ScanRun:
     def _with(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:
         """The scan after some images at once."""
         x = in_model_space(self.data, batch, self.parameter)
-        take = self.taking.near if in_reach(self.parameter) else self.taking.far
-        held = self._held(*take(state.layers, x, images), images)
-        layers = {name: held[name] for name in state}  # in the order of the record
+        if in_reach(self.parameter):
+            held = self._held(*self.taking.near(state.layers, x, images), images)
+            state = replace(state, layers={name: held[name] for name in state})
+        else:
+            state = self._far(state, self.taking.far(state.layers, x, images))
         amplitudes = state.amplitudes
         if amplitudes is not None:
             rows = counted(images, len(state.listing))
             chosen = batch if len(rows) == len(batch) else batch[rows]
             amplitudes = amplitudes.update(in_unit_range(chosen.cpu()))
-        return state.with_progress(layers, position, list(self.skipped), amplitudes)
+        return state.with_progress(state.layers, position, list(self.skipped), amplitudes)
+
+    def _far(self, state: Scan, taken: Taken) -> Scan:
+        """The scan with a batch more, of which the device alone knows whether it has numbers."""
+        state = replace(state, far=state.far.holding(taken))
+        return self._counted(state) if state.far.is_full else state
+
+    def _counted(self, state: Scan) -> Scan:
+        """The scan with nothing held; it is noted whether all of it are numbers."""
+        self.numbers.note_all(state.far.batches)
+        return state.counted()
 
     def _held(
         self, layers: dict[str, LayerScan], peaks: dict[str, Peaks], images: list[int]
@@ -208,6 +223,5 @@ class ScanRun:
             if own.scores is not own.maxima:
                 values[f"score of layer {name!r}"] = own.scores
         self.numbers.take(values, images)
-        if in_reach(self.parameter):
-            self.numbers.check()
-        return holding(layers, peaks)
+        self.numbers.check()
+        return {name: layers[name].holding(own) for name, own in peaks.items()}

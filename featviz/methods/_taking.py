@@ -4,7 +4,6 @@ of all layers at once, by operations that Python need not see."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,30 +14,13 @@ from featviz.fields.sizes import LayersBySize, Shape
 from featviz.methods._inputs import shape_of
 from featviz.methods._layout import LayoutReader
 from featviz.methods._replay import Replay
+from featviz.records._far import Columns, Taken
 from featviz.records.layer_scan import LayerScan, has_positions
 from featviz.records.peaks import Highest, Peaks, highest_of, ranked_by
 from featviz.records.position_sample import hashes_for
 
 Score = Callable[[Tensor], Tensor] | None
 """What images are ranked by, of maps (n, c, h, w); None: their maxima."""
-Taken = tuple[dict[str, LayerScan], dict[str, Peaks]]
-"""Layers with their positions counted, and the peaks of each, in the order of the forward pass."""
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """What the tensors hold that are taken of all layers at once.
-
-    Attributes:
-        names: of the tensors.
-        layers: in the order of their columns.
-        channels, widths: of the maps of each layer.
-    """
-
-    names: list[str]
-    layers: list[str]
-    channels: list[int]
-    widths: list[int]
 
 
 class Taking:
@@ -61,8 +43,11 @@ class Taking:
         self.layers: Mapping[str, LayerScan] = {}
         self.replay = Replay(reader.steady.model, self._of_all)
 
-    def near(self, layers: Mapping[str, LayerScan], x: Tensor, images: list[int]) -> Taken:
-        """Of images (n, c, h, w) in model space, given the index of each."""
+    def near(
+        self, layers: Mapping[str, LayerScan], x: Tensor, images: list[int]
+    ) -> tuple[dict[str, LayerScan], dict[str, Peaks]]:
+        """Of images (n, c, h, w) in model space, given the index of each: layers with their positions counted, and the
+        peaks of each, in the order of the forward pass."""
         counted: dict[str, LayerScan] = {}
         highest: dict[str, Highest] = {}
 
@@ -85,14 +70,15 @@ class Taking:
             given.append(torch.tensor(hashes_for(images)).to(x.device, non_blocking=True))
         # graphs are of one size, and the first batch shows whether the forward is steady
         if self.same_size and self.replay.takes(x) and self.reader.steady.is_checked:
-            results, columns = self.replay(*given)
+            tensors, (names, columns) = self.replay(*given)
         else:
-            results, columns = self._of_all(*given)
-        return _apart(layers, results, columns, images)
+            tensors, (names, columns) = self._of_all(*given)
+        own = dict(zip(names, tensors, strict=True))
+        scores = own.get("scores", own["maxima"])
+        return Taken(images, columns, own["maxima"], scores, own["first"], own.get("kinds"))
 
-    def _of_all(self, x: Tensor, *hashes: Tensor) -> tuple[list[Tensor], _Columns]:
-        """What is taken of all layers, side by side: maxima (n, any), the first positions of the scores, the scores
-        where they are others, and the positions counted (any, KINDS) if there is a spectrum."""
+    def _of_all(self, x: Tensor, *hashes: Tensor) -> tuple[list[Tensor], tuple[list[str], Columns]]:
+        """What is taken of all layers, side by side: the tensors of `Taken`, and which of them these are."""
         highest: dict[str, Highest] = {}
         kinds: list[Tensor] = []
 
@@ -106,17 +92,17 @@ class Taking:
 
         self.reader.read(x, reduce)
         peaks = [Peaks.of(own, range(len(x))) for own in highest.values()]
-        results = {
-            "maxima": _side_by_side([own.maxima for own in peaks]),
-            "first": _side_by_side([own.first for own in peaks]),
+        tensors = {
+            "maxima": _side_by_side([own.maxima for own in peaks], 1),
+            "first": _side_by_side([own.first for own in peaks], 1),
         }
         if any(own.scores is not own.maxima for own in peaks):
-            results["scores"] = _side_by_side([own.scores for own in peaks])
+            tensors["scores"] = _side_by_side([own.scores for own in peaks], 1)
         if kinds:
-            results["kinds"] = torch.cat([own.to(kinds[0].device) for own in kinds])
-        channels = [own.maxima.shape[1] for own in peaks]
-        widths = [own.width for own in highest.values()]
-        return [*results.values()], _Columns([*results], [*highest], channels, widths)
+            tensors["kinds"] = _side_by_side(kinds, 0)
+        channels = tuple(own.maxima.shape[1] for own in peaks)
+        widths = tuple(own.width for own in highest.values())
+        return [*tensors.values()], ([*tensors], Columns(tuple(highest), channels, widths))
 
     def _scored(
         self, layer_scan: LayerScan, output: Tensor, shape: Shape
@@ -143,24 +129,6 @@ def _highest(layer_scan: LayerScan, maps: Tensor, scores: Tensor | None) -> High
     return ranked_by(maps, scores, has_positions(layer_scan.score, layer_scan.layer))
 
 
-def _side_by_side(values: list[Tensor]) -> Tensor:
-    """Those of all layers, (n, any), on the device of the first."""
-    return torch.cat([own.to(values[0].device) for own in values], dim=1)
-
-
-def _apart(
-    layers: Mapping[str, LayerScan], results: list[Tensor], columns: _Columns, images: list[int]
-) -> Taken:
-    """Of each layer what lies side by side in what was taken of all."""
-    split = {}
-    for name, own in zip(columns.names, results, strict=True):
-        split[name] = torch.split(own, columns.channels, dim=0 if name == "kinds" else 1)
-    counted, peaks = {}, {}
-    for i, (name, width) in enumerate(zip(columns.layers, columns.widths, strict=True)):
-        maxima = split["maxima"][i]
-        scores = split["scores"][i] if "scores" in split else maxima
-        peaks[name] = Peaks(images, maxima, scores, split["first"][i], [width] * len(images))
-        counted[name] = layers[name]
-        if "kinds" in split:
-            counted[name] = layers[name].with_kinds(split["kinds"][i])
-    return counted, peaks
+def _side_by_side(values: list[Tensor], dim: int) -> Tensor:
+    """Those of all layers, on the device of the first."""
+    return torch.cat([own.to(values[0].device) for own in values], dim=dim)

@@ -22,6 +22,10 @@ from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK
 from featviz.units import Layer
 
+HELD = 256
+"""Images after which a scan counts what it holds, with a few operations for all of them and not for each
+batch."""
+
 
 def has_positions(score: str, layer: Layer) -> bool:
     """Whether a score is the value of a position of the layer's maps. A fully connected layer has one
@@ -85,14 +89,8 @@ class LayerScan:
         return replace(self, spectrum=self.spectrum.counting(maps, images, self._positions))
 
     def kinds(self, maps: Tensor, hashes: Tensor) -> Tensor:
-        """What `counting` counts, out of Python's reach, for `with_kinds`."""
+        """What `counting` counts, out of Python's reach: see `kinds_far`."""
         return kinds_far(maps, hashes, self._positions)
-
-    def with_kinds(self, kinds: Tensor) -> LayerScan:
-        """This layer with the positions of a batch counted, if it has a spectrum."""
-        if self.spectrum is None:
-            return self
-        return replace(self, spectrum=self.spectrum.with_kinds(kinds))
 
     @property
     def _positions(self) -> int:
@@ -100,8 +98,11 @@ class LayerScan:
         return self.listing.positions(self.layer.map_size)
 
     def holding(self, peaks: Peaks) -> LayerScan:
-        """This layer with the peaks of a batch of images more, which are not counted yet."""
-        return replace(self, held=(*self.held, peaks))
+        """This layer with the peaks of a batch of images more, which are held until there are many to be
+        counted at once."""
+        own = replace(self, held=(*self.held, peaks))
+        n = sum(len(batch.images) for batch in own.held)
+        return own.counted() if n >= HELD else own
 
     def counted(self) -> LayerScan:
         """The same, with nothing held."""

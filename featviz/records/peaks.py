@@ -52,7 +52,8 @@ class Peaks:
         scores: (n, c) float32, what images are ranked by.
         first: (n, c) int32, as of `Highest`.
         widths: of the maps of each image.
-        packed: the codes of positions, of several layers side by side, whose maps differ in width.
+        packed: (n, c) int64, the codes of positions where they are known: of several layers side by side, whose maps
+            differ in width.
     """
 
     images: list[int]
@@ -83,36 +84,26 @@ class Peaks:
             torch.cat([batch.first for batch in batches]),
             [width for batch in batches for width in batch.widths],
         )
-        return own if own.images == sorted(own.images) else own._in_order()
+        return own if own.images == sorted(own.images) else own.in_order()
 
-    @classmethod
-    def side_by_side(cls, layers: Sequence[Peaks]) -> Peaks:
-        """Those of several layers on the same images, as if they were of one; out of Python's reach."""
-        maxima = torch.cat([own.maxima for own in layers], dim=1)
-        scores = maxima
-        if any(own.scores is not own.maxima for own in layers):
-            scores = torch.cat([own.scores for own in layers], dim=1)
-        first = torch.cat([own.first for own in layers], dim=1)
-        packed = torch.cat([own.codes for own in layers], dim=1)
-        return cls(layers[0].images, maxima, scores, first, layers[0].widths, packed)
-
-    def _in_order(self) -> Peaks:
+    def in_order(self) -> Peaks:
         """The same in the order of the images."""
         order = sorted(range(len(self.images)), key=self.images.__getitem__)
         index = torch.tensor(order).to(self.scores.device, non_blocking=True)
-        images, widths = ([values[i] for i in order] for values in (self.images, self.widths))
-        return Peaks(images, self.maxima[index], self.scores[index], self.first[index], widths)
+        images = [self.images[i] for i in order]
+        widths = [self.widths[i] for i in order] if self.widths else []
+        packed = None if self.packed is None else self.packed[index]
+        return Peaks(
+            images, self.maxima[index], self.scores[index], self.first[index], widths, packed
+        )
 
     @property
     def codes(self) -> Tensor:
         """(n, c) int64, positions as of `codes_of`."""
         if self.packed is not None:
             return self.packed
-        width: Any = self.widths[0]  # one number, which need not be moved to the device
-        if len(set(self.widths)) > 1:
-            width = torch.tensor(self.widths).to(self.first.device, non_blocking=True)[:, None]
-        codes: Tensor = _codes(self.first.long(), width)
-        return codes.masked_fill_(self.first == NONE, NONE)
+        widths = torch.tensor(self.widths).to(self.first.device, non_blocking=True)
+        return codes_in(self.first, widths[:, None])
 
     def codes_at(self, index: Integers) -> Integers:
         """The same at some indices into (n, c) flattened, in reach of Python."""
@@ -183,6 +174,12 @@ def _argmax(rows: Tensor) -> Tensor:
 def _in_full(rows: Tensor) -> Tensor:
     """Rows of less than 32 bits as float32: numpy knows not all of these, and is slow with the others."""
     return rows.float() if rows.dtype.itemsize < torch.float32.itemsize else rows
+
+
+def codes_in(first: Tensor, widths: Tensor) -> Tensor:
+    """Of first positions (n, c), as of `Highest`, in maps of some widths, the codes, int64; of none, -1."""
+    codes: Tensor = _codes(first.long(), widths)
+    return codes.masked_fill_(first == NONE, NONE)
 
 
 def _codes(flat: Any, width: Any) -> Any:

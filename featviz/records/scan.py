@@ -28,7 +28,7 @@ from featviz.records._arrays import (
     arrays_name,
     packed,
 )
-from featviz.records._counting import counted
+from featviz.records._far import Far
 from featviz.records._layers import layer_to_json
 from featviz.records._merging import check_mergeable, skips
 from featviz.records._progress import check_resumes, check_schema, checksum, stale
@@ -70,6 +70,7 @@ class Scan(Mapping[str, LayerScan]):
         sources: free text about model, weights and data, for titles.
         amplitudes: the mean amplitude spectrum of the images, of a scan with ``spectrum=True`` and
             images of one size.
+        far: of batches on a GPU that are not counted yet, while a scan runs.
 
     Example:
         >>> from featviz import load_model, open_images, scan
@@ -89,6 +90,7 @@ class Scan(Mapping[str, LayerScan]):
     skipped: list[Skipped] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
     amplitudes: Amplitudes | None = None
+    far: Far = field(default_factory=Far)
 
     def __getitem__(self, name: str) -> LayerScan:
         try:
@@ -277,7 +279,8 @@ class Scan(Mapping[str, LayerScan]):
 
     def counted(self) -> Scan:
         """This scan with all that its layers hold counted."""
-        return replace(self, layers=counted(self.layers))
+        layers = {name: layer_scan.counted() for name, layer_scan in self.items()}
+        return replace(self, layers=self.far.counted(layers), far=Far())
 
     def merge(self, other: Scan) -> Scan:
         """This scan and another of the same network and listing.

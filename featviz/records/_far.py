@@ -1,0 +1,158 @@
+"""What a scan has taken of batches on a GPU and not counted yet: of all layers side by side, since an operation on
+the units of one layer takes as long there as on those of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featviz.records.image_sample import ImageSample
+from featviz.records.layer_scan import LayerScan
+from featviz.records.peaks import Peaks, codes_in
+from featviz.records.statistics import Statistics
+from featviz.records.topk import TopK
+
+HELD = 4096
+"""Images after which what is held is counted."""
+_ROOM = 2**27
+"""Bytes that may be held before; while they are counted, some times as many are taken."""
+_BYTES = 8
+"""Of a unit and an image."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which layers lie side by side.
+
+    Attributes:
+        layers: by name, in their order.
+        channels, widths: of the maps of each.
+    """
+
+    layers: tuple[str, ...]
+    channels: tuple[int, ...]
+    widths: tuple[int, ...]
+
+    def by_unit(self, device: torch.device) -> Tensor:
+        """(units,) int64, the width of the maps of each unit."""
+        widths, channels = torch.tensor(self.widths), torch.tensor(self.channels)
+        return widths.repeat_interleave(channels).to(device, non_blocking=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """What a scan takes of n images, of all units of its layers side by side.
+
+    Attributes:
+        images: the index of each image.
+        columns: whose units these are.
+        maxima, scores: (n, units) float32, as of `Peaks`; the same tensor where scores are the maxima.
+        first: (n, units) int32, as of `Highest`.
+        kinds: (units, KINDS) int64, the positions that a spectrum counts; None: there is no spectrum.
+    """
+
+    images: list[int]
+    columns: Columns
+    maxima: Tensor
+    scores: Tensor
+    first: Tensor
+    kinds: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Far:
+    """What is held.
+
+    Attributes:
+        batches: in the order in which they were taken.
+        kinds: the sum of theirs.
+    """
+
+    batches: tuple[Taken, ...] = ()
+    kinds: Tensor | None = None
+
+    def holding(self, taken: Taken) -> Far:
+        """This, and a batch."""
+        kinds = taken.kinds
+        if self.kinds is not None and kinds is not None:
+            kinds = self.kinds + kinds
+        return Far((*self.batches, replace(taken, kinds=None)), kinds)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to count."""
+        n = sum(len(batch.images) for batch in self.batches)
+        units = sum(self.batches[0].columns.channels)
+        return n >= min(HELD, _ROOM // (_BYTES * units))
+
+    def counted(self, layers: Mapping[str, LayerScan]) -> dict[str, LayerScan]:
+        """Layers with what is held counted, in their own order."""
+        if not self.batches:
+            return dict(layers)
+        peaks, columns = self._joined(), self.batches[0].columns
+        own = [layers[name].to(peaks.maxima.device) for name in columns.layers]
+        tops = TopK.side_by_side([layer.top for layer in own]).add(peaks)
+        statistics = Statistics.side_by_side([layer.statistics for layer in own])
+        maxima = ImageSample.side_by_side([layer.maxima for layer in own])
+        by_layer = zip(
+            own,
+            tops.apart(columns.channels),
+            statistics.update(peaks.maxima).apart(columns.channels),
+            maxima.update(peaks.maxima, peaks.images).apart(columns.channels),
+            strict=True,
+        )
+        counted = [
+            replace(layer, top=top, statistics=counts, maxima=sample)
+            for layer, top, counts, sample in by_layer
+        ]
+        if self.kinds is not None:
+            counted = self._with_spectra(counted, peaks, self.kinds)
+        by_name = dict(zip(columns.layers, counted, strict=True))
+        return {name: by_name[name] for name in layers}
+
+    def _joined(self) -> Peaks:
+        """The peaks of all batches, of all units, in the order of the images."""
+        maxima = torch.cat([batch.maxima for batch in self.batches])
+        scores = maxima
+        if any(batch.scores is not batch.maxima for batch in self.batches):
+            scores = torch.cat([batch.scores for batch in self.batches])
+        first = torch.cat([batch.first for batch in self.batches])
+        images = [image for batch in self.batches for image in batch.images]
+        peaks = Peaks(images, maxima, scores, first, [], self._codes(first))
+        return peaks if images == sorted(images) else peaks.in_order()
+
+    def _codes(self, first: Tensor) -> Tensor:
+        """The positions of the scores, (any, units), as of `codes_of`."""
+        columns = {batch.columns for batch in self.batches}
+        if len(columns) == 1:
+            return codes_in(first, columns.pop().by_unit(first.device))
+        return torch.cat(
+            [codes_in(own.first, own.columns.by_unit(first.device)) for own in self.batches]
+        )
+
+    def _with_spectra(
+        self, layers: list[LayerScan], peaks: Peaks, kinds: Tensor
+    ) -> list[LayerScan]:
+        """Layers whose spectra have the peaks of all units counted, and so many positions."""
+        channels = self.batches[0].columns.channels
+        labels = [layers[0].listing.labels[image] for image in peaks.images]
+        spectra: list[Any] = [layer.spectrum for layer in layers]
+        weakest = TopK.side_by_side([own.negated for own in spectra]).add(peaks, lowest=True)
+        by_layer = zip(
+            layers,
+            spectra,
+            weakest.apart(channels),
+            torch.split(peaks.maxima, list(channels), dim=1),
+            torch.split(kinds, list(channels)),
+            strict=True,
+        )
+        result = []
+        for layer, own, negated, maxima, counts in by_layer:
+            classes = own.classes.update(maxima, labels)
+            spectrum = replace(own.with_kinds(counts), negated=negated, classes=classes)
+            result.append(replace(layer, spectrum=spectrum))
+        return result
