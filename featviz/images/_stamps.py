@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from featviz.images._items import Read
 
@@ -32,6 +34,11 @@ class Chosen:
     @property
     def in_memory(self) -> bool:
         return bool(getattr(self.read, "in_memory", False))
+
+    def batch(self, indices: Sequence[int], channels: int) -> Tensor | None:
+        """Several at once, of a source that has them so."""
+        own = getattr(self.read, "batch", None)
+        return own and own([self.indices[i] for i in indices], channels)
 
     def stamp(self, index: int) -> str:
         return stamps_of(self.read)(self.indices[index])

@@ -359,7 +359,14 @@ class Images(Sequence[Tensor]):
         so that a quarter as much is moved to a GPU; if ``pinned``, in memory of which that is done while Python
         goes on."""
         expected: tuple[int, ...] | None = shape
-        for chunk, outcomes in self._outcomes(self._chunks(indices, batch_size)):
+        chunks = self._chunks(indices, batch_size)
+        if self._come_at_once(chunks):
+            for chunk in chunks:
+                pixels = self._read.batch(chunk, self.preprocess.channels)  # type: ignore[attr-defined]
+                self._check_size(chunk[0], pixels[0], expected or tuple(pixels[0].shape))
+                yield chunk, pixels
+            return
+        for chunk, outcomes in self._outcomes(chunks):
             if self.sizes is not None:
                 expected = (self.preprocess.channels, *self.sizes[chunk[0]])
             readable: list[int] = []
@@ -377,6 +384,18 @@ class Images(Sequence[Tensor]):
             if items:
                 yield readable, _stacked(items, pinned)
 
+    def _come_at_once(self, chunks: list[list[int]]) -> bool:
+        """Whether the images of a batch are read as one, as of a tensor of 8 bits, in which none can be wrong."""
+        batch = getattr(self._read, "batch", None)
+        if not chunks or batch is None or self._has_own_items:
+            return False
+        return batch(chunks[0][:1], self.preprocess.channels) is not None
+
+    @property
+    def _has_own_items(self) -> bool:
+        """Whether this is of a class of its own, which may have other items."""
+        return type(self).__getitem__ is not Images.__getitem__
+
     def _chunks(self, indices: Sequence[int], batch_size: int) -> list[list[int]]:
         """The indices of each batch."""
         if self.sizes is None:
@@ -385,8 +404,7 @@ class Images(Sequence[Tensor]):
 
     def _outcomes(self, chunks: list[list[int]]) -> Outcomes:
         """Chunk after chunk of indices, and what comes of each."""
-        own = type(self).__getitem__  # a class of its own may have other items
-        item = self._pixels if own is Images.__getitem__ else self.__getitem__
+        item = self.__getitem__ if self._has_own_items else self._pixels
         if self.workers > 0:
             attempts = Attempts(self._read, self.keys, self.preprocess, self._stamp)
             return by_workers(chunks, attempts, self._taken, self.workers)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -171,6 +172,15 @@ class _Rows:
 
     def __call__(self, index: int) -> Tensor:
         return self.images[index]
+
+    def batch(self, indices: Sequence[int], channels: int) -> Tensor | None:
+        """Images (n, c, h, w) in 8 bits at once; None: each has to be looked at, since it may be wrong."""
+        if self.images.dtype != torch.uint8 or self.images.shape[1] != channels:
+            return None
+        start, stop = indices[0], indices[-1] + 1
+        if list(indices) == list(range(start, stop)):
+            return self.images[start:stop]
+        return self.images[torch.tensor(indices).to(self.images.device, non_blocking=True)]
 
 
 def _from_list(source: Sequence[Any], preprocess: Preprocess | None, workers: int) -> Images:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from featviz.errors import ImageError, LayerError, ModelError, UsageError
@@ -87,10 +88,15 @@ def check_same_images(data: Images, listing: Listing) -> None:
 def in_model_space(data: Images, batch: Tensor, parameter: Tensor) -> Tensor:
     """A batch (n, c, h, w) in 8 bits or in [0, 1] as the model takes it, on the device and of the type of one of
     its parameters; the device is not waited for."""
-    if parameter.is_cuda and not batch.is_cuda and not batch.is_pinned():
-        batch = batch.pin_memory()  # only such memory is read while Python goes on
-    pixels = in_unit_range(batch.to(parameter.device, non_blocking=True))
+    pixels = in_unit_range(moved(batch, parameter.device))
     return data.preprocess.normalize(pixels).to(parameter)
+
+
+def moved(batch: Tensor, device: torch.device) -> Tensor:
+    """A batch on a device, which is not waited for."""
+    if device.type == "cuda" and not batch.is_cuda and not batch.is_pinned():
+        batch = batch.pin_memory()  # only such memory is read while Python goes on
+    return batch.to(device, non_blocking=True)
 
 
 def scanned_image(data: Images, listing: Listing, index: int) -> Tensor:

@@ -18,7 +18,7 @@ from featviz.fields.sizes import LayersBySize
 from featviz.hooks import evaluating
 from featviz.images._items import in_unit_range
 from featviz.images.collection import Images
-from featviz.methods._inputs import in_model_space, reached
+from featviz.methods._inputs import in_model_space, moved, reached
 from featviz.methods._layout import LayoutReader
 from featviz.methods._numbers import Numbers
 from featviz.methods._shards import folder_of
@@ -138,7 +138,8 @@ class ScanRun:
             self._save_checked(state)
             raise
         layers = {name: layer_scan.to("cpu") for name, layer_scan in state.counted().items()}
-        return state.with_progress(layers, stop, self.skipped, state.amplitudes)
+        amplitudes = state.amplitudes and state.amplitudes.to("cpu")
+        return state.with_progress(layers, stop, self.skipped, amplitudes)
 
     def _save_checked(self, state: Scan) -> None:
         """Save the last state that is known to hold no NaN: this one, most often."""
@@ -190,6 +191,7 @@ class ScanRun:
 
     def _with(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:
         """The scan after some images at once."""
+        batch = moved(batch, self.parameter.device)
         x = in_model_space(self.data, batch, self.parameter)
         if in_reach(self.parameter):
             held = self._held(*self.taking.near(state.layers, x, images), images)
@@ -199,8 +201,9 @@ class ScanRun:
         amplitudes = state.amplitudes
         if amplitudes is not None:
             rows = counted(images, len(state.listing))
-            chosen = batch if len(rows) == len(batch) else batch[rows]
-            amplitudes = amplitudes.update(in_unit_range(chosen.cpu()))
+            if len(rows) < len(batch):
+                batch = batch[torch.tensor(rows, dtype=torch.int64).to(x.device, non_blocking=True)]
+            amplitudes = amplitudes.update(in_unit_range(batch))
         return state.with_progress(state.layers, position, list(self.skipped), amplitudes)
 
     def _far(self, state: Scan, taken: Taken) -> Scan:

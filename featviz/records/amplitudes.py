@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from featviz.errors import UsageError
 from featviz.records.image_sample import hash_of
+from featviz.records.peaks import in_reach
 
 COUNTED = 10_000
 """About so many images have their amplitudes counted: more would not change the mean."""
@@ -19,6 +21,8 @@ _SEED = 1  # other than those of image and position samples
 _UNIT = 2.0**20
 """An amplitude, a float32, is rounded to the nearest multiple of 1 / this: amplitudes are at most h * w, so
 that 2**24 images of 512 by 512 do not overflow."""
+_BLOCK = 16
+"""Images that are transformed at once."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -27,7 +31,7 @@ class Amplitudes:
 
     Attributes:
         count: number of images.
-        sums: (colors, h, w // 2 + 1) int64 on the CPU, in multiples of 2**-20, as `torch.fft.rfft2`
+        sums: (colors, h, w // 2 + 1) int64, in multiples of 2**-20, as `torch.fft.rfft2`
             orders them. Each amplitude is computed in float32: to a millionth of the largest.
 
     Source: Fel et al., Unlocking Feature Visualization for Deeper Networks with MAgnitude Constrained
@@ -65,17 +69,22 @@ class Amplitudes:
         return cls(count, torch.from_numpy(sums))
 
     def update(self, images: Tensor) -> Amplitudes:
-        """These, and images (n, colors, h, w) from 0 to 1 on the CPU."""
-        waves = torch.view_as_real(torch.fft.rfft2(images.float()))
-        squares = waves[..., 0].square()
-        squares += waves[..., 1].square()
-        amplitudes = squares.sqrt_()  # several times as fast as torch's abs
-        units = amplitudes.mul_(_UNIT).round_()
-        return Amplitudes(self.count + len(images), self.sums + units.sum(dim=0, dtype=torch.int64))
+        """These, and images (n, colors, h, w) from 0 to 1, on the device of these images, which is not waited for."""
+        sums = self.sums.to(images.device)
+        # a GPU transforms batches of other sizes in other ways, to other last bits
+        for block in torch.split(images.float(), _BLOCK):
+            more = _BLOCK - len(block)
+            padded = block if in_reach(block) else F.pad(block, (0, 0) * 3 + (0, more))
+            sums = sums + _units(padded).sum(dim=0, dtype=torch.int64)
+        return Amplitudes(self.count + len(images), sums)
+
+    def to(self, device: torch.device | str) -> Amplitudes:
+        """These on a device."""
+        return Amplitudes(self.count, self.sums.to(device))
 
     def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays by name, to be saved."""
-        return {"amplitudes": self.sums.numpy(), "amplitude_images": np.array(self.count)}
+        return {"amplitudes": self.sums.cpu().numpy(), "amplitude_images": np.array(self.count)}
 
     def merge(self, other: Amplitudes) -> Amplitudes:
         """These and those of other images.
@@ -94,6 +103,15 @@ class Amplitudes:
     def mean(self) -> Tensor:
         """(colors, h, w // 2 + 1) float64, the mean amplitude."""
         return self.sums.double() / _UNIT / max(self.count, 1)
+
+
+def _units(images: Tensor) -> Tensor:
+    """The amplitudes of images (n, colors, h, w), rounded to multiples of 1 / _UNIT, of which these are how many."""
+    waves = torch.view_as_real(torch.fft.rfft2(images))
+    squares = waves[..., 0].square()
+    squares += waves[..., 1].square()
+    amplitudes = squares.sqrt_()  # several times as fast as torch's abs
+    return amplitudes.mul_(_UNIT).round_()
 
 
 def counted(images: Sequence[int], of: int) -> list[int]:

@@ -58,13 +58,11 @@ def _add_state(digest: Any, module: nn.Module) -> None:
             digest.update(b"".join(hashes[name]))
 
 
-def _pieces(value: Tensor) -> Iterator[Any]:
-    """The bytes of a tensor, cut so that several threads share a large one."""
+def _pieces(value: Tensor) -> Iterator[Tensor]:
+    """The bytes of a tensor, as pieces of it, so that several threads share a large one."""
     if value.is_quantized:
         value = value.int_repr()  # whose memory is its own: another view does not hold it
-    flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-    for start in range(0, len(flat), _PIECE):
-        yield flat[start : start + _PIECE].numpy()
+    yield from value.detach().contiguous().flatten().view(torch.uint8).split(_PIECE)
 
 
 def _steps(value: Tensor) -> str:
@@ -77,7 +75,9 @@ def _steps(value: Tensor) -> str:
     return f"{scales.tolist()} {zeros.tolist()}"
 
 
-def _hash(data: Any) -> bytes:
+def _hash(piece: Tensor) -> bytes:
     digest = xxhash.xxh3_128()
-    digest.update(data)  # beside other threads, which one call for all is not in xxhash 3
+    digest.update(
+        piece.cpu().numpy()
+    )  # beside other threads, which one call for all is not in xxhash 3
     return digest.digest()
