@@ -42,6 +42,10 @@ class Held:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, index: int) -> bool:
+        """Whether pixels are kept, of the file as it is now or as it was."""
+        return index in self._entries
+
     @property
     def bytes(self) -> int:
         """Of memory that is taken, what is free in the last block and what Python needs included."""

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -33,10 +34,11 @@ def by_caller(chunks: list[list[int]], item: Item) -> Outcomes:
 
 def by_threads(chunks: list[list[int]], item: Item, n: int) -> Outcomes:
     """By n threads, two chunks ahead of what is asked for."""
-    ahead: deque[tuple[list[int], list[Future[Outcome]]]] = deque()
+    ahead: deque[tuple[list[int], list[Future[list[Outcome]]]]] = deque()
     with threads(n) as pool:
         for chunk in chunks:
-            ahead.append((chunk, [pool.submit(_attempt, item, index) for index in chunk]))
+            own = [pool.submit(_attempts, item, few) for few in _divided(chunk, n)]
+            ahead.append((chunk, own))
             if len(ahead) == 2:
                 yield _finished(*ahead.popleft())
         for chunk, futures in ahead:
@@ -88,6 +90,16 @@ class Attempts(Dataset[Any]):
             return stamp, error
 
 
+def _divided(chunk: list[int], n: int) -> list[list[int]]:
+    """A chunk for n threads, in two rounds, since some images take longer: each task costs a change of threads."""
+    size = -(-len(chunk) // (2 * n))
+    return [chunk[start : start + size] for start in range(0, len(chunk), size)]
+
+
+def _attempts(item: Item, indices: list[int]) -> list[Outcome]:
+    return [_attempt(item, index) for index in indices]
+
+
 def _attempt(item: Item, index: int) -> Outcome:
     try:
         return item(index)
@@ -107,5 +119,7 @@ def _stacked(items: list[Any]) -> tuple[list[str], Any]:
     return stamps, results
 
 
-def _finished(chunk: list[int], futures: list[Future[Outcome]]) -> tuple[list[int], list[Outcome]]:
-    return chunk, [future.result() for future in futures]
+def _finished(
+    chunk: list[int], futures: list[Future[list[Outcome]]]
+) -> tuple[list[int], list[Outcome]]:
+    return chunk, list(chain.from_iterable(future.result() for future in futures))

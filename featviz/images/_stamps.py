@@ -18,6 +18,12 @@ def stamps_of(read: Read) -> Callable[[int], str]:
     return stamp
 
 
+def head_of(read: Read) -> Read:
+    """What tells an image's size: of a source that has heads, no more of it is read."""
+    own: Read = getattr(read, "head", read)
+    return own
+
+
 # Classes and not closures, so that processes can be given them.
 
 
@@ -39,6 +45,9 @@ class Chosen:
         """Several at once, of a source that has them so."""
         own = getattr(self.read, "batch", None)
         return own and own([self.indices[i] for i in indices], channels)
+
+    def head(self, index: int) -> Any:
+        return head_of(self.read)(self.indices[index])
 
     def stamp(self, index: int) -> str:
         return stamps_of(self.read)(self.indices[index])

@@ -18,7 +18,7 @@ from featviz.images._items import Read, image_of, in_unit_range, read_pixels, si
 from featviz.images._labels import LabelsLike, labels_of
 from featviz.images._reading import Attempts, Outcomes, by_caller, by_threads, by_workers
 from featviz.images._sizes import UNREADABLE, WINDOW, Size, chunks, chunks_by_size, own_sizes
-from featviz.images._stamps import ByContent, Chosen, stamps_of
+from featviz.images._stamps import ByContent, Chosen, head_of, stamps_of
 from featviz.images.preprocess import Preprocess
 
 
@@ -120,7 +120,9 @@ class Images(Sequence[Tensor]):
 
     def _pixels(self, index: int) -> Tensor:
         """An item (c, h, w), in 8 bits or in [0, 1]."""
-        pixels = self._held.get(index, self._stamp(index))
+        pixels = None
+        if index in self._held:
+            pixels = self._held.get(index, self._stamp(index))
         return self._read_again(index) if pixels is None else pixels
 
     def _read_again(self, index: int) -> Tensor:
@@ -142,7 +144,7 @@ class Images(Sequence[Tensor]):
             ImageError: it cannot be read.
         """
         try:
-            item = image_of(self._read(index))
+            item = image_of(head_of(self._read)(index))
             if isinstance(item, Image.Image):
                 with item:
                     return size_of(item, self.preprocess)
@@ -166,7 +168,7 @@ class Images(Sequence[Tensor]):
             >>> Images(["a", "b"], items.__getitem__, Preprocess()).at_own_sizes().sizes
             [(4, 4), (4, 6)]
         """
-        sizes = own_sizes(self._read, len(self), self.preprocess, self.threads)
+        sizes = own_sizes(head_of(self._read), len(self), self.preprocess, self.threads)
         readable = set(sizes) - {UNREADABLE}
         if not readable:
             raise ImageError(f"none of the {len(self)} images can be read", "images")

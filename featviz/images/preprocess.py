@@ -144,7 +144,7 @@ class Preprocess:
             pixels = cast(Any, transforms.center_crop)(pixels, list(self.size))
         if isinstance(pixels, Tensor):
             return pixels.contiguous()
-        return transforms.pil_to_tensor(pixels)
+        return _decoding.planes(pixels)
 
     @property
     def _is_fast(self) -> bool:

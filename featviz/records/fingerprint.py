@@ -62,7 +62,7 @@ def _pieces(value: Tensor) -> Iterator[Tensor]:
     """The bytes of a tensor, as pieces of it, so that several threads share a large one."""
     if value.is_quantized:
         value = value.int_repr()  # whose memory is its own: another view does not hold it
-    yield from value.detach().contiguous().flatten().view(torch.uint8).split(_PIECE)
+    yield from torch.split(value.detach().contiguous().flatten().view(torch.uint8), _PIECE)
 
 
 def _steps(value: Tensor) -> str:
@@ -76,8 +76,7 @@ def _steps(value: Tensor) -> str:
 
 
 def _hash(piece: Tensor) -> bytes:
+    data: Any = piece.cpu().numpy()
     digest = xxhash.xxh3_128()
-    digest.update(
-        piece.cpu().numpy()
-    )  # beside other threads, which one call for all is not in xxhash 3
+    digest.update(data)  # beside other threads, which one call for all is not in xxhash 3
     return digest.digest()
