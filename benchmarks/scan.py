@@ -92,19 +92,29 @@ def start(
     return entered - begun
 
 
+def on_cpu(args: argparse.Namespace, batch_size: int) -> tuple[Images, list[Tensor]]:
+    """Images in memory, and the same as batches."""
+    shape = args.images, 3, args.size, args.size
+    pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    images = Images([str(i) for i in range(args.images)], pixels.__getitem__, Preprocess())
+    return images, list(pixels.split(batch_size))
+
+
+def on_gpu(args: argparse.Namespace, batch_size: int) -> tuple[Images, list[Tensor]]:
+    """The same, where the batches are in the memory of a GPU."""
+    shape = args.images, 3, args.size, args.size
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=args.device)
+    batches = [in_unit_range(batch) for batch in pixels.split(batch_size)]
+    return open_images(pixels.to(args.images_on or args.device), Preprocess()), batches
+
+
 def row(model: nn.Module, name: str, batch_size: int, args: argparse.Namespace) -> str:
     """One model, in turns; the first turn warms up and does not count."""
-    pixels = torch.rand(
-        args.images, 3, args.size, args.size, generator=torch.Generator().manual_seed(0)
-    )
-    images = Images([str(i) for i in range(args.images)], pixels.__getitem__, Preprocess())
-    if args.device != "cpu":
-        pixels = (pixels * 255).byte().to(args.images_on or args.device)
-        images = open_images(pixels, Preprocess())
+    make = on_cpu if args.device == "cpu" else on_gpu
+    images, batches = make(args, batch_size)
     net = anatomy(model, (3, args.size, args.size))
     layers = net.select("conv")
     last = model.get_submodule(layers[-1].name)
-    batches = [in_unit_range(batch.to(args.device)) for batch in pixels.split(batch_size)]
     forward = bare(model, last, batches)
     laid_out = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
     forward_last = bare(model, last, laid_out)

@@ -29,7 +29,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from featviz import Images, Preprocess, Scan, open_images, project_exemplars, scan
 from featviz.data import SyntheticImages
 from featviz.errors import ImageError, RecordError, UsageError
-from featviz.images import common_size
+from featviz.images import _reading, common_size
 from featviz.images._held import Held
 from featviz.models import preprocessing
 
@@ -536,7 +536,10 @@ def test_only_files_have_content() -> None:
 # --- while they are read
 
 
-def test_the_next_batch_is_read_while_the_last_is_worked_on() -> None:
+def test_the_next_batch_is_read_while_the_last_is_worked_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_reading, "_AHEAD", 4)
     is_read = [threading.Event() for _ in range(6)]
 
     def read(index: int) -> torch.Tensor:

@@ -111,7 +111,7 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         type=natural,
         default=0,
         metavar="N",
-        help="processes that read images, for a slow source (default: 0, two threads read)",
+        help="processes that read images, for a slow source or a fast GPU (default: 0, up to four threads read)",
     )
     group.add_argument(
         "--batch-size", type=positive, default=32, help="images in a forward pass (default: 32)"

@@ -121,7 +121,9 @@ def in_unit_range(pixels: Tensor) -> Tensor:
 
 def _divided(pixels: Tensor, white: float) -> Tensor:
     """Pixels as shares of white, which is a tensor, since GPUs multiply by the reciprocal of a number."""
-    return pixels.float().div_(torch.full((), white, device=pixels.device))
+    if pixels.device.type == "cpu":
+        return pixels.float().div_(white)
+    return torch.div(pixels, torch.full((), white, dtype=torch.float32, device=pixels.device))
 
 
 def _field(item: Mapping[Any, Any]) -> Any:

@@ -20,8 +20,8 @@ from featviz.images._tars import Tar, TarImages, local_tar
 from featviz.images.collection import Images
 from featviz.images.preprocess import Preprocess
 
-THREADS = 2
-"""That decode files ahead: Pillow lets go of the interpreter while it works."""
+THREADS = min(4, max(2, os.cpu_count() or 1))
+"""That decode files ahead: Pillow lets go of the interpreter while it works. More of them wait for each other."""
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 

@@ -18,6 +18,9 @@ from featviz.images._items import Read, read_pixels
 from featviz.images.preprocess import Preprocess
 from featviz.threads import threads
 
+_AHEAD = 128
+"""Images that threads read ahead."""
+
 Outcome = Tensor | ImageError
 """An item, or why it cannot be read."""
 Outcomes = Iterator[tuple[list[int], list[Outcome]]]
@@ -33,13 +36,13 @@ def by_caller(chunks: list[list[int]], item: Item) -> Outcomes:
 
 
 def by_threads(chunks: list[list[int]], item: Item, n: int) -> Outcomes:
-    """By n threads, two chunks ahead of what is asked for."""
+    """By n threads, some chunks ahead of what is asked for: where that takes longer once, they go on."""
     ahead: deque[tuple[list[int], list[Future[list[Outcome]]]]] = deque()
     with threads(n) as pool:
         for chunk in chunks:
             own = [pool.submit(_attempts, item, few) for few in _divided(chunk, n)]
             ahead.append((chunk, own))
-            if len(ahead) == 2:
+            if len(ahead) * len(chunk) >= _AHEAD and len(ahead) > 1:
                 yield _finished(*ahead.popleft())
         for chunk, futures in ahead:
             yield _finished(chunk, futures)

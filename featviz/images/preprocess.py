@@ -197,6 +197,11 @@ class Preprocess:
         mean, std = self._on(images.device)
         return (images - mean).div_(std)  # a batch is as large as a layer: one is enough
 
+    @property
+    def is_none(self) -> bool:
+        """Whether model space is [0, 1]."""
+        return not any(self.mean) and set(self.std) == {1.0}
+
     def denormalize(self, images: Tensor) -> Tensor:
         """From model space to [0, 1]; (..., c, h, w), any device."""
         mean, std = self._on(images.device)

@@ -63,8 +63,8 @@ def open_images(source: Any, preprocess: Preprocess | None = None, workers: int 
             uint16 by 65535; floating point is in [0, 1] already.
         preprocess: None: images are taken as they are, in [0, 1]: pictures as RGB, tensors with the
             channels they have.
-        workers: processes of torch's DataLoader that read, for a source that is slow; 0: files are
-            read by two threads, and a data set, which may not bear that, by the caller, in order.
+        workers: processes of torch's DataLoader that read, for a source that is slow or a GPU that is fast; 0:
+            files are read by threads, up to four, and a data set, which may not bear that, by the caller, in order.
 
     Raises:
         ImageError: it is missing, empty, or holds no images.

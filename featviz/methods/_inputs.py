@@ -88,7 +88,10 @@ def check_same_images(data: Images, listing: Listing) -> None:
 def in_model_space(data: Images, batch: Tensor, parameter: Tensor) -> Tensor:
     """A batch (n, c, h, w) in 8 bits or in [0, 1] as the model takes it, on the device and of the type of one of
     its parameters; the device is not waited for."""
-    pixels = in_unit_range(moved(batch, parameter.device))
+    batch = moved(batch, parameter.device)
+    pixels = in_unit_range(batch)
+    if pixels is not batch and data.preprocess.is_none:
+        return pixels.to(parameter)
     return data.preprocess.normalize(pixels).to(parameter)
 
 

@@ -44,13 +44,15 @@ class Numbers:
         """The same of batches on a GPU that are held."""
         if not batches:
             return
+        values = {"layer {!r}": torch.cat([own.maxima for own in batches])}
+        if any(own.scores is not own.maxima for own in batches):
+            values["score of layer {!r}"] = torch.cat([own.scores for own in batches])
         columns: dict[str, int] = {}
-        first = batches[0]
-        for form in ("layer {!r}", "score of layer {!r}"):
-            names = map(form.format, first.columns.layers)
-            columns |= zip(names, first.columns.channels, strict=True)
-        values = [torch.cat([own.maxima, own.scores], dim=1) for own in batches]
-        self.note(columns, torch.cat(values), [i for own in batches for i in own.images])
+        for form in values:
+            names = map(form.format, batches[0].columns.layers)
+            columns |= zip(names, batches[0].columns.channels, strict=True)
+        images = [image for own in batches for image in own.images]
+        self.note(columns, torch.cat([*values.values()], dim=1), images)
 
     def are_right(self) -> bool:
         return self.first is None or int(self.first.amin()) == len(self.keys)

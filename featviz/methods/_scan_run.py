@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -58,8 +59,9 @@ class ScanRun:
             self.out = folder_of(self.out, shard)
         self.checkpoint = checkpoint
         self.strict = strict
-        self.taking = Taking(reader, sized, score, data.sizes is None)
         self.parameter = parameter_of(self.model)
+        prepare = partial(in_model_space, data, parameter=self.parameter)
+        self.taking = Taking(prepare, reader, sized, score, data.sizes is None)
         self.shape = sized.shape
         self.skipped: list[Skipped] = []
         self.numbers = Numbers(data.keys)
@@ -192,17 +194,18 @@ class ScanRun:
     def _with(self, state: Scan, images: list[int], batch: Tensor, position: int) -> Scan:
         """The scan after some images at once."""
         batch = moved(batch, self.parameter.device)
-        x = in_model_space(self.data, batch, self.parameter)
         if in_reach(self.parameter):
-            held = self._held(*self.taking.near(state.layers, x, images), images)
+            held = self._held(*self.taking.near(state.layers, batch, images), images)
             state = replace(state, layers={name: held[name] for name in state})
         else:
-            state = self._far(state, self.taking.far(state.layers, x, images))
+            state = self._far(state, self.taking.far(state.layers, batch, images))
         amplitudes = state.amplitudes
         if amplitudes is not None:
             rows = counted(images, len(state.listing))
             if len(rows) < len(batch):
-                batch = batch[torch.tensor(rows, dtype=torch.int64).to(x.device, non_blocking=True)]
+                batch = batch[
+                    torch.tensor(rows, dtype=torch.int64).to(batch.device, non_blocking=True)
+                ]
             amplitudes = amplitudes.update(in_unit_range(batch))
         return state.with_progress(state.layers, position, list(self.skipped), amplitudes)
 

@@ -27,6 +27,7 @@ class Taking:
     """Takes of each batch what a scan counts.
 
     Args:
+        prepare: from a batch, in 8 bits or in [0, 1] and on the model's device, to model space.
         reader: reads the layers.
         sized: the layers for images of each size.
         score: what images are ranked by.
@@ -34,8 +35,14 @@ class Taking:
     """
 
     def __init__(
-        self, reader: LayoutReader, sized: LayersBySize, score: Score, same_size: bool
+        self,
+        prepare: Callable[[Tensor], Tensor],
+        reader: LayoutReader,
+        sized: LayersBySize,
+        score: Score,
+        same_size: bool,
     ) -> None:
+        self.prepare = prepare
         self.reader = reader
         self.sized = sized
         self.score = score
@@ -44,32 +51,32 @@ class Taking:
         self.replay = Replay(reader.steady.model, self._of_all)
 
     def near(
-        self, layers: Mapping[str, LayerScan], x: Tensor, images: list[int]
+        self, layers: Mapping[str, LayerScan], batch: Tensor, images: list[int]
     ) -> tuple[dict[str, LayerScan], dict[str, Peaks]]:
-        """Of images (n, c, h, w) in model space, given the index of each: layers with their positions counted, and the
+        """Of a batch (n, c, h, w), given the index of each image: layers with their positions counted, and the
         peaks of each, in the order of the forward pass."""
         counted: dict[str, LayerScan] = {}
         highest: dict[str, Highest] = {}
 
         def reduce(name: str, output: Tensor) -> None:
             own = layers[name]
-            maps, scores = self._scored(own, output, shape_of(x))
+            maps, scores = self._scored(own, output, shape_of(batch))
             with torch._C.DisableTorchFunction():  # of small operations, a mode is the larger part
                 highest[name] = _highest(own, maps, scores)
                 counted[name] = own.counting(maps, images)
 
-        self.reader.read(x, reduce)
+        self.reader.read(self.prepare(batch), reduce)
         # what needs no maps is done here: between the layers of a network each small operation takes longer
         return counted, {name: Peaks.of(own, images) for name, own in highest.items()}
 
-    def far(self, layers: Mapping[str, LayerScan], x: Tensor, images: list[int]) -> Taken:
-        """The same, of images on a device out of Python's reach."""
+    def far(self, layers: Mapping[str, LayerScan], batch: Tensor, images: list[int]) -> Taken:
+        """The same, on a device out of Python's reach."""
         self.layers = layers
-        given = [x]
+        given = [batch]
         if any(own.spectrum is not None for own in layers.values()):
-            given.append(torch.tensor(hashes_for(images)).to(x.device, non_blocking=True))
+            given.append(torch.tensor(hashes_for(images)).to(batch.device, non_blocking=True))
         # graphs are of one size, and the first batch shows whether the forward is steady
-        if self.same_size and self.replay.takes(x) and self.reader.steady.is_checked:
+        if self.same_size and self.replay.takes(batch) and self.reader.steady.is_checked:
             tensors, (names, columns) = self.replay(*given)
         else:
             tensors, (names, columns) = self._of_all(*given)
@@ -77,21 +84,23 @@ class Taking:
         scores = own.get("scores", own["maxima"])
         return Taken(images, columns, own["maxima"], scores, own["first"], own.get("kinds"))
 
-    def _of_all(self, x: Tensor, *hashes: Tensor) -> tuple[list[Tensor], tuple[list[str], Columns]]:
+    def _of_all(
+        self, batch: Tensor, *hashes: Tensor
+    ) -> tuple[list[Tensor], tuple[list[str], Columns]]:
         """What is taken of all layers, side by side: the tensors of `Taken`, and which of them these are."""
         highest: dict[str, Highest] = {}
         kinds: list[Tensor] = []
 
         def reduce(name: str, output: Tensor) -> None:
             own = self.layers[name]
-            maps, scores = self._scored(own, output, shape_of(x))
+            maps, scores = self._scored(own, output, shape_of(batch))
             with torch._C.DisableTorchFunction():
                 highest[name] = _highest(own, maps, scores)
                 if hashes:
                     kinds.append(own.kinds(maps, *hashes))
 
-        self.reader.read(x, reduce)
-        peaks = [Peaks.of(own, range(len(x))) for own in highest.values()]
+        self.reader.read(self.prepare(batch), reduce)
+        peaks = [Peaks.of(own, range(len(batch))) for own in highest.values()]
         tensors = {
             "maxima": _side_by_side([own.maxima for own in peaks], 1),
             "first": _side_by_side([own.first for own in peaks], 1),
