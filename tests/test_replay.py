@@ -181,6 +181,20 @@ class Waiting(nn.Module):
         return self.b(y)
 
 
+class Stale(nn.Module):
+    """Does a part of its work outside of what is recorded, as threads of its own would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kept is None or not torch.cuda.is_current_stream_capturing():
+            self.kept = x.mean(dim=(1, 2, 3), keepdim=True)
+        return self.conv(x) + self.kept
+
+
 def replayed(model: nn.Module, monkeypatch: pytest.MonkeyPatch, **how: Any) -> list[int]:
     """How many batches of a scan came from a graph; the scan has the bits of one without."""
     images = open_images((randn(300, 3, 32, 32).sigmoid() * 255).byte())
@@ -220,3 +234,34 @@ def test_on_a_gpu_a_forward_that_waits_is_noticed(monkeypatch: pytest.MonkeyPatc
     with pytest.warns(UserWarning, match=f"{SLOWLY}.*waits for values"):
         assert replayed(Waiting(True).cuda().eval(), monkeypatch) == [0, 0]
     assert replayed(plain().cuda(), monkeypatch) == [7, 0]  # what was refused leaves nothing behind
+
+
+@needs_gpu
+def test_on_a_gpu_a_graph_that_leaves_something_out_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.warns(UserWarning, match=f"{SLOWLY}.*(gives other bits|cannot be recorded)"):
+        assert replayed(Stale().cuda().eval(), monkeypatch) == [0, 0]
+
+
+@needs_gpu
+def test_on_a_gpu_the_memory_of_a_graph_is_free_after_the_scan() -> None:
+    images = open_images((randn(100, 3, 64, 64).sigmoid() * 255).byte())
+    model = plain().cuda()
+    scan(model, images, "conv", k=5)
+    before = torch.cuda.memory_allocated()
+    scan(model, images, "conv", k=5)
+    assert torch.cuda.memory_allocated() == before
+
+
+@needs_gpu
+def test_images_on_a_gpu_are_those_in_memory() -> None:
+    pixels = (randn(70, 3, 32, 32).sigmoid() * 255).byte()
+    expected = scan(plain().cuda(), open_images(pixels), "conv", k=5, spectrum=True)
+    for own in (pixels.cuda(), pixels.float().div(255).cuda()):
+        result = scan(plain().cuda(), open_images(own), "conv", k=5, spectrum=True)
+        for layer, layer_scan in expected.items():
+            assert same_arrays(result[layer], layer_scan)
+        assert result.amplitudes is not None
+        assert expected.amplitudes is not None
+        assert same_bits(result.amplitudes.sums, expected.amplitudes.sums)

@@ -19,6 +19,8 @@ T = TypeVar("T")
 Work = Callable[..., tuple[list[Tensor], T]]
 """From tensors on a GPU to tensors, by the same operations for all tensors of a shape; and what is to be known
 of them, which is the same for all."""
+_TRIALS = 2
+"""Batches that a graph must give the bits of."""
 
 
 class Graph(Generic[T]):
@@ -30,7 +32,8 @@ class Graph(Generic[T]):
     """
 
     def __init__(self, work: Work[T], given: Sequence[Tensor]) -> None:
-        self.given = [own.clone() for own in given]
+        # of other values than what it is tried on: work that was done now and not recorded would be noticed
+        self.given = [torch.zeros_like(own) for own in given]
         self.graph = torch.cuda.CUDAGraph()
         # other threads, which read images, may do what they like meanwhile
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
@@ -45,8 +48,8 @@ class Graph(Generic[T]):
 
 
 class Replay(Generic[T]):
-    """Does work on batch after batch: twice as it is written, then from a graph, if that gives the same bits of
-    the second batch. Batches of another shape, such as the last, are done as it is written.
+    """Does work on batch after batch: three times as it is written, then from a graph, if that gives the same bits of
+    the second batch and the third. Batches of another shape, such as the last, are done as it is written.
 
     A graph has no Python in it. Where there may be some that matters, none is made, and a warning says why.
 
@@ -65,10 +68,10 @@ class Replay(Generic[T]):
         self.again()
 
     def again(self) -> None:
-        """Forget the graph, and the memory it has: batches of another shape are to come."""
+        """Forget the graph, and the memory that it has: batches of another shape are to come, or none."""
         self._graph: Graph[T] | None = None
         self._shapes: list[torch.Size] = []
-        self._is_tried = False
+        self._trials = 0
 
     def takes(self, x: Tensor) -> bool:
         """Whether there are graphs where a tensor is."""
@@ -77,44 +80,41 @@ class Replay(Generic[T]):
     def __call__(self, *given: Tensor) -> tuple[list[Tensor], T]:
         """What the work gives of these tensors, in memory of its own."""
         shapes = [own.shape for own in given]
-        if self._graph is not None and shapes == self._shapes:
-            self.replayed += 1
-            return self._graph(*given)
-        if self._is_tried or shapes != self._shapes:
-            if not self._is_tried:
+        if shapes != self._shapes:
+            if self._trials == 0:
                 self._shapes = shapes
             return self.work(*given)
-        self._is_tried = True
-        return self._recorded(given)
+        if self._trials < _TRIALS:
+            self._trials += 1
+            return self._tried(given)
+        if self._graph is None:
+            return self.work(*given)
+        self.replayed += 1
+        return self._graph(*given)
 
-    def _recorded(self, given: Sequence[Tensor]) -> tuple[list[Tensor], T]:
-        """What the work gives; a graph of it is made, if that can be."""
+    def _tried(self, given: Sequence[Tensor]) -> tuple[list[Tensor], T]:
+        """What the work gives; the graph, which is made if there is none, is compared with it."""
         reason = why_python(self.model)
-        if reason is None:
-            with noted_waits() as waits:
-                expected = self.work(*given)
-            reason = waits[0] if waits else None
-        else:
+        with noted_waits() as waits:
             expected = self.work(*given)
-        if reason is None:
-            reason = self._try(given, expected[0])
+        reason = reason or next(iter(waits), None) or self._compared(given, expected[0])
         if reason is not None:
+            self._graph, self._trials = None, _TRIALS
             warnings.warn(
                 f"the GPU is given the operations of each batch one by one, which takes longer: {reason}",
                 stacklevel=2,
             )
         return expected
 
-    def _try(self, given: Sequence[Tensor], expected: Sequence[Tensor]) -> str | None:
-        """Make a graph; why there is none."""
+    def _compared(self, given: Sequence[Tensor], expected: Sequence[Tensor]) -> str | None:
+        """Why the graph cannot be made, or is not taken; None: it is right."""
         try:
-            graph = Graph(self.work, given)
-            results, _ = graph(*given)
+            self._graph = self._graph or Graph(self.work, given)
+            results, _ = self._graph(*given)
         except Exception as error:  # of the model's own, or CUDA's, which refuses what waits
             return f"the forward cannot be recorded ({first_line(error)})"
         if not all(map(_same_bits, results, expected)):
             return "recorded, the forward gives other bits"
-        self._graph = graph
         return None
 
 

@@ -139,6 +139,8 @@ class ScanRun:
         except BaseException:
             self._save_checked(state)
             raise
+        finally:
+            self.taking.replay.again()
         layers = {name: layer_scan.to("cpu") for name, layer_scan in state.counted().items()}
         amplitudes = state.amplitudes and state.amplitudes.to("cpu")
         return state.with_progress(layers, stop, self.skipped, amplitudes)
