@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset
 
 from featviz import Images, Preprocess, open_images, scan
-from featviz.errors import ImageError, UsageError
+from featviz.errors import ImageError, SizeError, UsageError
 from featviz.images import common_size
+from featviz.images._items import in_unit_range
 
 BYTES = torch.randint(
     0, 256, (6, 3, 8, 10), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
@@ -106,6 +107,54 @@ def test_one_set_of_images_is_the_same_from_every_source(name: str) -> None:
             assert indices == list(range(6))
             assert torch.allclose(batch.float(), UNIT, rtol=0, atol=1e-7)
         assert common_size(images) == (8, 10)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_comes_in_8_bits_is_moved_in_8_bits(name: str) -> None:
+    images = open_images(SOURCES[name](), Preprocess())
+    for own in (images, images[2:], images.subset([4, 0, 3])):
+        n = len(own)
+        ((indices, pixels),) = own.pixel_batches(range(n), n)
+        ((_, batch),) = own.batches(range(n), n)
+        assert indices == list(range(n))
+        assert pixels.dtype in (torch.uint8, batch.dtype)
+        assert torch.equal(in_unit_range(pixels), batch)
+        assert torch.equal(torch.stack([own[i] for i in range(n)]), batch)
+
+
+def test_images_of_8_bits_and_others_share_a_batch() -> None:
+    items = [(UNIT[0] * 255).round().byte(), UNIT[1], UNIT[2].double()]
+    ((_, pixels),) = open_images(Items(items.__getitem__, 3)).pixel_batches(range(3), 3)
+    assert pixels.is_floating_point()
+    assert torch.allclose(pixels.float(), UNIT[:3], atol=1 / 255)
+
+
+def test_a_tensor_of_8_bits_is_read_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = (torch.rand(7, 3, 5, 6) * 255).byte()
+    images = open_images(pixels)
+    monkeypatch.setattr(type(images), "_pixels", None)  # by which they are read one by one
+    for own, expected in ((images, pixels), (images[5:1:-2], pixels[[5, 3]])):
+        batches = [batch for _, batch in own.pixel_batches(range(len(own)), 3)]
+        assert torch.equal(torch.cat(batches), expected)
+    with pytest.raises(SizeError, match="'000000' is 5x6, the others are 4x4"):
+        list(images.pixel_batches(range(7), 3, shape=(3, 4, 4)))
+
+
+def test_a_tensor_of_other_channels_is_refused() -> None:
+    pixels = (torch.rand(7, 3, 5, 6) * 255).byte()
+    with pytest.raises(ImageError, match="has 3 channels, the model takes 1"):
+        list(open_images(pixels, Preprocess.of_channels(1)).pixel_batches(range(7), 3))
+
+
+def test_images_of_a_class_of_its_own_are_its_own() -> None:
+    class Darker(Images):
+        def __getitem__(self, index: Any) -> Any:
+            return super().__getitem__(index) / 2
+
+    pixels = (torch.rand(4, 3, 5, 6) * 255).byte()
+    images = Darker(list("abcd"), pixels.__getitem__, Preprocess())
+    ((_, batch),) = images.batches(range(4), 4)
+    assert torch.equal(batch, pixels.float() / 255 / 2)
 
 
 def test_half_precision_is_taken_as_float32() -> None:

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from laws import generator, same_bits
 
 from featviz.errors import UsageError
+from featviz.records import peaks
 from featviz.records.amplitudes import COUNTED, Amplitudes, counted
 from featviz.records.class_sums import ClassSums
 from featviz.records.image_sample import GROUPS, ImageSample, hash_of
 from featviz.records.peaks import Peaks, highest_of
 from featviz.records.position_counts import BINS, PositionCounts, upper_edges
-from featviz.records.position_sample import MOST, some_positions
-from featviz.records.spectrum import Spectrum
+from featviz.records.position_sample import MOST, hashes_for, some_positions
+from featviz.records.spectrum import Spectrum, kinds_far
 
 law = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10**6)
@@ -295,6 +296,20 @@ def test_batches_do_not_change_which_positions_are_counted() -> None:
             assert not rest
         else:
             assert same_bits(torch.cat([own.flatten() for own in rest]), of_all.flatten())
+
+
+@pytest.mark.parametrize("total", [4800 * 40, 2 * MOST, 4800 * MOST // 40, 4800 * MOST])
+def test_far_from_python_the_same_positions_are_counted(
+    total: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an image is not counted its values are there, and count nothing."""
+    maps = torch.randn(40, 3, 80, 60, generator=generator(0))
+    images = list(range(1000, 1040))
+    near = Spectrum.empty(3, 1).counting(maps, images, total).positions.kinds
+    monkeypatch.setattr(peaks, "IN_REACH", set())
+    far = kinds_far(maps, torch.tensor(hashes_for(images)), total)
+    assert same_bits(far, near)
+    assert far.any()
 
 
 def test_quantiles_of_a_sample_are_those_of_all_positions() -> None:
