@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from featviz import capture, directions, open_images, scan
 from featviz.methods import _replay
+from featviz.methods._pace import AHEAD, Pace
 from featviz.methods._replay import Replay, why_python
 from featviz.methods._scan_run import ScanRun
 from featviz.records import peaks
@@ -254,6 +255,20 @@ def test_on_a_gpu_a_graph_that_leaves_something_out_is_not_taken(
 ) -> None:
     with pytest.warns(UserWarning, match=f"{SLOWLY}.*(gives other bits|cannot be recorded)"):
         assert replayed(Beside(keeps).cuda().eval(), monkeypatch) == [0, 0]
+
+
+@needs_gpu
+def test_python_does_not_run_far_ahead_of_a_gpu() -> None:
+    x = torch.zeros(2**26, device="cuda")
+    pace, done = Pace(), []
+    for _ in range(3 * AHEAD):
+        for _ in range(20):
+            x.add_(1)
+        event = torch.cuda.Event()
+        event.record()
+        done.append(event)
+        pace.step(x)
+    assert sum(not event.query() for event in done) <= AHEAD + 1
 
 
 @needs_gpu

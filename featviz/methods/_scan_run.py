@@ -22,6 +22,7 @@ from featviz.images.collection import Images
 from featviz.methods._inputs import in_model_space, moved, reached
 from featviz.methods._layout import LayoutReader
 from featviz.methods._numbers import Numbers
+from featviz.methods._pace import Pace
 from featviz.methods._shards import folder_of
 from featviz.methods._taking import Score, Taking
 from featviz.records._arrays import arrays_in
@@ -62,6 +63,7 @@ class ScanRun:
         self.parameter = parameter_of(self.model)
         prepare = partial(in_model_space, data, parameter=self.parameter)
         self.taking = Taking(prepare, reader, sized, score, data.sizes is None)
+        self.pace = Pace()
         self.shape = sized.shape
         self.skipped: list[Skipped] = []
         self.numbers = Numbers(data.keys)
@@ -201,6 +203,7 @@ class ScanRun:
             state = replace(state, layers={name: held[name] for name in state})
         else:
             state = self._far(state, self.taking.far(state.layers, batch, images))
+            self.pace.step(batch)
         amplitudes = state.amplitudes
         if amplitudes is not None:
             rows = counted(images, len(state.listing))
