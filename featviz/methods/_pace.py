@@ -22,7 +22,7 @@ class Pace:
         """A batch was given to its device; where it is a GPU that has many, the first of them is waited for."""
         if not batch.is_cuda:
             return
-        event = torch.cuda.Event(blocking=True)
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(batch.device))
         self._events.append(event)
         if len(self._events) > AHEAD:
