@@ -152,8 +152,10 @@ def ranked_by(maps: Tensor, scores: Tensor, has_positions: bool) -> Highest:
 def _first_maxima(maps: Tensor) -> tuple[Tensor, Tensor]:
     """The maximum of each map (n, c, h, w), and where along its rows it is first, (n, c)."""
     if not in_reach(maps):
-        rows = maps.permute(0, 2, 3, 1).flatten(1, 2) if lies_last(maps) else maps.flatten(2).mT
-        maxima, first = rows.max(dim=1)  # of a view, which is not copied
+        if lies_last(maps):
+            maxima, first = maps.permute(0, 2, 3, 1).flatten(1, 2).max(dim=1)  # of a view
+        else:
+            maxima, first = maps.flatten(2).max(dim=2)
         return maxima, first
     if lies_last(maps) and maps.is_floating_point():
         # in one pass over memory, many channels at once
