@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDat
 
 from featviz import Images, Preprocess, open_images, scan
 from featviz.errors import ImageError, SizeError, UsageError
-from featviz.images import common_size
+from featviz.images import _reading, common_size
+from featviz.images._held import Held
 from featviz.images._items import in_unit_range
 
 BYTES = torch.randint(
@@ -138,6 +139,37 @@ def test_a_tensor_of_8_bits_is_read_a_batch_at_a_time(monkeypatch: pytest.Monkey
         assert torch.equal(torch.cat(batches), expected)
     with pytest.raises(SizeError, match="'000000' is 5x6, the others are 4x4"):
         list(images.pixel_batches(range(7), 3, shape=(3, 4, 4)))
+
+
+def test_images_of_a_tensor_are_counted_from_the_end_too() -> None:
+    pixels = (torch.rand(7, 3, 5, 6) * 255).byte()
+    for chosen in ([-1], [-3, -2, -1], [-1, 0, 1]):
+        ((_, batch),) = open_images(pixels).subset(chosen).pixel_batches(range(len(chosen)), 3)
+        assert torch.equal(batch, pixels[chosen])
+
+
+@pytest.mark.parametrize("room", [0, 2**20])
+def test_a_source_may_give_the_same_memory_for_each_image(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = torch.zeros(3, 5, 6, dtype=torch.uint8)
+    images = open_images(Items(lambda i: buffer.fill_(10 * i), 6), Preprocess())
+    images._held = Held(room)
+    ((_, pixels),) = images.pixel_batches(range(6), 6)
+    assert pixels[:, 0, 0, 0].tolist() == [0, 10, 20, 30, 40, 50]
+
+
+def test_readers_stay_near_what_is_asked_for() -> None:
+    """Also where small batches come before large ones."""
+    read: list[int] = []
+
+    def reads(index: int) -> Tensor:
+        read.append(index)
+        return BYTES[0]
+
+    chunks = [[i] for i in range(200)] + [list(range(s, s + 32)) for s in range(200, 2000, 32)]
+    for chunk, _ in _reading.by_threads(chunks, reads, 2):
+        assert len(read) <= chunk[-1] + 1 + 128 + 32
 
 
 def test_a_tensor_of_other_channels_is_refused() -> None:

@@ -9,16 +9,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from laws import randn, same_bits
-from nets import plain
+from nets import integers, plain
 from samples import same_arrays
 from torch import Tensor, nn
 
-from featviz import capture, directions, open_images, scan
+from featviz import Images, Preprocess, Scan, TopK, capture, directions, merge, open_images, scan
 from featviz.methods import _replay
 from featviz.methods._pace import AHEAD, Pace
 from featviz.methods._replay import Replay, why_python
@@ -84,6 +85,15 @@ def test_a_graph_is_made_of_the_second_batch_of_a_shape(waits: list[str]) -> Non
     assert values(replay, 4, 4) == [1, 2]
     assert values(replay, 3, 3, 3) == [1, 2]  # as they are written
     assert values(replay, 4) == [1, 3]
+
+
+def test_a_graph_takes_batches_of_its_own_type(waits: list[str]) -> None:
+    """What is copied into it would be made of that type."""
+    replay = Replay(nn.Identity(), doubled)
+    values(replay, 4, 4, 4, 4)
+    (result,), _ = replay(torch.full((4,), 3, dtype=torch.uint8))
+    assert same_bits(result, torch.full((4,), 6, dtype=torch.uint8))
+    assert replay.replayed == 1
 
 
 def test_after_batches_have_been_halved_there_is_another_graph(waits: list[str]) -> None:
@@ -154,16 +164,84 @@ HOW: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", HOW)
 def test_scans_from_graphs_have_the_bits_of_others(
-    name: str, waits: list[str], monkeypatch: pytest.MonkeyPatch
+    name: str, waits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = open_images((randn(45, 3, 16, 16).sigmoid() * 255).byte())
     how: dict[str, Any] = {"k": 3, "batch_size": 8, **HOW[name]}
     expected = scan(plain(), images, "*", **how)
     monkeypatch.setattr(peaks, "IN_REACH", set())
     monkeypatch.setattr(Replay, "takes", lambda self, x: True)
-    result = scan(plain(), images, "*", **how)
+    result = scan(plain(), images, "*", **how, out=tmp_path)
     assert Again.made == 1
-    assert len(result) == len(expected)
+    for own in (result, Scan.load(tmp_path)):
+        assert len(own) == len(expected)
+        for layer, layer_scan in expected.items():
+            assert same_arrays(own[layer], layer_scan)
+
+
+def test_records_on_disk_are_the_same_far_from_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_images((randn(45, 3, 16, 16).sigmoid() * 255).byte())
+    how: dict[str, Any] = {"k": 3, "batch_size": 8, "spectrum": True, "checkpoint": 1e-9}
+    scan(plain(), images, "*", **how, out=tmp_path / "near")
+    monkeypatch.setattr(peaks, "IN_REACH", set())
+    scan(plain(), images, "*", **how, out=tmp_path / "far")
+    for i in range(2):
+        scan(plain(), images, "*", **how, shard=(i, 2), out=tmp_path / "shards")
+    merge(tmp_path / "shards", out=tmp_path / "merged")
+    expected = Scan.load(tmp_path / "near")
+    for name in ("far", "merged"):
+        own = Scan.load(tmp_path / name)
+        assert own.done == expected.done
+        for layer, layer_scan in expected.items():
+            assert same_arrays(own[layer], layer_scan)
+
+
+class Turning(nn.Module):
+    """Calls its layers in an order that depends on the image's width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 2, 3)
+        self.b = nn.Conv2d(3, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (self.a, self.b) if x.shape[3] > 16 else (self.b, self.a)
+        y: Tensor = first(x).mean() + second(x).mean()
+        return y
+
+
+def test_layers_that_come_in_another_order_keep_their_units(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pixels = [randn(3, 16, 14 + i % 3 * 4, seed=i).sigmoid() for i in range(24)]
+    images = Images([str(i) for i in range(24)], pixels.__getitem__, Preprocess()).at_own_sizes()
+    model = integers(Turning())
+    expected = scan(model, images, "a, b", k=4, batch_size=4)
+    monkeypatch.setattr(peaks, "IN_REACH", set())
+    result = scan(model, images, "a, b", k=4, batch_size=4)
+    for layer, layer_scan in expected.items():
+        assert same_arrays(result[layer], layer_scan)
+
+
+@pytest.mark.parametrize("most", [1, 7, 30])
+def test_what_is_too_much_to_be_counted_at_once_is_counted_in_halves(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_images((randn(45, 3, 16, 16).sigmoid() * 255).byte())
+    how: dict[str, Any] = {"k": 3, "batch_size": 1, "spectrum": True}
+    expected = scan(plain(), images, "*", **how)
+    monkeypatch.setattr(peaks, "IN_REACH", set())
+    add = TopK.add
+
+    def little(self: TopK, own: peaks.Peaks, **options: Any) -> TopK:
+        if len(own.images) > most:
+            raise torch.OutOfMemoryError("no room")
+        return add(self, own, **options)
+
+    monkeypatch.setattr(TopK, "add", little)
+    result = scan(plain(), images, "*", **how)
     for layer, layer_scan in expected.items():
         assert same_arrays(result[layer], layer_scan)
 
@@ -246,6 +324,34 @@ def test_on_a_gpu_a_forward_that_waits_is_noticed(monkeypatch: pytest.MonkeyPatc
     with pytest.warns(UserWarning, match=f"{SLOWLY}.*waits for values"):
         assert replayed(Waiting(True).cuda().eval(), monkeypatch) == [0, 0]
     assert replayed(plain().cuda(), monkeypatch) == [6, 0]  # what was refused leaves nothing behind
+
+
+class Waits(nn.Module):
+    """Waits for the GPU in a way that is not noticed before it is recorded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        torch.cuda.synchronize()
+        return y * 2
+
+
+@needs_gpu
+def test_on_a_gpu_a_recording_that_is_broken_off_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = torch.cuda.current_stream()
+    torch.cuda.manual_seed(0)
+    expected = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed(0)
+    with pytest.warns(UserWarning, match=SLOWLY):
+        assert replayed(Waits().cuda().eval(), monkeypatch) == [0, 0]
+    assert torch.cuda.current_stream() == stream
+    assert same_bits(torch.rand(3, device="cuda"), expected)
+    assert replayed(plain().cuda(), monkeypatch) == [6, 0]
 
 
 @needs_gpu

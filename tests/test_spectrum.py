@@ -226,6 +226,14 @@ def test_the_weakest_are_those_of_brute_force_in_any_shards(
     assert not merged.classes.means
 
 
+def test_no_images_change_no_amplitudes() -> None:
+    """Of very many images most batches have none that is counted."""
+    before = Amplitudes.empty((3, 8, 8)).update(torch.rand(2, 3, 8, 8))
+    after = before.update(torch.zeros(0, 3, 8, 8))
+    assert after.count == 2
+    assert same_bits(after.sums, before.sums)
+
+
 def test_of_many_images_some_are_counted() -> None:
     assert counted([3, 5, 10**6], of=COUNTED) == [0, 1, 2]
     images = list(range(40_000))

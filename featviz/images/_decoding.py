@@ -83,7 +83,7 @@ def planes(image: Image.Image) -> Tensor:
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         return torch.from_numpy(pixels.copy())[None]
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
 
 def as_tensor(image: Image.Image) -> Tensor:

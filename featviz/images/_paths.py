@@ -180,7 +180,7 @@ class _Files:
         # at once: each of the many small reads of an open file lets another thread go on, and waits for its turn
         return Image.open(BytesIO(self.content(index)))
 
-    def head(self, index: int) -> Image.Image:
+    def read_head(self, index: int) -> Image.Image:
         """The picture, of which only the head is read, until its pixels are asked for."""
         return Image.open(self._checked(index))
 

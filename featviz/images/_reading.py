@@ -42,7 +42,7 @@ def by_threads(chunks: list[list[int]], item: Item, n: int) -> Outcomes:
         for chunk in chunks:
             own = [pool.submit(_attempts, item, few) for few in _divided(chunk, n)]
             ahead.append((chunk, own))
-            if len(ahead) * len(chunk) >= _AHEAD and len(ahead) > 1:
+            while len(ahead) > 1 and sum(len(own) for own, _ in ahead) >= _AHEAD:
                 yield _finished(*ahead.popleft())
         for chunk, futures in ahead:
             yield _finished(chunk, futures)

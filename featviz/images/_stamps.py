@@ -20,7 +20,7 @@ def stamps_of(read: Read) -> Callable[[int], str]:
 
 def head_of(read: Read) -> Read:
     """What tells an image's size: of a source that has heads, no more of it is read."""
-    own: Read = getattr(read, "head", read)
+    own: Read = getattr(read, "read_head", read)
     return own
 
 
@@ -38,15 +38,15 @@ class Chosen:
         return self.read(self.indices[index])
 
     @property
-    def in_memory(self) -> bool:
-        return bool(getattr(self.read, "in_memory", False))
+    def is_in_memory(self) -> bool:
+        return bool(getattr(self.read, "is_in_memory", False))
 
-    def batch(self, indices: Sequence[int], channels: int) -> Tensor | None:
+    def read_batch(self, indices: Sequence[int], channels: int) -> Tensor | None:
         """Several at once, of a source that has them so."""
-        own = getattr(self.read, "batch", None)
+        own = getattr(self.read, "read_batch", None)
         return own and own([self.indices[i] for i in indices], channels)
 
-    def head(self, index: int) -> Any:
+    def read_head(self, index: int) -> Any:
         return head_of(self.read)(self.indices[index])
 
     def stamp(self, index: int) -> str:

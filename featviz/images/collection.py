@@ -85,7 +85,7 @@ class Images(Sequence[Tensor]):
         self.sizes = sizes
         self._read = read
         self._stamp = stamps_of(read)
-        self._in_memory = bool(getattr(read, "in_memory", False))
+        self._in_memory = bool(getattr(read, "is_in_memory", False))
         self._held = Held()
 
     def __len__(self) -> int:
@@ -131,11 +131,14 @@ class Images(Sequence[Tensor]):
         return self._taken(index, stamp, pixels)
 
     def _taken(self, index: int, stamp: str, pixels: Tensor) -> Tensor:
-        """An item's pixels; those in 8 bits are kept while there is room, unless they are in memory."""
-        is_new = not self._in_memory and pixels.device.type == "cpu"
-        if pixels.dtype == torch.uint8 and is_new:
+        """An item's pixels; those in 8 bits are kept while there is room, unless they are in memory. What a source gives
+        in 8 bits may change when it is asked again."""
+        if pixels.dtype != torch.uint8 or self._in_memory:
+            return pixels
+        if pixels.device.type == "cpu":
             self._held.keep(index, stamp, pixels)
-        return pixels
+        kept = self._held.get(index, stamp)
+        return pixels.clone() if kept is None else kept
 
     def source_size(self, index: int) -> tuple[int, int]:
         """(height, width) of an item before preprocessing, in pixels.
@@ -364,7 +367,7 @@ class Images(Sequence[Tensor]):
         chunks = self._chunks(indices, batch_size)
         if self._come_at_once(chunks):
             for chunk in chunks:
-                pixels = self._read.batch(chunk, self.preprocess.channels)  # type: ignore[attr-defined]
+                pixels = self._read.read_batch(chunk, self.preprocess.channels)  # type: ignore[attr-defined]
                 self._check_size(chunk[0], pixels[0], expected or tuple(pixels[0].shape))
                 yield chunk, pixels
             return
@@ -388,7 +391,7 @@ class Images(Sequence[Tensor]):
 
     def _come_at_once(self, chunks: list[list[int]]) -> bool:
         """Whether the images of a batch are read as one, as of a tensor of 8 bits, in which none can be wrong."""
-        batch = getattr(self._read, "batch", None)
+        batch = getattr(self._read, "read_batch", None)
         if not chunks or batch is None or self._has_own_items:
             return False
         return batch(chunks[0][:1], self.preprocess.channels) is not None
@@ -432,7 +435,7 @@ def _stacked(items: list[Tensor], pinned: bool) -> Tensor:
     """Items (c, h, w) as a batch, in 8 bits if all of them are."""
     if len({item.dtype for item in items}) > 1:
         items = [in_unit_range(item) for item in items]
-    if any(item.device.type != "cpu" for item in items):
+    if len({(item.dtype, item.device) for item in items}) > 1 or items[0].device.type != "cpu":
         return torch.stack(items)
     batch = torch.empty(len(items), *items[0].shape, dtype=items[0].dtype, pin_memory=pinned)
     # by this thread alone: to wake others for so little takes longer, and keeps them from reading images

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -194,8 +194,14 @@ class Preprocess:
 
     def normalize(self, images: Tensor) -> Tensor:
         """From [0, 1] to model space; (..., c, h, w), any device."""
-        mean, std = self._on(images.device)
-        return (images - mean).div_(std)  # a batch is as large as a layer: one is enough
+        return self.normalizer(images.device)(images)
+
+    def normalizer(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """What `normalize` does of images on a device, where mean and deviation are moved once."""
+        mean, std = self._on(device)
+        return lambda images: (images - mean).div_(
+            std
+        )  # a batch is as large as a layer: one is enough
 
     @property
     def is_none(self) -> bool:
@@ -223,7 +229,9 @@ class Preprocess:
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, (c, 1, 1) each."""
-        return _on(device, torch.get_default_dtype(), tuple(self.mean), tuple(self.std))
+        values = torch.tensor([self.mean, self.std]).to(device, non_blocking=True)
+        mean, std = values.view(2, -1, 1, 1)
+        return mean, std
 
     def _upright(self, image: Image.Image) -> Image.Image:
         """A picture turned upright, in 8 bits, of as many channels as the model takes."""
@@ -233,17 +241,6 @@ class Preprocess:
         if turn is not None:
             image = image.transpose(turn)
         return _converted(image, "L" if self.channels == 1 else "RGB", self.range)
-
-
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)  # they are there for later calls, which may need gradients
-def _on(
-    device: torch.device, dtype: torch.dtype, mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation on a device, moved there once: each batch needs them."""
-    values = torch.tensor([mean, std], dtype=dtype, device=device)
-    first, second = values.view(2, -1, 1, 1)
-    return first, second
 
 
 def _of_255(values: tuple[float, ...]) -> tuple[float, ...]:

@@ -168,19 +168,20 @@ class _Rows:
     """Images of a tensor, which is in memory, so that they are not kept another time."""
 
     images: Tensor
-    in_memory = True
+    is_in_memory = True
 
     def __call__(self, index: int) -> Tensor:
         return self.images[index]
 
-    def batch(self, indices: Sequence[int], channels: int) -> Tensor | None:
+    def read_batch(self, indices: Sequence[int], channels: int) -> Tensor | None:
         """Images (n, c, h, w) in 8 bits at once; None: each has to be looked at, since it may be wrong."""
         if self.images.dtype != torch.uint8 or self.images.shape[1] != channels:
             return None
-        start, stop = indices[0], indices[-1] + 1
-        if list(indices) == list(range(start, stop)):
-            return self.images[start:stop]
-        return self.images[torch.tensor(indices).to(self.images.device, non_blocking=True)]
+        numbers = range(len(self.images))
+        rows = [numbers[int(index)] for index in indices]  # some are counted from the end
+        if rows == list(range(rows[0], rows[-1] + 1)):
+            return self.images[rows[0] : rows[-1] + 1]
+        return self.images[torch.tensor(rows).to(self.images.device, non_blocking=True)]
 
 
 def _from_list(source: Sequence[Any], preprocess: Preprocess | None, workers: int) -> Images:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -88,11 +88,20 @@ def check_same_images(data: Images, listing: Listing) -> None:
 def in_model_space(data: Images, batch: Tensor, parameter: Tensor) -> Tensor:
     """A batch (n, c, h, w) in 8 bits or in [0, 1] as the model takes it, on the device and of the type of one of
     its parameters; the device is not waited for."""
-    batch = moved(batch, parameter.device)
-    pixels = in_unit_range(batch)
-    if pixels is not batch and data.preprocess.is_none:
+    return to_model_space(data, parameter)(moved(batch, parameter.device))
+
+
+def to_model_space(data: Images, parameter: Tensor) -> Callable[[Tensor], Tensor]:
+    """The same of batches on the model's device, to which nothing is moved for each."""
+    normalize = data.preprocess.normalizer(parameter.device)
+
+    def prepared(batch: Tensor) -> Tensor:
+        pixels = in_unit_range(batch)
+        if pixels is batch or not data.preprocess.is_none:
+            pixels = normalize(pixels)
         return pixels.to(parameter)
-    return data.preprocess.normalize(pixels).to(parameter)
+
+    return prepared
 
 
 def moved(batch: Tensor, device: torch.device) -> Tensor:

@@ -4,7 +4,7 @@ as soon as one of them, and most networks of small images wait for Python otherw
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
@@ -35,8 +35,13 @@ class Graph(Generic[T]):
         # of other values than what it is tried on: work that was done now and not recorded would be noticed
         self.given = [torch.zeros_like(own) for own in given]
         self.graph = torch.cuda.CUDAGraph()
-        # other threads, which read images, may do what they like meanwhile
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        device = self.given[0].device
+        how: Any = {
+            "capture_error_mode": "thread_local"
+        }  # other threads, which read images, may go on
+        # a stream that it makes itself would be of the first device
+        how["stream"] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.device(device), _as_before(device), torch.cuda.graph(self.graph, **how):
             self.results, self.about = work(*self.given)
 
     def __call__(self, *given: Tensor) -> tuple[list[Tensor], T]:
@@ -70,7 +75,7 @@ class Replay(Generic[T]):
     def again(self) -> None:
         """Forget the graph, and the memory that it has: batches of another shape are to come, or none."""
         self._graph: Graph[T] | None = None
-        self._shapes: list[torch.Size] = []
+        self._kinds: list[tuple[torch.Size, torch.dtype]] = []
         self._trials = 0
 
     def takes(self, x: Tensor) -> bool:
@@ -79,10 +84,10 @@ class Replay(Generic[T]):
 
     def __call__(self, *given: Tensor) -> tuple[list[Tensor], T]:
         """What the work gives of these tensors, in memory of its own."""
-        shapes = [own.shape for own in given]
-        if shapes != self._shapes:
+        kinds = [(own.shape, own.dtype) for own in given]
+        if kinds != self._kinds:
             if self._trials == 0:
-                self._shapes = shapes
+                self._kinds = kinds
             return self.work(*given)
         if self._trials < _TRIALS:
             self._trials += 1
@@ -133,7 +138,7 @@ def why_python(model: nn.Module) -> str | None:
 
 
 @contextmanager
-def noted_waits() -> Any:
+def noted_waits() -> Iterator[list[str]]:
     """A block that notes what waits for the GPU, in words, in the list that it gives."""
     waits: list[str] = []
     before = torch.cuda.get_sync_debug_mode()
@@ -149,7 +154,23 @@ def noted_waits() -> Any:
         if "called a synchronizing" in text:
             waits.append("the forward waits for values of the GPU")
         elif "ynchronization debug mode" not in text:
-            warnings.warn_explicit(text, warning.category, warning.filename, warning.lineno)
+            where = warning.filename, warning.lineno
+            warnings.warn_explicit(warning.message, warning.category, *where)
+
+
+@contextmanager
+def _as_before(device: torch.device) -> Iterator[None]:
+    """A block after which, if it fails, a GPU's stream and its random numbers are as before: recording that is broken off
+    leaves both."""
+    stream = torch.cuda.current_stream(device)
+    generator = torch.cuda.default_generators[device.index]
+    state = generator.clone_state()
+    try:
+        yield
+    except BaseException:
+        torch.cuda.set_stream(stream)
+        generator.graphsafe_set_state(state)
+        raise
 
 
 def _same_bits(first: Tensor, second: Tensor) -> bool:

@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from featviz.fields.sizes import LayersBySize
 from featviz.hooks import evaluating
 from featviz.images._items import in_unit_range
 from featviz.images.collection import Images
-from featviz.methods._inputs import in_model_space, moved, reached
+from featviz.methods._inputs import moved, reached, to_model_space
 from featviz.methods._layout import LayoutReader
 from featviz.methods._numbers import Numbers
 from featviz.methods._pace import Pace
@@ -61,7 +60,7 @@ class ScanRun:
         self.checkpoint = checkpoint
         self.strict = strict
         self.parameter = parameter_of(self.model)
-        prepare = partial(in_model_space, data, parameter=self.parameter)
+        prepare = to_model_space(data, self.parameter)
         self.taking = Taking(prepare, reader, sized, score, data.sizes is None)
         self.pace = Pace()
         self.shape = sized.shape
@@ -138,14 +137,15 @@ class ScanRun:
                 bar.update(stop - start - bar.n)
             self.numbers.note_all(state.far.batches)
             self.numbers.check()
+            result = state.counted()
         except BaseException:
             self._save_checked(state)
             raise
         finally:
             self.taking.replay.again()
-        layers = {name: layer_scan.to("cpu") for name, layer_scan in state.counted().items()}
-        amplitudes = state.amplitudes and state.amplitudes.to("cpu")
-        return state.with_progress(layers, stop, self.skipped, amplitudes)
+        layers = {name: layer_scan.to("cpu") for name, layer_scan in result.items()}
+        amplitudes = result.amplitudes and result.amplitudes.to("cpu")
+        return result.with_progress(layers, stop, self.skipped, amplitudes)
 
     def _save_checked(self, state: Scan) -> None:
         """Save the last state that is known to hold no NaN: this one, most often."""

@@ -48,6 +48,9 @@ class Taking:
         self.score = score
         self.same_size = same_size
         self.layers: Mapping[str, LayerScan] = {}
+        self.order: list[
+            str
+        ] = []  # of the layers in the first forward, and of their columns in all
         self.replay = Replay(reader.steady.model, self._of_all)
 
     def near(
@@ -89,7 +92,7 @@ class Taking:
     ) -> tuple[list[Tensor], tuple[list[str], Columns]]:
         """What is taken of all layers, side by side: the tensors of `Taken`, and which of them these are."""
         highest: dict[str, Highest] = {}
-        kinds: list[Tensor] = []
+        kinds: dict[str, Tensor] = {}
 
         def reduce(name: str, output: Tensor) -> None:
             own = self.layers[name]
@@ -97,10 +100,11 @@ class Taking:
             with torch._C.DisableTorchFunction():
                 highest[name] = _highest(own, maps, scores)
                 if hashes:
-                    kinds.append(own.kinds(maps, *hashes))
+                    kinds[name] = own.kinds(maps, *hashes)
 
         self.reader.read(self.prepare(batch), reduce)
-        peaks = [Peaks.of(own, range(len(batch))) for own in highest.values()]
+        self.order = self.order or list(highest)
+        peaks = [Peaks.of(highest[name], range(len(batch))) for name in self.order]
         tensors = {
             "maxima": _side_by_side([own.maxima for own in peaks], 1),
             "first": _side_by_side([own.first for own in peaks], 1),
@@ -108,10 +112,10 @@ class Taking:
         if any(own.scores is not own.maxima for own in peaks):
             tensors["scores"] = _side_by_side([own.scores for own in peaks], 1)
         if kinds:
-            tensors["kinds"] = _side_by_side(kinds, 0)
+            tensors["kinds"] = _side_by_side([kinds[name] for name in self.order], 0)
         channels = tuple(own.maxima.shape[1] for own in peaks)
-        widths = tuple(own.width for own in highest.values())
-        return [*tensors.values()], ([*tensors], Columns(tuple(highest), channels, widths))
+        widths = tuple(highest[name].width for name in self.order)
+        return [*tensors.values()], ([*tensors], Columns(tuple(self.order), channels, widths))
 
     def _scored(
         self, layer_scan: LayerScan, output: Tensor, shape: Shape

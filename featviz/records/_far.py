@@ -3,7 +3,7 @@ the units of one layer takes as long there as on those of all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,9 +90,20 @@ class Far:
         return n >= min(HELD, _ROOM // (_BYTES * units))
 
     def counted(self, layers: Mapping[str, LayerScan]) -> dict[str, LayerScan]:
-        """Layers with what is held counted, in their own order."""
+        """Layers with what is held counted, in their own order; half of it at a time where the device has not the memory
+        for all."""
         if not self.batches:
             return dict(layers)
+        try:
+            return self._counted(layers)
+        except torch.OutOfMemoryError:
+            if len(self.batches) == 1:
+                raise
+        half = len(self.batches) // 2
+        layers = Far(self.batches[:half], self.kinds).counted(layers)
+        return Far(self.batches[half:]).counted(layers)
+
+    def _counted(self, layers: Mapping[str, LayerScan]) -> dict[str, LayerScan]:
         peaks, columns = self._joined(), self.batches[0].columns
         own = [layers[name].to(peaks.maxima.device) for name in columns.layers]
         tops = TopK.side_by_side([layer.top for layer in own]).add(peaks)
@@ -109,8 +120,8 @@ class Far:
             replace(layer, top=top, statistics=counts, maxima=sample)
             for layer, top, counts, sample in by_layer
         ]
-        if self.kinds is not None:
-            counted = self._with_spectra(counted, peaks, self.kinds)
+        if counted[0].spectrum is not None:
+            counted = self._with_spectra(counted, peaks)
         by_name = dict(zip(columns.layers, counted, strict=True))
         return {name: by_name[name] for name in layers}
 
@@ -134,10 +145,8 @@ class Far:
             [codes_in(own.first, own.columns.by_unit(first.device)) for own in self.batches]
         )
 
-    def _with_spectra(
-        self, layers: list[LayerScan], peaks: Peaks, kinds: Tensor
-    ) -> list[LayerScan]:
-        """Layers whose spectra have the peaks of all units counted, and so many positions."""
+    def _with_spectra(self, layers: list[LayerScan], peaks: Peaks) -> list[LayerScan]:
+        """Layers whose spectra have the peaks of all units counted, and the positions."""
         channels = self.batches[0].columns.channels
         labels = [layers[0].listing.labels[image] for image in peaks.images]
         spectra: list[Any] = [layer.spectrum for layer in layers]
@@ -147,12 +156,20 @@ class Far:
             spectra,
             weakest.apart(channels),
             torch.split(peaks.maxima, list(channels), dim=1),
-            torch.split(kinds, list(channels)),
+            self._kinds_apart(),
             strict=True,
         )
         result = []
-        for layer, own, negated, maxima, counts in by_layer:
+        for layer, own, negated, maxima, kinds in by_layer:
+            counts = own if kinds is None else own.with_kinds(kinds)
             classes = own.classes.update(maxima, labels)
-            spectrum = replace(own.with_kinds(counts), negated=negated, classes=classes)
+            spectrum = replace(counts, negated=negated, classes=classes)
             result.append(replace(layer, spectrum=spectrum))
         return result
+
+    def _kinds_apart(self) -> Sequence[Tensor | None]:
+        """Of each layer; None: none are held."""
+        channels = self.batches[0].columns.channels
+        if self.kinds is None:
+            return [None] * len(channels)
+        return torch.split(self.kinds, list(channels))

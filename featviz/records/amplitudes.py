@@ -70,6 +70,8 @@ class Amplitudes:
 
     def update(self, images: Tensor) -> Amplitudes:
         """These, and images (n, colors, h, w) from 0 to 1, on the device of these images, which is not waited for."""
+        if not len(images):
+            return self  # which not every FFT takes
         sums = self.sums.to(images.device)
         # a GPU transforms batches of other sizes in other ways, to other last bits
         for block in torch.split(images.float(), _BLOCK):

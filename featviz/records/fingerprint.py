@@ -62,7 +62,11 @@ def _pieces(value: Tensor) -> Iterator[Tensor]:
     """The bytes of a tensor, as pieces of it, so that several threads share a large one."""
     if value.is_quantized:
         value = value.int_repr()  # whose memory is its own: another view does not hold it
-    yield from torch.split(value.detach().contiguous().flatten().view(torch.uint8), _PIECE)
+    flat = value.detach().contiguous().flatten().view(torch.uint8)
+    if value.is_cuda:  # other threads read it on a stream of their own
+        torch.cuda.current_stream(value.device).synchronize()
+    for start in range(0, len(flat), _PIECE):
+        yield flat[start : start + _PIECE]
 
 
 def _steps(value: Tensor) -> str:

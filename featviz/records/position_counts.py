@@ -141,7 +141,7 @@ def _kinds(maps: Tensor, weights: Tensor | None) -> Tensor:
     kinds += (first * _HALVES + _HALVES - 1)[:, None, None]
     kinds = kinds.bitwise_right_shift_(_BITS).flatten()
     n = channels * KINDS + 1  # NaN, which is refused later, may come after the last
-    if in_reach(maps):
+    if in_reach(maps) and weights is None:
         return torch.bincount(kinds, minlength=n)[:-1].view(channels, KINDS)
     counts = torch.zeros(n, dtype=torch.int64, device=maps.device)  # bincount waits for the device
     each = counts.new_ones(len(maps)) if weights is None else weights

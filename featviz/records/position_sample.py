@@ -48,12 +48,13 @@ def all_with_weights(maps: Tensor, hashes: Tensor, total: int) -> tuple[Tensor, 
 
     Args:
         maps, total: as of `some_positions`.
-        hashes: of the images, as of `hashes_for`, on the device of the maps.
+        hashes: of the images, as of `hashes_for`.
     """
     flat = maps.flatten(2)
     if total <= MOST:
         return flat[..., None], None
     n, limit = _chosen(flat.shape[2], total)
+    hashes = hashes.to(maps.device)
     values = _spread(flat, hashes, n)
     return values, (hashes <= min(limit, 2**63) - 1).long()
 
