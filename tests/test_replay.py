@@ -310,20 +310,20 @@ def replayed(model: nn.Module, monkeypatch: pytest.MonkeyPatch, **how: Any) -> l
 
 @needs_gpu
 @pytest.mark.parametrize("name", HOW)
-def test_on_a_gpu_all_but_three_full_batches_come_from_a_graph(
+def test_on_a_gpu_all_but_four_full_batches_come_from_a_graph(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert replayed(plain().cuda(), monkeypatch, **HOW[name]) == [6, 0]  # of 9 and a smaller one
+    assert replayed(plain().cuda(), monkeypatch, **HOW[name]) == [5, 0]  # of 9 and a smaller one
 
 
 @needs_gpu
 def test_on_a_gpu_a_forward_that_waits_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert replayed(Waiting(False).cuda().eval(), monkeypatch) == [6, 0]
+        assert replayed(Waiting(False).cuda().eval(), monkeypatch) == [5, 0]
     with pytest.warns(UserWarning, match=f"{SLOWLY}.*waits for values"):
         assert replayed(Waiting(True).cuda().eval(), monkeypatch) == [0, 0]
-    assert replayed(plain().cuda(), monkeypatch) == [6, 0]  # what was refused leaves nothing behind
+    assert replayed(plain().cuda(), monkeypatch) == [5, 0]  # what was refused leaves nothing behind
 
 
 class Waits(nn.Module):
@@ -331,12 +331,13 @@ class Waits(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
+        self.a = nn.Conv2d(3, 4, 3)
+        self.b = nn.Conv2d(4, 4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(x)
-        torch.cuda.synchronize()
-        return y * 2
+        y: Tensor = self.a(x)
+        torch.cuda.synchronize()  # before the last layer that is read, behind which the forward ends
+        return self.b(y)
 
 
 @needs_gpu
@@ -351,7 +352,7 @@ def test_on_a_gpu_a_recording_that_is_broken_off_leaves_nothing_behind(
         assert replayed(Waits().cuda().eval(), monkeypatch) == [0, 0]
     assert torch.cuda.current_stream() == stream
     assert same_bits(torch.rand(3, device="cuda"), expected)
-    assert replayed(plain().cuda(), monkeypatch) == [6, 0]
+    assert replayed(plain().cuda(), monkeypatch) == [5, 0]
 
 
 @needs_gpu
@@ -384,7 +385,7 @@ def test_on_a_gpu_the_memory_of_a_graph_is_free_after_the_scan() -> None:
     scan(model, images, "conv", k=5)
     before = torch.cuda.memory_allocated()
     scan(model, images, "conv", k=5)
-    assert torch.cuda.memory_allocated() == before
+    assert torch.cuda.memory_allocated() <= before
 
 
 @needs_gpu
