@@ -159,6 +159,12 @@ def test_a_source_may_give_the_same_memory_for_each_image(
     assert pixels[:, 0, 0, 0].tolist() == [0, 10, 20, 30, 40, 50]
 
 
+def test_a_data_set_that_is_random_is_noticed_in_8_bits_too() -> None:
+    images = open_images(Items(lambda i: torch.randint(0, 256, (3, 16, 16)).byte()), Preprocess())
+    with pytest.raises(ImageError, match="another one when it is read twice"):
+        scan(plain(), images, "0", k=2)
+
+
 def test_readers_stay_near_what_is_asked_for() -> None:
     """Also where small batches come before large ones."""
     read: list[int] = []

@@ -59,16 +59,23 @@ class Held:
             return None
         return entry[1]
 
-    def keep(self, index: int, stamp: str, pixels: Tensor) -> None:
-        """Keep a copy of an image's pixels, uint8 of any shape, while there is room."""
+    def keep(self, index: int, stamp: str, pixels: Tensor) -> Tensor | None:
+        """Keep a copy of an image's pixels, uint8 of any shape, while there is room.
+
+        Returns:
+            The copy; None: there is no room, or there is one already.
+        """
         with self._lock:
             # where the file has changed the old room is not used again: others may look at it
             if self.get(index, stamp) is not None:
-                return
+                return None
             room = self._room(pixels.numel())
-            if room is not None:
-                np.copyto(room.numpy(), pixels.numpy().ravel())  # by this thread alone
-                self._entries[index] = stamp, room.view(pixels.shape)
+            if room is None:
+                return None
+            np.copyto(room.numpy(), pixels.numpy().ravel())  # by this thread alone
+            copy = room.view(pixels.shape)
+            self._entries[index] = stamp, copy
+            return copy
 
     def _room(self, size: int) -> Tensor | None:
         """So many free bytes in a row; None: there is no more room."""

@@ -135,9 +135,9 @@ class Images(Sequence[Tensor]):
         in 8 bits may change when it is asked again."""
         if pixels.dtype != torch.uint8 or self._in_memory:
             return pixels
+        kept = None
         if pixels.device.type == "cpu":
-            self._held.keep(index, stamp, pixels)
-        kept = self._held.get(index, stamp)
+            kept = self._held.keep(index, stamp, pixels)
         return pixels.clone() if kept is None else kept
 
     def source_size(self, index: int) -> tuple[int, int]:

@@ -199,12 +199,14 @@ class Preprocess:
     def normalizer(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """What `normalize` does of images on a device, where mean and deviation are moved once."""
         mean, std = self._on(device)
-        return lambda images: (images - mean).div_(
-            std
-        )  # a batch is as large as a layer: one is enough
+
+        def normalized(images: Tensor) -> Tensor:
+            return (images - mean).div_(std)  # a batch is as large as a layer: one is enough
+
+        return normalized
 
     @property
-    def is_none(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether model space is [0, 1]."""
         return not any(self.mean) and set(self.std) == {1.0}
 

@@ -97,7 +97,7 @@ def to_model_space(data: Images, parameter: Tensor) -> Callable[[Tensor], Tensor
 
     def prepared(batch: Tensor) -> Tensor:
         pixels = in_unit_range(batch)
-        if pixels is batch or not data.preprocess.is_none:
+        if pixels is batch or not data.preprocess.is_identity:
             pixels = normalize(pixels)
         return pixels.to(parameter)
 

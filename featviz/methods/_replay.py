@@ -32,15 +32,12 @@ class Graph(Generic[T]):
     """
 
     def __init__(self, work: Work[T], given: Sequence[Tensor]) -> None:
-        # of other values than what it is tried on: work that was done now and not recorded would be noticed
+        # of other values than what it is tried on: what is done now, and not recorded, is noticed
         self.given = [torch.zeros_like(own) for own in given]
         self.graph = torch.cuda.CUDAGraph()
         device = self.given[0].device
-        how: Any = {
-            "capture_error_mode": "thread_local"
-        }  # other threads, which read images, may go on
-        # a stream that it makes itself would be of the first device
-        how["stream"] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # of this device, and such that other threads, which read images, may go on
+        how: Any = {"stream": torch.cuda.Stream(device), "capture_error_mode": "thread_local"}  # type: ignore[no-untyped-call]
         with torch.cuda.device(device), _as_before(device), torch.cuda.graph(self.graph, **how):
             self.results, self.about = work(*self.given)
 
