@@ -1,6 +1,6 @@
 """A scan of photographs from files, beside what decoding alone and the forward alone allow.
 
-    python benchmarks/files.py FOLDER                               # a row of the table of docs/speed.md
+    python benchmarks/files.py FOLDER                               # the table of docs/speed.md
     python benchmarks/files.py FOLDER --device cuda --repeat 24 --workers 8
 
 The files are decoded, scaled to a short side of 256 pixels, cut to 224 and put in batches; the same batches, which are
@@ -39,6 +39,7 @@ HEADS = (
     "ratio",
     "of the quicker",
 )
+MODELS = ("alexnet", "resnet18", "squeezenet1_1")
 BATCH = 32
 
 
@@ -103,7 +104,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="of photographs, .jpg")
-    parser.add_argument("--models", nargs="+", default=("alexnet", "resnet18"), metavar="MODEL")
+    parser.add_argument("--models", nargs="+", default=MODELS, metavar="MODEL")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeat", type=int, default=1, help="times that the folder is read")
     parser.add_argument("--workers", type=int, default=0, help="processes that read")

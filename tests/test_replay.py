@@ -64,6 +64,12 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return noted
 
 
+def assert_same(own: Scan, expected: Scan) -> None:
+    """What is counted of all layers is the same to the last bit."""
+    for layer, layer_scan in expected.items():
+        assert same_arrays(own[layer], layer_scan)
+
+
 def doubled(x: Tensor) -> tuple[list[Tensor], str]:
     return [x * 2], "doubled"
 
@@ -175,8 +181,7 @@ def test_scans_from_graphs_have_the_bits_of_others(
     assert Again.made == 1
     for own in (result, Scan.load(tmp_path)):
         assert len(own) == len(expected)
-        for layer, layer_scan in expected.items():
-            assert same_arrays(own[layer], layer_scan)
+        assert_same(own, expected)
 
 
 def test_records_on_disk_are_the_same_far_from_python(
@@ -194,8 +199,7 @@ def test_records_on_disk_are_the_same_far_from_python(
     for name in ("far", "merged"):
         own = Scan.load(tmp_path / name)
         assert own.done == expected.done
-        for layer, layer_scan in expected.items():
-            assert same_arrays(own[layer], layer_scan)
+        assert_same(own, expected)
 
 
 class Turning(nn.Module):
@@ -221,8 +225,7 @@ def test_layers_that_come_in_another_order_keep_their_units(
     expected = scan(model, images, "a, b", k=4, batch_size=4)
     monkeypatch.setattr(peaks, "IN_REACH", set())
     result = scan(model, images, "a, b", k=4, batch_size=4)
-    for layer, layer_scan in expected.items():
-        assert same_arrays(result[layer], layer_scan)
+    assert_same(result, expected)
 
 
 @pytest.mark.parametrize("most", [1, 7, 30])
@@ -242,8 +245,7 @@ def test_what_is_too_much_to_be_counted_at_once_is_counted_in_halves(
 
     monkeypatch.setattr(TopK, "add", little)
     result = scan(plain(), images, "*", **how)
-    for layer, layer_scan in expected.items():
-        assert same_arrays(result[layer], layer_scan)
+    assert_same(result, expected)
 
 
 # --- on a GPU
@@ -303,8 +305,7 @@ def replayed(model: nn.Module, monkeypatch: pytest.MonkeyPatch, **how: Any) -> l
         own = scan(model, images, "conv", k=5, **how)
         patch.setattr(Replay, "takes", lambda self, x: False)
         other = scan(model, images, "conv", k=5, **how)
-    for layer, layer_scan in other.items():
-        assert same_arrays(own[layer], layer_scan)
+    assert_same(own, other)
     return [run.taking.replay.replayed for run in runs]
 
 
@@ -394,8 +395,7 @@ def test_images_on_a_gpu_are_those_in_memory() -> None:
     expected = scan(plain().cuda(), open_images(pixels), "conv", k=5, spectrum=True)
     for own in (pixels.cuda(), pixels.float().div(255).cuda()):
         result = scan(plain().cuda(), open_images(own), "conv", k=5, spectrum=True)
-        for layer, layer_scan in expected.items():
-            assert same_arrays(result[layer], layer_scan)
+        assert_same(result, expected)
         assert result.amplitudes is not None
         assert expected.amplitudes is not None
         assert same_bits(result.amplitudes.sums, expected.amplitudes.sums)

@@ -40,8 +40,8 @@ def by_threads(chunks: list[list[int]], item: Item, n: int) -> Outcomes:
     ahead: deque[tuple[list[int], list[Future[list[Outcome]]]]] = deque()
     with threads(n) as pool:
         for chunk in chunks:
-            own = [pool.submit(_attempts, item, few) for few in _divided(chunk, n)]
-            ahead.append((chunk, own))
+            tasks = [pool.submit(_attempts, item, few) for few in _divided(chunk, n)]
+            ahead.append((chunk, tasks))
             while len(ahead) > 1 and sum(len(own) for own, _ in ahead) >= _AHEAD:
                 yield _finished(*ahead.popleft())
         for chunk, futures in ahead:

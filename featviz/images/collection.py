@@ -365,9 +365,10 @@ class Images(Sequence[Tensor]):
         goes on."""
         expected: tuple[int, ...] | None = shape
         chunks = self._chunks(indices, batch_size)
-        if self._come_at_once(chunks):
+        read_batch = self._read_batch(chunks)
+        if read_batch is not None:
             for chunk in chunks:
-                pixels = self._read.read_batch(chunk, self.preprocess.channels)  # type: ignore[attr-defined]
+                pixels = read_batch(chunk, self.preprocess.channels)
                 self._check_size(chunk[0], pixels[0], expected or tuple(pixels[0].shape))
                 yield chunk, pixels
             return
@@ -389,12 +390,14 @@ class Images(Sequence[Tensor]):
             if items:
                 yield readable, _stacked(items, pinned)
 
-    def _come_at_once(self, chunks: list[list[int]]) -> bool:
-        """Whether the images of a batch are read as one, as of a tensor of 8 bits, in which none can be wrong."""
-        batch = getattr(self._read, "read_batch", None)
+    def _read_batch(self, chunks: list[list[int]]) -> Callable[[list[int], int], Tensor] | None:
+        """What reads the images of a batch as one, as of a tensor of 8 bits, in which none can be wrong; None: each is
+        read by itself."""
+        batch: Any = getattr(self._read, "read_batch", None)
         if not chunks or batch is None or self._has_own_items:
-            return False
-        return batch(chunks[0][:1], self.preprocess.channels) is not None
+            return None
+        can = batch(chunks[0][:1], self.preprocess.channels) is not None
+        return batch if can else None
 
     @property
     def _has_own_items(self) -> bool:

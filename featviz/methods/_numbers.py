@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import NumberError
-from featviz.records._far import Taken
+from featviz.records._far import Far
 from featviz.records.peaks import in_reach
 
 
@@ -40,19 +40,19 @@ class Numbers:
         first = torch.where(isnan, indices, len(self.keys)).amin(dim=0)
         self.first = first if self.first is None else torch.minimum(self.first, first)
 
-    def note_all(self, batches: Sequence[Taken]) -> None:
-        """The same of batches on a GPU that are held."""
-        if not batches:
+    def note_held(self, far: Far) -> None:
+        """The same of what is held of batches on a GPU."""
+        if not far.batches:
             return
-        values = {"layer {!r}": torch.cat([own.maxima for own in batches])}
-        if any(own.scores is not own.maxima for own in batches):
-            values["score of layer {!r}"] = torch.cat([own.scores for own in batches])
+        peaks, by_layer = far.joined, far.batches[0].columns
+        values = {"layer {!r}": peaks.maxima}
+        if peaks.scores is not peaks.maxima:
+            values["score of layer {!r}"] = peaks.scores
         columns: dict[str, int] = {}
         for form in values:
-            names = map(form.format, batches[0].columns.layers)
-            columns |= zip(names, batches[0].columns.channels, strict=True)
-        images = [image for own in batches for image in own.images]
-        self.note(columns, torch.cat([*values.values()], dim=1), images)
+            names = map(form.format, by_layer.layers)
+            columns |= zip(names, by_layer.channels, strict=True)
+        self.note(columns, torch.cat([*values.values()], dim=1), peaks.images)
 
     def are_right(self) -> bool:
         return self.first is None or int(self.first.amin()) == len(self.keys)

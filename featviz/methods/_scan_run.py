@@ -135,7 +135,7 @@ class ScanRun:
                     self._save_sometimes(state)
                 state = latest
                 bar.update(stop - start - bar.n)
-            self.numbers.note_all(state.far.batches)
+            self.numbers.note_held(state.far)
             self.numbers.check()
             result = state.counted()
         except BaseException:
@@ -149,7 +149,7 @@ class ScanRun:
 
     def _save_checked(self, state: Scan) -> None:
         """Save the last state that is known to hold no NaN: this one, most often."""
-        self.numbers.note_all(state.far.batches)
+        self.numbers.note_held(state.far)
         if self.numbers.are_right():
             self.checked = state
         if self.checked is not None and self.checked.done:
@@ -167,7 +167,7 @@ class ScanRun:
 
     def _save_sometimes(self, state: Scan) -> None:
         if self.out is not None and time.monotonic() - self.saved >= self.checkpoint:
-            self.numbers.note_all(state.far.batches)
+            self.numbers.note_held(state.far)
             self.numbers.check()
             self.checked = state
             self.save(state)
@@ -221,7 +221,7 @@ class ScanRun:
 
     def _counted(self, state: Scan) -> Scan:
         """The scan with nothing held; it is noted whether all of it are numbers."""
-        self.numbers.note_all(state.far.batches)
+        self.numbers.note_held(state.far)
         return state.counted()
 
     def _held(

@@ -85,7 +85,8 @@ class Taking:
             tensors, (names, columns) = self._of_all(*given)
         own = dict(zip(names, tensors, strict=True))
         scores = own.get("scores", own["maxima"])
-        return Taken(images, columns, own["maxima"], scores, own["first"], own.get("kinds"))
+        peaks = Peaks(images, own["maxima"], scores, own["first"], [])
+        return Taken(peaks, columns, own.get("kinds"))
 
     def _of_all(
         self, batch: Tensor, *hashes: Tensor

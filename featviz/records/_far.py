@@ -37,10 +37,11 @@ class Columns:
     channels: tuple[int, ...]
     widths: tuple[int, ...]
 
-    def by_unit(self, device: torch.device) -> Tensor:
-        """(units,) int64, the width of the maps of each unit."""
+    def codes(self, first: Tensor) -> Tensor:
+        """Of first positions (n, units) the codes, as of `codes_in`."""
         widths, channels = torch.tensor(self.widths), torch.tensor(self.channels)
-        return widths.repeat_interleave(channels).to(device, non_blocking=True)
+        by_unit = widths.repeat_interleave(channels).to(first.device, non_blocking=True)
+        return codes_in(first, by_unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,19 +49,19 @@ class Taken:
     """What a scan takes of n images, of all units of its layers side by side.
 
     Attributes:
-        images: the index of each image.
+        peaks: of all units; their maps differ in width, which the columns say.
         columns: whose units these are.
-        maxima, scores: (n, units) float32, as of `Peaks`; the same tensor where scores are the maxima.
-        first: (n, units) int32, as of `Highest`.
         kinds: (units, KINDS) int64, the positions that a spectrum counts; None: there is no spectrum.
     """
 
-    images: list[int]
+    peaks: Peaks
     columns: Columns
-    maxima: Tensor
-    scores: Tensor
-    first: Tensor
     kinds: Tensor | None = None
+
+    @property
+    def with_codes(self) -> Peaks:
+        """The peaks, with the codes of their positions."""
+        return replace(self.peaks, packed=self.columns.codes(self.peaks.first))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,7 @@ class Far:
     @property
     def is_full(self) -> bool:
         """Whether it is time to count."""
-        n = sum(len(batch.images) for batch in self.batches)
+        n = sum(len(batch.peaks.images) for batch in self.batches)
         units = sum(self.batches[0].columns.channels)
         return n >= min(HELD, _ROOM // (_BYTES * units))
 
@@ -125,25 +126,17 @@ class Far:
         by_name = dict(zip(columns.layers, counted, strict=True))
         return {name: by_name[name] for name in layers}
 
-    def _joined(self) -> Peaks:
-        """The peaks of all batches, of all units, in the order of the images."""
-        maxima = torch.cat([batch.maxima for batch in self.batches])
-        scores = maxima
-        if any(batch.scores is not batch.maxima for batch in self.batches):
-            scores = torch.cat([batch.scores for batch in self.batches])
-        first = torch.cat([batch.first for batch in self.batches])
-        images = [image for batch in self.batches for image in batch.images]
-        peaks = Peaks(images, maxima, scores, first, [], self._codes(first))
-        return peaks if images == sorted(images) else peaks.in_order()
+    @property
+    def joined(self) -> Peaks:
+        """The peaks of all batches, of all units, in the order of the images, without codes."""
+        return Peaks.joined([batch.peaks for batch in self.batches])
 
-    def _codes(self, first: Tensor) -> Tensor:
-        """The positions of the scores, (any, units), as of `codes_of`."""
-        columns = {batch.columns for batch in self.batches}
-        if len(columns) == 1:
-            return codes_in(first, columns.pop().by_unit(first.device))
-        return torch.cat(
-            [codes_in(own.first, own.columns.by_unit(first.device)) for own in self.batches]
-        )
+    def _joined(self) -> Peaks:
+        """The same, with codes."""
+        columns = self.batches[0].columns
+        if all(batch.columns == columns for batch in self.batches):
+            return Taken(self.joined, columns).with_codes
+        return Peaks.joined([batch.with_codes for batch in self.batches])
 
     def _with_spectra(self, layers: list[LayerScan], peaks: Peaks) -> list[LayerScan]:
         """Layers whose spectra have the peaks of all units counted, and the positions."""

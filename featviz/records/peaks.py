@@ -77,12 +77,14 @@ class Peaks:
         scores = maxima
         if any(batch.scores is not batch.maxima for batch in batches):
             scores = torch.cat([batch.scores for batch in batches])
+        packed = [batch.packed for batch in batches if batch.packed is not None]
         own = cls(
             [image for batch in batches for image in batch.images],
             maxima,
             scores,
             torch.cat([batch.first for batch in batches]),
             [width for batch in batches for width in batch.widths],
+            torch.cat(packed) if packed else None,
         )
         return own if own.images == sorted(own.images) else own.in_order()
 

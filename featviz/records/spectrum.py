@@ -70,7 +70,9 @@ class Spectrum:
             total: how many positions all images have, by which `some_positions` chooses.
         """
         chosen = some_positions(maps, images, total)
-        return self if chosen is None else self.with_kinds(kinds_of(chosen))
+        if chosen is None:
+            return self
+        return replace(self, positions=self.positions.update(chosen))
 
     def with_kinds(self, kinds: Tensor) -> Spectrum:
         """These, with what `kinds_far` gave of a batch."""
@@ -150,7 +152,7 @@ def kinds_far(maps: Tensor, hashes: Tensor, total: int) -> Tensor:
 
     Args:
         maps, total: as of `Spectrum.counting`.
-        hashes: of the images, as of `hashes_for`, on the device of the maps.
+        hashes: of the images, as of `hashes_for`.
     """
     values, weights = all_with_weights(maps, hashes, total)
     return kinds_of(values, weights)
