@@ -105,7 +105,7 @@ class Far:
         return Far(self.batches[half:]).counted(layers)
 
     def _counted(self, layers: Mapping[str, LayerScan]) -> dict[str, LayerScan]:
-        peaks, columns = self._joined(), self.batches[0].columns
+        peaks, columns = self._joined_with_codes(), self.batches[0].columns
         own = [layers[name].to(peaks.maxima.device) for name in columns.layers]
         tops = TopK.side_by_side([layer.top for layer in own]).add(peaks)
         statistics = Statistics.side_by_side([layer.statistics for layer in own])
@@ -131,7 +131,7 @@ class Far:
         """The peaks of all batches, of all units, in the order of the images, without codes."""
         return Peaks.joined([batch.peaks for batch in self.batches])
 
-    def _joined(self) -> Peaks:
+    def _joined_with_codes(self) -> Peaks:
         """The same, with codes."""
         columns = self.batches[0].columns
         if all(batch.columns == columns for batch in self.batches):
