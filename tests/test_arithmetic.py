@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,9 @@ def test_a_model_that_takes_channels_first_alone(differs: str, reason: str) -> N
         result = scanned(model=model, layers="conv", batch_size=4)
     assert any(model.last)
     assert not any(model.last[-6:])  # all batches, the first again
+    assert [*result.slower.values()] == [result.done]
+    assert re.search(message, *result.slower)
+    assert not expected.slower
     assert same_bits(result["conv"].top.scores, expected["conv"].top.scores)
     assert same_bits(result["conv"].statistics.sums, expected["conv"].statistics.sums)
 

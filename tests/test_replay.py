@@ -179,9 +179,35 @@ def test_scans_from_graphs_have_the_bits_of_others(
     monkeypatch.setattr(Replay, "takes", lambda self, x: True)
     result = scan(plain(), images, "*", **how, out=tmp_path)
     assert Again.made == 1
+    assert not result.slower
     for own in (result, Scan.load(tmp_path)):
         assert len(own) == len(expected)
         assert_same(own, expected)
+
+
+@pytest.mark.parametrize("size_by_size", [False, True])
+def test_how_many_images_had_no_graph_is_on_the_record(
+    size_by_size: bool, waits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peaks, "IN_REACH", set())
+    monkeypatch.setattr(Replay, "takes", lambda self, x: True)
+    widths = [16, 20] if size_by_size else [16]
+    pixels = [randn(3, 16, widths[i % len(widths)], seed=i).sigmoid() for i in range(45)]
+    images = Images([str(i) for i in range(45)], pixels.__getitem__, Preprocess()).at_own_sizes()
+    reason = "images differ in size" if size_by_size else "layer '2' has hooks"
+    model = plain()
+    model[2].register_forward_hook(lambda *_: None)
+    expected = {f"{SLOWLY}: {reason}": 45}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = scan(model, images, "conv", batch_size=4, out=tmp_path / "whole")
+        for i in range(2):
+            scan(model, images, "conv", batch_size=4, shard=(i, 2), out=tmp_path)
+    assert result.slower == expected
+    assert Scan.load(tmp_path / "whole").slower == expected
+    shards = merge(tmp_path)
+    assert shards.slower == expected
+    assert shards.merge(result).slower == result.merge(shards).slower == expected
 
 
 def test_records_on_disk_are_the_same_far_from_python(

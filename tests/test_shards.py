@@ -335,6 +335,7 @@ def test_where_memory_is_short_batches_are_halved() -> None:
         UserWarning, match="has too little memory for 12 images: 6 at once from here"
     ):
         result = scanned(model=Small(), layers=["network.3"], batch_size=12)
+    assert result.slower == {"the device has too little memory for 12 images": result.done}
     expected = scanned(layers=["3"])
     for name in ("scores", "images", "positions"):
         own, other = result["network.3"].top, expected["3"].top

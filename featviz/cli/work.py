@@ -93,8 +93,10 @@ def report_skipped(skipped: Sequence[Skipped], n: int, manifest: str) -> None:
 
 
 def report(result: Scan) -> None:
-    """Print which images were skipped and which units are dead."""
+    """Print which images were skipped, which went a slower way, and which units are dead."""
     report_skipped(result.skipped, len(result.listing), MANIFEST)
+    for reason, n in result.slower.items():
+        print(f"{n} of {result.done} images took longer than others: {reason}", file=sys.stderr)
     if not result.complete:  # other shards may have images that activate them
         return
     for name, layer_scan in result.items():

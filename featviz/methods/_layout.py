@@ -22,10 +22,12 @@ class LayoutReader:
     Attributes:
         steady: reads them.
         arithmetic: how they are computed, with the layout that was asked for, if one was.
+        refused: why the model does not take the layout that is quicker, in words; None: it does, so far.
     """
 
     steady: SteadyReader
     arithmetic: Arithmetic
+    refused: str | None = None
 
     def recorded_as(self, earlier: bool | None) -> bool | None:
         """The layout of a record that is gone on with, that of an earlier scan unless another was asked for.
@@ -49,9 +51,11 @@ class LayoutReader:
                 return
             self.arithmetic = replace(self.arithmetic, channels_last=False)
             self.steady.read(x, self.arithmetic.reduced(reduce))
+        self.refused = (
+            f"the model does not take images whose channels lie last in memory ({reason})"
+        )
         warnings.warn(
-            f"the model does not take images whose channels lie last in memory ({reason}): they lie "
-            "first from here on; channels_last=False lets them lie so from the beginning",
+            f"{self.refused}: they lie first from here on; channels_last=False lets them lie so from the beginning",
             stacklevel=2,
         )
 

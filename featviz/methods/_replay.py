@@ -61,12 +61,14 @@ class Replay(Generic[T]):
 
     Attributes:
         replayed: batches that were done from a graph.
+        refused: why there is none, in words; None: there is one, or it is not known yet.
     """
 
     def __init__(self, model: nn.Module, work: Work[T]) -> None:
         self.model = model
         self.work = work
         self.replayed = 0
+        self.refused: str | None = None
         self.again()
 
     def again(self) -> None:
@@ -78,6 +80,11 @@ class Replay(Generic[T]):
     def takes(self, x: Tensor) -> bool:
         """Whether there are graphs where a tensor is."""
         return x.is_cuda
+
+    def refuse(self, reason: str) -> None:
+        """Make none from here on."""
+        self._graph, self._trials = None, _TRIALS
+        self.refused = f"the GPU is given the operations of each batch one by one: {reason}"
 
     def __call__(self, *given: Tensor) -> tuple[list[Tensor], T]:
         """What the work gives of these tensors, in memory of its own."""
@@ -101,11 +108,8 @@ class Replay(Generic[T]):
             expected = self.work(*given)
         reason = reason or next(iter(waits), None) or self._compared(given, expected[0])
         if reason is not None:
-            self._graph, self._trials = None, _TRIALS
-            warnings.warn(
-                f"the GPU is given the operations of each batch one by one, which takes longer: {reason}",
-                stacklevel=2,
-            )
+            self.refuse(reason)
+            warnings.warn(f"{self.refused}; this takes longer", stacklevel=2)
         return expected
 
     def _compared(self, given: Sequence[Tensor], expected: Sequence[Tensor]) -> str | None:

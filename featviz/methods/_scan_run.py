@@ -204,6 +204,7 @@ class ScanRun:
         else:
             state = self._far(state, self.taking.far(state.layers, batch, images))
             self.pace.step(batch)
+        state = state.slowed(self._slower(len(batch)))
         amplitudes = state.amplitudes
         if amplitudes is not None:
             rows = counted(images, len(state.listing))
@@ -213,6 +214,13 @@ class ScanRun:
                 ]
             amplitudes = amplitudes.update(in_unit_range(batch))
         return state.with_progress(state.layers, position, list(self.skipped), amplitudes)
+
+    def _slower(self, n: int) -> dict[str, int]:
+        """After a batch of n images, how many more have gone a slower way, by why."""
+        counts = self.taking.slower(n)
+        if self.most < self.batch_size:
+            counts[f"the device has too little memory for {self.batch_size} images"] = n
+        return counts
 
     def _far(self, state: Scan, taken: Taken) -> Scan:
         """The scan with a batch more, of which the device alone knows whether it has numbers."""

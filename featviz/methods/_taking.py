@@ -52,6 +52,19 @@ class Taking:
             str
         ] = []  # of the layers in the first forward, and of their columns in all
         self.replay = Replay(reader.steady.model, self._of_all)
+        self._begun = 0
+
+    def slower(self, n: int) -> dict[str, int]:
+        """After a batch of n images, how many more have gone a slower way, by why: once it is known that there is no
+        graph, those before it, too."""
+        counts: dict[str, int] = {}
+        if self.reader.refused is not None:
+            counts[self.reader.refused] = n
+        self._begun += n
+        if self.replay.refused is not None:
+            counts[self.replay.refused] = self._begun
+            self._begun = 0
+        return counts
 
     def near(
         self, layers: Mapping[str, LayerScan], batch: Tensor, images: list[int]
@@ -78,8 +91,11 @@ class Taking:
         given = [batch]
         if any(own.spectrum is not None for own in layers.values()):
             given.append(torch.tensor(hashes_for(images)).to(batch.device, non_blocking=True))
-        # graphs are of one size, and the first batch shows whether the forward is steady
-        if self.same_size and self.replay.takes(batch) and self.reader.steady.is_checked:
+        has_graphs = self.replay.takes(batch)
+        if has_graphs and not self.same_size:
+            self.replay.refuse("images differ in size")
+        # the first batch shows whether the forward is steady
+        if has_graphs and self.reader.steady.is_checked:
             tensors, (names, columns) = self.replay(*given)
         else:
             tensors, (names, columns) = self._of_all(*given)

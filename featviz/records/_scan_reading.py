@@ -69,7 +69,14 @@ def unpacked(manifest: Entry, folder: Path) -> dict[str, Any]:
         "skipped": skipped,
         "sources": sources,
         "amplitudes": amplitudes,
+        "slower": _slower_from(manifest, done),
     }
+
+
+def _slower_from(manifest: Entry, done: int) -> dict[str, int]:
+    """How many images went a slower way, by why; scans of earlier versions do not say."""
+    entries = fields.entry("slower", manifest.value.get("slower", {}))
+    return {reason: entries.take(reason, fields.integer(0, done)) for reason in entries.value}
 
 
 def _range_from(name: str, value: Any, n: int) -> Range:

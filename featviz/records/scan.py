@@ -71,6 +71,8 @@ class Scan(Mapping[str, LayerScan]):
         amplitudes: the mean amplitude spectrum of the images, of a scan with ``spectrum=True`` and
             images of one size.
         far: of batches on a GPU that are not counted yet, while a scan runs.
+        slower: how many images went a slower way than others do, by why: the model does not take their
+            layout in memory, the device has no room for a batch, no CUDA graph could be made.
 
     Example:
         >>> from featviz import load_model, open_images, scan
@@ -91,6 +93,7 @@ class Scan(Mapping[str, LayerScan]):
     sources: dict[str, str] = field(default_factory=dict)
     amplitudes: Amplitudes | None = None
     far: Far = field(default_factory=Far)
+    slower: dict[str, int] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> LayerScan:
         try:
@@ -277,6 +280,10 @@ class Scan(Mapping[str, LayerScan]):
         ranges = joined([(self.span[0], position)])
         return replace(self, layers=layers, ranges=ranges, skipped=skipped, amplitudes=amplitudes)
 
+    def slowed(self, counts: Mapping[str, int]) -> Scan:
+        """This scan with more images that went a slower way, by why."""
+        return replace(self, slower=_sums(self.slower, counts)) if counts else self
+
     def counted(self) -> Scan:
         """This scan with all that its layers hold counted."""
         layers = {name: layer_scan.counted() for name, layer_scan in self.items()}
@@ -302,7 +309,7 @@ class Scan(Mapping[str, LayerScan]):
     def _merged(self, other: Scan) -> Scan:
         """As `merge`, of scans that may be merged, in the layout of one of them."""
         if self.ranges == other.ranges:
-            return min(self, other, key=skips)
+            return min(self, other, key=lambda own: (skips(own), sorted(own.slower.items())))
         if is_within(other.ranges, self.ranges):
             return self
         if is_within(self.ranges, other.ranges):
@@ -323,6 +330,7 @@ class Scan(Mapping[str, LayerScan]):
             skipped,
             self.sources,
             _together(self.amplitudes, other.amplitudes),
+            slower=_sums(self.slower, other.slower),
         )
 
     def check_resumes(self, begun: Scan) -> None:
@@ -399,6 +407,12 @@ def _together(first: Amplitudes | None, second: Amplitudes | None) -> Amplitudes
     return None if first is None or second is None else first.merge(second)
 
 
+def _sums(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
+    """Counts by reason, in the order of the alphabet."""
+    reasons = sorted({*first, *second})
+    return {reason: first.get(reason, 0) + second.get(reason, 0) for reason in reasons}
+
+
 def _manifest(scan: Scan, arrays: str, listing: str) -> dict[str, Any]:
     manifest = {
         "schema": SCHEMA,
@@ -410,6 +424,7 @@ def _manifest(scan: Scan, arrays: str, listing: str) -> dict[str, Any]:
         "done": scan.done,
         "complete": scan.complete,
         "skipped": [asdict(skipped) for skipped in scan.skipped],
+        "slower": scan.slower,
         "identity": scan.identity,
         "sources": scan.sources,
         "counts": [layer_scan.statistics.count for layer_scan in scan.values()],
