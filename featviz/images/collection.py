@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from featviz.errors import ImageError, SizeError, UsageError
+from featviz.errors import ImageError, UsageError
+from featviz.images._batches import check_shape, readable, stacked
 from featviz.images._held import Held
 from featviz.images._items import Read, image_of, in_unit_range, read_pixels, size_of, unreadable
 from featviz.images._labels import LabelsLike, labels_of
@@ -348,8 +348,8 @@ class Images(Sequence[Tensor]):
             UsageError: the values of an image are not in [0, 1].
         """
         batches = self.pixel_batches(indices, batch_size, shape=shape, on_error=on_error)
-        for readable, pixels in batches:
-            yield readable, in_unit_range(pixels)
+        for own, pixels in batches:
+            yield own, in_unit_range(pixels)
 
     def pixel_batches(
         self,
@@ -369,26 +369,18 @@ class Images(Sequence[Tensor]):
         if read_batch is not None:
             for chunk in chunks:
                 pixels = read_batch(chunk, self.preprocess.channels)
-                self._check_size(chunk[0], pixels[0], expected or tuple(pixels[0].shape))
+                self._check_shape(chunk[0], pixels[0], expected or tuple(pixels[0].shape))
                 yield chunk, pixels
             return
         for chunk, outcomes in self._outcomes(chunks):
             if self.sizes is not None:
                 expected = (self.preprocess.channels, *self.sizes[chunk[0]])
-            readable: list[int] = []
-            items: list[Tensor] = []
-            for index, outcome in zip(chunk, outcomes, strict=True):
-                if isinstance(outcome, ImageError):
-                    if on_error is None:
-                        raise outcome
-                    on_error(index, outcome)
-                    continue
-                expected = expected or tuple(outcome.shape)
-                self._check_size(index, outcome, expected)
-                readable.append(index)
-                items.append(outcome)
+            indices, items = readable(chunk, outcomes, on_error)
+            for index, item in zip(indices, items, strict=True):
+                expected = expected or tuple(item.shape)
+                self._check_shape(index, item, expected)
             if items:
-                yield readable, _stacked(items, pinned)
+                yield indices, stacked(items, pinned)
 
     def _read_batch(self, chunks: list[list[int]]) -> Callable[[list[int], int], Tensor] | None:
         """What reads the images of a batch as one, as of a tensor of 8 bits, in which none can be wrong; None: each is
@@ -420,30 +412,8 @@ class Images(Sequence[Tensor]):
             return by_threads(chunks, item, self.threads)
         return by_caller(chunks, item)
 
-    def _check_size(self, index: int, item: Tensor, expected: tuple[int, ...]) -> None:
-        if tuple(item.shape) == expected:
-            return
-        key, own = self.keys[index], hxw(item.shape)
-        if self.sizes is not None:
-            raise ImageError(f"image {key!r} is {own}, and its file said {hxw(expected)}")
-        raise SizeError(
-            f"image {key!r} is {own}, the others are {hxw(expected)}: give the size that the model is "
-            "to see, or take images.at_own_sizes()",
-            "size",
-            "resize",
-        )
-
-
-def _stacked(items: list[Tensor], pinned: bool) -> Tensor:
-    """Items (c, h, w) as a batch, in 8 bits if all of them are."""
-    if len({item.dtype for item in items}) > 1:
-        items = [in_unit_range(item) for item in items]
-    if len({(item.dtype, item.device) for item in items}) > 1 or items[0].device.type != "cpu":
-        return torch.stack(items)
-    batch = torch.empty(len(items), *items[0].shape, dtype=items[0].dtype, pin_memory=pinned)
-    # by this thread alone: to wake others for so little takes longer, and keeps them from reading images
-    np.stack([item.numpy() for item in items], out=batch.numpy())
-    return batch
+    def _check_shape(self, index: int, item: Tensor, expected: tuple[int, ...]) -> None:
+        check_shape(self.keys[index], item.shape, expected, own=self.sizes is not None)
 
 
 def _encoded(text: str) -> bytes:
@@ -451,8 +421,3 @@ def _encoded(text: str) -> bytes:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half a surrogate pair that stands for no byte
         return text.encode("utf-8", "surrogatepass")
-
-
-def hxw(shape: Sequence[int]) -> str:
-    """Height and width in words: ``96x128``."""
-    return f"{shape[-2]}x{shape[-1]}"

@@ -22,11 +22,12 @@ from torch.utils.data import (
 )
 
 from featviz.errors import ImageError, SizeError, UsageError
+from featviz.images._batches import hxw
 from featviz.images._folders import folder_of
 from featviz.images._items import channels_of, image_of
 from featviz.images._paths import from_files, from_path, from_shards, is_tar
 from featviz.images._remote import from_address, is_address
-from featviz.images.collection import Images, hxw
+from featviz.images.collection import Images
 from featviz.images.preprocess import Preprocess
 
 LABEL_FIELDS = ("label", "labels", "fine_label", "cls", "class")
