@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 
 import torch
-from scan import bare, made, timed
-from timing import device_name
+from forwards import bare, made
+from timing import device_name, seconds
 
 from featviz import Images, Preprocess, anatomy, open_images, scan
 from featviz.cli.allocator import keep_freed_memory
@@ -79,12 +79,14 @@ def row(name: str, folder: Path, args: argparse.Namespace) -> str:
     rates: dict[str, list[float]] = {"decoding": [], "forward": [], "last": [], "scan": []}
     for _ in range(args.turns + 1):
         own = images()
-        rates["decoding"].append(n / timed(lambda own=own: read_all(own, args.device), args.device))
-        rates["forward"].append(len(few) / timed(forward, args.device))
-        rates["last"].append(len(few) / timed(forward_last, args.device))
+        rates["decoding"].append(
+            n / seconds(lambda own=own: read_all(own, args.device), args.device)
+        )
+        rates["forward"].append(len(few) / seconds(forward, args.device))
+        rates["last"].append(len(few) / seconds(forward_last, args.device))
         own = images()
         work = lambda own=own: scan(model, own, layers, net=net, batch_size=BATCH)  # noqa: E731
-        rates["scan"].append(n / timed(work, args.device))
+        rates["scan"].append(n / seconds(work, args.device))
     medians = [statistics.median(own[1:]) for own in rates.values()]
     decoding, forwards, lasts, scans = medians
     by = f"{args.workers} processes" if args.workers else f"{images().threads} threads"

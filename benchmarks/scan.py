@@ -13,56 +13,24 @@ do not change what is computed."""
 from __future__ import annotations
 
 import argparse
-import importlib
 import statistics
 import time
-from collections.abc import Callable
 from contextlib import suppress
+from itertools import cycle, islice
 
 import torch
-import torchvision
-from timing import device_name
+from forwards import End, bare, made
+from timing import device_name, seconds
 from torch import Tensor, nn
 
 from featviz import Anatomy, Images, Layer, Preprocess, anatomy, open_images, scan
 from featviz.cli.allocator import keep_freed_memory
-from featviz.hooks import evaluating
 from featviz.images._items import in_unit_range
 
 MODELS = ("alexnet", "vgg16", "resnet18", "squeezenet1_1")
 HEADS = ("model", "batch", "forward", "channels last", "scan", "ratio", "of the quicker", "start")
-
-
-class End(Exception):
-    """The last convolution has run."""
-
-
-def bare(model: nn.Module, last: nn.Module, batches: list[Tensor]) -> Callable[[], None]:
-    """The forward of every batch, as far as that layer."""
-
-    def end(module: nn.Module, given: object, output: object) -> None:
-        raise End
-
-    def work() -> None:
-        handle = last.register_forward_hook(end)
-        try:
-            with evaluating(model), torch.no_grad():
-                for batch in batches:
-                    with suppress(End):
-                        model(batch)
-        finally:
-            handle.remove()
-
-    return work
-
-
-def timed(work: Callable[[], object], device: str) -> float:
-    """Seconds until the work is done, on a GPU too."""
-    start = time.perf_counter()
-    work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+FEW = 4096
+"""Images whose batches a GPU has in floating point, which its forward is given again and again."""
 
 
 def start(
@@ -101,11 +69,16 @@ def on_cpu(args: argparse.Namespace, batch_size: int) -> tuple[Images, list[Tens
 
 
 def on_gpu(args: argparse.Namespace, batch_size: int) -> tuple[Images, list[Tensor]]:
-    """The same, where the batches are in the memory of a GPU."""
+    """The same, where the batches are in the memory of a GPU; of many images, those of the first."""
     shape = args.images, 3, args.size, args.size
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=args.device)
-    batches = [in_unit_range(batch) for batch in pixels.split(batch_size)]
+    batches = [in_unit_range(batch) for batch in pixels[:FEW].split(batch_size)]
     return open_images(pixels.to(args.images_on or args.device), Preprocess()), batches
+
+
+def in_turn(batches: list[Tensor], n: int) -> list[Tensor]:
+    """So many batches, which are the same ones again where there are fewer."""
+    return list(islice(cycle(batches), n))
 
 
 def row(model: nn.Module, name: str, batch_size: int, args: argparse.Namespace) -> str:
@@ -115,16 +88,17 @@ def row(model: nn.Module, name: str, batch_size: int, args: argparse.Namespace) 
     net = anatomy(model, (3, args.size, args.size))
     layers = net.select("conv")
     last = model.get_submodule(layers[-1].name)
-    forward = bare(model, last, batches)
+    n = -(-args.images // batch_size)
+    forward = bare(model, last, in_turn(batches, n))
     laid_out = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
-    forward_last = bare(model, last, laid_out)
+    forward_last = bare(model, last, in_turn(laid_out, n))
     how = {"batch_size": batch_size, "net": net, "spectrum": args.spectrum}
     layout = {"channels_last": args.channels_last}
     forwards, lasts, scans, starts = [], [], [], []
     for _ in range(args.turns + 1):
-        forwards.append(timed(forward, args.device))
-        lasts.append(timed(forward_last, args.device))
-        scans.append(timed(lambda: scan(model, images, layers, **how, **layout), args.device))
+        forwards.append(seconds(forward, args.device))
+        lasts.append(seconds(forward_last, args.device))
+        scans.append(seconds(lambda: scan(model, images, layers, **how, **layout), args.device))
         starts.append(start(model, images, layers, **how))
     ratio = statistics.median(s / f for s, f in zip(scans[1:], forwards[1:], strict=True))
     quicker = [min(pair) for pair in zip(forwards[1:], lasts[1:], strict=True)]
@@ -140,16 +114,6 @@ def row(model: nn.Module, name: str, batch_size: int, args: argparse.Namespace) 
         f"{statistics.median(starts[1:]):.2f} s",
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def made(name: str, device: str) -> nn.Module:
-    """A model by its name; ``timm:NAME`` is timm's."""
-    torch.manual_seed(0)
-    if name.startswith("timm:"):
-        model: nn.Module = importlib.import_module("timm").create_model(name.removeprefix("timm:"))
-    else:
-        model = torchvision.models.get_model(name, weights=None)
-    return model.to(device).eval()
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable
 
 import torch
-from scan import bare, made, timed
+from forwards import bare, made
 from timing import device_name
 from torch import Tensor, nn
 
@@ -103,7 +103,7 @@ def table(name: str, images: int, turns: int) -> None:
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(turns + 1):
         for way, work in ways.items():
-            seconds[way].append(timed(work, "cpu"))
+            seconds[way].append(seconds(work, "cpu"))
     forward = seconds["bare forward"][1:]
     for way, values in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(values[1:], forward, strict=True))
