@@ -18,13 +18,15 @@ from laws import randn, same_bits
 from nets import integers, plain
 from samples import same_arrays
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from featviz import Images, Preprocess, Scan, TopK, capture, directions, merge, open_images, scan
 from featviz.methods import _replay
 from featviz.methods._pace import AHEAD, Pace
 from featviz.methods._replay import Replay, why_python
 from featviz.methods._scan_run import ScanRun
-from featviz.records import peaks
+from featviz.methods._taking import Taking
+from featviz.records import peaks, position_sample
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 SLOWLY = "the GPU is given the operations of each batch one by one"
@@ -252,6 +254,43 @@ def test_layers_that_come_in_another_order_keep_their_units(
     monkeypatch.setattr(peaks, "IN_REACH", set())
     result = scan(model, images, "a, b", k=4, batch_size=4)
     assert_same(result, expected)
+
+
+class Operations(TorchDispatchMode):
+    """Counts those that a GPU is given work by: views are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        self.n += not func.is_view and "empty" not in func.overloadpacket.__name__
+        return result
+
+
+@pytest.mark.parametrize("spectrum", [False, True])
+def test_of_a_layer_more_a_gpu_is_given_two_operations_more_at_most(
+    spectrum: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its maxima, and the values of the positions that are counted."""
+    monkeypatch.setattr(peaks, "IN_REACH", set())
+    monkeypatch.setattr(position_sample, "MOST", 100)
+    take = Taking._of_all
+    counts: list[int] = []
+
+    def counting(*args: Any) -> Any:
+        with Operations() as mode:
+            result = take(*args)
+        counts.append(mode.n)
+        return result
+
+    monkeypatch.setattr(Taking, "_of_all", counting)
+    for n in (4, 10):
+        model = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(n)))
+        scan(model, randn(12, 3, 16, 16).sigmoid(), "conv", batch_size=4, spectrum=spectrum)
+    convolutions, taken = 10 - 4, 1 + spectrum
+    assert counts[-1] - counts[2] == convolutions * (1 + taken)
 
 
 @pytest.mark.parametrize("most", [1, 7, 30])

@@ -19,6 +19,7 @@ from featviz import Preprocess, Scan, TopK, anatomy, open_images, scan
 from featviz.errors import FeatvizError, ImageError, LayerError, NumberError, UsageError
 from featviz.images import Images
 from featviz.methods import _scan_run
+from featviz.methods._taking import Taking
 from featviz.records import _far, peaks, topk
 
 # --- law 7
@@ -385,7 +386,7 @@ def behind(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(peaks, "IN_REACH", set())
     monkeypatch.setattr(_far, "HELD", 16)
     names: list[str] = []
-    work = _scan_run.ScanRun._far
+    work, take = _scan_run.ScanRun._far, Taking._of_all
 
     def watched(*args: Any) -> Any:
         with Waiting() as mode:
@@ -393,7 +394,15 @@ def behind(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.extend(mode.names)
         return result
 
+    def taken(self: Taking, *args: Any) -> Any:
+        is_checked = self.reader.steady.is_checked  # which the first batch waits for
+        with Waiting() as mode:
+            result = take(self, *args)
+        names.extend(mode.names if is_checked else [])
+        return result
+
     monkeypatch.setattr(_scan_run.ScanRun, "_far", watched)
+    monkeypatch.setattr(Taking, "_of_all", taken)
     return names
 
 

@@ -13,13 +13,14 @@ from laws import generator, same_bits
 
 from featviz.errors import UsageError
 from featviz.records import peaks
+from featviz.records._far_positions import FarPositions
 from featviz.records.amplitudes import COUNTED, Amplitudes, counted
 from featviz.records.class_sums import ClassSums
 from featviz.records.image_sample import GROUPS, ImageSample, hash_of
 from featviz.records.peaks import Peaks, highest_of
 from featviz.records.position_counts import BINS, PositionCounts, upper_edges
 from featviz.records.position_sample import MOST, hashes_for, some_positions
-from featviz.records.spectrum import Spectrum, kinds_far
+from featviz.records.spectrum import Spectrum
 
 law = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10**6)
@@ -315,9 +316,14 @@ def test_far_from_python_the_same_positions_are_counted(
     images = list(range(1000, 1040))
     near = Spectrum.empty(3, 1).counting(maps, images, total).positions.kinds
     monkeypatch.setattr(peaks, "IN_REACH", set())
-    far = kinds_far(maps, torch.tensor(hashes_for(images)), total)
-    assert same_bits(far, near)
-    assert far.any()
+    far = FarPositions(torch.tensor(hashes_for(images)))
+    for name in "ab":
+        far.take(name, maps, total)
+    far.take("c", maps[:, :, :7], total)
+    layers = far.kinds(["b", "c", "a"]).split(3)
+    assert same_bits(layers[0], near)
+    assert same_bits(layers[2], near)
+    assert near.any()
 
 
 def test_quantiles_of_a_sample_are_those_of_all_positions() -> None:

@@ -15,6 +15,7 @@ from featviz.methods._inputs import shape_of
 from featviz.methods._layout import LayoutReader
 from featviz.methods._replay import Replay
 from featviz.records._far import Columns, Taken
+from featviz.records._far_positions import FarPositions
 from featviz.records.layer_scan import LayerScan, has_positions
 from featviz.records.peaks import Highest, Peaks, highest_of, ranked_by
 from featviz.records.position_sample import hashes_for
@@ -109,29 +110,28 @@ class Taking:
     ) -> tuple[list[Tensor], tuple[list[str], Columns]]:
         """What is taken of all layers, side by side: the tensors of `Taken`, and which of them these are."""
         highest: dict[str, Highest] = {}
-        kinds: dict[str, Tensor] = {}
+        positions = FarPositions(*hashes) if hashes else None
 
         def reduce(name: str, output: Tensor) -> None:
             own = self.layers[name]
             maps, scores = self._scored(own, output, shape_of(batch))
             with torch._C.DisableTorchFunction():
                 highest[name] = _highest(own, maps, scores)
-                if hashes:
-                    kinds[name] = own.kinds(maps, *hashes)
+                if positions is not None:
+                    positions.take(name, maps, own.positions)
 
         self.reader.read(self.prepare(batch), reduce)
         self.order = self.order or list(highest)
-        peaks = [Peaks.of(highest[name], range(len(batch))) for name in self.order]
-        tensors = {
-            "maxima": _side_by_side([own.maxima for own in peaks], 1),
-            "first": _side_by_side([own.first for own in peaks], 1),
-        }
-        if any(own.scores is not own.maxima for own in peaks):
-            tensors["scores"] = _side_by_side([own.scores for own in peaks], 1)
-        if kinds:
-            tensors["kinds"] = _side_by_side([kinds[name] for name in self.order], 0)
-        channels = tuple(own.maxima.shape[1] for own in peaks)
-        widths = tuple(highest[name].width for name in self.order)
+        of_layers = [highest[name] for name in self.order]
+        # of the values of all layers at once: a GPU takes as long for few as for many
+        peaks = Peaks.of(Highest.side_by_side(of_layers), range(len(batch)))
+        tensors = {"maxima": peaks.maxima, "first": peaks.first}
+        if peaks.scores is not peaks.maxima:
+            tensors["scores"] = peaks.scores
+        if positions is not None:
+            tensors["kinds"] = positions.kinds(self.order)
+        channels = tuple(own.maxima.shape[1] for own in of_layers)
+        widths = tuple(own.width for own in of_layers)
         return [*tensors.values()], ([*tensors], Columns(tuple(self.order), channels, widths))
 
     def _scored(
@@ -157,8 +157,3 @@ def _highest(layer_scan: LayerScan, maps: Tensor, scores: Tensor | None) -> High
     if scores is None:
         return highest_of(maps)
     return ranked_by(maps, scores, has_positions(layer_scan.score, layer_scan.layer))
-
-
-def _side_by_side(values: list[Tensor], dim: int) -> Tensor:
-    """Those of all layers, on the device of the first."""
-    return torch.cat([own.to(values[0].device) for own in values], dim=dim)

@@ -17,7 +17,7 @@ from featviz.names import QUANTILE
 from featviz.records.image_sample import ImageSample
 from featviz.records.listing import Listing
 from featviz.records.peaks import NONE, Peaks
-from featviz.records.spectrum import Spectrum, kinds_far
+from featviz.records.spectrum import Spectrum
 from featviz.records.statistics import Statistics
 from featviz.records.topk import TopK
 from featviz.units import Layer
@@ -86,14 +86,10 @@ class LayerScan:
         """
         if self.spectrum is None:
             return self
-        return replace(self, spectrum=self.spectrum.counting(maps, images, self._positions))
-
-    def kinds(self, maps: Tensor, hashes: Tensor) -> Tensor:
-        """What `counting` counts, out of Python's reach: see `kinds_far`."""
-        return kinds_far(maps, hashes, self._positions)
+        return replace(self, spectrum=self.spectrum.counting(maps, images, self.positions))
 
     @property
-    def _positions(self) -> int:
+    def positions(self) -> int:
         """How many positions the maps of all images have."""
         return self.listing.positions(self.layer.map_size)
 

@@ -26,20 +26,28 @@ _SHORT = 32
 
 
 class Highest(NamedTuple):
-    """What is taken of maps (n, c, h, w) while they are there, of their type.
+    """What is taken of maps (n, c, h, w) while they are there, of their type; or of those of several layers, side by side.
 
     Attributes:
         maxima: (n, c), of the maps.
         scores: (n, c), what images are ranked by.
         first: (n, c) integers, the first position of the score, counted along the rows of the map; -1 where
             scores are of no position.
-        width: of the maps.
+        width: of the maps; of several layers, -1.
     """
 
     maxima: Tensor
     scores: Tensor
     first: Tensor
     width: int
+
+    @classmethod
+    def side_by_side(cls, layers: Sequence[Highest]) -> Highest:
+        """Those of several layers, on the device of the first."""
+        maxima = scores = _side_by_side([own.maxima for own in layers])
+        if any(own.scores is not own.maxima for own in layers):
+            scores = _side_by_side([own.scores for own in layers])
+        return cls(maxima, scores, _side_by_side([own.first for own in layers]), NONE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +139,13 @@ def in_reach(values: Tensor) -> bool:
 def _float(values: Tensor) -> Tensor:
     """As float32, in which minus zero is zero."""
     return values.float() + 0.0
+
+
+def _side_by_side(values: Sequence[Tensor]) -> Tensor:
+    """Values (n, c) of several layers."""
+    if len({own.dtype for own in values}) > 1:
+        values = [own.float() for own in values]
+    return torch.cat([own.to(values[0].device) for own in values], dim=1)
 
 
 def highest_of(maps: Tensor) -> Highest:

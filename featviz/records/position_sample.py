@@ -4,6 +4,7 @@ batches and shards."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import gcd
 
 import torch
@@ -31,32 +32,48 @@ def some_positions(maps: Tensor, images: Sequence[int], total: int) -> Tensor | 
         total: how many positions the maps of all images have, beside these too.
     """
     flat = maps.flatten(2)
-    if total <= MOST:
+    if are_all(total):
         return flat[..., None]
     n, limit = _chosen(flat.shape[2], total)
     hashes = hashes_for(images)
     rows = [row for row, own in enumerate(hashes) if own < limit]
     if not rows:
         return None
-    values = _spread(flat, torch.tensor(hashes, device=maps.device), n)
+    values = _at(flat, _spread(torch.tensor(hashes, device=maps.device), flat.shape[2], n))
     return values[rows] if len(rows) < len(images) else values
 
 
-def all_with_weights(maps: Tensor, hashes: Tensor, total: int) -> tuple[Tensor, Tensor | None]:
-    """The same, with values of images too that are not counted, and how often each image counts, (n,) int64 of 0
-    and 1; None: all count. Which these are Python is not told, so that the operations are the same for all batches.
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The same of a batch of n images, with positions of images too that are not counted: which these are Python is not
+    told, so that the operations are the same for all batches.
 
-    Args:
-        maps, total: as of `some_positions`.
-        hashes: of the images, as of `hashes_for`.
+    Attributes:
+        positions: (n, 1, m) int64, along the rows of maps, of which there are more than are counted.
+        weights: (n,) int64 of 0 and 1, how often each image counts.
     """
-    flat = maps.flatten(2)
-    if total <= MOST:
-        return flat[..., None], None
-    n, limit = _chosen(flat.shape[2], total)
-    hashes = hashes.to(maps.device)
-    values = _spread(flat, hashes, n)
-    return values, (hashes <= min(limit, 2**63) - 1).long()
+
+    positions: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, hashes: Tensor, size: int, total: int) -> Choice:
+        """That of images whose maps have so many positions, and those of all images a total.
+
+        Args:
+            hashes: (n,) int64, of the images, as of `hashes_for`.
+        """
+        n, limit = _chosen(size, total)
+        return cls(_spread(hashes, size, n), (hashes <= min(limit, 2**63) - 1).long())
+
+    def values(self, maps: Tensor) -> Tensor:
+        """Of maps (n, c, h, w) the values (n, c, m, 1)."""
+        return _at(maps.flatten(2), self.positions)
+
+
+def are_all(total: int) -> bool:
+    """Whether all positions are counted where the maps of all images have so many."""
+    return total <= MOST
 
 
 def hashes_for(images: Sequence[int]) -> list[int]:
@@ -72,12 +89,15 @@ def _chosen(size: int, total: int) -> tuple[int, int]:
     return n, 2**63 * wanted // (n * total)
 
 
-def _spread(flat: Tensor, hashes: Tensor, n: int) -> Tensor:
-    """n values (any, c, n, 1) of flattened maps (any, c, positions)."""
-    size = flat.shape[2]
+def _spread(hashes: Tensor, size: int, n: int) -> Tensor:
+    """(any, 1, n) int64, so many positions of the map of each image, given its size and their hashes."""
     starts = (hashes % size)[:, None, None]
-    chosen = (starts + _step(size) * torch.arange(n, device=flat.device)) % size
-    return flat.gather(2, chosen.expand(-1, flat.shape[1], -1))[..., None]
+    return (starts + _step(size) * torch.arange(n, device=hashes.device)) % size
+
+
+def _at(flat: Tensor, positions: Tensor) -> Tensor:
+    """Values (any, c, n, 1) of flattened maps (any, c, size) at positions (any, 1, n)."""
+    return flat.gather(2, positions.expand(-1, flat.shape[1], -1))[..., None]
 
 
 def _step(size: int) -> int:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from featviz.records.class_sums import ClassSums
 from featviz.records.peaks import Peaks
-from featviz.records.position_counts import KINDS, PositionCounts, kinds_of
-from featviz.records.position_sample import all_with_weights, some_positions
+from featviz.records.position_counts import KINDS, PositionCounts
+from featviz.records.position_sample import some_positions
 from featviz.records.sums import LIMBS
 from featviz.records.topk import TopK
 
@@ -75,7 +75,7 @@ class Spectrum:
         return replace(self, positions=self.positions.update(chosen))
 
     def with_kinds(self, kinds: Tensor) -> Spectrum:
-        """These, with what `kinds_far` gave of a batch."""
+        """These, with those of a batch, as of `FarPositions`."""
         return replace(self, positions=self.positions.plus(kinds))
 
     def add(self, peaks: Peaks, labels: Sequence[str | None]) -> Spectrum:
@@ -145,14 +145,3 @@ class Spectrum:
         """The k images of the lowest scores: lower score first, then lower image index, then lower
         position; infinite scores in slots that no image has filled."""
         return replace(self.negated, scores=-self.negated.scores + 0.0)
-
-
-def kinds_far(maps: Tensor, hashes: Tensor, total: int) -> Tensor:
-    """What `Spectrum.counting` counts of a batch, (c, KINDS) int64, out of Python's reach.
-
-    Args:
-        maps, total: as of `Spectrum.counting`.
-        hashes: of the images, as of `hashes_for`.
-    """
-    values, weights = all_with_weights(maps, hashes, total)
-    return kinds_of(values, weights)
