@@ -14,7 +14,7 @@ from oracles import attribution, occlusion, output
 from torch import Tensor, nn
 
 from featviz import Box, Layer, OcclusionMaps, Preprocess, Unit, anatomy, load_model, occlude
-from featviz.errors import LayerError, UnitError, UsageError
+from featviz.errors import LayerError, NumberError, UnitError, UsageError
 from featviz.methods._incremental import patch_for
 from featviz.methods.fill import FILLS, filled
 
@@ -285,6 +285,56 @@ def test_the_trial_notices_what_goes_around_every_layer(by_mean: bool) -> None:
     full = occlude(model, x, 1, window=5, stride=5, incremental=False)
     assert is_full(result)
     assert same_bits(result.scores["class 1"], full.scores["class 1"])
+
+
+class Beside(nn.Module):
+    """Convolutions, and beside them what depends on the image's mean alone."""
+
+    def __init__(self, weight: float, offset: float) -> None:
+        super().__init__()
+        self.maps = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3))
+        self.color = nn.Linear(3, 8)
+        self.classes = nn.Linear(8, 10)
+        self.weight = weight
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps, color = self.maps(x), self.color(x.mean((2, 3)))
+        y: Tensor = self.classes(maps.mean((2, 3)) + self.weight * color)
+        return y + self.offset
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    ("weight", "offset", "unit", "dtype"),
+    [
+        (3.0, 0.0, "classes:0", torch.bfloat16),
+        (3.0, 0.0, "classes:0", torch.float16),
+        (3.0, 3000.0, "class 0", torch.float32),
+        (0.0, 0.0, "color:0", torch.float32),  # which the output does not depend on
+    ],
+)
+def test_the_trial_compares_scores_to_what_windows_change(
+    weight: float, offset: float, unit: str, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    model = Beside(weight, offset).to(dtype).eval()
+    score = Unit(unit.split(":")[0], 0) if ":" in unit else lambda logits: logits[:, 0]
+    how = {"window": 8, "stride": 8, "fill": 1.0}
+    x = torch.rand(3, 40, 40).to(dtype)
+    result = occlude(model, x, {"own": score}, **how)
+    full = occlude(model, x, {"own": score}, incremental=False, **how)
+    assert is_full(result)
+    assert same_bits(result.scores["own"], full.scores["own"])
+
+
+def test_a_score_that_is_no_number_is_an_error() -> None:
+    model = classifier()
+    x = image()
+    with pytest.raises(NumberError, match="score 'class 1' is NaN"):
+        occlude(model, torch.full_like(x, torch.nan), 1, window=8, stride=8)
+    with pytest.raises(NumberError, match="check weights, preprocessing and fill"):
+        occlude(model, x, 1, window=8, stride=8, fill=float("nan"))
 
 
 class Refuses(nn.Module):

@@ -22,15 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from featviz.attached import modules_of
+from featviz.errors import FeatvizError
 from featviz.fields.crop import crop_for
-from featviz.forward import Forward, call_model
 from featviz.geometry import Box, ReceptiveField
 from featviz.hooks import read
+from featviz.methods._scores import Reader, Readings
 from featviz.units import Layer
 
 TRIALS = 6  # layers that are tried before full images are run
 WORTH = 0.1  # of the full network's work: what a layer must save
-ROUNDING = 1e3  # of a type's precision, relative to the largest output: what a trial may differ by
+SHARE = 1e-3  # of what windows change: what a trial may differ by
+ROUNDING = 16.0  # and of a type's precision, relative to the largest value
 
 
 class Patch(NamedTuple):
@@ -141,73 +143,76 @@ def _spanned(field: ReceptiveField, axis: int, positions: range) -> int:
 
 
 def find_incremental(
-    model: nn.Module,
-    layers: Mapping[str, Layer],
-    before: Container[str],
-    image: Tensor,
-    cover: Tensor,
-    windows: Sequence[Box],
-    forward: Forward | None = None,
+    reader: Reader, image: Tensor, cover: Tensor, windows: Sequence[Box]
 ) -> IncrementalForward | None:
     """The layer that saves most, of those with which a trial gives what full images give; None if
     there is none.
 
     Args:
-        layers: the anatomy of the model for this image.
-        before: names of layers that are read, from full maps: the incremental forward ends before
-            the first of them.
+        reader: runs the model, and reads what is asked for. The incremental forward ends before the
+            first layer that it reads from full maps.
         image: (c, h, w) in model space; ``cover``: (c, h, w), what windows show.
         windows: those to be covered.
-        forward: how the model is called, as of `read`; None: ``model(images)``.
     """
     trial = [windows[0], windows[len(windows) // 2], windows[-1]]
     batch = covered(image, cover, trial)
-    expected = call_model(model, batch.clone(), forward)  # a model may work in place
-    if not isinstance(expected, Tensor) or not expected.is_floating_point():
+    # the uncovered image too, by which it is known how much windows change
+    expected = reader.read_with_output(torch.cat([batch, image[None]]))
+    if not isinstance(expected[0], Tensor) or not expected[0].is_floating_point():
         return None
-    modules = modules_of(model)
+    modules = modules_of(reader.model)
     size = image.shape[1], image.shape[2]
-    for layer in _candidates(layers, before, windows, size)[:TRIALS]:
+    for layer in _candidates(reader.net, reader.units, windows, size)[:TRIALS]:
         module = modules[layer.name]
         if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
             continue
         # What goes around the layer meets maps of another size than it was made for. Sizes that do
-        # not fit are a RuntimeError in torch; the others are what checks in models raise.
+        # not fit are a RuntimeError in torch; the others are what checks in models raise, and in featviz.
         try:
-            values = read(model, image[None].clone(), layer, forward=forward)
+            values = read(reader.model, image[None], layer, forward=reader.forward)
             materialized = values[layer.name][0]
             incremental = IncrementalForward(module, layer, materialized, size)
-            if _agrees(model, incremental, trial, batch, expected, forward):
+            if _agrees(reader, incremental, trial, batch, expected):
                 return incremental
-        except (RuntimeError, ValueError, IndexError, AssertionError):
+        except (FeatvizError, RuntimeError, ValueError, IndexError, AssertionError):
             continue
     return None
 
 
 def _agrees(
-    model: nn.Module,
+    reader: Reader,
     incremental: IncrementalForward,
     windows: Sequence[Box],
     batch: Tensor,
-    expected: Tensor,
-    forward: Forward | None,
+    expected: tuple[Any, Readings],
 ) -> bool:
-    """Whether the incremental forward of each window gives what the full one of (n, c, h, w) gave."""
+    """Whether the incremental forward of each window gives what the full one of (n, c, h, w) gave: the same output,
+    scores and classes."""
+    outputs, readings = expected
     for i, window in enumerate(windows):
         patch = incremental.patch(window)
         if patch is None:
             continue
         with incremental.pasted([patch]):
-            output = call_model(model, crops_of(batch[i : i + 1], [patch]), forward)
-        if output.shape[1:] != expected.shape[1:] or not _close(output[0], expected[i]):
+            output, own = reader.read_with_output(crops_of(batch[i : i + 1], [patch]))
+        if output.shape[1:] != outputs.shape[1:] or not _close(output[0], outputs, i):
             return False
+        if not all(_close(own.scores[name][0], readings.scores[name], i) for name in own.scores):
+            return False
+        if own.classes is not None and readings.classes is not None:
+            if own.classes[0] != readings.classes[i]:
+                return False
     return True
 
 
-def _close(output: Tensor, expected: Tensor) -> bool:
-    """Whether two outputs are the same up to rounding."""
-    tolerance = ROUNDING * torch.finfo(expected.dtype).eps * expected.abs().max()
-    return bool((output - expected).abs().max() <= tolerance)
+def _close(value: Tensor, expected: Tensor, i: int) -> bool:
+    """Whether a value is that of row i of (n, any), but for rounding and for a small share of what differs between the
+    rows: a window's effect may be small beside the value."""
+    wide = torch.float64 if expected.dtype == torch.float64 else torch.float32
+    rows = expected.to(wide)
+    spread = (rows.amax(dim=0) - rows.amin(dim=0)).max()
+    tolerance = SHARE * spread + ROUNDING * torch.finfo(wide).eps * rows.abs().max()
+    return bool((value.to(wide) - rows[i]).abs().max() <= tolerance)
 
 
 def _candidates(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featviz.errors import UsageError
+from featviz.errors import NumberError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy
 from featviz.fields.maps import as_maps
 from featviz.forward import Forward, call_model
@@ -90,7 +90,19 @@ class Reader:
             self.units[layer.name].append(unit)
 
     def read(self, batch: Tensor) -> Readings:
-        """Run (n, c, h, w), which may be crops within `IncrementalForward.pasted`."""
+        """Run (n, c, h, w), which may be crops within `IncrementalForward.pasted`.
+
+        Raises:
+            NumberError: a score is not a number.
+        """
+        _, readings = self.read_with_output(batch)
+        for name, values in readings.scores.items():
+            if values.isnan().any():
+                raise NumberError(f"score {name!r} is NaN: check weights, preprocessing and fill")
+        return readings
+
+    def read_with_output(self, batch: Tensor) -> tuple[Any, Readings]:
+        """The model's output too, and whatever scores are."""
         output, values = self._forward(batch)
         classes = None
         probabilities = None
@@ -106,7 +118,7 @@ class Reader:
             else:
                 value = _called(score, name, output, len(batch))
             scores[name] = value.cpu()
-        return Readings(scores, classes)
+        return output, Readings(scores, classes)
 
     def _forward(self, batch: Tensor) -> tuple[Any, dict[Unit, Tensor]]:
         """The model's output, and the value of every unit, (n,)."""

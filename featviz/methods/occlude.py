@@ -165,6 +165,7 @@ def occlude(
         LayerError, UnitError: a unit that is not there.
         UsageError: a class that is not there, a window larger than the image, a stride that leaves
             pixels between windows, more than one image.
+        NumberError: a score that is not a number.
 
     Source: Zeiler & Fergus, section 4.2, figure 7; the incremental forward: Nakandala et al.,
     *Incremental and Approximate Inference for Faster Occlusion-based Deep CNN Explanations*, SIGMOD
@@ -202,8 +203,7 @@ def occlude(
         entered = None
         # an edit of positions means others on a crop
         if incremental and len(boxes) >= FEW and edits_are_local(model):
-            names = set(reader.units)
-            entered = find_incremental(model, reader.net, names, image, cover, boxes, forward)
+            entered = find_incremental(reader, image, cover, boxes)
         run = _Run(reader, image, cover, boxes, entered)
         readings = run.all_windows(batch_size or reader.fitting_batch(image), progress)
     return _maps(readings, baseline, boxes, (len(rows), len(columns)), size, run.layer)
