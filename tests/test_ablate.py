@@ -15,7 +15,14 @@ from nets import Branches, Reused, SqueezeExcite, integers, plain
 from torch import Tensor, nn
 
 from featviz import Images, Preprocess, ablate, anatomy, directions, edit, edits, open_images
-from featviz.errors import FeatvizError, LayerError, ModelError, UnitError, UsageError
+from featviz.errors import (
+    FeatvizError,
+    LayerError,
+    ModelError,
+    NumberError,
+    UnitError,
+    UsageError,
+)
 
 IDENTITY = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -274,3 +281,11 @@ def test_directions_are_refused() -> None:
         pytest.raises(LayerError, match="which the network itself does not use"),
     ):
         ablate(model, torch.rand(2, 3, 10, 10), layer)
+
+
+def test_scores_that_are_no_numbers_are_an_error() -> None:
+    model = integers(Branches())
+    for parameter in model.parameters():
+        parameter.data.fill_(torch.nan)
+    with pytest.raises(NumberError, match="scores are NaN: check weights"):
+        ablate(model, randn(4, 3, 12, 12).sigmoid(), "left", [0], score=lambda y: y.mean((2, 3)))

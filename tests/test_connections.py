@@ -1,13 +1,15 @@
 """Connections and parameters of convolutions: those that gradients show, and some by hand."""
 
 from math import prod
+from typing import Any
 
 import pytest
+import torch
 from laws import untouched
 from oracles import connected
-from torch import nn
+from torch import Tensor, nn
 
-from featviz import connections
+from featviz import anatomy, connections
 from featviz.errors import LayerError, ModelError
 from featviz.models import LocallyConnected2d
 
@@ -20,6 +22,9 @@ from featviz.models import LocallyConnected2d
         nn.Conv2d(2, 4, (5, 3), stride=(2, 1), padding=(2, 0)),
         nn.Conv2d(4, 6, 3, groups=2, dilation=2, padding="same"),
         nn.Conv2d(2, 2, 3, padding="valid"),
+        nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(2, 3, (5, 3), padding=(3, 2), padding_mode="reflect", stride=(1, 2)),
+        nn.Conv2d(2, 3, 3, padding=2, padding_mode="replicate", dilation=2),
         LocallyConnected2d(2, 3, (7, 8), kernel_size=3, stride=2, padding=1),
     ],
 )
@@ -34,6 +39,30 @@ def test_connections_are_those_that_gradients_show(layer: nn.Module) -> None:
     assert (result.local, result.full) == (sparse + biases, dense + biases)
     if isinstance(layer, nn.Conv2d):
         assert result.convolution == sum(p.numel() for p in layer.parameters())
+
+
+class Twice(nn.Module):
+    """Calls one convolution twice, once with its input by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c = nn.Conv2d(3, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.c(input=self.c(x))
+        return y
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_each_call_of_a_convolution_is_counted(is_compiled: bool) -> None:
+    model: Any = Twice()
+    if is_compiled:
+        model = torch.compile(model, backend="eager")
+        model(torch.zeros(1, 3, 9, 9))
+    result = connections(model, (3, 9, 9))
+    names = [name for name in anatomy(model, (3, 9, 9)) if "@" in name]
+    assert [*result] == names == [own.layer for own in result.values()]
+    assert [own.inputs for own in result.values()] == [(3, 9, 9), (3, 7, 7)]
 
 
 def test_connections_by_hand() -> None:

@@ -9,8 +9,8 @@ from laws import generator, randn, untouched
 from nets import Raises, integers, plain
 from torch import Tensor, nn
 
-from featviz import Rotate, Scale, Translate, equivariance, load_model
-from featviz.errors import LayerError, UsageError
+from featviz import Rotate, Scale, Translate, equivariance, load_model, sweep
+from featviz.errors import LayerError, NumberError, UsageError
 from featviz.models import LocallyConnected2d
 
 
@@ -136,3 +136,47 @@ def test_maps_whose_steps_differ_can_be_shifted_and_not_turned() -> None:
     assert equivariance(oblong, images(), ["0"], Translate(1, 2))["0"] < 1e-14
     with pytest.raises(UsageError, match="stride 1x2"):
         equivariance(oblong, images(), ["0"], Rotate(5))
+
+
+class LastChannels(nn.Module):
+    """Between two layers channels lie last, as many as there are rows and columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 3)
+        self.norm = nn.LayerNorm(12)
+        self.linear = nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(self.norm(self.conv(x).permute(0, 2, 3, 1)))
+        return y.mean((1, 2))
+
+
+def test_maps_of_any_layout_move_with_the_image() -> None:
+    model = integers(LastChannels()).double()
+    x = randn(2, 3, 14, 14, dtype=torch.float64)
+    assert equivariance(model, x, "conv, norm, linear", Translate(1, 2)) == {
+        "conv": 0,
+        "norm": 0,
+        "linear": 0,
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_moves_by_whole_pixels(dtype: torch.dtype) -> None:
+    x = randn(1, 3, 224, 224).to(dtype)
+    expected = torch.zeros_like(x)
+    expected[..., 8:, 3:] = x[..., :-8, :-3]
+    assert torch.equal(Translate(8, 3)(x), expected)
+    model = integers(nn.Sequential(nn.Conv2d(3, 4, 3))).to(dtype)
+    assert equivariance(model, x, "0", Translate(8, 3)) == {"0": 0}
+    assert sweep(model, x, "0", Translate, [0]).distances["0"].tolist() == [[0]]
+
+
+def test_activations_that_are_no_numbers_are_an_error() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    x = torch.full((1, 3, 20, 20), torch.nan)
+    with pytest.raises(NumberError, match="layer '0' gives NaN"):
+        equivariance(model, x, "0", Translate(1))
+    with pytest.raises(NumberError, match="layer '0' gives NaN"):
+        sweep(model, x, "0", Translate, [0])

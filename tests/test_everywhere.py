@@ -15,7 +15,7 @@ from oracles import output, peak, projection
 from torch import Tensor, nn
 from torchvision_models import build
 
-from featviz import Unit, backward_rule, load_model, project, project_exemplars, scan
+from featviz import Unit, backward_rule, connections, load_model, project, project_exemplars, scan
 from featviz.errors import FeatvizError, ModelError, RuleError
 
 RULES = ("gradient", "deconvnet", "guided")
@@ -132,6 +132,8 @@ def test_scripted_models_are_refused_in_one_line() -> None:
     with pytest.raises(ModelError, match="scripted") as error:
         project(model, image(), Unit("4", 3))
     assert "\n" not in str(error.value)
+    with pytest.raises(ModelError, match="scripted"):
+        connections(model, (3, 12, 12))
 
 
 def test_quantised_models_are_refused_in_one_line() -> None:

@@ -12,7 +12,24 @@ from laws import randn, same_bits, untouched
 from nets import integers
 from torch import Tensor, nn
 
-from featviz import ModelError, RuleError, Unit, project
+from featviz import (
+    Images,
+    ModelError,
+    RuleError,
+    Translate,
+    Unit,
+    ablate,
+    attribute,
+    equivariance,
+    explain,
+    occlude,
+    open_images,
+    project,
+    project_exemplars,
+    responses,
+    scan,
+    sweep,
+)
 
 RULES = ("gradient", "deconvnet", "guided")
 Function = Callable[[Tensor], Any]
@@ -198,3 +215,55 @@ def test_work_in_place_on_one_of_several_views_is_an_error_of_one_line(
         signals(work, rule)
     assert name in str(error.value)
     assert "\n" not in str(error.value)
+
+
+class Normalizes(nn.Module):
+    """Normalizes its images itself, where they lie or not."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 6, 3)
+        self.b = nn.Conv2d(6, 4, 3)
+        self.in_place = in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.sub_(0.5).mul_(2) if self.in_place else (x - 0.5) * 2
+        y: Tensor = self.b(self.a(x).relu()).mean(dim=(2, 3))
+        return y
+
+
+IMAGES = [randn(3, 20, 20, seed=i).sigmoid() for i in range(6)]
+
+
+def exemplars(model: nn.Module, images: Images) -> Tensor:
+    result = scan(model, images, "b", k=2)
+    return project_exemplars(model, images, result["b"]).patches
+
+
+def explained(model: nn.Module, images: Images) -> Tensor:
+    result = scan(model, images, "b", k=2)
+    return torch.stack([own.signals for own in explain(model, images, result, 1).layers])
+
+
+METHODS: dict[str, Callable[[nn.Module, Images], Tensor]] = {
+    "project": lambda model, images: project(model, images[0], Unit("b", 1)),
+    "project_exemplars": exemplars,
+    "explain": explained,
+    "sweep": lambda m, images: sweep(m, images[0], "b", Translate, [0, 2]).distances["b"],
+    "equivariance": lambda m, x: torch.tensor(equivariance(m, x[0], "b", Translate(1))["b"]),
+    "occlude": lambda m, x: occlude(m, x[0], Unit("b", 1), window=4, stride=4).scores["b:1"],
+    "ablate": lambda model, images: ablate(model, images, "a").ablated,
+    "responses": lambda model, images: torch.as_tensor(responses(model, images, "b")["b"]),
+    "attribute": lambda m, x: attribute(m, x[0], 1, method="integrated_gradients", steps=4),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_may_work_in_place_on_its_images(name: str) -> None:
+    """Which are then given to it again."""
+    own, expected = (
+        METHODS[name](integers(Normalizes(in_place)).double(), open_images(IMAGES))
+        for in_place in (True, False)
+    )
+    assert own.any() or name == "equivariance"
+    assert same_bits(own, expected)

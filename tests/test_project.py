@@ -494,6 +494,14 @@ def test_weights_that_have_become_nan_are_refused() -> None:
         project_exemplars(model, images(4), layer_scan)
 
 
+@pytest.mark.parametrize("at", [None, "map", (0, 0)])
+def test_activations_that_are_nan_have_no_projection(at: Any) -> None:
+    x = randn(3, 12, 12)
+    x[0, 5, 5] = torch.nan
+    with pytest.raises(NumberError, match=r"unit 4:1.* NaN: check weights"):
+        project(plain(), x, Unit("4", 1, at), rule="gradient")
+
+
 # --- law 1
 
 

@@ -149,7 +149,7 @@ class Reading:
         """The activation maps (n, c, h, w) for a batch, without gradients."""
         with evaluating(self.model), torch.no_grad():
             # a model may work in place on its input
-            values = read(self.model, batch.clone(), [self.layer], forward=self.forward)
+            values = read(self.model, batch, [self.layer], forward=self.forward)
             return as_maps(self.layer, values[self.layer.name])
 
 

@@ -151,11 +151,7 @@ def anatomy(
     """
     if len(input_shape) != 3:
         raise UsageError(f"input_shape={input_shape}: give (channels, height, width)")
-    check_module(model)
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError(
-            "the model is scripted, which takes no hooks: use the model before it was scripted"
-        )
+    check_takes_hooks(model)
     return _traced(model, _images(model, input_shape), only, forward)
 
 
@@ -347,3 +343,16 @@ def _field(call: Call, input_shape: tuple[int, int, int]) -> ReceptiveField:
         kind="exact" if footprint.kind == "exact" else "bound",
         resampled=footprint.resampled,
     )
+
+
+def check_takes_hooks(model: object) -> None:
+    """Make sure that a model is a module whose layers take hooks.
+
+    Raises:
+        ModelError: it is none, an exported program, or scripted.
+    """
+    check_module(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "the model is scripted, which takes no hooks: use the model before it was scripted"
+        )

@@ -88,7 +88,7 @@ def _trials(
     with evaluating(model), torch.enable_grad():
         for _ in range(TRIALS):
             x = torch.randn(image.shape, generator=generator).to(image).requires_grad_()
-            output = read(model, x.clone(), layer, forward=forward)[layer.name]
+            output = read(model, x, layer, forward=forward)[layer.name]
             maps = as_maps(layer, output)
             if not maps.requires_grad:  # whole numbers, or a forward without gradients
                 return []

@@ -21,7 +21,8 @@ from featviz.hooks._edit import edits_fingerprint as edits_fingerprint
 from featviz.hooks._keeping import Device, Keeping, Reduce, keeping
 from featviz.hooks._reader import Every, Reader, Stop
 from featviz.hooks._set import around, on_call, removed
-from featviz.hooks._targets import CONVOLUTIONS, Target, hookable, targets_of
+from featviz.hooks._targets import CONVOLUTIONS, Target, targets_of
+from featviz.hooks._targets import hookable as hookable
 from featviz.hooks.activations import Activations
 from featviz.patterns import resolve
 from featviz.units import LayersLike
@@ -146,7 +147,7 @@ def read(
 
     Args:
         model: any module; it stays in its mode and on its device.
-        x: what the model takes, most often (n, c, h, w) in model space.
+        x: what the model takes, most often (n, c, h, w) in model space; of a tensor, a copy.
         layers, inputs, reduce, to, dtype: as of `capture`. The forward ends when every layer is read,
             if all are `Layer` objects or ``name@i``; a bare name is only known to be called once when
             the forward has gone to its end.
@@ -167,7 +168,8 @@ def read(
         >>> read(load_model("zfmini"), torch.zeros(1, 3, 96, 96), "pool5")["pool5"].shape
         torch.Size([1, 64, 4, 4])
     """
-    return Reading(model, layers)(x, keeping(reduce, to, dtype), inputs=inputs, forward=forward)
+    keep = keeping(reduce, to, dtype)
+    return Reading(model, layers)(_own(x), keep, inputs=inputs, forward=forward)
 
 
 class Reading:
@@ -217,9 +219,14 @@ def read_with_output(
     modules = hookable(model)
     reader = Reader(targets_of(modules, layers), Keeping(reduce), is_single=True)
     with _hooked(modules, reader):
-        output = call_model(model, x, forward)
+        output = call_model(model, _own(x), forward)
         reader.check_all()
     return reader.values, output
+
+
+def _own(x: Any) -> Any:
+    """What a model may work in place on, as some do that normalize their images themselves."""
+    return x.clone() if isinstance(x, Tensor) else x
 
 
 @contextmanager

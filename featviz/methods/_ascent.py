@@ -114,7 +114,10 @@ class Ascent:
         for variant in range(self.variants):
             generator = torch.Generator().manual_seed(self.seed + _STEP * variant)
             noise.append(self.own.begin(self.shape, generator))
-        numbers = torch.stack(noise).to(parameter_of(self.model))
+        parameter = parameter_of(self.model)
+        # half precision has no Fourier transform everywhere, and too few steps for an ascent
+        dtype = torch.promote_types(parameter.dtype, torch.float32)
+        numbers = torch.stack(noise).to(parameter.device, dtype)
         repeats = [units] + [1] * (numbers.dim() - 1)
         return numbers.repeat(*repeats).requires_grad_()
 

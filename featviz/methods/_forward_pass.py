@@ -57,7 +57,7 @@ def forward_pass(
     with evaluating(model), _thawed(frozen), torch.enable_grad():
         x = images.detach().requires_grad_()
         # a model may work in place on its input
-        values = read(model, x.clone(), layers, inputs=inputs, forward=visible)
+        values = read(model, x, layers, inputs=inputs, forward=visible)
         return Passed(x, values, in_place.copies)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.errors import ModelError, UnitError, UsageError, first_line
-from featviz.fields.anatomy import Anatomy
+from featviz.fields.anatomy import Anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.forward import Forward, call_model
 from featviz.hooks import read, read_with_output
@@ -55,6 +55,7 @@ class Objectives:
     ) -> None:
         self.model = model
         self.forward = forward
+        self.dtype = parameter_of(model).dtype
         self.n = len(targets)
         self.layers: list[str | Layer] = [net[name] for name in layers_of(targets)]
         self.net = net
@@ -93,6 +94,7 @@ class Objectives:
 
     def _run(self, x: Tensor) -> tuple[Mapping[str, Any], Any]:
         """What the layers return, and, where classes are asked for, the model."""
+        x = x.to(self.dtype)
         try:
             if self.classes and not self.layers:
                 return {}, call_model(self.model, x, self.forward)

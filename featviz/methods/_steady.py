@@ -49,8 +49,8 @@ class LayoutError(Exception):
 class SteadyReader:
     """Reads layers batch by batch, and refuses a forward pass that is random or depends on the batch.
 
-    The first batch shows it: one of its images is run alone, too. What is run more than once is copied each
-    time, since a model may work in place on its images.
+    The first batch shows it: one of its images is run alone, too. What is run more than once is copied, since a
+    model may work in place on its images.
 
     Attributes:
         model: in eval mode.
@@ -117,7 +117,7 @@ class SteadyReader:
         def compare(name: str, output: Tensor) -> None:
             differs.append(_differs(output, among.pop(name)))
 
-        read(self.model, alone.clone(), self.layers, reduce=compare, forward=self.forward)
+        read(self.model, alone, self.layers, reduce=compare, forward=self.forward)
         if any(map(bool, differs)):
             self._refuse(alone, x)
 
@@ -160,8 +160,8 @@ def _first_difference(
 ) -> Layer | None:
     """The first layer that gives an image other values in another forward, in the middle of which it
     is, than alone."""
-    first = read(model, alone.clone(), net, forward=forward)
-    second = read(model, other.clone(), net, forward=forward)
+    first = read(model, alone, net, forward=forward)
+    second = read(model, other, net, forward=forward)
     for layer in net:
         if _differs(first[layer.name], second[layer.name]):
             return layer

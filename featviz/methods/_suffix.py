@@ -62,7 +62,7 @@ def suffix_of(
     Raises:
         LayerError: the layer takes no part in the forward pass.
     """
-    value = read(model, x.clone(), [layer], forward=forward)[layer.name]
+    value = read(model, x, [layer], forward=forward)[layer.name]
     shapes: list[Any] = []
 
     def run(x: Tensor, value: Tensor) -> list[Tensor]:

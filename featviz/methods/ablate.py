@@ -12,7 +12,7 @@ from featviz import edits
 from featviz.attached import attached
 from featviz.bars import bar as progress_bar
 from featviz.edits import Edit, Site
-from featviz.errors import FeatvizError, LayerError, UsageError
+from featviz.errors import FeatvizError, LayerError, NumberError, UsageError
 from featviz.fields.anatomy import anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.forward import Forward, call_model
@@ -290,6 +290,8 @@ class _Run:
                 "give (n,) or (n, scores)",
                 "score",
             )
+        if scores.isnan().any():
+            raise NumberError("the model's scores are NaN: check weights and preprocessing")
         return scores.detach().double().reshape(n, -1).cpu()
 
 

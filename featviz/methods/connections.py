@@ -6,8 +6,9 @@ sharing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from typing import Any
 
@@ -15,9 +16,9 @@ import torch
 from torch import nn
 
 from featviz.errors import FeatvizError, LayerError, ModelError, first_line
-from featviz.fields.anatomy import parameter_of
+from featviz.fields.anatomy import check_takes_hooks, parameter_of
 from featviz.forward import Forward, call_model
-from featviz.hooks import CONVOLUTIONS, evaluating
+from featviz.hooks import CONVOLUTIONS, eagerly, evaluating, hookable
 from featviz.models.local import LocallyConnected2d
 
 
@@ -30,7 +31,7 @@ class Connections:
         layer: its name.
         inputs, outputs: shapes without the batch, (c, h, w).
         sparse: connections of the convolution: pairs of an input and an output that depend on each
-            other; zeros that pad an image are no inputs.
+            other; zeros that pad an image are no inputs, and pixels that pad it are those that they repeat.
         dense: connections of a fully connected layer, every input with every output.
         convolution, local, full: parameters of the convolution (one kernel a channel, for all
             positions), of the locally connected layer (the same connections, one number for each)
@@ -76,7 +77,8 @@ def connections(
         forward: how the model is called, as of `read`; None: ``model(images)``.
 
     Returns:
-        By layer name, in the order of the forward pass. Transposed convolutions are not counted.
+        By layer name, in the order of the forward pass, the calls of a module as ``name@i`` where there are
+        several. Transposed convolutions are not counted.
 
     Raises:
         ModelError: the model does not take such an image.
@@ -92,20 +94,25 @@ def connections(
         >>> conv3.convolution, conv3.local
         (27712, 2414848)
     """
+    check_takes_hooks(model)
     parameter = parameter_of(model)
-    result: dict[str, Connections] = {}
+    modules = hookable(model)
+    calls: dict[str, list[Connections]] = {}
 
     def hook_of(name: str) -> Any:
-        def count(module: Any, inputs: Any, output: Any) -> None:
-            shapes = tuple(inputs[0].shape[-3:]), tuple(output.shape[-3:])
-            result[name] = _counted(name, module, *shapes)
+        def count(module: Any, inputs: Any, named: Any, output: Any) -> None:
+            x = inputs[0] if inputs else named["input"]
+            shapes = tuple(x.shape[-3:]), tuple(output.shape[-3:])
+            calls.setdefault(name, []).append(_counted(name, module, *shapes))
 
         return count
 
     with ExitStack() as restore:
-        for name, module in model.named_modules():
+        restore.enter_context(eagerly(modules.values()))
+        for name, module in modules.items():
             if isinstance(module, CONVOLUTIONS) and not isinstance(module, nn.ConvTranspose2d):
-                restore.callback(module.register_forward_hook(hook_of(name)).remove)
+                handle = module.register_forward_hook(hook_of(name), with_kwargs=True)
+                restore.callback(handle.remove)
         restore.enter_context(evaluating(model))
         restore.enter_context(torch.no_grad())
         try:
@@ -117,9 +124,19 @@ def connections(
             raise ModelError(
                 f"the model does not take an image of shape {shape}: {first_line(error)}"
             ) from error
-    if not result:
+    if not calls:
         raise LayerError("the model has no convolution that takes part in a forward pass")
-    return result
+    return dict(_named(calls))
+
+
+def _named(calls: Mapping[str, Sequence[Connections]]) -> Iterator[tuple[str, Connections]]:
+    """Each call by the name that it has elsewhere: of a module that is called several times, ``name@i``."""
+    for name, own in calls.items():
+        if len(own) == 1:
+            yield name, own[0]
+            continue
+        for i, call in enumerate(own):
+            yield f"{name}@{i}", replace(call, layer=f"{name}@{i}")
 
 
 def _counted(
@@ -160,6 +177,7 @@ class _Axis:
     stride: int
     padding: int
     dilation: int
+    mode: str
 
     @staticmethod
     def of(module: nn.Conv2d | LocallyConnected2d, axis: int, inputs: int, outputs: int) -> _Axis:
@@ -172,17 +190,29 @@ class _Axis:
             stride=_along(module.stride, axis),
             padding=_padding(module.padding, axis, kernel, dilation),
             dilation=dilation,
+            mode=getattr(module, "padding_mode", "zeros"),
         )
 
     def taps(self) -> int:
-        """How many pairs of an output position and an element of its window lie on the image."""
-        count = 0
-        for position in range(self.outputs):
-            start = position * self.stride - self.padding
-            stop = start + self.kernel * self.dilation
-            on_image = (0 <= i < self.inputs for i in range(start, stop, self.dilation))
-            count += sum(on_image)
-        return count
+        """How many pairs of an output position and a row of the image that its window holds there are."""
+        return sum(len(self._held(position)) for position in range(self.outputs))
+
+    def _held(self, position: int) -> set[int]:
+        """The rows that the window of a position holds."""
+        start = position * self.stride - self.padding
+        rows = range(start, start + self.kernel * self.dilation, self.dilation)
+        return {own for own in map(self._on_image, rows) if 0 <= own < self.inputs}
+
+    def _on_image(self, row: int) -> int:
+        """The row that stands at one which may be beside the image."""
+        last = self.inputs - 1
+        if self.mode == "circular":
+            return row % self.inputs
+        if self.mode == "replicate":
+            return min(max(row, 0), last)
+        if self.mode == "reflect":
+            return last - abs(last - abs(row))
+        return row
 
 
 def _padding(padding: Any, axis: int, kernel: int, dilation: int) -> int:

@@ -155,7 +155,7 @@ def correspondence(
     with bar, evaluating(model), torch.no_grad():
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            original = read(model, batch.clone(), chosen, forward=forward)
+            original = read(model, batch, chosen, forward=forward)
             for part, own in boxes.items():
                 hidden = _covered(batch, own[start : start + batch_size], fill, preprocess)
                 covered = read(model, hidden, chosen, forward=forward)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import product
+from math import isnan
 
 import torch
 from torch import Tensor, nn
 
-from featviz.errors import LayerError, UsageError
+from featviz.errors import LayerError, NumberError, UsageError
+from featviz.fields.maps import as_maps
 from featviz.forward import Forward
 from featviz.geometry import Box, ReceptiveField
 from featviz.hooks import evaluating, read
@@ -53,6 +55,7 @@ def equivariance(
     Raises:
         LayerError: a layer that is not there, or whose positions all depend on the full image.
         UsageError: ``x`` is not images, or no image in a batch.
+        NumberError: a layer gives what is not a number.
 
     Source: Goodfellow, Bengio & Courville, *Deep Learning*, section 9.2.
 
@@ -76,7 +79,8 @@ def equivariance(
             for name, maps in moved.items():
                 check_rows(name, maps, len(batch))
             for error in errors:
-                error.add(original[error.layer.name], moved[error.layer.name])
+                name = error.layer.name
+                error.add(*(as_maps(error.layer, own[name]) for own in (original, moved)))
     return {error.layer.name: error.relative() for error in errors}
 
 
@@ -99,10 +103,14 @@ class _Error:
     def add(self, original: Tensor, moved: Tensor) -> None:
         """Maps (n, c, h, w) of the images, and of the transformed images."""
         expected = self.transform.on_map(original, self.layer.field, self.size)
-        expected = expected[..., self.comparable]  # (n, c, positions)
-        difference = moved[..., self.comparable] - expected
+        expected = expected[..., self.comparable].cpu().double()  # (n, c, positions)
+        difference = moved[..., self.comparable].cpu().double() - expected
         self.difference += float(difference.square().sum())
         self.length += float(expected.square().sum())
+        if isnan(self.difference):
+            raise NumberError(
+                f"layer {self.layer.name!r} gives NaN: check weights and preprocessing"
+            )
 
     def relative(self) -> float:
         """The error as a share of what was expected."""
@@ -115,8 +123,8 @@ def _comparable(layer: Layer, transform: Affine, image: Tensor) -> Tensor:
     """Where a layer's maps of the image and of the transformed one both see pixels of the image
     alone: (h, w) bool."""
     size = (image.shape[2], image.shape[3])
-    pixels = torch.ones_like(image[:, :1])
-    from_image = transform(pixels)[0, 0].cpu() > _ALL  # (h, w), not brought in by the transform
+    pixels = torch.ones(1, 1, *size, dtype=torch.float64)
+    from_image = transform(pixels)[0, 0] > _ALL  # (h, w), not brought in by the transform
     original, moved = _clean_positions(layer, from_image)
     # a position of the moved map is interpolated from several: all of them have to be clean
     carried = transform.on_map(original.double()[None, None], layer.field, size)[0, 0] > _ALL

@@ -198,6 +198,7 @@ class _Projection:
                 ((_, unit),) = target.terms
                 layer = self.layers[unit.layer]
                 plane = as_maps(layer, maps[layer.name])[0, unit.channel]
+                _check_numbers(unit, plane)
                 y, x, score = _position(unit, plane)
                 # a rule may treat a negative signal otherwise, so the sign goes back with it
                 start = -1.0 if self.start == "activation" and score < 0 else 1.0
@@ -275,12 +276,15 @@ def _check_floating(name: str, output: Tensor) -> None:
         )
 
 
-def _position(unit: Unit, plane: Tensor) -> tuple[int, int, float]:
-    """The position of a unit in its map (h, w), and the response there."""
+def _check_numbers(unit: Unit, plane: Tensor) -> None:
     if bool(plane.isnan().any()):
         raise NumberError(
             f"unit {unit} has activations that are NaN: check weights and preprocessing"
         )
+
+
+def _position(unit: Unit, plane: Tensor) -> tuple[int, int, float]:
+    """The position of a unit in its map (h, w), and the response there."""
     if isinstance(unit.at, tuple):
         y, x = unit.at
     else:
@@ -296,6 +300,7 @@ def _starts(
     for weight, unit in target.terms:
         layer = layers[unit.layer]
         plane = as_maps(layer, outputs[unit.layer].detach())[0, unit.channel]
+        _check_numbers(unit, plane)
         signal = as_maps(layer, signals[unit.layer])[:, unit.channel]  # a view, written to
         value = plane if start == "activation" else torch.ones_like(plane)
         if unit.at == "map":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from featviz.bars import bar as progress_bar
-from featviz.errors import UsageError
+from featviz.errors import NumberError, UsageError
 from featviz.forward import Forward
 from featviz.hooks import evaluating, read_with_output
 from featviz.methods._inputs import (
@@ -103,6 +103,7 @@ def sweep(
     Raises:
         LayerError: a layer that is not there, or none.
         UsageError: ``x`` is not images, no values, or the transform changes the images' shape.
+        NumberError: a layer gives what is not a number.
 
     Source: Zeiler & Fergus, section 4.1, figure 5.
 
@@ -181,7 +182,14 @@ class _Sweep:
         acts, output = read_with_output(self.model, batch, self.layers, forward=self.forward)
         for name, maps in acts.items():
             check_rows(name, maps, len(batch))
-        features = {name: maps.flatten(1) for name, maps in acts.items()}
+            if maps.isnan().any():
+                raise NumberError(f"layer {name!r} gives NaN: check weights and preprocessing")
+        features = {name: _wide(maps).flatten(1) for name, maps in acts.items()}
         if not has_classes(output):
             return features, None
         return features, output.softmax(1).cpu()
+
+
+def _wide(maps: Tensor) -> Tensor:
+    """In single precision at least: distances of half precision would be rounded to few steps."""
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))

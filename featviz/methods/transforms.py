@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import isclose
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
@@ -172,10 +173,12 @@ def _moved(x: Tensor, motion: Motion, center: tuple[float, float] | None) -> Ten
     mode = InterpolationMode.BILINEAR
     if _is_by_full_steps(motion):
         mode = InterpolationMode.NEAREST  # loses nothing
+    # torchvision reckons positions in the type of x, of which half precision has too few
+    wide = x.float() if x.dtype.itemsize < torch.float32.itemsize else x
     result: Tensor = transforms.affine(
-        x, motion.angle, offset, motion.scale, [0.0, 0.0], mode, center=about
+        wide, motion.angle, offset, motion.scale, [0.0, 0.0], mode, center=about
     )
-    return result
+    return result.to(x.dtype)
 
 
 def _is_by_full_steps(motion: Motion) -> bool:
