@@ -33,13 +33,14 @@ class Site:
 
     Attributes:
         name: the layer's.
-        kind: the class of its module.
         layer: None where it was asked for by name: its output is (n, c, h, w) or (n, c) then.
+        is_known: whether that is known of a layer that was asked for by name: networks in which channels lie
+            last somewhere have layers of both kinds.
     """
 
     name: str
-    kind: str
     layer: Layer | None
+    is_known: bool = True
 
     def channel_dim(self, output: Tensor) -> int:
         """The dimension of the channels.
@@ -52,7 +53,7 @@ class Site:
         if self.layer is not None:
             self.layer.check_units()
             return _CHANNEL_DIMS[self.layer.layout]
-        if output.dim() == 4 and self.kind not in ("Linear", "LayerNorm"):
+        if output.dim() == 4 and self.is_known:
             return 1
         raise LayerError(
             f"layer {self.name!r} returns {tuple(output.shape)}, in which channels may be anywhere: "

@@ -856,3 +856,34 @@ def test_a_tensor_that_a_function_puts_in_stays_as_it_is() -> None:
     with edit(model := Rectified(), {"pair": replaced}):
         model(torch.zeros(1, 2))
     assert put.tolist() == [[-1, -1]]
+
+
+class LastChannels(nn.Module):
+    """A convolution, and a rectifier whose maps have their channels last; a norm that says so, or none."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = norm
+        self.relu = nn.ReLU()
+        self.linear = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(self.relu(self.norm(self.conv(x).permute(0, 2, 3, 1))))
+        return y
+
+
+def test_by_its_name_a_layer_is_not_edited_whose_channels_may_lie_last() -> None:
+    model, x = LastChannels(nn.LayerNorm(4)).eval(), image()
+    for name in ("norm", "relu", "linear"):
+        layer = anatomy(model, tuple(x.shape[1:]))[name]
+        for inputs in (False, True):
+            refused = pytest.raises(LayerError, match="channels may be anywhere: give the Layer")
+            with edit(model, {name: edits.zero(1)}, inputs=inputs), refused:
+                model(x)
+        with edit(model, {layer: edits.zero(1)}), capture(model, name) as acts:
+            model(x)
+        assert not acts[name][..., 1].any()
+    with edit(model, {"conv": edits.zero(1)}), capture(model, "conv") as acts:
+        model(x)
+    assert not acts["conv"][:, 1].any()

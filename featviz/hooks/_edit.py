@@ -24,12 +24,25 @@ from featviz.hooks._compiled import eagerly
 from featviz.hooks._follower import Follower, caller, runs_again
 from featviz.hooks._set import Hook, WorkHook, around, check_takes_hooks, of_inputs, removed
 from featviz.hooks._structure import leaves, mapped
-from featviz.hooks._targets import Target, hookable, targets_of
+from featviz.hooks._targets import CONVOLUTIONS, Target, hookable, targets_of
 from featviz.units import Layer
 
 EditLike = Edit | Callable[[Any], Any]
 """What is done to a layer's output: an edit, or a function of the output that gives another."""
 Edits = Mapping[str, EditLike] | Mapping[Layer, EditLike] | Mapping[str | Layer, EditLike]
+
+_CHANNELS_FIRST = (
+    *CONVOLUTIONS,
+    nn.BatchNorm2d,
+    nn.GroupNorm,
+    nn.InstanceNorm2d,
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveAvgPool2d,
+)
+_CHANNELS_LAST = ("Linear", "LayerNorm", "Permute")
+"""Classes of modules, torch's and others of these names, whose channels lie last."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,11 +216,22 @@ def _jobs(modules: Mapping[str, nn.Module], edits: Edits, inputs: bool) -> list[
             mark += " of inputs"
         for targets in targets_of(modules, key).values():
             for target in targets:
-                site = Site(target.name, type(target.module).__name__, _layer_of(key))
-                if inputs:  # of which a Layer says nothing, and the module's class neither
-                    site = Site(target.name, "", None)
+                layer = None if inputs else _layer_of(key)  # which says nothing of inputs
+                site = Site(target.name, layer, _has_channels_first(target.module, modules))
                 jobs.append(Job(own.setdefault(target.name, target), site, what, mark))
     return jobs
+
+
+def _has_channels_first(module: nn.Module, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether what a module takes and gives as (n, any, any, any) has its channels in dimension 1: that of these
+    modules it is one whose channels do, or that there is none whose channels lie last."""
+    if isinstance(module, _CHANNELS_FIRST):
+        return True
+    if type(module).__name__ in _CHANNELS_LAST:
+        return False
+    # a fully connected layer may follow maps that are pooled
+    mixed = {type(own).__name__ for own in modules.values()} & {"LayerNorm", "Permute"}
+    return not mixed
 
 
 def _layer_of(key: str | Layer) -> Layer | None:

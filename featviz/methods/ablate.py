@@ -136,7 +136,7 @@ class _Run:
         self.model = model
         self.data = data
         self.layer = layer
-        self.site = Site(layer.name, layer.kind, layer)
+        self.site = Site(layer.name, layer)
         self.score = score
         self.forward = forward
         self.batch_size = batch_size
