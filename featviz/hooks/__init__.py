@@ -19,6 +19,7 @@ from featviz.hooks._edit import edit as edit
 from featviz.hooks._edit import edits_are_local as edits_are_local
 from featviz.hooks._edit import edits_fingerprint as edits_fingerprint
 from featviz.hooks._keeping import Device, Keeping, Reduce, keeping
+from featviz.hooks._keeping import check_dtype as check_dtype
 from featviz.hooks._reader import Every, Reader, Stop
 from featviz.hooks._set import around, on_call, removed
 from featviz.hooks._targets import CONVOLUTIONS, Target, targets_of

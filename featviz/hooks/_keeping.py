@@ -62,11 +62,20 @@ def keeping(reduce: Reduce | None, to: Device | None, dtype: torch.dtype | None)
     """
     if reduce is not None and not callable(reduce):
         raise UsageError(f"reduce={reduce!r} cannot be called: give a function of name and output")
+    check_dtype(dtype)
+    return Keeping(reduce, _device(to), dtype)
+
+
+def check_dtype(dtype: object) -> None:
+    """Make sure that values can be kept as this type; None: as they come.
+
+    Raises:
+        UsageError: it is no type of floating point numbers.
+    """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise UsageError(
             f"dtype={dtype!r}: give a type of floating point numbers, such as torch.float16"
         )
-    return Keeping(reduce, _device(to), dtype)
 
 
 def _device(to: Device | None) -> torch.device | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from operator import index
 from typing import Any
 
 import torch
@@ -236,3 +237,13 @@ def fingerprints(
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as they read back from JSON, which knows no tuples."""
     return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
+
+
+def class_index(value: object) -> int | None:
+    """A class as a number of Python's, given as one of its own, numpy's or torch's; None: it is none."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # ValueError of an array or a tensor of several
+        return None

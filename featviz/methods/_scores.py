@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from featviz.fields.anatomy import Anatomy, anatomy
 from featviz.fields.maps import as_maps
 from featviz.forward import Forward, call_model
 from featviz.hooks import read_with_output
-from featviz.methods._inputs import has_classes, shape_of
+from featviz.methods._inputs import class_index, has_classes, shape_of
 from featviz.units import Layer, Unit, UnitSum, terms_of
 
 Score = Unit | UnitSum | int | Callable[[Tensor], Tensor]
@@ -25,6 +25,30 @@ BYTES = {"cpu": 2**27}
 """What the layers of a batch may return together, by kind of device; more was slower on a CPU, whose
 caches are small."""
 BYTES_ELSEWHERE = 2**31
+
+
+def checked_score(score: object, name: str = "") -> Score:
+    """A score as it was given, a class as a number of Python's.
+
+    Args:
+        name: what it is called, if it has a name.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(score, (Unit, UnitSum)):
+        return score
+    number = class_index(score)
+    if number is not None:
+        return number
+    if callable(score):
+        return cast("Score", score)
+    called = f" {name!r}" if name else ""
+    raise UsageError(
+        f"score{called} is {score!r}: give a class as a whole number, a Unit, a sum of units such as "
+        "u + 0.5 * v, or a function of the model's output",
+        "score",
+    )
 
 
 def name_of(score: Score) -> str:

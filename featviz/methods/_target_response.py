@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,41 @@ from featviz.fields.anatomy import Anatomy
 from featviz.fields.maps import as_maps
 from featviz.forward import Forward, call_model
 from featviz.hooks import read_with_output
-from featviz.methods._inputs import has_classes
+from featviz.methods._inputs import class_index, has_classes
 from featviz.units import Layer, Unit, UnitSum, terms_of
 
 Target = Unit | UnitSum | int
 """A unit, a sum of units, or a class of the model's output."""
+
+
+def targets_from(units: object) -> list[Target]:
+    """One target, or several, as a list; a class as a number of Python's.
+
+    Raises:
+        UsageError: something is no target.
+    """
+    if isinstance(units, (Unit, UnitSum)) or class_index(units) is not None:
+        return [_target(units)]
+    try:
+        several = [units] if isinstance(units, str) else list(cast("Iterable[object]", units))
+    except TypeError:
+        several = [units]
+    return [_target(unit) for unit in several]
+
+
+def _target(unit: object) -> Target:
+    if isinstance(unit, (Unit, UnitSum)):
+        if terms_of(unit):
+            return unit
+    else:
+        number = class_index(unit)
+        if number is not None:
+            return number
+    raise UsageError(
+        f"{unit!r} among the units: give a Unit, a sum of units such as u + 0.5 * v, "
+        "or a whole number for a class",
+        "units",
+    )
 
 
 def terms_of_target(target: Target) -> tuple[tuple[float, Unit], ...]:

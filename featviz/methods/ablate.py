@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,13 @@ from featviz.forward import Forward, call_model
 from featviz.hooks import edit, evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
-from featviz.methods._inputs import check_rows, has_classes, in_model_space, single_layer
+from featviz.methods._inputs import (
+    check_rows,
+    class_index,
+    has_classes,
+    in_model_space,
+    single_layer,
+)
 from featviz.methods._suffix import Suffix, suffix_of
 from featviz.records.ablation import Ablation
 from featviz.units import Layer
@@ -34,7 +40,7 @@ def ablate(
     model: nn.Module,
     images: Any,
     layer: str | Layer,
-    units: Sequence[int] | None = None,
+    units: int | Sequence[int] | None = None,
     *,
     by: Literal["zero", "mean"] | Tensor = "zero",
     score: Score | None = None,
@@ -55,7 +61,7 @@ def ablate(
         model: any module; used on its device and in eval mode, and left as it was.
         images: ``Images``, or anything that `open_images` takes.
         layer: a name, ``name@i`` or a `Layer`: one.
-        units: channels of the layer; None: all.
+        units: a channel of the layer, or several; None: all.
         by: what takes the place of a unit's map: ``zero``; ``mean``, its mean over all positions of
             all images, which a pass before computes; or a value for each channel of the layer,
             (c,).
@@ -95,6 +101,7 @@ def ablate(
         raise UsageError(
             f"{len(labels)} labels for {len(data)} images: give one for each", "labels"
         )
+    labels = None if labels is None else [_label(label) for label in labels]
     c, h, w = data[0].shape
     net = anatomy(model, (c, h, w), only=[], forward=forward)  # no field is used
     chosen = single_layer(net, layer)
@@ -112,12 +119,23 @@ def ablate(
         return run.all_images(switches, channels, name, labels)
 
 
-def _channels(layer: Layer, units: Sequence[int] | None) -> list[int]:
+def _label(label: object) -> int:
+    number = class_index(label)
+    if number is None:
+        raise UsageError(
+            f"{label!r} among the labels: give the index of a score for each image", "labels"
+        )
+    return number
+
+
+def _channels(layer: Layer, units: int | Sequence[int] | None) -> list[int]:
     """The channels that are asked for, each in the layer."""
     layer.check_units()
     if units is None:
         return list(range(layer.channels))
-    return [layer.unit(channel).channel for channel in units]
+    single = class_index(units)
+    several = [single] if single is not None else cast("Sequence[int]", units)
+    return [layer.unit(channel).channel for channel in several]
 
 
 class _Run:
@@ -167,9 +185,9 @@ class _Run:
                     "by",
                 )
             return by.detach(), "values"
-        if by == "zero":
+        if isinstance(by, str) and by == "zero":
             return torch.zeros(c), by
-        if by == "mean":
+        if isinstance(by, str) and by == "mean":
             return self._means(), by
         raise UsageError(f"by={by!r}: give 'zero', 'mean', or a value for each channel (c,)", "by")
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from operator import index
 from typing import Any
 
 import torch
@@ -29,9 +28,9 @@ from featviz.images.preprocess import Preprocess
 from featviz.images.tensors import as_batch
 from featviz.methods._inputs import batch_for, shape_of
 from featviz.methods._rescale import Rescale
-from featviz.methods._target_response import Target, TargetResponse, terms_of_target
+from featviz.methods._target_response import Target, TargetResponse, targets_from, terms_of_target
 from featviz.methods.fill import Fill, filled
-from featviz.units import Layer, Unit, UnitSum, terms_of
+from featviz.units import Layer
 
 
 @torch.inference_mode(False)
@@ -108,7 +107,7 @@ def attribute(
         torch.Size([1, 1, 96, 96])
     """
     _check_options(method, layer, steps, window, batch_size)
-    targets = _targets(units)
+    targets = targets_from(units)
     given = as_batch(x)
     n = _count(len(given), len(targets))
     _check_gradients(model)
@@ -148,28 +147,6 @@ def _check_options(
     for name, value in (("steps", steps), ("window", window), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise UsageError(f"{name}={value}: give 1 or more", name)
-
-
-def _targets(units: Target | Sequence[Target]) -> list[Target]:
-    if isinstance(units, (Unit, UnitSum)) or not hasattr(units, "__iter__"):
-        units = [units]
-    return [_target(unit) for unit in units]
-
-
-def _target(unit: object) -> Target:
-    if isinstance(unit, (Unit, UnitSum)):
-        if terms_of(unit):
-            return unit
-    else:
-        try:
-            return index(unit)  # type: ignore[arg-type]
-        except TypeError:
-            pass
-    raise UsageError(
-        f"{unit!r} among the units: give a Unit, a sum of units such as u + 0.5 * v, "
-        "or a whole number for a class",
-        "units",
-    )
 
 
 def _count(images: int, units: int) -> int:

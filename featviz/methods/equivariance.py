@@ -68,6 +68,10 @@ def equivariance(
         True
     """
     images = batch_for(model, x)
+    if not isinstance(transform, Affine):
+        raise UsageError(
+            f"transform={transform!r}: give a Translate, a Rotate or a Scale, such as Translate(8)"
+        )
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: give at least one image a batch")
     chosen = layers_for(model, images, layers, forward)

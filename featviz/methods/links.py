@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from featviz.attached import submodule
 from featviz.bars import bar as progress_bar
-from featviz.errors import LayerError
+from featviz.errors import LayerError, UsageError
 from featviz.fields.anatomy import Anatomy, anatomy, parameter_of
 from featviz.fields.maps import as_maps
 from featviz.fields.sizes import LayersBySize
@@ -99,7 +99,14 @@ Job = tuple[str, int, int, int]
 
 def _chosen(model: nn.Module, result: Scan, channels: Mapping[str, Sequence[int]] | None) -> Units:
     """The living units whose links are wanted."""
+    if not isinstance(result, Scan):
+        raise UsageError(f"result is a {type(result).__name__}: give what scan returns")
     wanted = channels
+    if wanted is not None and not isinstance(wanted, Mapping):
+        raise UsageError(
+            f"channels={wanted!r}: give a mapping from layers to channels, such as {{'conv3': [5]}}",
+            "channels",
+        )
     if wanted is None:
         linked = linked_layers(model, result)
         wanted = {name: range(result[name].layer.channels) for name in linked}

@@ -24,6 +24,7 @@ from featviz.methods._ascent import Ascent, RandomTransform
 from featviz.methods._forward_pass import check_gradients
 from featviz.methods._objectives import Target, layers_of
 from featviz.methods._random_affine import RandomAffine
+from featviz.methods._target_response import targets_from
 from featviz.models.recipes import model_recipe
 from featviz.names import MAXIMIZE_MEMORY, STEPS
 from featviz.parameterizations import (
@@ -34,7 +35,7 @@ from featviz.parameterizations import (
     parameterization_of,
 )
 from featviz.records.maximized import Maximized, MaximizedFiles, name_of
-from featviz.units import Unit, UnitSum, terms_of
+from featviz.units import Unit, terms_of
 
 _SILENT = "the activation of "
 """How the warning of units whose activation did not change begins."""
@@ -144,7 +145,9 @@ def maximize(
         >>> bool((result.activations > result.before).all())
         True
     """
-    targets = _targets(units)
+    targets = targets_from(units)
+    if not targets:
+        raise UsageError("0 units: give at least one", "units")
     _check_record(targets, out, resume)
     _check_numbers(steps, variants, batch_size, near)
     check_gradients(model)
@@ -270,28 +273,6 @@ class _Run:
             stacklevel=2,
         )
         return None
-
-
-def _targets(units: Target | Iterable[Target]) -> list[Target]:
-    """The units as a list.
-
-    Raises:
-        UsageError: there are none, or something is no unit.
-    """
-    single = isinstance(units, (Unit, UnitSum, int))
-    targets = [units] if single else list(units)  # type: ignore[arg-type]
-    if not targets:
-        raise UsageError("0 units: give at least one", "units")
-    for target in targets:
-        is_class = isinstance(target, int) and not isinstance(target, bool)
-        is_unit = isinstance(target, (Unit, UnitSum)) and bool(getattr(target, "terms", True))
-        if not is_class and not is_unit:
-            raise UsageError(
-                f"{target!r} among the units: give a Unit, a sum of units such as u + 0.5 * v, or the "
-                "number of a class",
-                "units",
-            )
-    return targets  # type: ignore[return-value]
 
 
 def _check_record(targets: Sequence[Target], out: str | Path | None, resume: bool) -> None:

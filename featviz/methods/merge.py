@@ -64,7 +64,6 @@ def _records(shards: str | Path | Iterable[Scan | str | Path]) -> list[Scan | st
         return list(shards)
     folders = sorted(path.parent for path in Path(shards).glob("shard-*-of-*/scan.json"))
     if not folders:
-        raise RecordError(
-            f"no shards in {str(shards)!r}: scan with shard=(i, n) and out={str(shards)!r}", "out"
-        )
+        kind = "no shards in" if Path(shards).is_dir() else "no shards, since there is no folder"
+        raise RecordError(f"{kind} {str(shards)!r}: scan with shard=(i, n) and out={str(shards)!r}")
     return list(folders)

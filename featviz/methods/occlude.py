@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
+from operator import index
 from typing import Any
 
 import torch
@@ -26,8 +27,8 @@ from featviz.methods._incremental import (
     crops_of,
     find_incremental,
 )
-from featviz.methods._inputs import batch_for
-from featviz.methods._scores import Reader, Readings, Score, name_of
+from featviz.methods._inputs import batch_for, class_index
+from featviz.methods._scores import Reader, Readings, Score, checked_score, name_of
 from featviz.methods.fill import Fill, filled
 
 Pair = int | tuple[int, int]
@@ -185,7 +186,11 @@ def occlude(
     image = _single_image(model, x)
     size = (image.shape[1], image.shape[2])
     sides, steps = _checked(window, stride, size)
-    scores = dict(score) if isinstance(score, Mapping) else {name_of(score): score}
+    if isinstance(score, Mapping):
+        scores = {name: checked_score(own, name) for name, own in score.items()}
+    else:
+        own = checked_score(score)
+        scores = {name_of(own): own}
     if not scores or (batch_size is not None and batch_size < 1):
         raise UsageError(
             f"{len(scores)} scores, batch_size={batch_size}: "
@@ -250,7 +255,7 @@ def _checked(
     window: Pair, stride: Pair, size: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Window and stride as (y, x), both possible on an image of this (height, width)."""
-    sides, steps = _pair(window), _pair(stride)
+    sides, steps = _pair("window", window), _pair("stride", stride)
     if len(sides) != 2 or len(steps) != 2 or min(*sides, *steps) < 1:
         raise UsageError(
             f"window={window}, stride={stride}: give pixels above 0, one number or (y, x)"
@@ -269,8 +274,14 @@ def _checked(
     return (sides[0], sides[1]), (steps[0], steps[1])
 
 
-def _pair(value: Pair) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+def _pair(name: str, value: Pair) -> tuple[int, ...]:
+    single = class_index(value)
+    if single is not None:
+        return single, single
+    try:
+        return tuple(map(index, value))  # type: ignore[arg-type]
+    except TypeError:
+        raise UsageError(f"{name}={value}: give whole pixels, one number or (y, x)", name) from None
 
 
 def _windows(side: int, step: int, length: int, over_edges: bool) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,8 @@ def project(
             "leave start='one'"
         )
     noise = noise_of(smooth, seed)
-    scores = [units] if isinstance(units, (Unit, UnitSum)) else list(units)
+    single = isinstance(units, (Unit, UnitSum)) or not isinstance(units, Iterable)
+    scores: list[Any] = [units] if single else list(cast("Iterable[Any]", units))
     for score in scores:
         _check_score(score)
     images = as_batch(x)

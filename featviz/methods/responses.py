@@ -18,7 +18,7 @@ from featviz.fields.maps import as_maps
 from featviz.fields.sizes import LayersBySize, Shape, check_takes
 from featviz.files import claimed
 from featviz.forward import Forward
-from featviz.hooks import evaluating
+from featviz.hooks import check_dtype, evaluating
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._inputs import (
@@ -107,6 +107,7 @@ def responses(
         >>> responses(load_model("zfmini"), images, "conv2")["conv2"].shape
         torch.Size([5, 48])
     """
+    check_dtype(dtype)
     how = _How(reduce, dtype, batch_size, checkpoint, strict, forward, progress)
     if resume and out is None:
         raise UsageError("resume=True: give the folder of the record to go on from", "out")

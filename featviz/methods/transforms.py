@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isclose
+from math import isclose, isfinite
 from typing import Any, NamedTuple
 
 import torch
@@ -108,6 +108,10 @@ class Translate(Affine):
     dy: float
     dx: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not (isfinite(self.dy) and isfinite(self.dx)):
+            raise UsageError(f"a shift of {self.dy}, {self.dx}: give pixels")
+
     @property
     def motion(self) -> Motion:
         """A shift."""
@@ -127,6 +131,10 @@ class Rotate(Affine):
     """
 
     degrees: float
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.degrees):
+            raise UsageError(f"a turn of {self.degrees}: give degrees")
 
     @property
     def motion(self) -> Motion:
@@ -152,8 +160,8 @@ class Scale(Affine):
     factor: float
 
     def __post_init__(self) -> None:
-        if not self.factor > 0:
-            raise UsageError(f"scale {self.factor}: a factor is above 0")
+        if not (isfinite(self.factor) and self.factor > 0):
+            raise UsageError(f"scale {self.factor}: a factor is above 0, and finite")
 
     @property
     def motion(self) -> Motion:

@@ -104,6 +104,10 @@ class LayerScan:
         """The same, with nothing held."""
         if not self.held:
             return self
+        with torch.autocast("cpu", enabled=False):  # in which a scan may be asked for
+            return self._counted()
+
+    def _counted(self) -> LayerScan:
         peaks = Peaks.joined(self.held)
         own = replace(self, held=()).to(peaks.scores.device)
         spectrum = own.spectrum
@@ -120,6 +124,10 @@ class LayerScan:
 
     def merge(self, other: LayerScan) -> LayerScan:
         """This layer over its images and over others."""
+        with torch.autocast("cpu", enabled=False):
+            return self._merged(other)
+
+    def _merged(self, other: LayerScan) -> LayerScan:
         spectrum = None
         if self.spectrum is not None and other.spectrum is not None:
             spectrum = self.spectrum.merge(other.spectrum)
