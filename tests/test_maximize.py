@@ -495,3 +495,12 @@ def test_the_spectrum_that_comes_with_zfmini_is_that_of_its_images() -> None:
     covariance = own.colors @ own.colors.T
     pixels = torch.cat([images[i].flatten(1) for i in range(len(images))], dim=1)
     torch.testing.assert_close(covariance, pixels.cov(), rtol=0.1, atol=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_networks_of_half_precision_are_driven_in_single(dtype: torch.dtype) -> None:
+    units = [Unit("conv3", 4), 3]
+    made = maximize(load_model("zfmini").to(dtype), units, steps=4, preprocess=MINI_PREPROCESS)
+    expected = maximize(load_model("zfmini"), units, steps=4, preprocess=MINI_PREPROCESS)
+    assert made.images.dtype == torch.float32
+    torch.testing.assert_close(made.activations, expected.activations, rtol=0.1, atol=0.1)
