@@ -28,8 +28,8 @@ def images() -> Images:
 
 def planted() -> nn.Module:
     """Units 0, 4 and 6 of layer 0 look at red, brighter or darker or twice as much; 2 is dead, 5 the same
-    in all images. Unit 1 of layer 1 is unit 3 of layer 0."""
-    first, second = nn.Conv2d(3, 7, 1), nn.Conv2d(7, 2, 1)
+    in all images; 7 is dead and looks at red. Unit 1 of layer 1 is unit 3 of layer 0."""
+    first, second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
     with torch.no_grad():
         first.weight.zero_()
         first.bias.zero_()
@@ -39,7 +39,8 @@ def planted() -> nn.Module:
             first.weight[unit, channel] = weight
         first.bias[2] = -9.0
         first.bias[5] = 1.0
-        first.weight[6, 0] = -1.0
+        first.weight[6, 0], first.bias[6] = -1.0, 0.01
+        first.weight[7, 0], first.bias[7] = 1.0, -2.0
         second.weight[0, 0], second.weight[1, 3] = 1.0, 1.0
     return nn.Sequential(first, second)
 
@@ -64,6 +65,14 @@ def test_units_that_do_not_vary_are_correlated_with_none(result: Scan) -> None:
     assert result.correlated(Unit("0", 2)) == []
     others = [other.unit.channel for other in result.correlated(Unit("0", 0), 9)]
     assert sorted(others) == [1, 3, 4, 6]
+
+
+def test_dead_units_are_correlated_with_none(result: Scan) -> None:
+    assert result["0"].statistics.dead.nonzero().flatten().tolist() == [2, 7]
+    assert result["0"].maxima.scores[:, 7].std() > 0.1
+    for unit in (Unit("0", 0), Unit("1", 0)):
+        others = result.correlated(unit, 9, layers="0, 1")
+        assert Unit("0", 7) not in [other.unit for other in others]
 
 
 def test_correlations_are_those_of_numpy(result: Scan) -> None:
@@ -162,8 +171,8 @@ def test_what_is_not_there_is_refused(result: Scan) -> None:
         result.correlated(Unit("2", 0))
     with pytest.raises(LayerError, match="no layer '2'"):
         result.correlated(Unit("0", 0), layers="2")
-    with pytest.raises(UnitError, match="channel 7"):
-        result.correlated(Unit("0", 7))
+    with pytest.raises(UnitError, match="channel 8"):
+        result.correlated(Unit("0", 8))
     with pytest.raises(UnitError, match=r"at \(0, 0\)"):
         result.correlated(Unit("0", 0, at=(0, 0)))
     with pytest.raises(UsageError, match="n=0"):

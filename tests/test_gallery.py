@@ -705,6 +705,10 @@ def test_units_have_the_numbers_of_the_scan(built: Path, made: Made) -> None:
     index = network(built)["layers"][1]["units"]
     assert index[3] == [3, None, []]
     assert index[5][2] == result["conv2"].top.images[5].tolist()
+    units = data_of(built / "layer-001.html")["sides"][0]["units"]
+    shared = [unit["label"] if unit["share"] > 0.25 else None for unit in units]
+    assert [row[1] for row in index] == shared, "no class of which there is one exemplar"
+    assert None in [row[1] for row in index if row[2]]
 
 
 def test_the_class_that_dominates_by_hand() -> None:

@@ -835,7 +835,7 @@ def test_only_tiles_near_the_view_are_loaded(opened: Callable[..., Tab], large: 
     tab = opened(large)
     page = tab.go("layer-000.html")
     tab.wait(NEAR_DRAWN)
-    assert page.inner_text("#count") == "2048 units, 32 of them dead and shown last"
+    assert page.inner_text("#count") == "2,048 units, 32 of them dead and shown last"
     first = tab.scripts()
     assert 8 <= len(first) <= 200
     assert max(first) <= 250
@@ -971,6 +971,13 @@ def test_matched_units_face_each_other_under_their_own_numbers(
     gallery.build(scan_of, model, images, tmp_path / "other", rules=RULES, title="the other")
     gallery.compare([small, tmp_path / "other"], tmp_path / "both", match=True)
     tab = opened(tmp_path / "both")
+    page = tab.go("index.html")
+    strips = page.locator(".layer:nth-child(2) .strip")
+    ours, theirs = (strips.nth(i).locator("a span").all_inner_texts() for i in (0, 1))
+    assert [int(unit) for unit in theirs] == [19 - int(unit) for unit in ours]
+    second = strips.nth(1).locator("a").first
+    assert second.get_attribute("aria-label") == f"unit {theirs[0]}"
+    assert (second.get_attribute("href") or "").endswith(f"#unit-{ours[0]}")
     page = tab.go("layer-001.html")
     assert "19 of its 20 units" in page.inner_text("main > .lead")
     faces = "[...document.querySelectorAll('li[data-unit=\"5\"] .picture')]"
@@ -995,6 +1002,27 @@ def test_matched_units_face_each_other_under_their_own_numbers(
     page.set_viewport_size(PHONE)
     wide, screen = page.evaluate(OVERFLOW)
     assert wide <= screen == 390
+
+
+def test_where_the_first_is_dead_a_tile_says_what_another_does(
+    opened: Callable[..., Tab], small: Path, tmp_path: Path
+) -> None:
+    model, images, _ = tiny()
+    with torch.no_grad():
+        model.conv2.bias[3] = 0  # type: ignore[operator, union-attr]
+    other = scan(model, images, ["conv2"], k=4, batch_size=8)
+    gallery.build(other, model, images, tmp_path / "other", rules=RULES, title="the other")
+    gallery.compare([small, tmp_path / "other"], tmp_path / "both")
+    tab = opened(tmp_path / "both")
+    page = tab.go("layer-000.html")
+    unit = json.loads((tmp_path / "other/layers/000/units.json").read_text())[3]
+    note = page.evaluate(
+        f"((unit) => featviz.dominant(unit) || featviz.number(unit.max))({json.dumps(unit)})"
+    )
+    assert page.inner_text("li[data-unit='3'] .name span") == note
+    words = page.get_attribute("li[data-unit='3'] a", "aria-label") or ""
+    most = page.evaluate("featviz.number({})".format(unit["max"]))
+    assert f"strongest response {most}" in words
 
 
 def test_a_half_made_gallery_is_browsed(
@@ -1152,6 +1180,29 @@ def test_the_front_page_marks_layers_whose_pictures_say_little(
     page.wait_for_selector("main .trust:visible")
 
 
+def test_a_comparison_marks_the_pictures_of_each_side(
+    opened: Callable[..., Tab], alike: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(alike, tmp_path / "again")
+    gallery.compare([alike, tmp_path / "again"], tmp_path / "both")
+    tab = opened(tmp_path / "both")
+    page = tab.go("index.html")
+    marks = page.locator(".layer .mark").all_inner_texts()
+    assert len(marks) == 2
+    assert all("deconvnet hardly tells units (1.00)" in mark for mark in marks)
+    assert "again" in marks[1]
+    for choice, layers in (("apart", 0), ("alike", 1)):
+        page.select_option("#which", choice)
+        assert page.locator(".layers > li:visible").count() == layers
+    tab.go("layer-000.html")
+    assert page.locator("main .trust:visible").count() == 2
+    page.click("#rule >> text=lrp")
+    assert "deconvnet" not in " ".join(page.locator("main .trust:visible").all_inner_texts())
+    tab.go("layer-000.html#unit-1")
+    page.wait_for_selector(OPEN)
+    assert page.locator("#unit .trust").count() == 0, "they are beside the pictures"
+
+
 # --- where a unit responds in its images
 
 
@@ -1218,6 +1269,28 @@ def test_an_exemplar_opens_large_and_closes_alone(
     assert not page.is_visible("#large")
     assert page.is_visible(OPEN)
     assert page.inner_text("#unit-title") == "conv2 · unit 5"
+
+
+def test_an_exemplar_that_is_large_goes_with_its_unit(tab: Tab) -> None:
+    page = tab.go("layer-001.html")
+    page.click("li[data-unit='5'] a")
+    page.click("#unit .exemplars .boxed >> nth=1")
+    page.wait_for_selector("#large[open]")
+    page.keyboard.press("/")
+    searched(page, "conv2 9")
+    page.keyboard.press("Enter")
+    tab.wait("document.querySelector('#unit-title').textContent === 'conv2 · unit 9'")
+    assert not page.is_visible("#large")
+    page.click("#unit .exemplars .boxed >> nth=1")
+    page.wait_for_selector("#large[open]")
+    page.go_back()
+    tab.wait("document.querySelector('#unit-title').textContent === 'conv2 · unit 5'")
+    assert not page.is_visible("#large")
+    page.click("#unit .exemplars .boxed >> nth=1")
+    page.wait_for_selector("#large[open]")
+    page.go_back()
+    tab.wait(f"!document.querySelector('{OPEN}')")
+    assert not page.is_visible("#large")
 
 
 def test_a_first_layer_shows_its_filter_once(tab: Tab) -> None:
@@ -1309,6 +1382,56 @@ def test_units_are_picked_shown_side_by_side_and_shared(
     assert "list" not in page.url
 
 
+def test_what_is_picked_and_chosen_in_a_panel_stays_when_it_closes(tab: Tab) -> None:
+    page = tab.go("layer-001.html")
+    page.click("li[data-unit='7'] a")
+    page.wait_for_selector(OPEN)
+    page.click("#unit button:has-text('Pick')")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("x")
+    page.click("#unit-show >> text=patches")
+    for leave in (lambda: page.keyboard.press("Escape"), page.go_back):
+        leave()
+        tab.wait(f"!document.querySelector('{OPEN}')")
+        tab.wait("location.hash === '#show=patch&list=7%2C8'")
+        assert page.inner_text("#list-count") == "2 units picked: 7, 8"
+        assert page.evaluate("document.querySelector('#show input:checked').value") == "patch"
+        page.click("li[data-unit='7'] a")
+        page.wait_for_selector(OPEN)
+    page.reload()
+    page.wait_for_selector(OPEN)
+    page.keyboard.press("x")
+    page.keyboard.press("Escape")
+    tab.wait("location.hash === '#show=patch&list=8'")
+
+
+def test_where_picked_units_alone_are_shown_others_go(tab: Tab) -> None:
+    page = tab.go("layer-001.html#only=picked&list=4,5,6")
+    page.click("li[data-unit='5'] .pick input")
+    assert tab.units() == [4, 6]
+    assert page.inner_text("#count") == "2 of 20 units"
+    page.click("li[data-unit='4'] a")
+    page.wait_for_selector(OPEN)
+    page.keyboard.press("x")
+    page.keyboard.press("ArrowRight")
+    tab.at("#unit-6")
+    page.keyboard.press("Escape")
+    tab.wait("document.querySelector('#count').textContent === '1 of 20 units'")
+    assert tab.units() == [6]
+
+
+def test_escape_in_the_filter_shows_all_again(tab: Tab) -> None:
+    page = tab.go("layer-001.html")
+    page.click("#filter")
+    page.keyboard.type("no such thing")
+    tab.wait("location.hash.includes('filter=no')")
+    page.keyboard.press("Escape")
+    assert page.input_value("#filter") == ""
+    assert len(tab.units()) == 20
+    assert page.evaluate("document.activeElement.id") == ""
+    tab.wait("location.hash === ''")
+
+
 def test_notes_stay_in_the_browser_and_are_exported(tab: Tab) -> None:
     page = tab.go("layer-001.html#unit-5")
     page.fill("#note", "edges? / <b>x</b>")
@@ -1352,6 +1475,16 @@ def test_units_are_filtered_by_class_and_kind(tab: Tab, result: Scan) -> None:
     page.select_option("#which", "dead")
     assert page.locator(".layers > li:visible h2").all_inner_texts() == ["conv2"]
     assert page.inner_text("#layer-count") == "1 layer"
+
+
+def test_search_names_a_class_as_the_page_does(tab: Tab) -> None:
+    page = tab.go("layer-001.html")
+    named = page.evaluate("featviz.page.data.sides[0].units.map(featviz.dominant)")
+    assert "" in named[:3] + named[4:], "a living unit whose exemplars have no class in common"
+    page.keyboard.press("/")
+    for unit, label in enumerate(named):
+        searched(page, f"conv2 {unit}")
+        assert page.inner_text("#results a span >> nth=0") == label
 
 
 def test_a_layer_is_reached_by_its_name(tab: Tab) -> None:
@@ -1419,6 +1552,21 @@ def test_front_and_layer_pages_are_printed_with_their_pictures(tab: Tab) -> None
     drawn = "[...document.querySelectorAll('#tiles .picture:not(.dead)')].every((picture) => picture.style.backgroundImage)"
     assert page.evaluate(drawn)
     assert printed(page)[1] > 5_000
+
+
+def test_the_page_of_an_image_is_printed_with_all_patches(tab: Tab) -> None:
+    tab.page.set_viewport_size({"width": 1280, "height": 300})
+    page = tab.go("image.html#image-2")
+    page.wait_for_selector(PICTURED)
+    page.evaluate("print = () => { document.title = 'printed'; }")
+    patches = "[...document.querySelectorAll('.liked')]"
+    assert not page.evaluate(f"{patches}.every((own) => own.style.backgroundImage)")
+    page.click("#print")
+    tab.wait("document.title === 'printed'")
+    assert page.evaluate(f"{patches}.every((own) => own.style.backgroundImage)")
+    page.emulate_media(media="print")
+    inside = "(own) => getComputedStyle(own).breakInside"
+    assert page.eval_on_selector(PICTURED, inside) == "avoid"
 
 
 # --- for who reads by ear or without a mouse
@@ -1533,6 +1681,28 @@ def test_a_unit_leads_to_those_that_it_is_made_of(
     assert page.locator(f"{OPEN} .made-of .links li").count() == len(shown)
 
 
+def test_a_dead_unit_that_adds_to_another_has_no_picture(
+    opened: Callable[..., Tab], tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.LeakyReLU(0.5), nn.Conv2d(2, 1, 1))
+    with torch.no_grad():
+        for convolution in (model[0], model[2]):
+            convolution.weight.fill_(1.0)
+            convolution.bias.zero_()
+        model[0].bias[1] = -4.0
+        model[2].bias[0] = 2.0
+    images = hostile_images(8)
+    result = scan(model, images, ["0", "2"], k=2)
+    gallery.build(result, model, images, tmp_path, rules=["deconvnet"])
+    assert result["0"].statistics.dead.tolist() == [False, True]
+    tab = opened(tmp_path)
+    page = tab.go("layer-001.html#unit-0")
+    page.wait_for_selector(f"{OPEN} .alike .links")
+    links = page.locator(f"{OPEN} .made-of .links a")
+    assert [text.split()[1:] for text in links.all_inner_texts()] == [["0", "0"], ["0", "1"]]
+    assert [links.nth(i).locator(".picture").count() for i in (0, 1)] == [1, 0]
+
+
 def test_a_unit_leads_to_those_that_respond_to_the_same_images(
     opened: Callable[..., Tab], small: Path, result: Scan
 ) -> None:
@@ -1551,6 +1721,11 @@ def test_a_unit_leads_to_those_that_respond_to_the_same_images(
     ]
     tab.wait(f"document.querySelector('{OPEN} .alike .picture').style.backgroundImage !== ''")
     assert rows.first.locator("a").count() == 6
+    others = rows.last.locator("a[href^='layer-000'] .picture")
+    assert others.count() > 0
+    for i in range(others.count()):  # tiles of 3 pixels, where this layer has 8
+        assert others.nth(i).get_attribute("class") == "picture crisp"
+        assert others.nth(i).evaluate("(own) => getComputedStyle(own).aspectRatio") == "7 / 7"
     link.click()
     tab.at(f"layer-001.html#unit-{first.unit.channel}")
     tab.wait(f"document.querySelector('#unit-title').textContent.endsWith(' {first.unit.channel}')")
@@ -1583,6 +1758,7 @@ def test_a_unit_shows_its_images_from_the_weakest_to_the_strongest(
     )
     assert pictures.count() > 20
     shown = page.locator(f"{OPEN} .classes .label").all_text_contents()
+    assert page.locator(f"{OPEN} .classes .gap").count() == 0
     assert sorted(shown) == sorted(text(label) for label in LABELS)
     bars = f"[...document.querySelectorAll('{OPEN} .classes .extent span')].map((bar) => bar.offsetWidth)"
     widths = page.evaluate(bars)
@@ -1716,6 +1892,47 @@ def test_where_not_all_exemplars_have_a_page_the_others_are_no_links(
     page.wait_for_selector(OPEN)
     own = result["conv2"].top.images[5].tolist()
     assert page.locator("#unit .key a").count() == len(set(own) & set(pages))
+
+
+def test_of_many_classes_the_gap_is_marked(opened: Callable[..., Tab], tmp_path: Path) -> None:
+    model, images, _ = tiny()
+    images = images.labelled({key: f"class {i:02d}" for i, key in enumerate(images.keys)})
+    own = scan(model, images, ["conv1"], k=1, spectrum=True)
+    gallery.build(own, model, images, tmp_path, rules=["guided"], channels=[0])
+    tab = opened(tmp_path)
+    page = tab.go("layer-000.html#unit-0")
+    page.wait_for_selector(f"{OPEN} .classes")
+    rows = page.locator(f"{OPEN} .classes li")
+    assert rows.count() == 11
+    assert rows.nth(5).inner_text() == "… 14 more …"
+    page = tab.go("images.html")
+    assert page.inner_text("#image-count") == "1 image"
+    assert "exemplars" not in page.inner_text("#of-images"), "the other images are no exemplars"
+
+
+@pytest.mark.parametrize("viewport", [{"width": 1280, "height": 900}, PHONE])
+def test_an_image_is_larger_than_those_of_its_units(
+    opened: Callable[..., Tab], small: Path, viewport: dict[str, int]
+) -> None:
+    tab = opened(small, viewport=viewport)
+    page = tab.go("image.html#image-2")
+    page.wait_for_selector(PICTURED)
+    width = "(own) => own.getBoundingClientRect().width"
+    assert page.eval_on_selector("#subject img", width) == 288
+    assert page.eval_on_selector(".pictured img", width) < 200
+    page.evaluate("featviz.image.get(2)[1] = 'a_name/that_goes_on'")
+    tab.go("image.html#image-3")
+    tab.go("image.html#image-2")
+    tab.wait("document.querySelectorAll('h1 wbr').length === 4")
+
+
+def test_numbers_are_written_as_they_are(tab: Tab) -> None:
+    page = tab.go("index.html")
+    for share, words in ((1, "100%"), (0.9982, "99%"), (0.5, "50%"), (0.004, "below 1%")):
+        assert page.evaluate(f"featviz.percent({share})") == words
+    assert page.evaluate("featviz.counted(1280, 'unit')") == "1,280 units"
+    for value, words in ((-0.003, "0.00"), (-0.25, "−0.25"), (0.25, "0.25")):
+        assert page.evaluate(f"featviz.signed({value}, 2)") == words
 
 
 def test_a_panel_shows_the_image_that_drives_its_unit(

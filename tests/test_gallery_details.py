@@ -97,6 +97,7 @@ def test_of_many_classes_those_at_either_end_are_there(tmp_path: Path) -> None:
     order = sorted(means, key=lambda label: -means[label])
     names = [label for label, _, _ in details_of(tmp_path / "layers/000", 0)["classes"]]
     assert names == order[:5] + order[-5:]
+    assert details_of(tmp_path / "layers/000", 0)["of_classes"] == 24
 
 
 def test_a_scan_without_its_spectrum_shows_none(tmp_path: Path) -> None:
@@ -170,6 +171,50 @@ def test_matches_are_those_of_the_measure(tmp_path: Path) -> None:
     matching = match_units(scans[0]["conv1"], scans[1]["conv1"])
     units = data_of(tmp_path / "both/layer-000.html")["sides"][1]["units"]
     assert [unit.get("own", -1) for unit in units] == matching.units.tolist()
+
+
+def test_dead_units_face_none(tmp_path: Path) -> None:
+    """Also where their responses, below zero, vary as those of others do."""
+    models = [Tiny(), Tiny(1)]
+    with torch.no_grad():
+        for model in models:
+            model.conv2.bias[3] = -400.0
+    folders = [made(model, tmp_path / str(i), ["conv2"]) for i, model in enumerate(models)]
+    result = scan(models[0], hostile_images(), ["conv2"], k=2)["conv2"]
+    assert result.statistics.dead[3]
+    assert result.maxima.scores[:, 3].unique().numel() > 2
+    gallery.compare(folders, tmp_path / "both", match=True)
+    sides = data_of(tmp_path / "both/layer-000.html")["sides"]
+    assert sides[0]["units"][3]["dead"]
+    for unit, other in zip(*(side["units"] for side in sides), strict=True):
+        assert other.get("unmatched", False) == unit["dead"]
+        assert other.get("own") != 3
+    assert "19 of its 20 units" in (tmp_path / "both/layer-000.html").read_text()
+
+
+def test_a_layer_of_dead_units_faces_none(tmp_path: Path) -> None:
+    model = Tiny()
+    with torch.no_grad():
+        model.conv2.bias[:] = -400.0
+    folders = [
+        made(Tiny(), tmp_path / "one", ["conv2"]),
+        made(model, tmp_path / "other", ["conv2"]),
+    ]
+    for first, second in (folders, folders[::-1]):
+        gallery.compare([first, second], tmp_path / "both", match=True)
+        units = data_of(tmp_path / "both/layer-000.html")["sides"][1]["units"]
+        assert all(unit["unmatched"] for unit in units)
+
+
+def test_each_side_says_what_its_tiles_show(tmp_path: Path) -> None:
+    folders = [made(Tiny(seed), tmp_path / str(seed), ["conv2"]) for seed in (0, 1)]
+    record = json.loads((folders[1] / "gallery.json").read_text())
+    record["layers"][0]["effective"] = "4 × 5 px"
+    (folders[1] / "gallery.json").write_text(json.dumps(record))
+    gallery.compare(folders, tmp_path / "both")
+    text = (tmp_path / "both/layer-000.html").read_text()
+    assert text.count("1: tiles show the middle 4 × 5 px") == 1
+    assert "0: tiles" not in text
 
 
 def test_layers_of_other_names_face_the_most_alike(tmp_path: Path) -> None:

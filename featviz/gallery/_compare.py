@@ -38,9 +38,9 @@ def compare(galleries: Sequence[str | Path], out: str | Path, *, match: bool = F
         match: show beside each unit of the first gallery those units of the others that respond most
             alike, with the correlation, as of `featviz.measures.match_units` over the images of
             ``layer_scan.maxima``: the same number means nothing where networks were trained from other
-            seeds. Layers are those of the same name; of networks that have none in common, each of the
-            first beside that of the others whose responses are most alike, by `featviz.measures.cka`.
-            False: units of the same number.
+            seeds. Dead units are matched with none. Layers are those of the same name; of networks that
+            have none in common, each of the first beside that of the others whose responses are most
+            alike, by `featviz.measures.cka`. False: units of the same number.
 
     Returns:
         The path of the front page.
@@ -201,7 +201,7 @@ def _images(galleries: Galleries) -> list[list[Any]]:
 def _write_layer(out: Path, about: Record, i: int, facing: Facing, galleries: Galleries) -> Record:
     """Write the strips and the page of a layer, and return its part of the record."""
     entry = dict(galleries[0].layers[facing.layers[0]])
-    for key in ("trust", "effective"):  # which are of one gallery, and the page is of all
+    for key in ("trust", "effective"):  # which are of one gallery, and said of each side
         entry.pop(key, None)
     rows = [unit for unit in facing.units[0] if unit is not None]
     entry |= _of_units(entry, rows)
@@ -232,6 +232,9 @@ def _write_layer(out: Path, about: Record, i: int, facing: Facing, galleries: Ga
         sides.append(side)
         counts = {key: own[key] for key in ("dead", "fallbacks", "exemplars")}
         numbers = {"folder": folder, "strip": entry["strip"], "title": title}
+        numbers["names"] = [_name(unit) for unit in strip]
+        numbers["marks"] = side["marks"]
+        numbers["effective"] = own.get("effective", "")
         entry["strips"].append(numbers | counts | _matches(facing, k, own["channels"]))
     matched = any("matched" in strip for strip in entry["strips"])
     site.layer_page(out, about, entry, {**layers[0], "matched": matched, "sides": sides})
@@ -252,6 +255,13 @@ def _units(numbers: list[Record], facing: Facing, k: int) -> list[Record]:
         else:
             units.append({**of_unit[own], "unit": unit, "own": own, "match": correlation})
     return units
+
+
+def _name(unit: Record) -> str:
+    """What stands below the picture of a unit on the front page: its number in its own gallery."""
+    if unit.get("unmatched"):
+        return "no match"
+    return str(unit.get("own", unit["unit"]))
 
 
 _NONE: Record = {

@@ -42,7 +42,8 @@ class Details:
 
     def of(self, channel: int) -> Record:
         """Those of a unit: correlations of units as [layer, unit, correlation]; images as [index, score],
-        weakest first; classes as [label, mean, images], those of the highest mean first."""
+        weakest first; classes as [label, mean, images], those of the highest mean first, and how many
+        there are in all."""
         row = self._row_of[channel]
         details: Record = {
             "over": len(self._scan.maxima.images),
@@ -52,6 +53,7 @@ class Details:
         if self._scan.spectrum is not None:
             details["spectrum"] = self._spectrum(self._scan.spectrum, channel)
             details["classes"] = self._classes(self._scan.spectrum, channel)
+            details["of_classes"] = len(self._labels)
         return details
 
     def _spectrum(self, spectrum: Spectrum, channel: int) -> Record:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from featviz.errors import RecordError, first_line
@@ -149,7 +150,7 @@ def _common_maxima(
 
 
 def _matched(galleries: Sequence[Gallery], layers: list[str]) -> Facing:
-    """The units of a layer of each gallery, matched with those of the first."""
+    """The units of a layer of each gallery, matched with those of the first: the living with the living."""
     first, *others = galleries
     shown = first.shown(layers[0])
     sample = first.maxima(layers[0])
@@ -158,11 +159,20 @@ def _matched(galleries: Sequence[Gallery], layers: list[str]) -> Facing:
     for other, name in zip(others, layers[1:], strict=True):
         theirs = other.shown(name)
         rows, other_rows = common_rows(sample, other.maxima(name))
-        matching = match_units(rows[:, shown], other_rows[:, theirs])
+        matching = match_units(
+            _of_shown(first, layers[0], rows), _of_shown(other, name, other_rows)
+        )
         units.append([None if i < 0 else theirs[i] for i in matching.units.tolist()])
         pairs = zip(matching.units.tolist(), matching.correlations.tolist(), strict=True)
         correlations.append([None if i < 0 else round(value, 3) for i, value in pairs])
     return Facing(layers, units, correlations)
+
+
+def _of_shown(gallery: Gallery, name: str, scores: Tensor) -> Tensor:
+    """The scores (images, units) of the units of a layer that a gallery shows. Those of dead ones, which
+    have no exemplars, are 0: what does not vary is matched with none."""
+    living = torch.tensor([bool(images) for _, _, images in gallery.layers[name]["index"]])
+    return torch.where(living, scores[:, gallery.shown(name)], scores.new_zeros(()))
 
 
 def _named(galleries: Sequence[Gallery]) -> str:

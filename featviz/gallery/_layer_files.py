@@ -85,6 +85,7 @@ class Work:
         self._write_images(units.images)
         _write_strip(units)
         entry["strip"] = sorted(units.columns)
+        entry["tile"] = list(self._tile_size(layer_scan))
         entry["index"] = units.index
         entry["fallbacks"] = units.fallbacks
         entry["exemplars"] = units.exemplars

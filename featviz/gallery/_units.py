@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from featviz.attached import modules_of
 from featviz.gallery import sprites
 from featviz.gallery._details import Details
+from featviz.gallery.numbers import dominant
 from featviz.patterns import split_call
 from featviz.records.exemplars import Exemplars
 from featviz.records.likeness import Likeness
@@ -73,11 +74,11 @@ class Units:
 
     @property
     def index(self) -> list[list[Any]]:
-        """What search reads of each: number, label and images."""
+        """What search reads of each: number, class and images."""
         index = []
         for unit in self.numbers:
             images = [exemplar["image"] for exemplar in unit["exemplars"]]
-            index.append([unit["unit"], unit["label"], images])
+            index.append([unit["unit"], dominant(unit), images])
         return index
 
 

@@ -161,6 +161,12 @@ def dominating(labels: list[str | None]) -> tuple[str | None, float]:
     return label, count / len(labels)
 
 
+def dominant(unit: dict[str, Any]) -> str | None:
+    """The class that dominates a unit's exemplars, where at least two of them share it, as pages name it."""
+    label: str | None = unit["label"]
+    return label if unit["share"] * len(unit["exemplars"]) > 1.5 else None
+
+
 def standing_out(units: list[dict[str, Any]], n: int) -> list[int]:
     """The n units that stand out: dominated most by a single class, then with the strongest
     response farthest above their mean; a second unit of a class only after the first of each.

@@ -169,6 +169,8 @@ _SIDE = {
     "strip": _INTEGERS,
     "title": fields.text,
 }
+_SIDE_SAYS = {"names": _TEXTS, "marks": fields.texts, "effective": fields.text}
+"""What comparisons of earlier versions do not have."""
 
 
 def _check_record(record: fields.Entry) -> None:
@@ -215,7 +217,9 @@ def _check_layer(layer: fields.Entry) -> None:
         channel(f"{layer.name}.index", number)
         fields.optional_text(f"{layer.name}.index", label)
         _INTEGERS(f"{layer.name}.index", images)
-    if "effective" in layer.value:  # a comparison has neither this nor what follows
+    if "tile" in layer.value:
+        layer.take("tile", fields.list_of(_INTEGER, 2))
+    if "effective" in layer.value:  # a comparison has these of each side
         layer.take("effective", fields.text)
     if "shown" in layer.value:
         layer.take("shown", fields.integer(1, layer.value["channels"]))
@@ -224,7 +228,8 @@ def _check_layer(layer: fields.Entry) -> None:
             badge.check(_TRUST)
     if "strips" in layer.value:
         for side in layer.take("strips", fields.list_of(fields.entry, *_SIDES)):
-            side.check(_SIDE | _COUNTS)
+            own = {key: check for key, check in _SIDE_SAYS.items() if key in side.value}
+            side.check(_SIDE | _COUNTS | own)
 
 
 def strict_json(value: Any, **options: Any) -> str:
@@ -239,7 +244,7 @@ def strict_json(value: Any, **options: Any) -> str:
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN')  # texts are passed over
 _STRICT = {"Infinity": "1e999", "-Infinity": "-1e999", "NaN": "null"}
 _PAGES.policies["json.dumps_function"] = strict_json
-_PAGES.filters |= {"summary": _trust.summary, "mark": _trust.mark}
+_PAGES.filters |= {"summary": _trust.summary, "mark": _trust.mark, "cosine": _trust.cosine}
 _PAGES.globals |= {"HIGH": HIGH, "scripts": _SCRIPTS}
 
 
@@ -395,5 +400,5 @@ def _index(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _index_of_layer(layer: dict[str, Any]) -> dict[str, Any]:
-    keys = ("name", "page", "folder")
-    return {key: layer[key] for key in keys} | {"units": layer.get("index")}
+    keys = ("name", "page", "folder", "tile")
+    return {key: layer[key] for key in keys if key in layer} | {"units": layer.get("index")}

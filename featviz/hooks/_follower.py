@@ -139,7 +139,10 @@ class Follower:
         for target in self.wanted:
             if target.name not in names:
                 times = self.calls[target.path]
-                compiled = " (code that was compiled before the block calls none)"
+                compiled = (
+                    " (code that was compiled before the block calls none, and a module around it may take "
+                    "its weights without calling it, as MultiheadAttention does)"
+                )
                 raise LayerError(
                     f"layer {target.name!r} took no part in this forward: its module was called "
                     f"{times} times, counted from @0{'' if times else compiled}"

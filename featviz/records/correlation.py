@@ -75,13 +75,14 @@ def most_correlated(
     own: LayerScan, channels: Sequence[int], others: Sequence[LayerScan], n: int
 ) -> MostCorrelated:
     """The units of other layers, or of its own, that respond to the same images as some units of a
-    layer; a unit itself is not among them."""
+    layer; a unit itself is not among them, nor are dead ones, which respond to none."""
     names = [other.layer.name for other in others]
     none = torch.zeros(len(channels), 0)
     best = MostCorrelated(names, none.double(), none.long(), none.long())
     for i, other in enumerate(others):
         first, second = common_rows(own.maxima, other.maxima)
         values = correlations(first[:, list(channels)], second)
+        values[:, other.statistics.dead] = torch.nan
         if other.layer.name == own.layer.name:
             values[torch.arange(len(channels)), list(channels)] = torch.nan
         best = _best(best, i, values, n)

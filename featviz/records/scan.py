@@ -235,7 +235,8 @@ class Scan(Mapping[str, LayerScan]):
 
         Returns:
             Highest correlation first, then in the order of layers and of channels; fewer than n where
-            fewer units vary, and none if the unit itself does not. The unit is not among them.
+            fewer units vary, and none if the unit itself does not. Neither the unit nor dead ones are
+            among them.
 
         Raises:
             LayerError: a layer is not in the scan.

@@ -36,11 +36,21 @@ featviz.address = (() => {
     return unit ?? (beside ? BESIDE : "");
   };
 
-  /** Show what the address asks for. What it does not name is as it was, unless this page wrote the address. */
+  /** Show what the address asks for as the page opens. What it does not name is as it was, unless this page wrote the address. */
+  function begin() {
+    const { chosen } = parsed();
+    featviz.setChoices(chosen, history.state?.written || Object.keys(chosen).length);
+    show();
+  }
+  /** Show what another address of this page asks for. One that the page wrote is older than what is chosen now, which stays. */
   function follow() {
-    const { unit, beside, chosen } = parsed();
-    const complete = history.state?.written || Object.keys(chosen).length;
-    featviz.setChoices(chosen, complete);
+    const { chosen } = parsed();
+    if (!history.state?.written) featviz.setChoices(chosen, Object.keys(chosen).length);
+    show();
+  }
+  /** Show the unit or the list that the address names, or the page alone. */
+  function show() {
+    const { unit, beside } = parsed();
     const view = unit in featviz.page.items ? unit : beside && featviz.page.list.length ? BESIDE : "";
     write(view);
     featviz.unit.show(view);
@@ -73,5 +83,5 @@ featviz.address = (() => {
     if (layer) location.replace(layer.page + (asked.has("unit") ? `#unit-${Number(asked.get("unit"))}` : ""));
   }
 
-  return { BESIDE, of, follow, write, writeSoon, enter, leave, byName };
+  return { BESIDE, of, begin, follow, write, writeSoon, enter, leave, byName };
 })();

@@ -1,7 +1,7 @@
 // Which units a page shows, and in which order.
 "use strict";
 featviz.arrange = (() => {
-  const { $, make, counted, dominant, image, isDead } = featviz;
+  const { $, make, grouped, counted, dominant, image, isDead } = featviz;
 
   /** What the filter looks in: a unit's number, and the names and labels of its images. */
   function words(unit) {
@@ -49,10 +49,10 @@ featviz.arrange = (() => {
     $("#count").textContent = count(page.order, page.data.channels ?? page.items.length);
   }
   function count(order, all) {
-    if (!order.length) return `0 of ${all} units: nothing matches the filter`;
+    if (!order.length) return `0 of ${counted(all, "unit")}: nothing matches the filter`;
     const dead = order.filter(isDead).length;
-    const shown = order.length === all ? `${all} units` : `${order.length} of ${all} units`;
-    return dead ? `${shown}, ${dead} of them dead and shown last` : shown;
+    const shown = order.length === all ? counted(all, "unit") : `${grouped(order.length)} of ${counted(all, "unit")}`;
+    return dead ? `${shown}, ${grouped(dead)} of them dead and shown last` : shown;
   }
 
   /** The classes that dominate units of this layer, each with how many. */

@@ -25,8 +25,18 @@ const featviz = (() => {
   const number = (value) => value === null ? "not a number" : Number(value.toPrecision(4)).toLocaleString("en", { maximumSignificantDigits: 4 });
   /** The class that dominates a unit's exemplars, where at least two of them share it. */
   const dominant = (unit) => (unit.label && unit.share * unit.exemplars.length > 1.5 ? unit.label : "");
-  const percent = (share) => (share > 0 && share < 0.01 ? "below 1%" : Math.round(100 * share) + "%");
-  const counted = (n, thing) => `${n} ${thing}${n === 1 ? "" : "s"}`;
+  /** A share in words, in which only all of it is 100%. */
+  function percent(share) {
+    if (share > 0 && share < 0.01) return "below 1%";
+    return (share < 1 ? Math.min(99, Math.round(100 * share)) : Math.round(100 * share)) + "%";
+  }
+  /** So many digits behind the point, with a sign where they are below zero. */
+  function signed(value, digits) {
+    const size = Math.abs(value).toFixed(digits);
+    return (value < 0 && Number(size) ? "−" : "") + size;
+  }
+  const grouped = (n) => n.toLocaleString("en"); // 1,280
+  const counted = (n, thing) => `${grouped(n)} ${thing}${n === 1 ? "" : "s"}`;
   /** Whether a text, in small letters, holds another: a space may stand for an underscore, a hyphen or a dot. */
   const even = (text) => text.replace(/[\s_.-]+/g, " ");
   const holds = (text, wanted) => text.includes(wanted) || even(text).includes(even(wanted));
@@ -142,8 +152,14 @@ const featviz = (() => {
   }
   const isDead = (unit) => page.data.sides.every((side) => side.units[unit].dead);
 
+  /** A unit as the first side shows it in which it is not dead. */
+  function firstLiving(data, unit) {
+    const units = data.sides.map((side) => side.units[unit]);
+    return units.find((own) => !own.dead) || units[0];
+  }
   function tile(data, unit) {
-    const note = matches(data, unit) || dominant(data.sides[0].units[unit]) || number(data.sides[0].units[unit].max);
+    const first = firstLiving(data, unit);
+    const note = matches(data, unit) || dominant(first) || number(first.max);
     const name = make("div", { class: "name" },
       make("b", { text: String(unit) }),
       make("span", { text: isDead(unit) ? "" : note }));
@@ -154,7 +170,7 @@ const featviz = (() => {
   /** How well the units of the other sides match; empty where they are those of the same number. */
   function matches(data, unit) {
     const values = data.sides.map((side) => side.units[unit].match).filter((value) => value !== undefined);
-    return values.length ? `match ${values.map((value) => value.toFixed(2)).join(", ")}` : "";
+    return values.length ? `match ${values.map((value) => signed(value, 2)).join(", ")}` : "";
   }
   /** The pictures of a tile, still empty: those that the switch shows, side after side. */
   function faces(data, unit, blocks) {
@@ -187,7 +203,7 @@ const featviz = (() => {
   /** A tile in words, for who does not see it. */
   function description(unit) {
     if (isDead(unit)) return "dead, no image activates it";
-    const first = page.data.sides[0].units[unit];
+    const first = firstLiving(page.data, unit);
     const response = `strongest response ${number(first.max)}`;
     const words = dominant(first) ? `${response}, most often ${first.label}` : response;
     return [words, matches(page.data, unit)].filter(Boolean).join(", ");
@@ -255,7 +271,7 @@ const featviz = (() => {
     page.items.forEach((_, unit) => featviz.notes.mark(unit));
     listen();
     neighbours();
-    featviz.address.follow();
+    featviz.address.begin();
   }
   function listen() {
     for (const name of ["show", "rule"]) {
@@ -326,7 +342,7 @@ const featviz = (() => {
   });
   return {
     // what the other scripts share with this one
-    $, make, breakable, number, counted, holds, refill, percent, dominant, image, load, fetched, maps, aspect, details, decoded, remember, recall, paint, ownNumber, ofSide, shownBlocks, caption, crispClass, isSmall, isDead,
+    $, make, breakable, number, signed, grouped, counted, holds, refill, percent, dominant, image, load, fetched, maps, aspect, details, decoded, remember, recall, paint, ownNumber, ofSide, shownBlocks, caption, crispClass, isSmall, isDead,
     get network() { return network; },
     get page() { return page; },
     /** What the scripts of units call. */

@@ -1,7 +1,7 @@
 // The page of an image: the units of each layer that respond most to it, and where in it they look.
 "use strict";
 featviz.imagePage = (() => {
-  const { $, make, load, fetched, decoded, paint, percent, images } = featviz;
+  const { $, make, breakable, load, fetched, decoded, paint, percent, images } = featviz;
   let data = null;
 
   const asked = () => Number(/^#image-(\d+)$/.exec(location.hash)?.[1] ?? NaN);
@@ -18,7 +18,7 @@ featviz.imagePage = (() => {
     neighbours(id);
     notice("");
     $("#of-layers").replaceChildren();
-    $("#image-title").textContent = there ? title : "No such image";
+    $("#image-title").replaceChildren(...breakable(there ? title : "No such image"));
     document.title = `${$("#image-title").textContent} · ${featviz.network.title}`;
     $("#image-key").textContent = label && there ? key : "";
     $("#subject").replaceChildren(...(there ? [make("img", { src: images.file(id), alt: `image ${key}` })] : []));
@@ -57,11 +57,16 @@ featviz.imagePage = (() => {
     const rank = exemplars.indexOf(id) + 1;
     const words = [make("b", { text: `unit ${unit}` }), make("span", { text: percent(share) })];
     if (rank) words.push(make("span", { class: "quiet", text: `its no. ${rank}` }));
-    const image = make("span", { class: "boxed mapped" }, make("img", { src: images.file(id), alt: own.map ? `where unit ${unit} looks` : "the image", loading: "lazy" }), own.map ? veil(own, picture, row, column) : null);
+    const image = make("span", { class: "boxed mapped" }, make("img", { src: images.file(id), alt: own.map ? `where unit ${unit} looks` : "the image" }), own.map ? veil(own, picture, row, column) : null);
     const liked = make("span", { class: "picture liked" + (isSmall(own) ? " crisp" : ""), style: `--aspect: ${featviz.aspect({ ...data, ...own })}` });
     const node = make("li", {}, make("a", { href: `${layer.page}#unit-${unit}` }, image, make("span", { class: "name" }, ...words), liked));
-    node.fill = () => load(layer, unit).then((source) => paint(liked, { ...data, ...own }, 0, source), () => { liked.textContent = "missing"; });
+    node.fill = () => load(layer, unit).then((source) => fill(liked, { ...data, ...own }, source), () => { liked.textContent = "missing"; });
     return node;
+  }
+  /** Show a unit's patches; they are there once they are decoded, without which they print as nothing. */
+  function fill(liked, own, source) {
+    paint(liked, own, 0, source);
+    return decoded(source);
   }
   const isSmall = featviz.isSmall;
   /** Where a unit looks, from its cell of the picture of all maps. */
@@ -70,6 +75,12 @@ featviz.imagePage = (() => {
     const canvas = make("canvas", { class: "map", width, height, style: featviz.exemplars.within(map.box, input), "aria-hidden": "true" });
     featviz.exemplars.draw(canvas, picture, -column * data.side, -row * data.side);
     return canvas;
+  }
+  /** Load the patches of all units, also of those that are out of view. */
+  const fillAll = () => Promise.all([...document.querySelectorAll("#of-layers li")].map((item) => item.fill()));
+  async function printAll() {
+    await fillAll();
+    print();
   }
   /** A unit's own patches are loaded as they come into view. */
   const watch = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
@@ -102,6 +113,8 @@ featviz.imagePage = (() => {
     data = JSON.parse(source.textContent);
     source.remove();
     window.addEventListener("hashchange", show);
+    $("#print").addEventListener("click", printAll);
+    window.addEventListener("beforeprint", fillAll); // a browser's own print does not wait for them, and shows those that are there
     show();
   }
 

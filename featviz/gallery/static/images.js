@@ -1,7 +1,7 @@
 // The images that have a page: where they are linked, and the index of them.
 "use strict";
 featviz.images = (() => {
-  const { $, make, breakable, counted, holds, image } = featviz;
+  const { $, make, breakable, grouped, counted, holds, image } = featviz;
 
   const file = (id) => `images/${String(id).padStart(6, "0")}.webp`;
   const address = (id) => `image.html#image-${id}`;
@@ -28,8 +28,10 @@ featviz.images = (() => {
     const items = [...$("#images").children];
     items.forEach((item) => { item.hidden = wanted !== "" && !holds(item.words, wanted); });
     const shown = items.filter((item) => !item.hidden).length;
-    $("#image-count").textContent = shown === items.length ? counted(shown, "image") : `${shown} of ${counted(items.length, "image")}`;
+    $("#image-count").textContent = shown === items.length ? counted(shown, "image") : `${grouped(shown)} of ${counted(items.length, "image")}`;
   }
+  /** The images that are exemplars of units; a spectrum shows others, too. */
+  const exemplars = () => new Set(featviz.network.layers.flatMap((layer) => (layer.units || []).flatMap(([, , images]) => images)));
   function begin() {
     if (pages().length) {
       $(".to-images").href = "images.html";
@@ -39,8 +41,8 @@ featviz.images = (() => {
     const items = pages().map(thumbnail);
     items.forEach((item, i) => { item.words = Object.values(names(pages()[i])).filter(Boolean).join("\n").toLowerCase(); });
     $("#images").replaceChildren(...items);
-    const all = image.size;
-    if (all > items.length) $("#of-images").append(` Of the ${all} images that are exemplars, these ${items.length} are so of the most units.`);
+    const all = exemplars().size;
+    if (all > items.length) $("#of-images").append(` Of the ${grouped(all)} images that are exemplars, these ${grouped(items.length)} are so of the most units.`);
     $("#filter-images").addEventListener("input", arrange);
     arrange(); // a browser may have kept what was typed
   }

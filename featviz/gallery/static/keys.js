@@ -30,11 +30,21 @@ featviz.keys = (() => {
     } else if (panel && !typing && event.key === "m") {
       ($("#large[open] #large-map") || $("#unit .show-maps"))?.click();
     } else if (!panel && event.key === "Escape") {
-      if (typing) event.target.blur();
+      if (typing) leaveField(event);
       else location.href = "index.html#" + $("#main").dataset.page.replace(".html", "");
     } else if (!panel && !event.target.matches("input:not([type='checkbox']), select") && event.key.startsWith("Arrow")) {
       stepAmongTiles(event);
     }
+  }
+  /** Leave a field; what is typed to search goes, and what it let through is all again. */
+  function leaveField(event) {
+    const field = event.target;
+    event.preventDefault(); // browsers differ in which of this they do
+    if (field.type === "search" && field.value) {
+      field.value = "";
+      field.dispatchEvent(new Event("input"));
+    }
+    field.blur();
   }
   /** Pick the unit whose panel is open, or whose tile has the focus, or let go of it. */
   function pick(event) {

@@ -1,7 +1,7 @@
 // Other units as pictures to follow: those that make up a unit, those that it feeds, and those that respond to the same images.
 "use strict";
 featviz.links = (() => {
-  const { $, make, breakable, load, paint } = featviz;
+  const { make, breakable, load, paint, aspect, crispClass, signed } = featviz;
   const SHARES = [
     ["excite", "Excited by", "what it adds to the response, in the mean over the exemplars"],
     ["inhibit", "Inhibited by", "what it takes from the response"],
@@ -36,15 +36,16 @@ featviz.links = (() => {
     if (!layer || isElsewhere) return make("span", { class: "quiet" }, ...words);
     return make("a", { href: `${layer.page}#unit-${unit}` }, ...pictured(data, layer, unit), ...words);
   }
-  /** The first of the pictures that the panel shows; none where two networks face each other. */
+  /** The first of the pictures that the panel shows; none where two networks face each other, or of a dead unit. */
   function pictured(data, layer, unit) {
-    if (data.sides.length > 1) return [];
-    const picture = make("span", { class: "picture" });
-    const block = featviz.panel.panelBlocks(data)[0];
-    load(layer, unit).then((source) => paint(picture, data, block, source), () => {});
+    const [, , exemplars] = layer.units.find(([number]) => number === unit);
+    if (data.sides.length > 1 || !exemplars.length) return [];
+    const own = { ...data, tile: layer.tile || data.tile }; // as its own page shows it
+    const picture = make("span", { class: "picture" + crispClass(own), style: `--aspect: ${aspect(own)}` });
+    const block = featviz.panel.panelBlocks(own)[0];
+    load(layer, unit).then((source) => paint(picture, own, block, source), () => {});
     return [picture];
   }
-  const signed = (value, digits) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(digits);
   const percent = (share) => `${share < 0 ? "" : "+"}${signed(100 * share, 0)}%`;
   const correlation = (value) => signed(value, 2);
 

@@ -8,6 +8,11 @@ featviz.list = (() => {
     const { page } = featviz;
     set(has(unit) ? page.list.filter((other) => other !== unit) : [...page.list, unit]);
     featviz.address.write();
+    if (!$("#unit").open) arrangePicked();
+  }
+  /** Where the page shows what is picked alone, it shows what is picked now. */
+  function arrangePicked() {
+    if ($("#only").value === "picked") featviz.arrange();
   }
   /** The list is this; what shows it says so. */
   function set(units) {
@@ -42,5 +47,5 @@ featviz.list = (() => {
     });
   }
 
-  return { has, toggle, set, box, button, begin };
+  return { has, toggle, set, arrangePicked, box, button, begin };
 })();

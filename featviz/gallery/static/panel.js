@@ -29,9 +29,9 @@ featviz.panel = (() => {
   }
   /** Which unit a comparison shows beside another, and how alike both respond. */
   const matched = (unit) => (unit.match === undefined ? "" : ` · unit ${unit.own}, correlation ${number(unit.match)}`);
-  /** The page's badge of the chosen rule again; a comparison has none. */
+  /** The page's badge of the chosen rule again; a comparison has those of its sides beside the pictures alone. */
   function badge() {
-    const shown = $("main .trust:not([hidden])");
+    const shown = $("main details.trust:not([hidden])");
     return shown ? shown.cloneNode(true) : "";
   }
   function facts(unit) {

@@ -13,7 +13,7 @@ featviz.search = (() => {
     const byImage = [];
     for (const layer of featviz.network.layers.filter((each) => each.units)) {
       const name = layer.name.toLowerCase();
-      if (holds(name, text)) byName.push({ href: layer.page, name: layer.name, note: `layer, ${layer.units.length} units`, images: [] });
+      if (holds(name, text)) byName.push({ href: layer.page, name: layer.name, note: `layer, ${counted(layer.units.length, "unit")}`, images: [] });
       for (const [unit, label, exemplars] of layer.units) {
         const result = { href: `${layer.page}#unit-${unit}`, name: `${layer.name} unit ${unit}`, images: exemplars.slice(0, 3) };
         if (address && Number(address[2]) === unit && holds(name, address[1] || "")) {
@@ -39,7 +39,7 @@ featviz.search = (() => {
     $("#results").replaceChildren(...list.slice(0, SHOWN).map(resultItem));
     choose(0);
   }
-  const resultCount = (n) => (n > SHOWN ? `the first ${SHOWN} of ${n} results` : counted(n, "result"));
+  const resultCount = (n) => (n > SHOWN ? `the first ${SHOWN} of ${counted(n, "result")}` : counted(n, "result"));
   function resultItem(result, i) {
     const pictures = result.images.map((id) => make("img", { src: `images/${String(id).padStart(6, "0")}.webp`, alt: "", loading: "lazy" }));
     return make("a", { role: "option", id: `result-${i}`, "aria-selected": String(i === 0), href: result.href, tabindex: "-1", click: () => $("#search").close() },

@@ -1,7 +1,7 @@
 // What lies below a unit's strongest responses: its weakest images, some of each tenth, and the classes that it responds to.
 "use strict";
 featviz.spectrum = (() => {
-  const { make, number, counted } = featviz;
+  const { make, number, grouped, counted } = featviz;
   const COLUMN = 4; // images
 
   /** Columns of images, from the weakest to the strongest; none of a scan that has not counted them. */
@@ -32,7 +32,10 @@ featviz.spectrum = (() => {
       make("span", { class: "extent" }, make("span", { style: `width:${most > 0 ? Math.max(0, (100 * mean) / most) : 0}%` })),
       make("span", { class: "value", text: number(mean) }), " ",
       make("span", { class: "quiet", text: counted(images, "image") }));
-    return [make("h3", { text: "Classes, by the mean of the strongest response in each image" }), make("ol", { class: "classes" }, ...list.map(row))];
+    const rows = list.map(row);
+    const left = (details.of_classes || 0) - list.length;
+    if (left > 0) rows.splice(list.length / 2, 0, make("li", { class: "gap quiet", text: `… ${grouped(left)} more …` }));
+    return [make("h3", { text: "Classes, by the mean of the strongest response in each image" }), make("ol", { class: "classes" }, ...rows)];
   }
 
   return { columns, classes };

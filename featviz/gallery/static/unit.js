@@ -6,6 +6,7 @@ featviz.unit = (() => {
   /** Open what an address names: a unit by its number, the list, or nothing. */
   function show(view) {
     const { page } = featviz;
+    $("#large").close(); // an exemplar of what was open
     if (view === "") $("#unit").close();
     else open(view === featviz.address.BESIDE ? page.list : [view]);
   }
@@ -68,6 +69,7 @@ featviz.unit = (() => {
     const { page } = featviz;
     featviz.address.leave();
     document.title = page.title || document.title;
+    featviz.list.arrangePicked();
     const item = page.items[page.units[0]];
     if (item && item.isConnected) $("a", item).focus();
   }
