@@ -30,14 +30,15 @@ def write_atomic(path: Path, data: str | bytes) -> Path:
 
     Args:
         path: the file; its folder is made where it is missing.
-        data: text is written as UTF-8.
+        data: text is written as UTF-8; what that has no bytes for, as in the name of a file that is not
+            UTF-8 itself, as an escape such as ``\\udce9``.
 
     Returns:
         ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with arriving(path) as temporary, temporary.open("wb") as file:
-        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+        file.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
     _sync_folder(path.parent)
@@ -46,11 +47,19 @@ def write_atomic(path: Path, data: str | bytes) -> Path:
 
 @contextmanager
 def arriving(path: Path) -> Iterator[Path]:
-    """A block that writes a file under another name, from which it is moved when the block ends well."""
+    """A block that writes a file under another name, from which it is moved when the block ends well.
+
+    Raises:
+        OSError: it cannot be written; its ``filename`` is that of the file.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.featviz-part")
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:  # as where a disk is full
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)  # a full disk leaves nothing behind
 

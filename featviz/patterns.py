@@ -10,6 +10,7 @@ from featviz.units import Layer, LayersLike
 
 CONV = "conv"
 """The pattern that stands for every convolution."""
+_AS_LISTED = ": anatomy(model, shape) and the command `featviz layers` list the names"
 
 
 def resolve(layers: LayersLike, known: Mapping[str, bool]) -> list[str]:
@@ -128,7 +129,8 @@ def _matching(item: str, known: Mapping[str, bool]) -> set[str]:
         )
     matching = {n for n in known if fnmatchcase(n, item) or fnmatchcase(_bare(n), item)}
     if not matching:
-        raise LayerError(f"no layer {item!r}{did_you_mean(item, known)}")
+        hint = did_you_mean(item, known) or _AS_LISTED
+        raise LayerError(f"no layer {item!r}{hint}", "layers")
     return matching
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import choose
-from shared import images_from, model_from, parser, positive, run, write
+from shared import heading_of, images_from, model_from, parser, positive, run, write
 from torch import Tensor
 from tqdm import tqdm
 
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
         maps = responses(model, images.subset([i]), layers, reduce="map", strict=True)
         shown = [strongest(layer, maps[layer.name][0], args.maps) for layer in layers]
         figure = figures.activation_maps(
-            images[i], shown, kept=args.maps, heading=f"{args.model}, {key}"
+            images[i], shown, kept=args.maps, heading=f"{heading_of(args)}, {key}"
         )
         write(figure, table(shown, key), args.out, stem_of(i, len(images)))
 

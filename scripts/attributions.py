@@ -15,7 +15,7 @@ from typing import Any
 
 import choose
 import torch
-from shared import images_from, model_from, parser, positive, run, write
+from shared import heading_of, images_from, model_from, parser, positive, run, write
 from torch import Tensor
 
 from featviz import anatomy, attribute, figures, project
@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
         table.append({"image": images.keys[i], "class": label} | measured)
     pixels = torch.stack([images[i] for i in indices])
     figure = figures.attributions(
-        pixels, maps, projections=signals, names=names, heading=args.model
+        pixels, maps, projections=signals, names=names, heading=heading_of(args)
     )
     write(figure, table, args.out, "attributions")
 

@@ -121,6 +121,20 @@ def name_of(images: Images, index: int) -> str:
     return images.labels[index] or images.keys[index].rpartition("/")[2]
 
 
+def check_labelled(images: Images) -> None:
+    """Make sure that every image has a label.
+
+    Raises:
+        UsageError: one has none.
+    """
+    without = [key for key, label in zip(images.keys, images.labels, strict=True) if label is None]
+    if without:
+        raise UsageError(
+            f"{len(without)} of {len(images)} images have no label, the first is {without[0]!r}: "
+            "give a folder for each class, or --labels FILE|PATTERN"
+        )
+
+
 # --- classes
 
 

@@ -15,7 +15,7 @@ import argparse
 import sys
 
 import choose
-from shared import images_from, model_from, parser, positive, run, write
+from shared import heading_of, images_from, model_from, parser, positive, run, write
 
 from featviz import Anatomy, Checks, Layer, check, figures, scan
 from featviz.errors import RuleError, UsageError
@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"{rule} is left out: {error}", file=sys.stderr)
             continue
         checks = Checks([*checks.measured, *own.measured])
-    figure = figures.convergence(checks, heading=args.model)
+    figure = figures.convergence(checks, heading=heading_of(args))
     table = [row for row in checks.rows() if row["step"]]
     write(figure, table, args.out, "convergence")
     for number in checks.measured:

@@ -21,7 +21,17 @@ from typing import Any
 import choose
 import torch
 import torch.nn.functional as F
-from shared import Rows, images_from, model_from, parser, positive, positives, run, write
+from shared import (
+    Rows,
+    heading_of,
+    images_from,
+    model_from,
+    parser,
+    positive,
+    positives,
+    run,
+    write,
+)
 from torch import Tensor, nn
 
 from featviz import Connections, Images, Layer, anatomy, connections, figures, read
@@ -128,7 +138,7 @@ def sharing(subject: Subject, counts: dict[str, Connections]) -> None:
     """Connections and parameters of each layer as it is, unshared, and fully connected."""
     names = dict.fromkeys(choose.module_of(layer) for layer in subject.layers)
     shown = {name: counts[name] for name in names}
-    figure = figures.sharing(shown, heading=subject.args.model)
+    figure = figures.sharing(shown, heading=heading_of(subject.args))
     subject.write(figure, [own.row() for own in shown.values()], "sharing")
 
 
@@ -152,7 +162,7 @@ def strides(subject: Subject) -> None:
     # the same map in each: the one with the largest response at the first stride
     channel = strongest(next(iter(networks.values())).map)
     variants = [replace(network, map=network.map[channel]) for network in networks.values()]
-    figure = figures.strides(subject.image, variants, heading=subject.args.model)
+    figure = figures.strides(subject.image, variants, heading=heading_of(subject.args))
     subject.write(figure, stride_rows(variants), "strides")
 
 
@@ -219,7 +229,7 @@ def filters(subject: Subject) -> None:
         weights,
         order.tolist(),
         maps[order],
-        heading=f"{subject.args.model}, {subject.first}",
+        heading=f"{heading_of(subject.args)}, {subject.first}",
     )
     subject.write(figure, filter_rows(order.tolist(), weights, maps[order]), "filters")
 
@@ -276,7 +286,7 @@ def sizes(subject: Subject) -> None:
     figure = figures.map_sizes(
         [result.picture for result in results],
         shown,
-        heading=subject.args.model,
+        heading=heading_of(subject.args),
         note=f"The same {parameters:,} parameters at every size: "
         "a larger image has larger maps, no other filters.",
     )

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import choose
 import torch
-from shared import add_fill, images_from, model_from, parser, run, write
+from shared import add_fill, heading_of, images_from, model_from, parser, run, write
 from torch import nn
 
 from featviz import Box, Images, Layer, correspondence, figures
@@ -72,7 +72,9 @@ def main(args: argparse.Namespace) -> None:
         progress=True,
     )
     examples = torch.stack([images[i] for i in indices[:EXAMPLES]])
-    figure = figures.correspondence(result, examples, by_part, chance=RANDOM, heading=args.model)
+    figure = figures.correspondence(
+        result, examples, by_part, chance=RANDOM, heading=heading_of(args)
+    )
     rows = result.rows()
     write(figure, rows, args.out, "correspondence")
     for row in rows:

@@ -19,7 +19,7 @@ from typing import Any
 
 import choose
 import torch
-from shared import images_from, model_from, parser, positive, run, write
+from shared import heading_of, images_from, model_from, parser, positive, run, write
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> None:
         errors = measured.under(plan, args.batch_size)
         panels[plan.title] = (plan.values, errors)
         rows += table(plan, errors)
-    figure = figures.equivariance(panels, strides(measured), heading=args.model)
+    figure = figures.equivariance(panels, strides(measured), heading=heading_of(args))
     write(figure, rows, args.out, "equivariance")
 
 

@@ -100,8 +100,6 @@ def trained(args: argparse.Namespace) -> tuple[nn.Module, Images, Path]:
     model = model_from(args, num_classes=classes_in(args))
     sets = sets_from(args, model, coarse=True)
     folder: Path = args.out / "checkpoints"
-    for old in folder.glob("epoch-*.pt"):  # of a run with other epochs
-        old.unlink()
     train(
         model,
         sets.training,
@@ -113,6 +111,7 @@ def trained(args: argparse.Namespace) -> tuple[nn.Module, Images, Path]:
         learning_rate=args.learning_rate,
         preprocess=sets.recipe.normalize,
         seed=args.seed,
+        fresh=True,  # what is there may be of a run with other epochs
         progress=True,
     )
     return model, sets.images, folder

@@ -5,9 +5,9 @@ turned.
     python scripts/invariance.py --model alexnet --weights DEFAULT --images photos/ --steps 19
 
 A row for each transform: examples, the distance between the features of the original and the
-transformed image in the first and in the last of the layers, and the probability of the class.
-Without --layers these are the first convolution and the last hidden layer. Pixels from outside
-an image are gray."""
+transformed image in the first and in the last of the layers, and the probability of the image's
+class, or of the most probable one where its own is none of the model's. Without --layers these are
+the first convolution and the last hidden layer. Pixels from outside an image are gray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import choose
 import torch
-from shared import images_from, model_from, parser, positive, run, write
+from shared import heading_of, images_from, model_from, parser, positive, run, write
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -86,12 +86,27 @@ def main(args: argparse.Namespace) -> None:
         first.name,
         top.name,
         names=[choose.name_of(images, i) for i in indices],
-        heading=args.model,
+        note="" if names is None else whose_class(images, indices, names),
+        heading=heading_of(args),
     )
     keys = [images.keys[i] for i in indices]
     write(figure, table(rows, keys, (first, top)), args.out, "invariance")
     for row in rows:
         print(f"{row.name}: {summary(row.result, first, top)}")
+
+
+def whose_class(images: Images, indices: Sequence[int], names: Sequence[str]) -> str:
+    """Which class of each image the probability is of, as `choose.class_of` says."""
+    known = sum(images.labels[i] in names for i in indices)
+    most_probable = "the most probable class of the original image"
+    if known == len(indices):
+        return "Probability: of the image's own class."
+    if not known:
+        return f"Probability: of {most_probable}, since no image has a label among the model's classes."
+    return (
+        f"Probability: of the image's own class for {known} of {len(indices)} images, of "
+        f"{most_probable} for the others."
+    )
 
 
 def first_and_top(model: nn.Module, images: Images, layers: str | None) -> tuple[Layer, Layer]:

@@ -8,8 +8,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import choose
 import torch
-from shared import images_from, normalisation, positive, recipe_from, square_side
+from shared import images_from, labelled, normalisation, positive, recipe_from, square_side
 from torch import nn
 from tqdm import tqdm
 
@@ -98,7 +99,21 @@ def classes_in(args: argparse.Namespace) -> int:
     """
     if args.images is None:
         return len(SHAPES)
-    return len(LabelledImages(open_images(args.images)).classes)
+    return len(_labelled(args, open_images(args.images)).classes)
+
+
+def _labelled(
+    args: argparse.Namespace, images: Images, classes: Sequence[str] | None = None
+) -> LabelledImages:
+    """Images with the labels that the arguments give, or their own.
+
+    Raises:
+        UsageError: one has none.
+        ImageError: one is of none of these classes.
+    """
+    own = labelled(args, images)
+    choose.check_labelled(own)
+    return LabelledImages(own, classes)
 
 
 def sets_from(
@@ -114,22 +129,23 @@ def sets_from(
             seconds.
 
     Raises:
-        UsageError: a test set without images to train on, or too few images for both.
-        ImageError: an image without a label, or of a class that is not trained on.
+        UsageError: a test set without images to train on, too few images for both, or an image
+            without a label.
+        ImageError: an image of a class that is not trained on.
     """
     if args.images is None:
         return _synthetic_sets(args, model, test, coarse)
     images = images_from(args, model)
-    labelled = LabelledImages(images)
+    known = _labelled(args, images)
     if args.test:
         other = open_images(args.test, images.preprocess)
-        return Sets(labelled, LabelledImages(other, labelled.classes))
+        return Sets(known, _labelled(args, other, known.classes))
     if len(images) < 2:
         raise UsageError(f"{len(images)} image: give two or more, to train on and to test on")
     training, testing = split(len(images), HELD_OUT, args.seed)
     return Sets(
-        LabelledImages(images.subset(training), labelled.classes),
-        LabelledImages(images.subset(testing), labelled.classes),
+        LabelledImages(known.images.subset(training), known.classes),
+        LabelledImages(known.images.subset(testing), known.classes),
     )
 
 

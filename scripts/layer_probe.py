@@ -20,7 +20,7 @@ import choose
 import torch
 import torch.nn.functional as F
 from labelled import Sets, add_training_arguments, classes_in, sets_from
-from shared import model_from, parser, positive, run, write
+from shared import heading_of, model_from, parser, positive, run, state_of, write
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -31,7 +31,7 @@ from featviz.measures.probes import probe
 
 PIXELS = "pixels"
 """What the pixels are called beside the layers."""
-TRAINED, UNTRAINED = "trained", "initial weights"
+UNTRAINED = "initial weights"
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -64,15 +64,16 @@ def main(args: argparse.Namespace) -> None:
     if len(sets.training) < 2:
         raise UsageError(f"{len(sets.training)} training image: a classifier needs at least 2")
     layers = layers_of(model, sets, args.layers)
-    rows = probed(PIXELS, pixel_features(sets, args), sets, args.seed, TRAINED)
-    rows += probed_layers(model, layers, sets, args, TRAINED)
-    if not args.no_initial:
+    weights = state_of(args)
+    rows = probed(PIXELS, pixel_features(sets, args), sets, args.seed, weights)
+    rows += probed_layers(model, layers, sets, args, weights)
+    if weights != UNTRAINED and not args.no_initial:
         rows += probed_layers(untrained(args, model), layers, sets, args, UNTRAINED)
     truth = sets.testing.targets
     figure = figures.layer_probe(
         rows,
         chance=max(Counter(truth).values()) / len(truth),
-        heading=args.model,
+        heading=heading_of(args),
         note=f"{len(sets.training):,} training and {len(truth):,} test images "
         f"of {len(sets.classes)} classes; at most {args.features} features a layer",
     )

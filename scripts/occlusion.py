@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import choose
-from shared import add_fill, images_from, model_from, parser, positive, run, write
+from shared import add_fill, heading_of, images_from, model_from, parser, positive, run, write
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
         row = occluded(model, images, i, layer, sums, classes, args)
         rows.append(row)
         table.append({"image": images.keys[i]} | measures(row, classes))
-    figure = figures.occlusion(rows, classes=classes, heading=args.model)
+    figure = figures.occlusion(rows, classes=classes, heading=heading_of(args))
     write(figure, table, args.out, "occlusion")
 
 

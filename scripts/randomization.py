@@ -7,7 +7,7 @@ network's layers are re-initialised, from the top down to the image.
 A row for each rule, a column for each layer down to which weights are random. The unit is the most
 probable class of the image, or with --layers the unit of the last of them that responds most. Below,
 means over some images: the rank correlation (Spearman) and the structural similarity (SSIM) with the
-picture of the trained network. A picture that stays as it is does not depend on what was learned."""
+picture of the network as it is. A picture that stays as it is does not depend on what was learned."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import choose
 import torch
-from shared import images_from, model_from, parser, positive, run, write
+from shared import heading_of, images_from, model_from, parser, positive, run, state_of, write
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -28,7 +28,6 @@ from featviz.checks.randomisation import cascade, likenesses, spread
 from featviz.errors import UsageError
 from featviz.rules import RULES
 
-TRAINED = "trained"
 MEASURES = ("rank correlation", "structural similarity")
 
 
@@ -65,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
     if not trained:
         raise UsageError("--rule: give a rule that the model allows")
     by_rule = {rule: [signals] for rule, signals in trained.items()}
-    steps = [TRAINED]
+    steps = [state_of(args)]
     for name, network in stages(model, layer, x[0], args):
         steps.append(name)
         for rule, signals in by_rule.items():
@@ -79,7 +78,7 @@ def main(args: argparse.Namespace) -> None:
         {f"{measure}, mean of {len(indices)} images": curves[measure] for measure in MEASURES},
         steps,
         name=f"{choose.name_of(images, indices[0])}: {labels[0]}",
-        heading=args.model,
+        heading=heading_of(args),
     )
     write(figure, table, args.out, "randomization")
     for rule in pictures:
@@ -103,7 +102,7 @@ def units_of(
     units = [layer.unit(index) for index in top]
     labels = []
     for index, probability in zip(top, probabilities, strict=True):
-        labels.append(f"class {classes[index]}, {probability:.0%}")
+        labels.append(f"{classes[index]}, {probability:.0%}")
     return layer, units, labels
 
 
@@ -124,7 +123,7 @@ def stages(
 def compared(
     pictures: Mapping[str, Tensor], steps: Sequence[str], keys: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """A row for each rule, step and image: how alike the picture is to the trained network's.
+    """A row for each rule, step and image: how alike the picture is to that of the network as it is.
 
     Args:
         pictures: by rule (steps, images, c, h, w).

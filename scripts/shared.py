@@ -24,8 +24,10 @@ from featviz.cli.arguments import (
     positive,
 )
 from featviz.cli.endings import exit_code
+from featviz.cli.provenance import heading_of, state_of
 from featviz.cli.sources import (
     images_from,
+    labelled,
     model_from,
     normalisation,
     recipe_from,
@@ -41,7 +43,9 @@ __all__ = [
     "add_maximize",
     "add_memory",
     "add_rules",
+    "heading_of",
     "images_from",
+    "labelled",
     "model_from",
     "normalisation",
     "numbers",
@@ -51,6 +55,7 @@ __all__ = [
     "recipe_from",
     "run",
     "square_side",
+    "state_of",
     "write",
 ]
 

@@ -18,6 +18,7 @@ from shared import (
     add_k,
     add_memory,
     add_rules,
+    heading_of,
     images_from,
     model_from,
     parser,
@@ -66,14 +67,18 @@ def main(args: argparse.Namespace) -> None:
             layer_scan,
             channels,
             rules=args.rule,
+            alternatives=True,
             memory=args.memory,
             progress=True,
         )
         shown.append(exemplars)
     rows = table(shown, images)
     for rule in args.rule:
-        figure = figures.top_patches(shown, rule=rule, views="projection", heading=args.model)
+        figure = figures.top_patches(shown, rule=rule, views="projection", heading=heading_of(args))
         write(figure, rows, args.out, stem_of(rule, args.rule))
+        for exemplars in shown:
+            if exemplars.remark(rule):
+                print(f"{exemplars.layer}: {exemplars.remark(rule)}")
 
 
 def stem_of(rule: str, rules: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import choose
 import torch
-from shared import Rows, images_from, model_from, parser, run, write
+from shared import Rows, heading_of, images_from, model_from, parser, run, write
 from torch import Tensor, nn
 
 from featviz import Ablation, Images, Layer, ablate, figures, responses
@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> None:
         model, images, [layer], reduce="mean", batch_size=args.batch_size, progress=True
     )
     index = selectivity(means[layer.name], labels)
-    figure = figures.unit_ablation(result, index, heading=args.model)
+    figure = figures.unit_ablation(result, index, heading=heading_of(args))
     write(figure, table(result, index), args.out, "unit_ablation")
     print(summary(result))
 
@@ -72,11 +72,12 @@ def labels_of(args: argparse.Namespace, model: nn.Module, images: Images) -> lis
     if classes is None:
         raise UsageError("the model has no classes that are trained: accuracy cannot be measured")
     numbers = {name: i for i, name in enumerate(classes)}
+    choose.check_labelled(images)
     foreign = [label for label in images.labels if label not in numbers]
     if foreign:
         raise UsageError(
             f"--images: the label {foreign[0]!r} is none of the model's {len(classes)} classes: "
-            "give a folder for each of these"
+            "give a folder for each of these, or --labels FILE|PATTERN"
         )
     return [numbers[str(label)] for label in images.labels]
 

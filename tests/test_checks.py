@@ -760,6 +760,25 @@ def test_checks_are_kept_and_read_again(tmp_path: Path) -> None:
         Checks.load(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--checks", "specificity"],
+            "give the checks image_dependence, reactivation too (--checks)",
+        ),
+        (["--units", "1"], "units=1: the best rule is told by specificity among others"),
+    ],
+)
+def test_checks_that_tell_no_best_rule_are_refused_before_the_scan(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(["check", "--limit", "6", "--best", "--out", str(out), *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_the_best_rule_is_that_of_the_highest_score() -> None:
     def number(rule: str, measure: str, value: float) -> Measured:
         return Measured(rule, "a", measure, "", value, value, value, 1, 1, 1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from PIL import Image
 from torch import nn
 
 from featviz import Images, Maximized, Scan, cli, load_model, open_images, preprocessing, scan
-from featviz.cli import endings, sources
+from featviz.cli import endings, provenance, sources
 from featviz.cli import grid as grid_command
 from featviz.cli import train as train_command
 from featviz.cli.layers import HEADS
@@ -340,6 +342,89 @@ def test_the_gallery_of_something_else_is_refused_with_the_flags_that_help(fails
     assert fails(*command, "--rule", "guided").endswith("(--out DIR, --fresh)")
 
 
+def test_other_images_and_labels_are_named_in_words(fails: Any, pictures: Path) -> None:
+    command = ["grid", "--images", "pictures", "--layers", "conv1", *FEW, "--out", "out"]
+    assert cli.main(command) == 0
+    assert "images was 12 images, is 5 of them. Choose" in fails(*command, "--limit", "5")
+    (pictures / "dog" / "01.png").rename(pictures / "dog" / "new.png")
+    err = fails(*command)
+    assert "images was 12 images, is 12 images, 1 of them others, the first 'dog/new.png'." in err
+    err = fails(*command, "--images", "pictures/dog")
+    assert re.search(r"images was 12 images, is 6 others, the first '\d+\.", err)
+    (pictures / "dog" / "new.png").rename(pictures / "dog" / "01.png")
+    err = fails(*command, "--labels", r"/(\d)")
+    assert "its images have other labels. Choose another folder, or give the labels of" in err
+    assert err.endswith("(--out DIR, --labels FILE|PATTERN, --fresh)")
+
+
+def test_a_full_disk_is_reported_with_the_file_and_what_helps(
+    fails: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    err = fails("features", "--limit", "2", "--layers", "conv1", "--out", "out")
+    assert re.match(r"'out/.*' cannot be written: No space left on device\. Make room", err)
+    assert err.endswith("choose another folder (--out DIR)")
+
+    def work(args: argparse.Namespace) -> None:
+        raise OSError(errno.EFBIG, "File too large")  # of what has no name
+
+    for out, named in ((Path("here"), "a file in 'here'"), (None, "the output")):
+        message = io.StringIO()
+        with contextlib.redirect_stderr(message):
+            assert endings.exit_code(work, argparse.Namespace(debug=False, out=out)) == 1
+        assert message.getvalue().startswith(f"error: {named} cannot be written: File too large.")
+
+
+def test_a_warning_is_a_line_without_a_place_in_the_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def work(args: argparse.Namespace) -> None:
+        warnings.simplefilter("always")
+        warnings.warn("a glyph is missing", stacklevel=1)
+
+    message = io.StringIO()
+    shown = warnings.formatwarning
+    monkeypatch.setattr(warnings, "showwarning", _written_to(message))
+    assert endings.exit_code(work, argparse.Namespace(debug=False)) == 0
+    assert message.getvalue() == "warning: a glyph is missing\n"
+    assert warnings.formatwarning is shown
+
+
+def _written_to(file: io.StringIO) -> Callable[..., None]:
+    """What Python does with a warning that nobody records."""
+
+    def show(
+        message: Warning, category: type[Warning], filename: str, lineno: int, *_: Any
+    ) -> None:
+        file.write(warnings.formatwarning(message, category, filename, lineno))
+
+    return show
+
+
+def test_figures_say_whose_weights_nobody_has_trained() -> None:
+    def args(model: str, weights: str | None = None) -> argparse.Namespace:
+        return argparse.Namespace(model=model, weights=weights)
+
+    Path("some.pt").touch()
+    headings = {
+        ("zfmini", None): "zfmini",
+        ("zfmini", "initial"): "zfmini, initial weights",
+        ("resnet18", None): "resnet18, initial weights",
+        ("resnet18", "DEFAULT"): "resnet18",
+        ("resnet18", "some.pt"): "resnet18",
+        ("timm:resnet18", None): "timm:resnet18, initial weights",
+        ("my.module:net", None): "my.module:net",  # which may load weights itself
+    }
+    states = {"my.module:net": "as given"}
+    for (model, weights), heading in headings.items():
+        assert provenance.heading_of(args(model, weights)) == heading
+        usual = "initial weights" if "initial" in heading else "trained"
+        assert provenance.state_of(args(model, weights)) == states.get(model, usual)
+
+
 def test_flags_that_a_command_has_not_are_not_named() -> None:
     def refused(*arguments: str) -> Callable[[argparse.Namespace], None]:
         def work(args: argparse.Namespace) -> None:
@@ -608,7 +693,10 @@ def test_train_on_a_folder_makes_as_many_outputs_as_classes_and_skips_what_canno
     assert cli.main(command) == 0
     assert "skipped image 'dog/bad.jpg' cannot be read" in capsys.readouterr().err
     assert load_model("zfmini", "t/epoch-001.pt", num_classes=2).fc8.out_features == 2
-    assert cli.main([*command, "--test", "pictures"]) == 0
+    refused = fails(*command, "--test", "pictures")
+    assert "'t/epoch-001.pt' is of another training: images was" in refused
+    assert refused.endswith("(--out DIR, --fresh)")
+    assert cli.main([*command, "--test", "pictures", "--fresh"]) == 0
     assert "'dog/bad.jpg' cannot be read" in fails(*command, "--strict")
 
 

@@ -55,6 +55,7 @@ def test_the_scan_of_a_grid_is_used() -> None:
     ("unit", "message"),
     [
         ("conv9:5", "no layer 'conv9'; did you mean"),
+        ("zzz:5", "the command `featviz layers` list the names\n"),
         ("conv2:48", "channel 48 of layer 'conv2': it has channels 0 to 47"),
         ("conv*:5", "'conv*' is the name of no layer"),
     ],

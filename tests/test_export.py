@@ -298,6 +298,22 @@ def test_semanticlens_reads_components(tmp_path: Path, score: str) -> None:
 # --- the folder
 
 
+def test_names_of_any_signs_have_a_line_each(tmp_path: Path) -> None:
+    keys = ["latin\udce9.png", "new\nline.png", "return\r.png", "名.png"]
+    own = Images(keys, PIXELS.__getitem__, Preprocess.of_channels(3))
+    result = scan(plain(), own, "0", k=3)
+    export(result, tmp_path / "s", to="semanticlens", model=plain(), images=own)
+    lines = (tmp_path / "s" / "images.txt").read_bytes().decode("utf-8").split("\n")
+    assert lines == [r"latin\udce9.png", r"new\nline.png", r"return\r.png", "名.png", ""]
+    keys[2] = "other.png"
+    own = Images(keys, PIXELS.__getitem__, Preprocess.of_channels(3))
+    result = scan(plain(), own, "0", k=3)
+    export(result, tmp_path / "c", to="csv", model=plain(), images=own)
+    with (tmp_path / "c" / "exemplars.csv").open(encoding="utf-8", newline="") as file:
+        named = {row["key"] for row in csv.DictReader(file)}
+    assert named <= {r"latin\udce9.png", *keys[1:]}
+
+
 def test_an_export_replaces_an_earlier_one_and_nothing_else(result: Scan, tmp_path: Path) -> None:
     exported(result, tmp_path, "milan", masks="field")
     (tmp_path / "0" / "annotations.csv").touch()

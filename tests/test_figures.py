@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from io import BytesIO
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from laws import generator, randn, same_bits
-from matplotlib import rcParams
+from matplotlib import rc_context, rcParams
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -39,6 +40,7 @@ from featviz.geometry import ReceptiveField
 from featviz.methods.connections import Connections
 from featviz.methods.evolve import Evolution, Track
 from featviz.records.checks import Measured
+from featviz.records.likeness import Likeness
 from featviz.records.listing import Listing
 from featviz.records.maximized import Maximized
 from featviz.tiles import picture_tiles, sheet
@@ -463,7 +465,13 @@ def test_tiles_keep_the_shape_of_the_receptive_field() -> None:
 def test_dead_units_are_named_and_not_drawn() -> None:
     own = exemplars()
     assert any("dead" in text for text in texts(figures.grid(own)))
-    assert any("dead: 3" in text for text in texts(figures.overview([own])))
+    assert any("1 of these 3 units is dead (3)" in text for text in texts(figures.overview([own])))
+    channels = list(range(own.layer.channels))
+    drawn = " ".join(texts(figures.overview([own], dead={own.layer.name: channels[:4]})))
+    assert f"4 of {len(channels)} units are dead (0, 1, 2, 3)" in drawn
+    many = " ".join(texts(figures.overview([own], dead={own.layer.name: range(20)})))
+    assert "20 of" in many
+    assert "units are dead (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, …)" in many
     nothing = replace(own, dead=torch.ones(3, dtype=torch.bool))
     assert any("no image activates" in text for text in texts(figures.overview([nothing])))
     assert unit_block(own, 1, "deconvnet", 20).unique().tolist() == [244, 255]
@@ -564,6 +572,109 @@ def test_names_stand_as_they_are_written() -> None:
     assert shorter.startswith("features")
     assert shorter.endswith("end")
     assert page.fitted("short", 120, 8) == "short"
+
+
+ODD = [
+    "latin\udce9.jpg",
+    "日本語.jpg",
+    "new\nline.jpg",
+    "tab\t.jpg",
+    "rtl\u202egpj.jpg",
+    "\u202f€ü.jpg",
+]
+READ = ["latin?.jpg", "???.jpg", "new?line.jpg", "tab?.jpg", "rtl?gpj.jpg", " €ü.jpg"]
+
+
+@pytest.mark.parametrize(("name", "drawn"), list(zip(ODD, READ, strict=True)))
+def test_names_of_any_signs_are_drawn_on_one_line(name: str, drawn: str) -> None:
+    assert page.legible(name) == page.fitted(name, 1000, 8) == drawn
+    assert page.text_width(name, 8) == page.text_width(drawn, 8)
+    assert page.wrapped(name.replace("\n", "").replace("\t", ""), 1000, 8)
+    row = swept(3, [4, 0])
+    figure = figures.invariance([row], "first", "top", names=[name, "b"], heading=name)
+    assert drawn in texts(figure)
+    pixels(figure)  # a warning of signs that the font lacks would be an error
+    figure = figures.attributions(rand(1, 3, 8, 8), {"grad_cam": randn(1, 8, 8)}, names=[name])
+    assert drawn in texts(figure)
+    figure = Figure()
+    figures.layer_probe(probed(name), chance=0.1, ax=figure.subplots())
+    pixels(figure)
+
+
+def test_the_font_s_own_signs_stay() -> None:
+    assert page.legible("é ß € … → 名") == "é ß € … → ?"
+    with rc_context({"font.family": ["cmsy10"]}):  # of mathematical signs alone, and no arrow
+        assert page.legible("→") == "?"
+    with rc_context({"font.family": ["cmsy10", "DejaVu Sans"]}):
+        assert page.legible("→") == "→"
+
+
+def test_names_along_an_axis_are_as_many_as_can_be_read() -> None:
+    steps = [*(f"blocks.{i}.conv" for i in range(90)), "image"]
+    numbers = [
+        Measured("guided", "conv2", "convergence", step, 0.5, 0.4, 0.6, 5, 5, 5) for step in steps
+    ]
+    figure = figures.convergence(Checks(numbers))
+    pixels(figure)
+    (axes,) = figure.axes
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert 8 < len(names) < 35
+    assert names[0] == steps[0]
+    assert names[-1] == "image"
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    ends = [box.x1 for box in boxes]
+    assert min(b - a for a, b in pairwise(ends)) > 15
+    few = figures.convergence(converging())
+    assert len(few.axes[0].get_xticks()) == len(list(few.axes[0].lines[0].get_ydata()))
+
+
+def test_whose_class_a_probability_is_of_is_the_caller_s_to_say() -> None:
+    row = swept(3, [4, 0])
+    drawn = texts(figures.invariance([row], "first", "top", names=["a", "b"], note="Of its own."))
+    assert "probability of the class" in drawn
+    assert "Of its own." in drawn
+
+
+def test_the_caption_counts_the_exemplars_that_there_are() -> None:
+    own = exemplars(k=4)
+    assert any("Its 4 strongest responses" in text for text in texts(figures.grid(own)))
+    own.images[:, 2:] = -1
+    assert any("Its 2 strongest responses" in text for text in texts(figures.grid(own)))
+    assert any("he 2 strongest responses" in text for text in texts(figures.top_patches([own])))
+
+
+def test_pictures_of_all_layers_that_say_nothing_are_named() -> None:
+    own = exemplars(name="conv_head")
+    assert not any("hardly tell" in text for text in texts(figures.top_patches([own])))
+    alike = replace(own, likeness={"deconvnet": Likeness(0.97, 0.4, 8, 8)})
+    note = " ".join(texts(figures.top_patches([own, alike])))
+    assert "conv_head: These deconvnet pictures hardly tell one unit from another" in note
+    assert "(cosine 0.97)" in note
+
+
+def test_projections_beside_attributions_that_are_alike_are_named() -> None:
+    maps = {"grad_cam": randn(3, 1, 8, 8)}
+    same = randn(1, 3, 8, 8).repeat(3, 1, 1, 1)
+    signals = {"deconvnet": same + 0.1 * randn(3, 3, 8, 8, seed=1), "guided": randn(3, 3, 8, 8)}
+    figure = figures.attributions(rand(3, 3, 8, 8), maps, projections=signals)
+    note = " ".join(texts(figure))
+    assert re.search(
+        r"deconvnet pictures hardly tell one image from another \(cosine 0.9\d\)", note
+    )
+    assert "guided does" in note
+    assert "These guided pictures" not in note
+    alone = {rule: values[:1] for rule, values in signals.items()}
+    one = figures.attributions(
+        rand(1, 3, 8, 8), {"grad_cam": maps["grad_cam"][:1]}, projections=alone
+    )
+    assert "hardly" not in " ".join(texts(one))
+
+
+def test_the_dotted_line_of_a_probe_is_that_of_the_most_frequent_class() -> None:
+    drawn = texts(figures.layer_probe(probed(), chance=1 / 3))
+    assert "most frequent\nclass 33" in drawn
+    assert not any("chance" in text for text in drawn)
+    assert any("naming the most frequent class of the test images" in text for text in drawn)
 
 
 @pytest.mark.parametrize("width", [60, 200, 1000])
@@ -707,6 +818,22 @@ def test_units_without_labels_or_numbers_are_not_drawn() -> None:
         figures.unit_ablation(replace(result, channels=[]), torch.zeros(0))
     with pytest.raises(UsageError, match="give labels"):
         figures.unit_ablation(replace(result, labelled=None), torch.zeros(3))
+
+
+def test_units_without_selectivity_are_counted_with_the_reason() -> None:
+    some = torch.tensor([0.1, torch.nan, 0.7])
+    drawn = " ".join(texts(figures.unit_ablation(ablation(), some)))
+    assert "1 of 3 units has no class selectivity" in drawn
+    assert "no image activates them" in drawn
+    assert "no unit has" not in drawn
+    nothing = torch.full((3,), torch.nan)
+    assert (
+        texts(figures.unit_ablation(ablation(), nothing)).count("no unit has a class selectivity")
+        == 2
+    )
+    one = replace(ablation(), labelled=torch.tensor([0, 12, 0]))
+    drawn = " ".join(texts(figures.unit_ablation(one, nothing)))
+    assert "all images are of one class" in drawn
 
 
 def test_ranks_of_ties_are_shared() -> None:

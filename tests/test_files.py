@@ -18,6 +18,8 @@ def test_text_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "file"
     assert write_atomic(path, "näher\n") == path
     assert path.read_bytes() == "näher\n".encode()
+    write_atomic(path, "latin\udce9.jpg 名")  # the name of a file that is not UTF-8
+    assert path.read_text(encoding="utf-8") == r"latin\udce9.jpg 名"
     write_atomic(path, b"\x00\xff")
     assert path.read_bytes() == b"\x00\xff"
     assert list(path.parent.iterdir()) == [path]
@@ -32,8 +34,9 @@ def test_what_fails_leaves_the_earlier_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as error:
         write_atomic(path, "later")
+    assert error.value.filename == str(path)
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -131,6 +131,12 @@ def test_what_is_not_there_is_named(layers: Any, named: str) -> None:
         resolve(layers, NET)
 
 
+def test_a_name_that_is_like_no_other_is_told_where_the_names_are() -> None:
+    with pytest.raises(LayerError, match=r"no layer 'zzz': anatomy.* list the names") as error:
+        resolve("zzz", NET)
+    assert error.value.arguments == ("layers",)
+
+
 def test_conv_where_there_is_none() -> None:
     with pytest.raises(LayerError, match="no layer is a convolution"):
         resolve("conv", {"fc": False})

@@ -667,7 +667,18 @@ def test_layer_probe_of_ones_own_images(folders: tuple[str, str], fails: Any) ->
     assert [row["layer"] for row in table] == ["pixels", "0", "2"]  # without the classifier
     assert table[0]["test accuracy"] == "1.0"  # blue and red can be told by the pixels alone
     unlabelled = f"layer_probe --images {training}/red --model {model}"
-    assert "has no label" in fails(unlabelled)
+    assert "6 of 6 images have no label" in fails(unlabelled)
+    assert "--labels FILE|PATTERN" in fails(unlabelled)
+    labels = Path("labels.json")
+    labels.write_text(json.dumps({f"{i}.png": str(i // 2 % 2) for i in range(12)}))
+    named = f"--images {training}/red --test {testing}/red --labels {labels}"
+    assert run(f"layer_probe {named} --no-initial --model {model}") == 0
+
+
+def test_layer_probe_of_initial_weights_has_one_curve_that_says_so() -> None:
+    assert run("layer_probe --weights initial --limit 30 --layers conv1 --features 40") == 0
+    table = [(row["weights"], row["layer"]) for row in rows("layer_probe")]
+    assert table == [("initial weights", "pixels"), ("initial weights", "conv1")]
 
 
 def test_a_tenth_of_the_images_is_held_out(folders: tuple[str, str]) -> None:
@@ -757,7 +768,23 @@ def test_the_unit_of_the_strongest_response_is_randomized(pictures: Path) -> Non
     command = f"randomization --model {net} --weights initial --layers 2 --input-size 32 --show 2"
     assert run(f"{command} --rule deconvnet --images", str(pictures)) == 0
     steps = [row["random down to"] for row in rows("randomization")]
-    assert steps == ["trained"] * 2 + ["2"] * 2 + ["0"] * 2
+    assert steps == ["as given"] * 2 + ["2"] * 2 + ["0"] * 2
+
+
+def test_what_is_not_trained_is_not_called_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[Figure] = []
+    monkeypatch.setattr(script("randomization"), "write", lambda figure, *_: shown.append(figure))
+    monkeypatch.setattr(script("choose"), "CLASSES", ())  # so that classes have numbers alone
+    command = "randomization --weights initial --limit 2 --show 1 --rule gradient --stages 1"
+    assert run(command) == 0
+    texts = [text.get_text() for text in shown[0].findobj(Text)]
+    assert "initial weights" in texts  # above its column
+    title = " ".join(texts)
+    assert "zfmini, initial weights: the same unit" in title
+    assert "trained" not in title
+    assert re.search(r": class \d+, \d+%\)", title)
 
 
 def test_convergence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -873,6 +900,15 @@ def test_invariance(capsys: pytest.CaptureFixture[str]) -> None:
     for row in table:
         assert 0 <= float(row["probability"]) <= 1
     assert "at the smallest step" in capsys.readouterr().out
+
+
+def test_invariance_says_whose_class_a_probability_is_of() -> None:
+    whose = script("invariance").whose_class
+    images = Images(["a", "b", "c"], lambda i: randn(3, 4, 4), Preprocess(), ["cat", None, "cow"])
+    assert whose(images, [0], ["cat", "dog"]) == "Probability: of the image's own class."
+    assert "since no image has a label" in whose(images, [1, 2], ["cat", "dog"])
+    both = whose(images, [0, 1, 2], ["cat", "dog"])
+    assert "own class for 1 of 3 images, of the most probable class of the original image" in both
 
 
 def test_values_are_spaced_around_no_transform() -> None:
@@ -1079,6 +1115,9 @@ def test_unit_ablation_needs_the_models_own_labels(folders: tuple[str, str], fai
     assert run(f"unit_ablation {own}") == 0
     assert "the label 'blue' is none of the model's 96" in fails("unit_ablation --images train")
     assert "means 4 layers" in fails(f"unit_ablation {own} --layers 0,1,2,3")
+    unlabelled = fails(f"unit_ablation {own}/red")
+    assert "6 of 6 images have no label, the first is '1.png'" in unlabelled
+    assert "--labels FILE|PATTERN" in unlabelled
 
 
 def test_selectivity_is_1_for_a_unit_of_one_class() -> None:

@@ -130,6 +130,18 @@ def test_nothing_to_merge(tmp_path: Path) -> None:
         merge([])
     with pytest.raises(RecordError, match="no shards in"):
         merge(tmp_path)
+    with pytest.raises(RecordError, match=r"there is no folder '.*gone'"):
+        merge(tmp_path / "gone")
+
+
+def test_the_command_says_how_shards_are_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, missing in ((tmp_path, "no shards in"), (tmp_path / "gone", "there is no folder")):
+        assert cli.main(["merge", str(folder)]) == 1
+        err = capsys.readouterr().err
+        assert missing in err
+        assert err.endswith(f"make them with featviz scan --shard I/N --out {folder}\n")
 
 
 # --- on disk

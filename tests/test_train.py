@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from featviz import Preprocess, open_images
 from featviz.data import LabelledImages, SyntheticImages, accuracy, split, train
-from featviz.errors import ImageError, UsageError
+from featviz.errors import ImageError, RecordError, UsageError
 from featviz.models import MINI_PREPROCESS, LocallyConnected2d, load_weights, zfmini, zfnet
 from featviz.models.zeiler_fergus import renormalize_filters
 
@@ -93,6 +95,44 @@ def test_checkpoints_are_those_that_were_named_and_the_last_and_they_load(tmp_pa
     assert not same(loaded["epoch-002.pt"], model.state_dict())
     content = torch.load(tmp_path / "new" / "folder" / "epoch-002.pt", weights_only=True)
     assert (content["epoch"], content["accuracy"]) == (2, history[1].accuracy)
+
+
+def test_checkpoints_of_another_training_are_not_mixed_with_these(tmp_path: Path) -> None:
+    settings = {"batch_size": 16, "out": tmp_path, "sources": {"data": "quarters"}}
+    train(tiny(), quarters(), epochs=2, checkpoints=[1], seed=3, **settings)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    train(tiny(), quarters(), epochs=2, checkpoints=[1], seed=3, **settings)  # once more
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    others: list[tuple[str, dict[str, Any]]] = [
+        ("epochs was 2, is 1; seed was 3, is 5", {"epochs": 1, "seed": 5}),
+        ("learning_rate was 0.02, is 0.1", {"epochs": 2, "seed": 3, "learning_rate": 0.1}),
+        (
+            'data was "quarters", is "halves"',
+            {"epochs": 2, "seed": 3, "sources": {"data": "halves"}},
+        ),
+    ]
+    for message, changed in others:
+        with pytest.raises(RecordError, match=re.escape(message)) as refused:
+            train(tiny(), quarters(), **(settings | changed))
+        assert refused.value.arguments == ("out", "fresh")
+    with pytest.raises(RecordError, match="weights was"):
+        train(tiny(1), quarters(), epochs=2, seed=3, **settings)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    train(tiny(), quarters(), epochs=1, seed=5, fresh=True, **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-001.pt"]
+
+
+@pytest.mark.parametrize("content", [b"no checkpoint", b"", None])
+def test_checkpoints_of_nobody_knows_what_are_not_written_over(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "epoch-001.pt"
+    if content is None:
+        torch.save(tiny().state_dict(), path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(RecordError, match="it does not say of which"):
+        train(tiny(), quarters(), epochs=1, batch_size=16, out=tmp_path)
 
 
 def test_training_is_this_loop_to_the_last_bit() -> None:

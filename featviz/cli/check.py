@@ -12,7 +12,7 @@ from featviz.cli.arguments import slug
 from featviz.cli.options.check import FORMULA
 from featviz.cli.sources import images_from, network_from
 from featviz.cli.work import in_turn, report, scanned
-from featviz.records.checks import Checks
+from featviz.records.checks import Checks, check_has_best
 from featviz.rules import RULES
 
 COLUMNS = {
@@ -41,6 +41,8 @@ _SYNTHETIC = 500  # images, where none are given
 
 def run(args: argparse.Namespace) -> None:
     """Scan, measure, and print the table."""
+    if args.best:
+        check_has_best(args.checks, args.units)
     out = args.out or Path("outputs") / f"{slug(args.model)}-check"
     args.k = max(args.images_per_unit, 2)
     args.score = "max"

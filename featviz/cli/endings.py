@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
+from collections.abc import Callable, Iterator
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+    suppress,
+)
 
 import torch
 from PIL import Image
@@ -17,6 +24,8 @@ from featviz.cli.signals import interrupted_code, signals_as_interrupts
 from featviz.errors import FeatvizError
 
 _EXPLAINED = (FeatvizError, OSError, torch.OutOfMemoryError)
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""What a system says where a disk, or the share of a user, has no room."""
 
 
 def exit_code(
@@ -27,7 +36,7 @@ def exit_code(
     """
     keep_freed_memory()
     try:
-        with signals_as_interrupts(), warnings.catch_warnings(), _speech(args):
+        with signals_as_interrupts(), warnings.catch_warnings(), _plain_warnings(), _speech(args):
             # a picture that is so large that it could be an attack is skipped, one below that read
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             work(args)
@@ -41,11 +50,22 @@ def exit_code(
             raise
         else:
             code = 1
-            message = f"{prefix}error: {error}{_flags(error, args)}"
+            message = f"{prefix}error: {_explained(error, args)}{_flags(error, args)}"
     # here the traceback is gone, and with it the progress bars that it kept open
     with suppress(OSError):  # the terminal may be gone, too
         print(message, file=sys.stderr)
     return code
+
+
+def _explained(error: Exception, args: argparse.Namespace) -> str:
+    """What an error says; of a file that a disk has no room for, with what helps."""
+    if not isinstance(error, OSError) or error.errno not in _FULL:
+        return str(error)
+    out = vars(args).get("out")
+    named = "the output" if out is None else f"a file in {str(out)!r}"
+    if error.filename is not None:
+        named = repr(error.filename)
+    return f"{named} cannot be written: {error.strerror}. Make room on the disk, or choose another folder"
 
 
 def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
@@ -57,6 +77,17 @@ def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
             return cause
         cause = cause.__context__
     return None
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """A block in which a warning is a line, without the place in the code that it is of."""
+    earlier = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = earlier
 
 
 def _speech(args: argparse.Namespace) -> AbstractContextManager[object]:
@@ -76,10 +107,13 @@ class _Nowhere(io.TextIOBase):
 def _flags(error: Exception, args: argparse.Namespace) -> str:
     """The flags of the arguments that an error names as its remedy, in brackets: those that this
     command has."""
-    if not isinstance(error, FeatvizError):
-        return ""
+    arguments: tuple[str, ...] = ()
+    if isinstance(error, FeatvizError):
+        arguments = error.arguments
+    elif isinstance(error, OSError) and error.errno in _FULL:
+        arguments = ("out",)
     flags = []
-    for argument in error.arguments:
+    for argument in arguments:
         name = _OWN_NAMES.get(argument, argument)
         if name in vars(args):
             flag = "--" + name.replace("_", "-")

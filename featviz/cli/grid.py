@@ -15,6 +15,7 @@ from featviz import figures
 from featviz.cli.arguments import slug
 from featviz.cli.channels import channels_of, check_channels, check_choice
 from featviz.cli.directed import directed
+from featviz.cli.provenance import heading_of
 from featviz.cli.sources import images_from, network_from
 from featviz.cli.work import in_turn, report, report_fallbacks, scanned
 from featviz.fields.sizes import LayersBySize
@@ -71,7 +72,11 @@ def _draw_of(
         remarks += [f"{name}: {text}" for text in drawn.remarks]
         rows.append(Exemplars.joined(drawn.strongest))
         fallbacks[name] = drawn.fallbacks, drawn.exemplars
-    written += _draw_overview(args, rows, out)
+    dead = {
+        name: layer_scan.statistics.dead.nonzero().flatten().tolist()
+        for name, layer_scan in result.items()
+    }
+    written += _draw_overview(args, rows, dead, out)
     report(result)
     print("\n".join([*map(str, written), *remarks]))
     report_fallbacks(fallbacks)
@@ -143,7 +148,7 @@ def _draw_layer(
         of_pages = f"-{number}of{len(pages)}" if len(pages) > 1 else ""
         for rule in args.rule:
             figure = figures.grid(
-                exemplars, rule=rule, views=args.view, maximized=maximized, heading=args.model
+                exemplars, rule=rule, views=args.view, maximized=maximized, heading=heading_of(args)
             )
             drawn.written += _saved(figure, args, out, f"{stem}{_suffix(rule, args)}{of_pages}")
             if number == 1 and exemplars.remark(rule):
@@ -160,14 +165,18 @@ def _count(exemplars: Exemplars) -> int:
     return int(filled.sum())
 
 
-def _draw_overview(args: argparse.Namespace, rows: list[Exemplars], out: Path) -> list[Path]:
+def _draw_overview(
+    args: argparse.Namespace, rows: list[Exemplars], dead: dict[str, list[int]], out: Path
+) -> list[Path]:
     """Draw the network on one page; of a deep one, every second layer or fewer."""
     step = -(-len(rows) // OVERVIEW_LAYERS)
     which = "every layer" if step == 1 else f"one layer in {step}"
     written: list[Path] = []
     for rule in args.rule:
-        heading = f"{args.model}: {which}"
-        figure = figures.overview(rows[::step], rule=rule, views=args.view, heading=heading)
+        heading = f"{heading_of(args)}: {which}"
+        figure = figures.overview(
+            rows[::step], rule=rule, views=args.view, dead=dead, heading=heading
+        )
         written += _saved(figure, args, out, f"overview{_suffix(rule, args)}")
     return written
 

@@ -16,6 +16,7 @@ from featviz.cli.arguments import (
     slug,
 )
 from featviz.cli.directed import directed
+from featviz.cli.provenance import heading_of
 from featviz.cli.sources import network_from, normalisation, recipe_from
 from featviz.cli.work import in_turn
 from featviz.errors import UsageError
@@ -119,7 +120,7 @@ def _figures(
     written = []
     for page, own in enumerate(pages, 1):
         of_pages = f"-{page}of{len(pages)}" if len(pages) > 1 else ""
-        figure = figures.maximized(result.of(own), heading=args.model)
+        figure = figures.maximized(result.of(own), heading=heading_of(args))
         written.append(figures.save(figure, folder.with_name(f"{folder.name}{of_pages}.png")))
     return written
 

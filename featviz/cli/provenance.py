@@ -9,6 +9,8 @@ from pathlib import Path
 from featviz.models.load import is_file
 from featviz.models.recipes import TIMM
 
+TRAINED, INITIAL = "trained", "initial weights"
+
 
 def sources_of(args: argparse.Namespace) -> dict[str, str]:
     """Model, weights and images in words."""
@@ -17,6 +19,19 @@ def sources_of(args: argparse.Namespace) -> dict[str, str]:
         "weights": _weights(args),
         "images": shown_path(args.images or "synthetic"),
     }
+
+
+def state_of(args: argparse.Namespace) -> str:
+    """What the weights are, in a word: trained ones, initial ones, or what a factory gave."""
+    words = {"random": INITIAL, "as the factory gave them": "as given"}
+    return words.get(_weights(args), TRAINED)
+
+
+def heading_of(args: argparse.Namespace) -> str:
+    """The model as the title of a figure begins, which says so where nothing is learned."""
+    if state_of(args) == INITIAL:
+        return f"{args.model}, {INITIAL}"
+    return str(args.model)
 
 
 def is_factory(model: str) -> bool:

@@ -11,6 +11,7 @@ from featviz import figures
 from featviz.cli.arguments import slug
 from featviz.cli.browser import open_page
 from featviz.cli.directed import directed
+from featviz.cli.provenance import heading_of
 from featviz.cli.sources import images_from, network_from
 from featviz.cli.work import in_turn, scanned
 from featviz.errors import LayerError
@@ -42,7 +43,10 @@ def _draw(args: argparse.Namespace, model: nn.Module, forward: Forward | None, o
 
     images = images_from(args, model, forward=forward)
     folder, args.layers = _record(args, layer, out)
-    result = scanned(args, model, images, folder, check, forward=forward)
+    try:
+        result = scanned(args, model, images, folder, check, forward=forward)
+    except LayerError as error:
+        raise LayerError(str(error)) from error  # the unit names the layer, and no option
     exemplars = project_exemplars(
         model,
         images,
@@ -55,7 +59,9 @@ def _draw(args: argparse.Namespace, model: nn.Module, forward: Forward | None, o
     )
     if not args.full_fields:
         exemplars = exemplars.focused()
-    figure = figures.unit(exemplars, channel, result.listing, views=args.view, heading=args.model)
+    figure = figures.unit(
+        exemplars, channel, result.listing, views=args.view, heading=heading_of(args)
+    )
     return figures.save(figure, out / f"{slug(layer)}-{channel}.png")
 
 

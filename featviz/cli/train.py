@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,9 @@ from featviz.data import LabelledImages, SyntheticImages, split, train
 from featviz.data.training import Labelled
 from featviz.errors import ImageError, UsageError
 from featviz.forward import Forward
-from featviz.images import Preprocess, open_images
+from featviz.images import Images, Preprocess, open_images
 from featviz.models import preprocessing
+from featviz.records._arrays import hash_of
 
 
 def run(args: argparse.Namespace) -> None:
@@ -59,6 +61,8 @@ def _train(args: argparse.Namespace, out: Path) -> None:
         preprocess=task.recipe.normalize,
         workers=task.workers,
         seed=args.seed,
+        sources=task.sources,
+        fresh=args.fresh,
         progress=not args.quiet,
     )
     for epoch in history:
@@ -75,6 +79,7 @@ class _Task:
         recipe: what the images go through.
         training, testing: items are (image, class index).
         workers: processes that make images.
+        sources: what the training is of, to tell its checkpoints from those of others.
     """
 
     model: nn.Module
@@ -83,6 +88,7 @@ class _Task:
     training: Labelled
     testing: Labelled | None
     workers: int
+    sources: dict[str, str]
 
 
 def _synthetic(args: argparse.Namespace) -> _Task:
@@ -98,7 +104,13 @@ def _synthetic(args: argparse.Namespace) -> _Task:
     testing = SyntheticImages(1000, seed=1, size=size)
     # drawing takes longer than training, so other processes do it
     workers = min(8, (os.cpu_count() or 1) - 1)
-    return _Task(model, forward, recipe, training, testing, workers)
+    sources = _sources(args, recipe, f"drawn at {size} pixels")
+    return _Task(model, forward, recipe, training, testing, workers, sources)
+
+
+def _sources(args: argparse.Namespace, recipe: Preprocess, data: str) -> dict[str, str]:
+    """The model, the images that are trained on, and what they go through."""
+    return {"model": args.model, "data": data, "preprocess": str(recipe)}
 
 
 def _own_size(model: str) -> tuple[int, int]:
@@ -118,13 +130,23 @@ def _labelled(args: argparse.Namespace) -> _Task:
     data = _readable(LabelledImages(images, classes), args.strict)
     # what is read from files is held in memory by this process, so others would read it again
     workers = 0
+    testing: Labelled | None = None
+    training = data
     if args.test:
         test_images = LabelledImages(labelled(args, open_images(args.test, recipe)), classes)
-        return _Task(model, forward, recipe, data, _readable(test_images, args.strict), workers)
-    if len(data) == 1:  # nothing is left to measure accuracy on
-        return _Task(model, forward, recipe, data, None, workers)
-    training, testing = split(len(data), 0.1, args.seed)
-    return _Task(model, forward, recipe, Subset(data, training), Subset(data, testing), workers)
+        testing = _readable(test_images, args.strict)
+    elif len(data) > 1:  # of one nothing would be left to measure accuracy on
+        own, others = split(len(data), 0.1, args.seed)
+        training, testing = Subset(data, own), Subset(data, others)
+    sources = _sources(args, recipe, _known_by(images, data.indices))
+    return _Task(model, forward, recipe, training, testing, workers, sources)
+
+
+def _known_by(images: Images, indices: Sequence[int]) -> str:
+    """How many images there are, and a hash of their keys and labels."""
+    entries = [(images.keys[i], images.labels[i]) for i in indices]
+    digest = hash_of(repr(entries).encode("utf-8", "backslashreplace"))
+    return f"{len(entries)} images ({digest})"
 
 
 def _readable(data: LabelledImages, strict: bool) -> Subset[tuple[Tensor, int]]:

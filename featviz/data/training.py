@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from featviz.bars import bar as progress_bar
-from featviz.errors import UsageError
+from featviz.errors import RecordError, UsageError
 from featviz.files import write_atomic
 from featviz.forward import Forward, call_model
 from featviz.models.zeiler_fergus import renormalize_filters
 from featviz.names import PAPER_EPOCHS
+from featviz.records._progress import short
+from featviz.records.fingerprint import weights_fingerprint
 
 Labelled = Dataset[tuple[Tensor, int]]
 ToModel = Callable[[Tensor], Tensor]
@@ -58,6 +62,8 @@ def train(
     forward: Forward | None = None,
     workers: int = 0,
     seed: int = 0,
+    sources: Mapping[str, str] | None = None,
+    fresh: bool = False,
     progress: bool = False,
 ) -> list[Epoch]:
     """Train ``model`` in place by stochastic gradient descent with momentum, with a learning rate that
@@ -71,7 +77,9 @@ def train(
         epochs: passes over ``data``.
         checkpoints: the epochs after which the weights are saved, numbered from 1; 0 saves the
             initial weights. The last epoch is saved always.
-        out: folder for the checkpoints ``epoch-NNN.pt``; none are written without it.
+        out: folder for the checkpoints ``epoch-NNN.pt``; none are written without it. Checkpoints of
+            another training are not mixed with these: of one with other initial weights, settings,
+            sources or number of images.
         batch_size, learning_rate, weight_decay: of the optimiser; ``learning_rate`` is the highest
             that is reached.
         radius: after each step filters with a larger root mean square are scaled to it (the paper's
@@ -80,6 +88,9 @@ def train(
         forward: how the model is called, as of `read`; None: ``model(images)``.
         workers: processes that make images.
         seed: of the order of the images and of dropout. The initial weights are the caller's.
+        sources: what else tells this training from others, by name, such as its images; written in
+            each checkpoint, beside the settings.
+        fresh: remove the checkpoints that are in ``out`` already, of whatever training.
         progress: show a progress bar for each epoch, and a line when it is done.
 
     Returns:
@@ -88,6 +99,7 @@ def train(
     Raises:
         UsageError: no images, fewer than one epoch, a rate that is not allowed, or a model that
             does not return (n, classes).
+        RecordError: ``out`` has checkpoints of another training; the message says what differs.
 
     Source: Zeiler & Fergus, section 3 (momentum 0.9, renormalised filters).
 
@@ -103,6 +115,19 @@ def train(
     to_model = preprocess or _unchanged
     saved = {*checkpoints, epochs}
     folder = None if out is None else Path(out)
+    run: dict[str, Any] = {
+        "weights": weights_fingerprint(model),
+        "images": size,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "radius": radius,
+        "seed": seed,
+        **(sources or {}),
+    }
+    if folder is not None:
+        _make_room(folder, run, fresh)
     batches = DataLoader(
         data,
         batch_size,
@@ -115,7 +140,7 @@ def train(
     steps = epochs * len(batches)
     descent = _Descent(model, to_model, learning_rate, weight_decay, radius, steps, forward)
     if folder is not None and 0 in saved:
-        save_checkpoint(model, folder, 0, None)
+        save_checkpoint(model, folder, 0, None, run)
     history = []
     torch.manual_seed(seed)  # of dropout, and of what the data set draws
     for number in range(1, epochs + 1):
@@ -127,7 +152,7 @@ def train(
             reached = accuracy(model, test, preprocess=to_model, forward=forward)
         path = None
         if folder is not None and number in saved:
-            path = save_checkpoint(model, folder, number, reached)
+            path = save_checkpoint(model, folder, number, reached, run)
         epoch = Epoch(number, loss, reached, path)
         history.append(epoch)
         if progress:
@@ -159,6 +184,48 @@ def _check_settings(
         raise UsageError(f"weight_decay={weight_decay}: it is at least 0", "weight_decay")
     if radius is not None and not radius > 0:
         raise UsageError(f"radius={radius}: it is above 0, or None for never", "radius")
+
+
+def _make_room(folder: Path, run: Mapping[str, Any], fresh: bool) -> None:
+    """Make sure that no checkpoints but those of this run are in a folder; ``fresh`` removes all.
+
+    Raises:
+        RecordError: there are others.
+    """
+    for path in sorted(folder.glob("epoch-*.pt")):
+        if fresh:
+            path.unlink()
+            continue
+        differences = _differences(_run_of(path), run)
+        if differences:
+            raise RecordError(
+                f"{str(path)!r} is of another training: {'; '.join(differences)}. "
+                "Choose another folder, or begin afresh, which removes the checkpoints that are there",
+                "out",
+                "fresh",
+            )
+
+
+def _run_of(path: Path) -> Mapping[str, Any] | None:
+    """What the run of a checkpoint was made from; None where it does not say."""
+    try:
+        content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
+        run: Any = content.get("run")
+    except (OSError, EOFError, RuntimeError, UnpicklingError, AttributeError):
+        return None  # damaged, or of something else
+    return run if isinstance(run, dict) else None
+
+
+def _differences(earlier: Mapping[str, Any] | None, run: Mapping[str, Any]) -> list[str]:
+    """In words, by what an earlier run is another than this."""
+    if earlier is None:
+        return ["it does not say of which"]
+    differences = []
+    for name in dict.fromkeys([*run, *earlier]):
+        before, now = earlier.get(name), run.get(name)
+        if before != now:
+            differences.append(f"{name} was {short(before)}, is {short(now)}")
+    return differences
 
 
 def _line(description: str, epoch: Epoch) -> str:
@@ -267,11 +334,14 @@ def accuracy(
     return right / total
 
 
-def save_checkpoint(model: nn.Module, folder: Path, epoch: int, accuracy: float | None) -> Path:
-    """Write ``epoch-NNN.pt``: the state dict under ``state_dict``, with the epoch and the accuracy
-    reached.
+def save_checkpoint(
+    model: nn.Module, folder: Path, epoch: int, accuracy: float | None, run: Mapping[str, Any]
+) -> Path:
+    """Write ``epoch-NNN.pt``: the state dict under ``state_dict``, with the epoch, the accuracy
+    reached, and what the run is made from.
     """
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     content = BytesIO()
-    torch.save({"state_dict": state, "epoch": epoch, "accuracy": accuracy}, content)
+    about = {"epoch": epoch, "accuracy": accuracy, "run": dict(run)}
+    torch.save({"state_dict": state} | about, content)
     return write_atomic(folder / f"epoch-{epoch:03d}.pt", content.getvalue())

@@ -22,6 +22,8 @@ from featviz.units import Layer
 FOLDER = "ActivationComponentVisualizer/images/model"
 """Below the folder that SemanticLens is given: its class, and the names of data set and model."""
 KEYS = "images.txt"
+_BREAKS = {ord("\n"): "\\n", ord("\r"): "\\r"}
+"""How line breaks in names are written, where each name has a line."""
 _TYPES = {torch.bfloat16: "BF16", torch.int64: "I64"}
 
 
@@ -51,7 +53,8 @@ def write_semanticlens(folder: Path, subject: Subject) -> None:
             "layer_name": name,
         }
         write_atomic(folder / _file(subject, name), safetensors(tensors, metadata))
-    write_atomic(folder / KEYS, "".join(f"{key}\n" for key in subject.result.listing.keys))
+    keys = [key.translate(_BREAKS) for key in subject.result.listing.keys]
+    write_atomic(folder / KEYS, "".join(f"{key}\n" for key in keys))
 
 
 def _file(subject: Subject, name: str) -> str:

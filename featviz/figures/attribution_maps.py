@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import torch
 from matplotlib.figure import Figure
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from featviz.errors import UsageError
 from featviz.figures.page import AnyFigure, Area, fit, fitted, new_page, titled
+from featviz.records.likeness import Likeness, cosine, remark
 from featviz.tiles import contrast, signed
 
 _SIDE = 168  # pixels: of a panel
@@ -28,7 +30,8 @@ def attributions(
     heading: str = "",
     fig: AnyFigure | None = None,
 ) -> Figure:
-    """A row for each image: the image, its attributions as heat over it, its projections.
+    """A row for each image: the image, its attributions as heat over it, its projections. A rule whose
+    projections are alike in all images is named in the caption.
 
     Args:
         images: (n, c, h, w) in [0, 1].
@@ -60,7 +63,8 @@ def attributions(
     width = len(columns) * step - _GAP
     notes = [
         "Attributions: red raises the response, blue lowers it. Projections: middle grey = 0. "
-        "Every panel has a scale of its own, up to the 99.5th percentile of its magnitudes."
+        "Every panel has a scale of its own, up to the 99.5th percentile of its magnitudes.",
+        *_remarks(projections),
     ]
     title = titled(heading, "attributions and projections")
     area = new_page(width, _HEAD + len(images) * row - _GAP, title, notes, fig)
@@ -76,6 +80,16 @@ def attributions(
         panels += [signed(values[i], contrast(values[i][None])) for values in projections.values()]
         _row(area, y + _ABOVE, step, panels)
     return area.finish()
+
+
+def _remarks(projections: Mapping[str, Tensor]) -> list[str]:
+    """A line for each rule whose projections hardly differ from image to image."""
+    likenesses = {}
+    for rule, signals in projections.items():
+        pairs = (cosine(a, b) for a, b in combinations(signals, 2))
+        likenesses[rule] = Likeness.of((), pairs)
+    remarks = [remark(rule, likenesses) for rule in projections]
+    return [text for text in remarks if text]
 
 
 def _row(area: Area, y: float, step: float, panels: Sequence[Tensor]) -> None:

@@ -22,8 +22,10 @@ _DEAD_GRAY = 244
 
 
 def strongest_responses(exemplars: Exemplars) -> str:
-    """The caption of the k tiles of a unit; says what ranks them if it is not the maximum."""
-    k = exemplars.k
+    """The caption of the tiles of a unit: how many, k unless there are fewer images; says what ranks
+    them if it is not the maximum."""
+    filled = int((exemplars.images >= 0).sum(dim=1).max())
+    k = filled or exemplars.k
     caption = "strongest response" if k == 1 else f"{k} strongest responses"
     return caption + ranked_by(exemplars)
 

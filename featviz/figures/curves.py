@@ -67,6 +67,7 @@ def invariance(
     top: str,
     *,
     names: Sequence[str],
+    note: str = "",
     heading: str = "",
     fig: AnyFigure | None = None,
 ) -> Figure:
@@ -75,12 +76,13 @@ def invariance(
 
     A row for each transform. From left to right: examples of the transformed images; the Euclidean
     distance between the features of the original and of the transformed image in the first layer,
-    and in the top layer; the probability of the true class. A curve for each image.
+    and in the top layer; the probability of a class. A curve for each image.
 
     Args:
         rows: the transforms.
         first, top: names of layers in every result.
         names: of the images, in order.
+        note: below the title, such as whose class the probability is of.
         heading: comes first in the title.
         fig: a figure, or part of one, to draw into; None: a new one.
 
@@ -103,11 +105,13 @@ def invariance(
     pictures = _TILE * max(row.examples.shape[1] for row in rows)
     titles = [f"distance in {first}", f"distance in {top}"]
     if any(row.classes is not None for row in rows):
-        titles.append("probability of the true class")
+        titles.append("probability of the class")
     notes = [
         "Distance: Euclidean, between the feature vectors of the original and of the "
         "transformed image. A curve for each image."
     ]
+    if note:
+        notes.append(note)
     title = titled(heading, "features of transformed images, in the first layer and at the top")
     heights = [24 + _TILE * row.examples.shape[0] + 52 for row in rows]
     width = pictures + len(titles) * (_GAP + _PLOT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 
 import torch
@@ -32,6 +32,7 @@ from featviz.views import ViewsLike, views_for
 _ABOVE = 50  # pixels: above the tiles of a layer in the overview
 _BETWEEN = 2  # pixels: between the tiles of the overview
 _BELOW = 8  # pixels: below the tiles of a layer
+_DEAD = 10  # dead units that are named
 
 
 def grid(
@@ -105,6 +106,7 @@ def overview(
     rule: str | None = None,
     views: ViewsLike = None,
     tile: int = 56,
+    dead: Mapping[str, Sequence[int]] | None = None,
     heading: str = "",
     fig: AnyFigure | None = None,
 ) -> Figure:
@@ -118,6 +120,8 @@ def overview(
         views: ``masked``, ``projection``, ``heat``, or several of them, from above; None: masked
             and projection, as `featviz.views.views_for` says.
         tile: side of a tile in pixels.
+        dead: by the name of a layer all of its dead units; None: those among the units to show are
+            counted alone.
         heading: comes first in the title.
         fig: a figure, or part of one, to draw into; None: a new one.
 
@@ -155,7 +159,7 @@ def overview(
     for exemplars, strip, height in zip(layers, strips, heights, strict=True):
         layer = exemplars.layer
         name = fitted(layer.name, area.width, 9, bold=True)
-        note = fitted(described(layer) + _dead_units(exemplars), area.width, 7)
+        note = fitted(described(layer) + _dead_units(exemplars, dead), area.width, 7)
         area.text(0, top + 12, name, size=9, weight="bold")
         area.text(0, top + 27, note, size=7, color=QUIET)
         living = _living(exemplars)
@@ -204,12 +208,19 @@ def _living(exemplars: Exemplars) -> list[int]:
     return (~exemplars.dead).nonzero().flatten().tolist()
 
 
-def _dead_units(exemplars: Exemplars) -> str:
-    """The note on the units that are not drawn."""
-    dead = [str(exemplars.channels[row]) for row in exemplars.dead.nonzero().flatten().tolist()]
-    if not dead:
+def _dead_units(exemplars: Exemplars, dead: Mapping[str, Sequence[int]] | None) -> str:
+    """The note on the units that no image activates: of the layer, or of those to show."""
+    rows = exemplars.dead.nonzero().flatten().tolist()
+    own: Sequence[int] = [exemplars.channels[row] for row in rows]
+    total = f"these {len(exemplars.channels)}"
+    if dead is not None:
+        own, total = dead[exemplars.layer.name], str(exemplars.layer.channels)
+    if not own:
         return ""
-    return f"; dead: {', '.join(dead)}"
+    verb = "is" if len(own) == 1 else "are"
+    names = ", ".join(map(str, own[:_DEAD]))
+    dots = ", …" if len(own) > _DEAD else ""
+    return f"; {len(own)} of {total} units {verb} dead ({names}{dots})"
 
 
 def _columns(n: int, width: int, height: int) -> int:

@@ -6,16 +6,19 @@ top left, and returns ``area.finish()``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from io import BytesIO
-from math import cos, sin
+from math import ceil, cos, sin
 from pathlib import Path
 from typing import Any
 
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 from torch import Tensor
@@ -167,7 +170,7 @@ class Area:
         """Text in ink, centred on y."""
         self._drawn.append(
             self.figure.text(
-                *self._at(x, y), text, size=size, **{"color": INK, "va": "center"} | style
+                *self._at(x, y), legible(text), size=size, **{"color": INK, "va": "center"} | style
             )
         )
 
@@ -178,7 +181,7 @@ class Area:
             return
         legend = self.figure.legend(
             handles,
-            labels,
+            [legible(label) for label in labels],
             loc="upper left",
             bbox_to_anchor=self._at(x, y),
             ncols=columns,
@@ -254,15 +257,50 @@ def written(axes: Axes, scale: float = 1.0) -> None:
 
 
 def _as_written(text: Text, scale: float) -> None:
+    text.set_text("\n".join(map(legible, text.get_text().split("\n"))))
     text.set_parse_math(False)
     text.set_fontsize(float(text.get_fontsize()) * scale)
+
+
+def legible(text: str) -> str:
+    """One line of text as it is drawn: a question mark stands for each character that the fonts lack,
+    and for each that is no letter or sign, such as a line break or a turn of the direction; names of
+    files may hold any."""
+    if text.isascii() and text.isprintable():
+        return text
+    fonts = [_characters_of(font) for font in _fonts()]
+    return "".join(_drawn(sign, fonts) for sign in text)
+
+
+def _drawn(sign: str, fonts: Sequence[frozenset[int]]) -> str:
+    """A character, or what stands for it."""
+    if unicodedata.category(sign) == "Zs":  # a space of any width
+        return " "
+    if sign.isprintable() and any(ord(sign) in font for font in fonts):
+        return sign
+    return "?"
+
+
+def _fonts() -> Iterator[str]:
+    """The files of the fonts: the first of each family, and what matplotlib takes where it has none."""
+    yield findfont(FontProperties())
+    for family in FontProperties().get_family():
+        with suppress(ValueError):
+            yield findfont(FontProperties(family=family), fallback_to_default=False)
+
+
+@cache
+def _characters_of(font: str) -> frozenset[int]:
+    """The numbers of the characters that a font has."""
+    return frozenset(get_font(font).get_charmap())
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
     """Of one line, in pixels, ``size`` in points; a little more than its outlines, for on screen
     every letter is rounded to whole pixels."""
     font = FontProperties(size=size, weight="bold" if bold else "normal")
-    points, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    line = legible(text)
+    points, _, _ = text_to_path.get_text_width_height_descent(line, font, ismath=False)
     return 1.04 * float(points) * DPI / 72
 
 
@@ -279,7 +317,8 @@ def wrapped(text: str, width: float, size: float, bold: bool = False) -> list[st
 
 
 def fitted(text: str, width: float, size: float, bold: bool = False) -> str:
-    """One line of at most ``width`` pixels: the middle of a longer one is left out."""
+    """One line of at most ``width`` pixels, legible: the middle of a longer one is left out."""
+    text = legible(text)
     shorter = text
     kept = len(text)
     while kept > 1 and text_width(shorter, size, bold) > width:
@@ -383,6 +422,7 @@ def shades(n: int) -> list[Any]:
 
 
 LABEL_WIDTH = 150  # pixels that the name of a layer may take below an axis
+_SLANTED = 22  # pixels from name to name, along an axis, where names aslant do not touch
 
 
 def room_for_names(names: Sequence[str], step: float) -> float:
@@ -398,13 +438,21 @@ def room_left_of_names(names: Sequence[str], step: float) -> float:
 
 
 def name_ticks(axes: Axes, names: Sequence[str], step: float) -> None:
-    """Names along the horizontal axis, aslant where they do not fit beside each other."""
-    labels = [fitted(name, LABEL_WIDTH, TICKS) for name in names]
+    """Names along the horizontal axis, aslant where they do not fit beside each other; of names that
+    do not fit then either, as many as do, the first and the last among them."""
     if _widest(names) < step:
-        axes.set_xticks(range(len(names)), labels)
+        ticks = list(range(len(names)))
+        slant: Style = {}
     else:
-        slant: Style = {"rotation": 34, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(len(names)), labels, **slant)
+        ticks = _apart(len(names), ceil(_SLANTED / step))
+        slant = {"rotation": 34, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(ticks, [fitted(names[i], LABEL_WIDTH, TICKS) for i in ticks], **slant)
+
+
+def _apart(n: int, least: int) -> list[int]:
+    """The first and the last of n, and of those between them one in ``least``."""
+    ticks = list(range(0, n - least, least)) or [0]
+    return list(dict.fromkeys([*ticks, n - 1]))
 
 
 def _widest(names: Sequence[str]) -> float:

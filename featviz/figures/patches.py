@@ -73,6 +73,7 @@ def top_patches(
     notes = [
         f"Under {rule}, from the left: {views_note(rule, views)}.",
         *silent_note(layers, rule),
+        *_remarks(layers, rule),
     ]
     area = new_page(width, height, title, notes, fig)
     top = 0
@@ -84,3 +85,9 @@ def top_patches(
         draw_blocks(area, 0, top + _HEAD, exemplars, own, min(columns, len(own)))
         top += _HEAD + size[1] + _BETWEEN
     return area.finish()
+
+
+def _remarks(layers: Sequence[Exemplars], rule: str) -> list[str]:
+    """What a reader has to know of the projections of each layer, where there is something."""
+    remarks = [(exemplars.layer.name, exemplars.remark(rule)) for exemplars in layers]
+    return [f"{name}: {remark}" for name, remark in remarks if remark]

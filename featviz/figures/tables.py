@@ -129,7 +129,7 @@ def layer_probe(
     Args:
         rows: with ``weights`` (which curve), ``layer``, ``train accuracy`` and ``test accuracy`` (0
             to 1).
-        chance: the accuracy of the most frequent class.
+        chance: the accuracy of naming the most frequent class whatever the image.
         heading: comes first in the title.
         note: below it.
         ax: axes to draw on, without heading and note; None: a new figure.
@@ -155,6 +155,7 @@ def layer_probe(
     plot = max(560, step * len(layers))
     title = titled(heading, "a linear classifier on each layer")
     notes = [note] if note else []
+    notes.append("Dotted: naming the most frequent class of the test images, whatever the image.")
     height = 26 + 320 + room_for_names(layers, plot / len(layers)) + 20
     left = max(54, room_left_of_names(layers, plot / len(layers)))
     area = new_page(left + plot + 80, height, title, notes)
@@ -195,7 +196,7 @@ def _accuracies(
         "va": "center",
         "color": QUIET,
     }
-    axes.text(1.01, 100 * chance, f"chance {100 * chance:.0f}", **beside)
+    axes.text(1.01, 100 * chance, f"most frequent\nclass {100 * chance:.0f}", **beside)
     axes.set_ylim(-7, 104)  # room for the numbers below the lowest points
     axes.set_ylabel("accuracy, % of images", size=8, color=QUIET)
     axes.set_xlabel("features of layer, in the order of the network", size=8, color=QUIET)

@@ -53,13 +53,13 @@ def randomisation(
     fig: AnyFigure | None = None,
 ) -> Figure:
     """Projections while a network's layers are re-initialised from the top down, and how alike they
-    are to those of the trained network.
+    are to those of the network as it was.
 
     Args:
         image: (c, h, w) in [0, 1].
         projections: by rule (steps, c, h, w), any sign.
         curves: by measure, and by rule, a number for each step.
-        steps: names of the steps; the first is the trained network.
+        steps: names of the steps; the first is the network as it was, such as ``trained``.
         name: what is projected.
         heading: comes first in the title.
         fig: a figure, or part of one, to draw into; None: a new one.
@@ -91,7 +91,7 @@ def randomisation(
     room = room_for_names(steps, apart)
     notes = [
         "Each column: the layers down to the one that is named have random weights. " + _SCALE,
-        "Below: how alike the magnitudes are to those of the trained network. "
+        f"Below: how alike the magnitudes are to those of the first column ({steps[0]}). "
         "Good: near 0 at the right, for then the picture depends on the weights.",
     ]
     title = "the same unit under random weights"

@@ -74,7 +74,8 @@ def unit_ablation(
     drops = 100 * result.drops
     highest = 100 * result.class_drops.nan_to_num(-torch.inf).amax(dim=1)
     title = titled(heading, f"accuracy without each of {len(drops)} units of {result.layer}")
-    area = new_page(_WIDE + 2 * _NARROW + 3 * _GAP, _HIGH + 88, title, _notes(result), fig)
+    notes = [*_notes(result), *_without_selectivity(result, selectivity)]
+    area = new_page(_WIDE + 2 * _NARROW + 3 * _GAP, _HIGH + 88, title, notes, fig)
     axes = area.axes(_GAP, 24, _WIDE, _HIGH)
     _ranked(axes, drops, highest)
     title_axes(axes, "what is lost without each unit", _WIDE)
@@ -104,6 +105,21 @@ def _notes(result: Ablation) -> list[str]:
     ]
 
 
+def _without_selectivity(result: Ablation, selectivity: Tensor) -> list[str]:
+    """The note on units that have no class selectivity, where there are any."""
+    without = int(selectivity.isnan().sum())
+    if not without:
+        return []
+    assert result.labelled is not None
+    classes = int((result.labelled > 0).sum())
+    reason = "all images are of one class" if classes == 1 else "no image activates them"
+    verb = "has" if without == 1 else "have"
+    return [
+        f"{without} of {len(selectivity)} units {verb} no class selectivity and no point at the right: "
+        f"{reason}."
+    ]
+
+
 def _ranked(axes: Axes, drops: Tensor, highest: Tensor) -> None:
     """The units in the order of what is lost."""
     order = drops.argsort(descending=True, stable=True)
@@ -124,6 +140,9 @@ def _against(axes: Axes, selectivity: Tensor, values: Tensor, shade: str) -> Non
     """Losses against selectivity, with the correlation of ranks."""
     known = ~selectivity.isnan()
     x, y = selectivity[known].double(), values[known]
+    if not len(x):
+        centre: Style = {"transform": axes.transAxes, "ha": "center", "size": 8, "color": QUIET}
+        axes.text(0.5, 0.55, "no unit has a class selectivity", **centre)
     axes.plot(x.tolist(), y.tolist(), "o", color=shade, markersize=4, alpha=0.75, markeredgewidth=0)
     plain(axes)
     axes.axhline(0, color=QUIET, linewidth=0.8, zorder=0)

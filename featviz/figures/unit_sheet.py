@@ -106,5 +106,4 @@ def _name_exemplars(
         texts = [score, listing.keys[image], listing.labels[image] or ""]
         for line, text in enumerate(texts):
             left = rank * (width + _GAP)
-            shown = fitted(text.encode("utf-8", "replace").decode(), width, 7)
-            area.text(left, top + (line + 0.5) * _LINE, shown, size=7, color=QUIET)
+            area.text(left, top + (line + 0.5) * _LINE, fitted(text, width, 7), size=7, color=QUIET)

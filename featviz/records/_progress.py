@@ -14,6 +14,8 @@ from featviz.records._arrays import hash_of
 from featviz.records._fields import Entry
 from featviz.records.listing import Listing, Range, Skipped, is_in
 
+_OTHER_LABELS = "its images have other labels"
+
 
 class Progress(Protocol):
     """What such a record has: see `Scan`."""
@@ -48,15 +50,35 @@ def check_resumes(earlier: Progress, begun: Progress) -> None:
         if key == "images" and earlier.listing.keys == begun.listing.keys:
             differences += _changes(earlier, begun)
             differences += _other_content(earlier, begun)
+        elif key == "images":
+            differences.append(_other_images(earlier.listing, begun.listing))
         elif before.get(key) != value:
             differences.append(f"{key} was {short(before.get(key))}, is {short(value)}")
     if differences:
+        same = ["give the labels of the record"] if _OTHER_LABELS in differences else []
+        remedy = ", or ".join(["choose another folder", *same, "begin afresh"])
         raise RecordError(
             f"the record on disk was made from something else: {'; '.join(differences)}. "
-            "Choose another folder, or begin afresh",
+            f"{remedy.capitalize()}",
             "out",
+            *(["labels"] if same else []),
             "fresh",
         )
+
+
+def _other_images(old: Listing, new: Listing) -> str:
+    """In words, how the images of one listing are others than those of an earlier one."""
+    known = set(old.keys)
+    others = [key for key in new.keys if key not in known]
+    if others and len(others) == len(new):
+        now = f"{len(new)} others, the first {others[0]!r}"
+    elif others:
+        now = f"{len(new)} images, {len(others)} of them others, the first {others[0]!r}"
+    elif len(new) < len(old):
+        now = f"{len(new)} of them"
+    else:
+        now = f"{len(new)} in another order"
+    return f"images was {len(old)} images, is {now}"
 
 
 def _changes(earlier: Progress, begun: Progress) -> list[str]:
@@ -75,7 +97,7 @@ def _other_content(earlier: Progress, begun: Progress) -> list[str]:
     if old.input_shape != new.input_shape:
         return []  # which is said already
     if old.labels != new.labels:
-        return ["its images have other labels"]
+        return [_OTHER_LABELS]
     is_other = earlier.identity["images"] != begun.identity["images"]
     if is_other and not any(old.stamps) and not any(new.stamps):
         return ["its images are others of the same names"]

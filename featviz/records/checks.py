@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -18,6 +18,8 @@ NAME = "checks.json"
 SCHEMA = 3
 CRITERIA = ("specificity", "image_dependence", "kept")
 """What a rule is recommended by."""
+_FOR_BEST = ("specificity", "image_dependence", "reactivation")
+"""The checks that measure it."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ class Checks:
             if not known:
                 raise UsageError(
                     f"layer {layer!r} has no rule with {', '.join(CRITERIA)}: give the checks "
-                    "'specificity', 'image_dependence' and 'reactivation'",
+                    f"{', '.join(_FOR_BEST)}, and at least 2 units",
                     "checks",
+                    "units",
                 )
             chosen[layer] = max(known, key=lambda rule: known[rule])
         return chosen
@@ -206,6 +209,30 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
         raise fields.wrong(name, value, "a finite number")
     return float(value)
+
+
+def check_has_best(names: Collection[str] | None, units: int) -> None:
+    """Make sure that checks give what the best rule of a layer is told by.
+
+    Args:
+        names: of the checks; None: all.
+        units: that are compared.
+
+    Raises:
+        UsageError: they do not.
+    """
+    missing = [] if names is None else [name for name in _FOR_BEST if name not in names]
+    if missing:
+        raise UsageError(
+            f"the best rule is told by {', '.join(CRITERIA)}: give the checks {', '.join(missing)} too",
+            "checks",
+        )
+    if units < 2:
+        raise UsageError(
+            f"units={units}: the best rule is told by specificity among others, which compares units: "
+            "give at least 2",
+            "units",
+        )
 
 
 def check_names(names: list[str], allowed: list[str]) -> None:

@@ -47,6 +47,9 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="of the order of images and of dropout (default: 0)"
     )
     add_output(parser, "where checkpoints go (default: outputs/train-MODEL)")
+    parser.add_argument(
+        "--fresh", action="store_true", help="remove the checkpoints that are there already"
+    )
     add_examples(
         parser,
         "featviz train",
