@@ -124,7 +124,9 @@ def _from_timm(name: str, named: str | None, options: dict[str, Any]) -> nn.Modu
     architecture, _, tag = name.partition(".")
     known = timm.list_models()
     if architecture not in known:
-        nearest = did_you_mean(architecture, known) or ": timm.list_models() names those that it has"
+        nearest = (
+            did_you_mean(architecture, known) or ": timm.list_models() names those that it has"
+        )
         raise ModelError(f"timm has no model {architecture!r}{nearest}", "model")
     if named not in (None, DEFAULT):
         tag = str(named)
