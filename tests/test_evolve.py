@@ -232,3 +232,15 @@ def test_a_sample_is_of_the_living_and_of_all_if_none_lives() -> None:
     sample = result.sample(3, seed=7)
     assert len(set(sample)) == 3
     assert sample == sorted(sample)
+
+
+def test_checkpoints_of_two_trainings_are_told_apart(folder: Path) -> None:
+    """Those that say nothing of theirs are taken as they are."""
+    for epoch, seed in ((2, 0), (10, 1)):
+        path = folder / f"epoch-{epoch:03d}.pt"
+        torch.save(torch.load(path) | {"run": {"seed": seed, "epochs": 10}}, path)
+    message = r"'epoch-010.pt' is of another training than 'epoch-002.pt': seed was 0, is 1"
+    with pytest.raises(WeightsError, match=message):
+        evolve(network(0), pictures(), "0", folder, 1)
+    torch.save(torch.load(path) | {"run": {"seed": 0, "epochs": 10}}, path)
+    assert evolve(network(0), pictures(), "0", folder, 1).epochs == EPOCHS

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from featviz.files import write_atomic
 from featviz.forward import Forward, call_model
 from featviz.models.zeiler_fergus import renormalize_filters
 from featviz.names import PAPER_EPOCHS
-from featviz.records._progress import short
+from featviz.records._runs import differences, run_of
 from featviz.records.fingerprint import weights_fingerprint
 
 Labelled = Dataset[tuple[Tensor, int]]
@@ -196,36 +195,15 @@ def _make_room(folder: Path, run: Mapping[str, Any], fresh: bool) -> None:
         if fresh:
             path.unlink()
             continue
-        differences = _differences(_run_of(path), run)
-        if differences:
+        earlier = run_of(path)
+        others = ["it does not say of which"] if earlier is None else differences(earlier, run)
+        if others:
             raise RecordError(
-                f"{str(path)!r} is of another training: {'; '.join(differences)}. "
+                f"{str(path)!r} is of another training: {'; '.join(others)}. "
                 "Choose another folder, or begin afresh, which removes the checkpoints that are there",
                 "out",
                 "fresh",
             )
-
-
-def _run_of(path: Path) -> Mapping[str, Any] | None:
-    """What the run of a checkpoint was made from; None where it does not say."""
-    try:
-        content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
-        run: Any = content.get("run")
-    except (OSError, EOFError, RuntimeError, UnpicklingError, AttributeError):
-        return None  # damaged, or of something else
-    return run if isinstance(run, dict) else None
-
-
-def _differences(earlier: Mapping[str, Any] | None, run: Mapping[str, Any]) -> list[str]:
-    """In words, by what an earlier run is another than this."""
-    if earlier is None:
-        return ["it does not say of which"]
-    differences = []
-    for name in dict.fromkeys([*run, *earlier]):
-        before, now = earlier.get(name), run.get(name)
-        if before != now:
-            differences.append(f"{name} was {short(before)}, is {short(now)}")
-    return differences
 
 
 def _line(description: str, epoch: Epoch) -> str:

@@ -3,7 +3,6 @@ Zeiler & Fergus)."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from featviz.images.sources import open_images
 
 # Methods do not use each other. This one is the exception: it is a scan, the responses and the
 # projections of each state of a network, put side by side, and images made for it.
+from featviz.methods._checkpoints import Checkpoints, files_of
 from featviz.methods._maximize_layer import maximize_layer
 from featviz.methods.project_exemplars import project_exemplars
 from featviz.methods.responses import responses
@@ -36,8 +36,6 @@ from featviz.records.scan import Scan
 from featviz.rules import check_rule
 from featviz.units import Layer, LayersLike, Unit
 
-Checkpoints = str | Path | Mapping[int, str | Path]
-"""A folder of ``epoch-NNN.pt``, or a file for each epoch."""
 MOST_IMAGES = 1000
 """At most so many images, spread over the data set, are compared for how far a layer is from its
 last state."""
@@ -232,7 +230,7 @@ def evolve(
         progress: show a progress bar over the checkpoints.
 
     Raises:
-        WeightsError: there are no such checkpoints, or they are of another model.
+        WeightsError: there are no such checkpoints, or they are of another model, or of several trainings.
         UsageError: fewer than two checkpoints, or fewer than one unit.
         LayerError, UnitError, RuleError, ImageError: as of `scan` and `project_exemplars`.
 
@@ -260,7 +258,7 @@ def evolve(
         raise UsageError(f"channels={channels}: follow at least 1 unit of each layer")
     if not isinstance(layers, (str, Layer)):
         layers = list(layers)  # it is read at each checkpoint
-    files = _files(checkpoints)
+    files = files_of(checkpoints)
     data = open_images(images)
     states: list[Scan] = []
     peaks: list[Mapping[str, Tensor]] = []
@@ -293,33 +291,6 @@ def evolve(
         shown = _images(tracks[name], images_made[name])
         tracks[name] = replace(tracks[name], maximized=shown)
     return Evolution(tracks, list(files), states[-1].listing, rule)
-
-
-def _files(checkpoints: Checkpoints) -> dict[int, Path]:
-    """The file of each epoch, in order."""
-    if isinstance(checkpoints, (str, Path)):
-        files = _in_folder(Path(checkpoints))
-    else:
-        files = {epoch: Path(path) for epoch, path in checkpoints.items()}
-    if len(files) < 2:
-        raise UsageError(f"{len(files)} checkpoint: to see a feature develop takes at least 2")
-    return dict(sorted(files.items()))
-
-
-def _in_folder(folder: Path) -> dict[int, Path]:
-    if not folder.is_dir():
-        raise WeightsError(f"no folder {str(folder)!r} of checkpoints")
-    files = {}
-    for path in folder.iterdir():
-        match = re.fullmatch(r"epoch-(\d+)\.pt", path.name)
-        if match:
-            files[int(match[1])] = path
-    if not files:
-        raise WeightsError(
-            f"the folder {str(folder)!r} holds no checkpoints: "
-            "their names are epoch-NNN.pt, such as epoch-005.pt"
-        )
-    return files
 
 
 def _at_each(
