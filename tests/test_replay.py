@@ -109,6 +109,10 @@ def test_after_batches_have_been_halved_there_is_another_graph(waits: list[str])
     assert values(replay, 4, 4, 4, 4) == [1, 1]
     replay.again()
     assert values(replay, 2, 2, 2, 2) == [2, 2]
+    replay.refuse("no room")
+    replay.again()
+    assert replay.refused is None
+    assert values(replay, 2, 2, 2, 2) == [3, 3]
 
 
 def test_a_graph_that_gives_other_values_is_not_taken(waits: list[str]) -> None:

@@ -10,7 +10,7 @@ from featviz.cli.work import in_turn, report
 from featviz.errors import UsageError
 from featviz.gallery._merge import shards_of
 from featviz.methods._shards import shards_in
-from featviz.methods.merge import merge
+from featviz.methods.merge import merge, no_shards
 from featviz.records.scan import MANIFEST
 
 
@@ -24,9 +24,8 @@ def run(args: argparse.Namespace) -> None:
             print(gallery.merge(single))
         return
     if single is not None and shards_in(single) is None:
-        kind = "no shards in" if single.is_dir() else "no shards, since there is no folder"
         raise UsageError(
-            f"{kind} {str(single)!r}: make them with featviz scan --shard I/N --out {single}"
+            f"{no_shards(single)}: make them with featviz scan --shard I/N --out {single}"
         )
     out = args.out or single or Path("outputs/merged")
     with in_turn(out):

@@ -20,7 +20,8 @@ from featviz.files import write_atomic
 from featviz.forward import Forward, call_model
 from featviz.models.zeiler_fergus import renormalize_filters
 from featviz.names import PAPER_EPOCHS
-from featviz.records._runs import differences, run_of
+from featviz.records._progress import differences
+from featviz.records._runs import run_of
 from featviz.records.fingerprint import weights_fingerprint
 
 Labelled = Dataset[tuple[Tensor, int]]

@@ -151,7 +151,8 @@ def anatomy(
     """
     if len(input_shape) != 3:
         raise UsageError(f"input_shape={input_shape}: give (channels, height, width)")
-    check_takes_hooks(model)
+    check_module(model)
+    check_not_scripted(model)
     return _traced(model, _images(model, input_shape), only, forward)
 
 
@@ -345,13 +346,12 @@ def _field(call: Call, input_shape: tuple[int, int, int]) -> ReceptiveField:
     )
 
 
-def check_takes_hooks(model: object) -> None:
-    """Make sure that a model is a module whose layers take hooks.
+def check_not_scripted(model: object) -> None:
+    """Make sure that a model's layers take hooks.
 
     Raises:
-        ModelError: it is none, an exported program, or scripted.
+        ModelError: it is scripted.
     """
-    check_module(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
             "the model is scripted, which takes no hooks: use the model before it was scripted"

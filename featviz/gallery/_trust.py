@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
 
-from featviz.records.likeness import HIGH, Likeness, better_rule, remark
+from featviz.records.likeness import HIGH, Likeness, better_rule, in_digits, remark
 
 _KINDS = ("units", "images")
 
@@ -37,7 +37,9 @@ def summary(badge: Badge) -> str:
     """A badge in a sentence, with its numbers; empty where nothing was measured."""
     if badge["remark"]:
         return str(badge["remark"])
-    apart = [f"{kind} (cosine {cosine(badge[kind])})" for kind in _KINDS if badge[kind] is not None]
+    apart = [
+        f"{kind} (cosine {in_digits(badge[kind])})" for kind in _KINDS if badge[kind] is not None
+    ]
     return f"These {badge['rule']} pictures tell {' and '.join(apart)} apart." if apart else ""
 
 
@@ -45,18 +47,13 @@ def mark(badge: Badge) -> str:
     """What stands beside the pictures of a rule that hardly depend on the unit or on the image; empty
     where they do."""
     measured = [kind for kind in _KINDS if badge[kind] is not None]
-    alike = [f"{kind} ({cosine(badge[kind])})" for kind in measured if badge[kind] > HIGH]
+    alike = [f"{kind} ({in_digits(badge[kind])})" for kind in measured if badge[kind] > HIGH]
     return f"hardly tells {' or '.join(alike)} apart" if alike else ""
 
 
 def marks(badges: Sequence[Badge]) -> dict[str, str]:
     """By rule, its mark; only rules that have some."""
     return {badge["rule"]: mark(badge) for badge in badges if mark(badge)}
-
-
-def cosine(value: float) -> str:
-    """Two digits of a likeness, without a sign where they are zero."""
-    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def _rounded(value: float) -> float | None:

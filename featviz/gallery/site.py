@@ -16,7 +16,7 @@ from featviz.errors import RecordError, UsageError, first_line
 from featviz.files import write_atomic
 from featviz.gallery import _trust
 from featviz.records import _fields as fields
-from featviz.records.likeness import HIGH
+from featviz.records.likeness import HIGH, in_digits
 
 SCHEMA = 11
 RECORD = "gallery.json"
@@ -244,7 +244,7 @@ def strict_json(value: Any, **options: Any) -> str:
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN')  # texts are passed over
 _STRICT = {"Infinity": "1e999", "-Infinity": "-1e999", "NaN": "null"}
 _PAGES.policies["json.dumps_function"] = strict_json
-_PAGES.filters |= {"summary": _trust.summary, "mark": _trust.mark, "cosine": _trust.cosine}
+_PAGES.filters |= {"summary": _trust.summary, "mark": _trust.mark, "cosine": in_digits}
 _PAGES.globals |= {"HIGH": HIGH, "scripts": _SCRIPTS}
 
 

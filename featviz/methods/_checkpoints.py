@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from featviz.errors import UsageError, WeightsError
-from featviz.records._runs import differences, run_of
+from featviz.records._progress import differences
+from featviz.records._runs import run_of
 
 Checkpoints = str | Path | Mapping[int, str | Path]
 """A folder of ``epoch-NNN.pt``, or a file for each epoch."""

@@ -56,7 +56,6 @@ def forward_pass(
     visible = within(in_place, forward)
     with evaluating(model), _thawed(frozen), torch.enable_grad():
         x = images.detach().requires_grad_()
-        # a model may work in place on its input
         values = read(model, x, layers, inputs=inputs, forward=visible)
         return Passed(x, values, in_place.copies)
 

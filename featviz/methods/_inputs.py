@@ -239,8 +239,8 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
 
 
-def class_index(value: object) -> int | None:
-    """A class as a number of Python's, given as one of its own, numpy's or torch's; None: it is none."""
+def as_integer(value: object) -> int | None:
+    """A whole number of Python's, numpy's or torch's as one of Python's; None: it is none."""
     if isinstance(value, bool):
         return None
     try:

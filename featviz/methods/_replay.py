@@ -68,11 +68,11 @@ class Replay(Generic[T]):
         self.model = model
         self.work = work
         self.replayed = 0
-        self.refused: str | None = None
         self.again()
 
     def again(self) -> None:
         """Forget the graph, and the memory that it has: batches of another shape are to come, or none."""
+        self.refused: str | None = None
         self._graph: Graph[T] | None = None
         self._kinds: list[tuple[torch.Size, torch.dtype]] = []
         self._trials = 0

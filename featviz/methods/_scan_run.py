@@ -142,7 +142,7 @@ class ScanRun:
             self._save_checked(state)
             raise
         finally:
-            self.taking.replay.again()
+            self.taking.again()
         layers = {name: layer_scan.to("cpu") for name, layer_scan in result.items()}
         amplitudes = result.amplitudes and result.amplitudes.to("cpu")
         return result.with_progress(layers, stop, self.skipped, amplitudes)
@@ -187,7 +187,7 @@ class ScanRun:
             # here the error is gone, and with it the tensors that its traceback held
             n = min(self.most, len(images))
             self.most = -(-n // 2)
-            self.taking.replay.again()
+            self.taking.again()
             warnings.warn(
                 f"the device has too little memory for {n} images: {self.most} at once from here on",
                 stacklevel=2,

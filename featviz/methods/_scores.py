@@ -15,7 +15,7 @@ from featviz.fields.anatomy import Anatomy, anatomy
 from featviz.fields.maps import as_maps
 from featviz.forward import Forward, call_model
 from featviz.hooks import read_with_output
-from featviz.methods._inputs import class_index, has_classes, shape_of
+from featviz.methods._inputs import as_integer, has_classes, shape_of
 from featviz.units import Layer, Unit, UnitSum, terms_of
 
 Score = Unit | UnitSum | int | Callable[[Tensor], Tensor]
@@ -38,7 +38,7 @@ def checked_score(score: object, name: str = "") -> Score:
     """
     if isinstance(score, (Unit, UnitSum)):
         return score
-    number = class_index(score)
+    number = as_integer(score)
     if number is not None:
         return number
     if callable(score):

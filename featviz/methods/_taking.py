@@ -53,6 +53,11 @@ class Taking:
             str
         ] = []  # of the layers in the first forward, and of their columns in all
         self.replay = Replay(reader.steady.model, self._of_all)
+        self._begun = 0  # images of which it is not known whether they go a slower way
+
+    def again(self) -> None:
+        """As `Replay.again`."""
+        self.replay.again()
         self._begun = 0
 
     def slower(self, n: int) -> dict[str, int]:

@@ -14,7 +14,7 @@ from featviz.fields.anatomy import Anatomy
 from featviz.fields.maps import as_maps
 from featviz.forward import Forward, call_model
 from featviz.hooks import read_with_output
-from featviz.methods._inputs import class_index, has_classes
+from featviz.methods._inputs import as_integer, has_classes
 from featviz.units import Layer, Unit, UnitSum, terms_of
 
 Target = Unit | UnitSum | int
@@ -27,7 +27,7 @@ def targets_from(units: object) -> list[Target]:
     Raises:
         UsageError: something is no target.
     """
-    if isinstance(units, (Unit, UnitSum)) or class_index(units) is not None:
+    if isinstance(units, (Unit, UnitSum)) or as_integer(units) is not None:
         return [_target(units)]
     try:
         several = [units] if isinstance(units, str) else list(cast("Iterable[object]", units))
@@ -41,7 +41,7 @@ def _target(unit: object) -> Target:
         if terms_of(unit):
             return unit
     else:
-        number = class_index(unit)
+        number = as_integer(unit)
         if number is not None:
             return number
     raise UsageError(
@@ -102,9 +102,8 @@ class TargetResponse:
     def beside(self, x: Tensor, layers: Sequence[Layer] = ()) -> tuple[Tensor, list[Tensor]]:
         """The response (n,), and the outputs of layers on the same graph."""
         wanted = {layer.name: layer for layer in [*self.layers.values(), *layers]}
-        x = x.clone()  # a model may work in place on its input
-        if not wanted:
-            return self._of_output(call_model(self.model, x, self.forward)), []
+        if not wanted:  # a model may work in place on its input
+            return self._of_output(call_model(self.model, x.clone(), self.forward)), []
         acts, output = read_with_output(self.model, x, list(wanted.values()), forward=self.forward)
         value = self._of_layers(acts) if self.layers else self._of_output(output)
         return value, [acts[layer.name] for layer in layers]

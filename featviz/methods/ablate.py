@@ -20,8 +20,8 @@ from featviz.hooks import edit, evaluating, read
 from featviz.images.collection import Images
 from featviz.images.sources import open_images
 from featviz.methods._inputs import (
+    as_integer,
     check_rows,
-    class_index,
     has_classes,
     in_model_space,
     single_layer,
@@ -120,7 +120,7 @@ def ablate(
 
 
 def _label(label: object) -> int:
-    number = class_index(label)
+    number = as_integer(label)
     if number is None:
         raise UsageError(
             f"{label!r} among the labels: give the index of a score for each image", "labels"
@@ -133,7 +133,7 @@ def _channels(layer: Layer, units: int | Sequence[int] | None) -> list[int]:
     layer.check_units()
     if units is None:
         return list(range(layer.channels))
-    single = class_index(units)
+    single = as_integer(units)
     several = [single] if single is not None else cast("Sequence[int]", units)
     return [layer.unit(channel).channel for channel in several]
 

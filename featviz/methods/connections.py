@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from featviz.errors import FeatvizError, LayerError, ModelError, first_line
-from featviz.fields.anatomy import check_takes_hooks, parameter_of
+from featviz.fields.anatomy import check_not_scripted, parameter_of
 from featviz.forward import Forward, call_model
 from featviz.hooks import CONVOLUTIONS, eagerly, evaluating, hookable
 from featviz.models.local import LocallyConnected2d
@@ -94,9 +94,9 @@ def connections(
         >>> conv3.convolution, conv3.local
         (27712, 2414848)
     """
-    check_takes_hooks(model)
-    parameter = parameter_of(model)
     modules = hookable(model)
+    check_not_scripted(model)
+    parameter = parameter_of(model)
     calls: dict[str, list[Connections]] = {}
 
     def hook_of(name: str) -> Any:

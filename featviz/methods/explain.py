@@ -15,7 +15,7 @@ from featviz.fields.maps import as_maps
 from featviz.forward import Forward
 from featviz.hooks import evaluating, read
 from featviz.images.sources import open_images
-from featviz.methods._inputs import check_same_images, class_index, scanned_image
+from featviz.methods._inputs import as_integer, check_same_images, scanned_image
 from featviz.methods.project import project
 from featviz.records.explanation import Explanation, LayerExplanation
 from featviz.records.layer_scan import LayerScan
@@ -98,7 +98,7 @@ def explain(
 
 
 def _index_of(listing: Listing, key: str | int) -> int:
-    number = class_index(key)
+    number = as_integer(key)
     if number is not None:
         if not 0 <= number < len(listing.keys):
             raise UsageError(f"no image {number}: there are 0 to {len(listing.keys) - 1}", "key")

@@ -64,6 +64,13 @@ def _records(shards: str | Path | Iterable[Scan | str | Path]) -> list[Scan | st
         return list(shards)
     folders = sorted(path.parent for path in Path(shards).glob("shard-*-of-*/scan.json"))
     if not folders:
-        kind = "no shards in" if Path(shards).is_dir() else "no shards, since there is no folder"
-        raise RecordError(f"{kind} {str(shards)!r}: scan with shard=(i, n) and out={str(shards)!r}")
+        raise RecordError(
+            f"{no_shards(Path(shards))}: scan with shard=(i, n) and out={str(shards)!r}"
+        )
     return list(folders)
+
+
+def no_shards(folder: Path) -> str:
+    """In words, that a folder has none."""
+    kind = "no shards in" if folder.is_dir() else "no shards, since there is no folder"
+    return f"{kind} {str(folder)!r}"

@@ -27,7 +27,7 @@ from featviz.methods._incremental import (
     crops_of,
     find_incremental,
 )
-from featviz.methods._inputs import batch_for, class_index
+from featviz.methods._inputs import as_integer, batch_for
 from featviz.methods._scores import Reader, Readings, Score, checked_score, name_of
 from featviz.methods.fill import Fill, filled
 
@@ -275,7 +275,7 @@ def _checked(
 
 
 def _pair(name: str, value: Pair) -> tuple[int, ...]:
-    single = class_index(value)
+    single = as_integer(value)
     if single is not None:
         return single, single
     try:

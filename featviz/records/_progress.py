@@ -45,20 +45,20 @@ def check_resumes(earlier: Progress, begun: Progress) -> None:
     """
     # images of the same names can come in another size
     before = earlier.identity | {"input_shape": earlier.listing.input_shape}
-    differences = []
+    others = []
     for key, value in (begun.identity | {"input_shape": begun.listing.input_shape}).items():
         if key == "images" and earlier.listing.keys == begun.listing.keys:
-            differences += _changes(earlier, begun)
-            differences += _other_content(earlier, begun)
+            others += _changes(earlier, begun)
+            others += _other_content(earlier, begun)
         elif key == "images":
-            differences.append(_other_images(earlier.listing, begun.listing))
+            others.append(_other_images(earlier.listing, begun.listing))
         elif before.get(key) != value:
-            differences.append(f"{key} was {short(before.get(key))}, is {short(value)}")
-    if differences:
-        same = ["give the labels of the record"] if _OTHER_LABELS in differences else []
+            others.append(change(key, before.get(key), value))
+    if others:
+        same = ["give the labels of the record"] if _OTHER_LABELS in others else []
         remedy = ", or ".join(["choose another folder", *same, "begin afresh"])
         raise RecordError(
-            f"the record on disk was made from something else: {'; '.join(differences)}. "
+            f"the record on disk was made from something else: {'; '.join(others)}. "
             f"{remedy.capitalize()}",
             "out",
             *(["labels"] if same else []),
@@ -142,6 +142,21 @@ def check_written(manifest: Entry) -> None:
     """
     if manifest.take("checksum", fields.text) != checksum(manifest.value):
         raise ValueError("the manifest is not as it was written: its checksum is another")
+
+
+def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In words, by what two records of what something is made from differ, the earlier and that of now."""
+    keys = dict.fromkeys([*now, *earlier])
+    return [
+        change(key, earlier.get(key), now.get(key))
+        for key in keys
+        if earlier.get(key) != now.get(key)
+    ]
+
+
+def change(key: str, before: Any, now: Any) -> str:
+    """In words, that something is another than it was."""
+    return f"{key} was {short(before)}, is {short(now)}"
 
 
 def short(value: Any) -> str:

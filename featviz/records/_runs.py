@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from featviz.records._progress import short
-
 
 def run_of(path: Path) -> Mapping[str, Any] | None:
     """What the run of a checkpoint was made from; None where it does not say."""
@@ -20,13 +18,3 @@ def run_of(path: Path) -> Mapping[str, Any] | None:
     except (OSError, EOFError, RuntimeError, UnpicklingError, AttributeError):
         return None  # damaged, or of something else
     return run if isinstance(run, dict) else None
-
-
-def differences(earlier: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
-    """In words, by what an earlier run is another than this."""
-    own = []
-    for name in dict.fromkeys([*run, *earlier]):
-        before, now = earlier.get(name), run.get(name)
-        if before != now:
-            own.append(f"{name} was {short(before)}, is {short(now)}")
-    return own

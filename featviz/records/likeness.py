@@ -83,7 +83,12 @@ def remark(rule: str, likenesses: Mapping[str, Likeness]) -> str:
     if better is None:
         others = "; no other rule does better here" if len(likenesses) > 1 else ""
         return f"{text}{others}."
-    return f"{text}; {better} does ({round(likenesses[better].worst, 2) + 0.0:.2f})."
+    return f"{text}; {better} does ({in_digits(likenesses[better].worst)})."
+
+
+def in_digits(value: float) -> str:
+    """Two digits of a likeness, without a sign where they are zero."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def better_rule(rule: str, likenesses: Mapping[str, Likeness]) -> str | None:

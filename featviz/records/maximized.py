@@ -20,7 +20,7 @@ from featviz.files import write_atomic
 from featviz.records import _fields as fields
 from featviz.records._arrays import DAMAGED, hash_of
 from featviz.records._fields import Entry
-from featviz.records._progress import check_schema, check_written, checksum, short
+from featviz.records._progress import check_schema, check_written, checksum, differences
 from featviz.units import Position, Unit, UnitSum
 
 SCHEMA = 3
@@ -221,15 +221,11 @@ class MaximizedFiles:
             raise _damaged(folder, error) from error
 
     def _check_same(self, earlier: MaximizedFiles) -> None:
-        differences = []
-        for key, value in self.identity.items():
-            before = earlier.identity.get(key)
-            if before != value:
-                differences.append(f"{key} was {short(before)}, is {short(value)}")
-        if differences:
+        others = differences(earlier.identity, self.identity)
+        if others:
             raise RecordError(
                 f"the images in {str(self.folder)!r} were made from something else: "
-                f"{'; '.join(differences)}. Choose another folder, or begin afresh",
+                f"{'; '.join(others)}. Choose another folder, or begin afresh",
                 "out",
                 "fresh",
             )
