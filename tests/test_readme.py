@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
 import os
 import re
@@ -15,6 +17,8 @@ import matplotlib.pyplot as plt
 import pytest
 
 import featviz
+from featviz.cli import commands
+from featviz.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -25,6 +29,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md"]
 CODE_FILE = re.compile(r"(?:benchmarks|featviz|scripts|tests)/[\w/]+\.py")
 LINK = re.compile(r"\]\(([^)#\s]+)")
+COMMANDS_PAGE = ROOT / "docs" / "commands.md"
+ROW_OF_OPTIONS = re.compile(r"^\| (`--[^|]*) \| ([^|]*) \|", re.MULTILINE)
 
 
 def snippets(page: Path) -> Iterator[str]:
@@ -84,6 +90,48 @@ def test_the_readme_lists_every_script() -> None:
         path.name for path in (ROOT / "scripts").glob("*.py") if "__main__" in path.read_text()
     }
     assert set(listed) == runnable
+
+
+def test_the_page_of_commands_has_every_option() -> None:
+    """With the commands that have it, and no other."""
+    listed: dict[str, set[str]] = {}
+    for options, names in ROW_OF_OPTIONS.findall(COMMANDS_PAGE.read_text(encoding="utf-8")):
+        having = {own for name in names.split(", ") for own in _in_group(name)}
+        for option in re.findall(r"--[a-z-]+", options):
+            assert option not in listed, f"{option} is listed twice"
+            listed[option] = having
+    assert listed == _options()
+
+
+def _options() -> dict[str, set[str]]:
+    """The commands that have an option, by the option."""
+    by_option: dict[str, set[str]] = {}
+    for name in COMMANDS:
+        help_text = io.StringIO()
+        with contextlib.redirect_stdout(help_text), pytest.raises(SystemExit):
+            commands.run([name, "--help"])
+        usage = help_text.getvalue().partition("\n\n")[0]
+        for option in re.findall(r"--[a-z][a-z-]*", usage):
+            by_option.setdefault(option, set()).add(name)
+    return by_option
+
+
+def _in_group(name: str) -> list[str]:
+    """The commands that a word of the page stands for."""
+    group = re.search(rf"\*{name}\*\s[^(]*\(([^)]*)\)", COMMANDS_PAGE.read_text(encoding="utf-8"))
+    return re.findall(r"`(\w+)`", group[1]) if group else [name]
+
+
+def test_the_page_of_commands_has_every_command() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", COMMANDS_PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+def test_the_index_leads_to_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = set(LINK.findall(index.read_text(encoding="utf-8")))
+    pages = {page.name for page in index.parent.glob("*.md")} - {index.name}
+    assert pages <= linked, f"not in index.md: {', '.join(sorted(pages - linked))}"
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.stem)
