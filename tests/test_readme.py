@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import importlib
 import json
 import os
 import re
@@ -15,6 +17,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import featviz
+from featviz.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -189,3 +192,31 @@ def test_limitations_quotes_what_the_code_says(error: str, message: str) -> None
     strings = messages()
     for fragment in filter(None, (piece.strip(" ;,") for piece in message.split("…"))):
         assert fragment in strings, f"no message says {fragment!r}"
+
+
+# --- the commands' options
+
+
+def options_of(command: str) -> set[str]:
+    """The names of a command's own options, one for each."""
+    parser = argparse.ArgumentParser(add_help=False)
+    importlib.import_module(f"featviz.cli.options.{command}").register(parser)
+    names = {"--quiet"}
+    for action in parser._actions:
+        flags = [flag for flag in action.option_strings if flag.startswith("--")]
+        names |= set(flags) - {"--rules"}  # another name of --rule
+    return names
+
+
+def test_the_readme_lists_every_option_with_its_commands() -> None:
+    have = {command: options_of(command) for command in COMMANDS}
+    takes_a_network = {command for command in COMMANDS if "--model" in have[command]}
+    listed: dict[str, set[str]] = {command: set() for command in COMMANDS}
+    rows = re.findall(r"^\| (`--.*?) \| (.*?) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
+    for options, commands in rows:
+        named = set(commands.split(", "))
+        if "all" in named:
+            named = named - {"all"} | takes_a_network
+        for command in named:
+            listed[command] |= set(re.findall(r"--[\w-]+", options))
+    assert listed == have

@@ -21,7 +21,7 @@ COMMANDS = {
     "grid": "scan images, project every unit's strongest responses, draw a grid for each layer",
     "layers": "print a model's layers: kind, size, kernel, receptive field, parameters",
     "maximize": "make an image for each unit that drives it, from noise",
-    "merge": "make one scan of the shards that featviz scan made",
+    "merge": "make one scan, or one gallery, of the shards that featviz scan or featviz gallery made",
     "scan": "find the strongest responses of every unit; by shards, or under torchrun",
     "show": "draw one unit large: its strongest images, and its projections under each rule",
     "train": "train a network, with a checkpoint at each named epoch",
