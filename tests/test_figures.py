@@ -36,6 +36,7 @@ from featviz import (
 from featviz.errors import RuleError, UsageError
 from featviz.figures import LayerMaps, OccludedImage, Strided, SweptTransform, page
 from featviz.figures.blocks import tile_size, unit_block, unit_tiles
+from featviz.figures.text import fitted, legible, text_width, wrapped
 from featviz.geometry import ReceptiveField
 from featviz.methods.connections import Connections
 from featviz.methods.evolve import Evolution, Track
@@ -567,11 +568,11 @@ def test_names_stand_as_they_are_written() -> None:
     figure = figures.grid(exemplars(name="a_$1$_b"), heading=r"$\wrong")
     pixels(figure)
     assert any(text.startswith(r"$\wrong: layer a_$1$_b") for text in texts(figure))
-    shorter = page.fitted(LONG, 120, 8)
-    assert page.text_width(shorter, 8) <= 120
+    shorter = fitted(LONG, 120, 8)
+    assert text_width(shorter, 8) <= 120
     assert shorter.startswith("features")
     assert shorter.endswith("end")
-    assert page.fitted("short", 120, 8) == "short"
+    assert fitted("short", 120, 8) == "short"
 
 
 ODD = [
@@ -587,9 +588,9 @@ READ = ["latin?.jpg", "???.jpg", "new?line.jpg", "tab?.jpg", "rtl?gpj.jpg", " �
 
 @pytest.mark.parametrize(("name", "drawn"), list(zip(ODD, READ, strict=True)))
 def test_names_of_any_signs_are_drawn_on_one_line(name: str, drawn: str) -> None:
-    assert page.legible(name) == page.fitted(name, 1000, 8) == drawn
-    assert page.text_width(name, 8) == page.text_width(drawn, 8)
-    assert page.wrapped(name.replace("\n", "").replace("\t", ""), 1000, 8)
+    assert legible(name) == fitted(name, 1000, 8) == drawn
+    assert text_width(name, 8) == text_width(drawn, 8)
+    assert wrapped(name.replace("\n", "").replace("\t", ""), 1000, 8)
     row = swept(3, [4, 0])
     figure = figures.invariance([row], "first", "top", names=[name, "b"], heading=name)
     assert drawn in texts(figure)
@@ -602,11 +603,11 @@ def test_names_of_any_signs_are_drawn_on_one_line(name: str, drawn: str) -> None
 
 
 def test_the_font_s_own_signs_stay() -> None:
-    assert page.legible("é ß € … → 名") == "é ß € … → ?"
+    assert legible("é ß € … → 名") == "é ß € … → ?"
     with rc_context({"font.family": ["cmsy10"]}):  # of mathematical signs alone, and no arrow
-        assert page.legible("→") == "?"
+        assert legible("→") == "?"
     with rc_context({"font.family": ["cmsy10", "DejaVu Sans"]}):
-        assert page.legible("→") == "→"
+        assert legible("→") == "→"
 
 
 def test_names_along_an_axis_are_as_many_as_can_be_read() -> None:
@@ -680,9 +681,9 @@ def test_the_dotted_line_of_a_probe_is_that_of_the_most_frequent_class() -> None
 @pytest.mark.parametrize("width", [60, 200, 1000])
 def test_wrapped_lines_hold_every_word(width: int) -> None:
     text = "middle grey is zero, and the contrast the same within a unit"
-    lines = page.wrapped(text, width, 8)
+    lines = wrapped(text, width, 8)
     assert " ".join(lines) == text
-    assert all(page.text_width(line, 8) <= width for line in lines)
+    assert all(text_width(line, 8) <= width for line in lines)
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf"])

@@ -18,6 +18,7 @@ from types import ModuleType
 import pytest
 
 import featviz
+from featviz.cli.commands import COMMANDS
 
 HOME = Path(featviz.__file__).parent
 ROOT = HOME.parent
@@ -136,6 +137,32 @@ def test_imports_go_down_only(name: str) -> None:
 def test_no_imports_go_round() -> None:
     graph = {name: own_imports(name) for name in MODULES}
     assert list(TopologicalSorter(graph).static_order())
+
+
+def test_the_readme_lists_every_folder_above_what_it_imports() -> None:
+    """Modules that lie on a floor by themselves stand for themselves."""
+    table = (ROOT / "README.md").read_text().partition("| modules | content |")[2]
+    rows = re.findall(r"^\| (`.*?) \|", table.partition("\n\n")[0], re.MULTILINE)
+    lines = {}
+    for line, row in enumerate(rows):
+        named = [word.strip("/").replace("/", ".") for word in re.findall(r"`(\S+)`", row)]
+        lines |= dict.fromkeys(named, line)
+    for name in MODULES.keys() - {"_lazy", "__main__"}:
+        own = lines.get(name, lines.get(folder(name)))
+        assert own is not None, f"the README's table has no {folder(name)}"
+        for other in own_imports(name) - {"_lazy"}:
+            assert lines.get(other, lines.get(folder(other))) <= own, f"{name} imports {other}"
+
+
+@pytest.mark.parametrize("name", ["images", "hooks", "fields", "records", "methods", "cli"])
+def test_the_design_names_every_module(name: str) -> None:
+    """Of the folders whose modules are not all of one kind; commands are listed by their help."""
+    design = (ROOT / "docs" / "design.md").read_text()
+    named = design.partition("## Modules")[2].partition("## Public interface")[0]
+    own = {module.removeprefix(f"{name}.") for module in MODULES if module.startswith(f"{name}.")}
+    if name == "cli":
+        own = {module for module in own if not module.startswith("options")} - COMMANDS.keys()
+    assert own <= set(re.findall(r"\w+", named))
 
 
 @pytest.mark.parametrize("name", sorted(n for n in MODULES if n.startswith("methods.")))

@@ -14,10 +14,11 @@ from featviz.figures.filters import first_layer
 from featviz.figures.maps import LayerMaps, activation_maps, filters_and_maps, map_sizes
 from featviz.figures.maximized_images import maximized
 from featviz.figures.occlusion_maps import OccludedImage, occlusion
-from featviz.figures.page import DPI, Page, save
+from featviz.figures.page import Page, save
 from featviz.figures.patches import top_patches
 from featviz.figures.similarity import cka
 from featviz.figures.tables import ablation, layer_probe
+from featviz.figures.text import DPI
 from featviz.figures.tracks import evolution, settling
 from featviz.figures.trust import convergence, networks, randomisation
 from featviz.figures.tuning_curves import tuning

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from featviz.errors import UsageError
-from featviz.figures.page import AnyFigure, Area, fit, fitted, new_page, titled
+from featviz.figures.page import AnyFigure, Area, fit, new_page, titled
+from featviz.figures.text import fitted
 from featviz.records.likeness import Likeness, cosine, remark
 from featviz.tiles import contrast, signed
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UsageError
-from featviz.figures.page import QUIET, Area, text_width
+from featviz.figures.page import QUIET, Area
+from featviz.figures.text import text_width
 from featviz.records._focus import ENERGY
 from featviz.records.exemplars import Exemplars
 from featviz.records.maximized import Maximized

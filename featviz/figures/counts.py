@@ -18,16 +18,13 @@ from featviz.figures.page import (
     QUIET,
     AnyFigure,
     Style,
-    fitted,
-    name_ticks,
     new_page,
     plain,
-    room_for_names,
     shades,
     short,
-    text_width,
     titled,
 )
+from featviz.figures.text import fitted, name_ticks, room_for_names, text_width
 from featviz.methods.connections import Connections
 from featviz.units import Layer
 

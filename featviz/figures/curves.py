@@ -25,13 +25,12 @@ from featviz.figures.page import (
     Area,
     Style,
     color,
-    fitted,
     new_page,
     plain,
-    text_width,
     title_axes,
     titled,
 )
+from featviz.figures.text import fitted, text_width
 from featviz.geometry import Box
 from featviz.methods.correspondence import Correspondence
 from featviz.methods.sweep import SweepResult

@@ -23,7 +23,8 @@ from featviz.figures.blocks import (
     unit_tiles,
     views_note,
 )
-from featviz.figures.page import NARROWEST, QUIET, AnyFigure, described, fitted, new_page, titled
+from featviz.figures.page import NARROWEST, QUIET, AnyFigure, described, new_page, titled
+from featviz.figures.text import fitted
 from featviz.records.exemplars import Exemplars
 from featviz.records.maximized import Maximized
 from featviz.tiles import sheet

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from featviz.errors import UsageError
 from featviz.figures.blocks import tile_size
-from featviz.figures.page import QUIET, AnyFigure, described, fitted, new_page, titled
+from featviz.figures.page import QUIET, AnyFigure, described, new_page, titled
+from featviz.figures.text import fitted
 from featviz.records.exemplars import Exemplars
 from featviz.records.explanation import Explanation, LayerExplanation
 from featviz.rules import is_relevance

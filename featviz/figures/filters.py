@@ -22,12 +22,12 @@ from featviz.figures.page import (
     Style,
     array,
     color,
-    fitted,
     new_page,
     plain,
     title_axes,
     titled,
 )
+from featviz.figures.text import fitted
 from featviz.tiles import PAPER, contrast, resized, sheet, signal_tiles, signed, to_uint8
 
 _SIDE, _STEP = 238, 262  # pixels: a sheet of filters, from network to network

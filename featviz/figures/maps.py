@@ -10,16 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from featviz.errors import UsageError
-from featviz.figures.page import (
-    QUIET,
-    AnyFigure,
-    field_of,
-    fitted,
-    new_page,
-    short,
-    text_width,
-    titled,
-)
+from featviz.figures.page import QUIET, AnyFigure, field_of, new_page, short, titled
+from featviz.figures.text import fitted, text_width
 from featviz.units import Layer
 
 _TILE, _GAP = 72, 8  # pixels: a map, between maps

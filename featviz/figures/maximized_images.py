@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from featviz.errors import UsageError
-from featviz.figures.page import NARROWEST, QUIET, AnyFigure, fitted, new_page, short, titled
+from featviz.figures.page import NARROWEST, QUIET, AnyFigure, new_page, short, titled
+from featviz.figures.text import fitted
 from featviz.records.exemplars import Exemplars
 from featviz.records.maximized import Maximized
 from featviz.tiles import resized, sheet, to_uint8

@@ -26,12 +26,12 @@ from featviz.figures.page import (
     array,
     bare,
     fit,
-    fitted,
     new_page,
     rgb,
     show,
     titled,
 )
+from featviz.figures.text import fitted
 from featviz.methods.occlude import OcclusionMaps
 from featviz.tiles import AGAINST, FOR, HEAT_BASE, contrast, signed
 

@@ -6,28 +6,22 @@ top left, and returns ``area.finish()``."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import cache
+from collections.abc import Mapping, Sequence
 from io import BytesIO
-from math import ceil, cos, sin
 from pathlib import Path
 from typing import Any
 
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
-from matplotlib.textpath import text_to_path
 from torch import Tensor
 
 from featviz.errors import UsageError
+from featviz.figures.text import DPI, TICKS, as_written, fitted, legible, wrapped, written
 from featviz.files import write_atomic
 from featviz.units import Layer
 
-DPI = 100
 INK, QUIET, HAIRLINE = "#1b1b1f", "#62626a", "#c9c9cf"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d")
 """For things of different kinds: those of Okabe and Ito (2008), which stay apart for colour-blind
@@ -37,7 +31,6 @@ NEUTRAL = "#b4b4bb"
 """For what others are compared to."""
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MARGIN = 14  # pixels around a page
-TICKS = 8.0  # points, of the numbers on axes
 _TITLE, _NOTE = 10.0, 8.0  # points
 _LINE = 18  # pixels from line to line of the heading
 NARROWEST = 592  # pixels: content less wide than this would make the heading a column
@@ -198,7 +191,7 @@ class Area:
             if isinstance(artist, Axes):
                 written(artist, self._scale)
             else:
-                _as_written(artist, self._scale)
+                as_written(artist, self._scale)
         return self.figure.figure  # also of a subfigure
 
     def _at(self, x: float, y: float) -> tuple[float, float]:
@@ -246,86 +239,6 @@ def titled(heading: str, text: str) -> str:
     if heading:
         return f"{heading}: {text}"
     return text[:1].upper() + text[1:]
-
-
-def written(axes: Axes, scale: float = 1.0) -> None:
-    """Make all text of axes stand as it is written, dollar signs too, ``scale`` times as large."""
-    for text in axes.findobj(Text):
-        _as_written(text, scale)
-    # numbers on axes are made again whenever the axes are drawn
-    axes.tick_params(labelsize=TICKS * scale)
-
-
-def _as_written(text: Text, scale: float) -> None:
-    text.set_text("\n".join(map(legible, text.get_text().split("\n"))))
-    text.set_parse_math(False)
-    text.set_fontsize(float(text.get_fontsize()) * scale)
-
-
-def legible(text: str) -> str:
-    """One line of text as it is drawn: a question mark stands for each character that the fonts lack,
-    and for each that is no letter or sign, such as a line break or a turn of the direction; names of
-    files may hold any."""
-    if text.isascii() and text.isprintable():
-        return text
-    fonts = [_characters_of(font) for font in _fonts()]
-    return "".join(_drawn(sign, fonts) for sign in text)
-
-
-def _drawn(sign: str, fonts: Sequence[frozenset[int]]) -> str:
-    """A character, or what stands for it."""
-    if unicodedata.category(sign) == "Zs":  # a space of any width
-        return " "
-    if sign.isprintable() and any(ord(sign) in font for font in fonts):
-        return sign
-    return "?"
-
-
-def _fonts() -> Iterator[str]:
-    """The files of the fonts: the first of each family, and what matplotlib takes where it has none."""
-    yield findfont(FontProperties())
-    for family in FontProperties().get_family():
-        with suppress(ValueError):
-            yield findfont(FontProperties(family=family), fallback_to_default=False)
-
-
-@cache
-def _characters_of(font: str) -> frozenset[int]:
-    """The numbers of the characters that a font has."""
-    return frozenset(get_font(font).get_charmap())
-
-
-def text_width(text: str, size: float, bold: bool = False) -> float:
-    """Of one line, in pixels, ``size`` in points; a little more than its outlines, for on screen
-    every letter is rounded to whole pixels."""
-    font = FontProperties(size=size, weight="bold" if bold else "normal")
-    line = legible(text)
-    points, _, _ = text_to_path.get_text_width_height_descent(line, font, ismath=False)
-    return 1.04 * float(points) * DPI / 72
-
-
-def wrapped(text: str, width: float, size: float, bold: bool = False) -> list[str]:
-    """Text in lines of at most ``width`` pixels."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer, size, bold) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(fitted(word, width, size, bold))
-    return lines
-
-
-def fitted(text: str, width: float, size: float, bold: bool = False) -> str:
-    """One line of at most ``width`` pixels, legible: the middle of a longer one is left out."""
-    text = legible(text)
-    shorter = text
-    kept = len(text)
-    while kept > 1 and text_width(shorter, size, bold) > width:
-        kept -= 1
-        before = (kept + 1) // 2
-        shorter = f"{text[:before]}…{text[len(text) - kept + before :]}"
-    return shorter
 
 
 def short(value: float) -> str:
@@ -419,42 +332,3 @@ def shades(n: int) -> list[Any]:
     for the last."""
     steps = max(1, n - 1)
     return [colormaps["viridis_r"](0.12 + 0.83 * i / steps) for i in range(n)]
-
-
-LABEL_WIDTH = 150  # pixels that the name of a layer may take below an axis
-_SLANTED = 22  # pixels from name to name, along an axis, where names aslant do not touch
-
-
-def room_for_names(names: Sequence[str], step: float) -> float:
-    """The pixels that `name_ticks` takes below axes whose names are ``step`` pixels apart."""
-    widest = _widest(names)
-    return 22 if widest < step else 24 + sin(0.6) * widest
-
-
-def room_left_of_names(names: Sequence[str], step: float) -> float:
-    """The pixels that `name_ticks` takes at the left of such axes."""
-    widest = _widest(names)
-    return 0 if widest < step else cos(0.6) * widest - step / 2
-
-
-def name_ticks(axes: Axes, names: Sequence[str], step: float) -> None:
-    """Names along the horizontal axis, aslant where they do not fit beside each other; of names that
-    do not fit then either, as many as do, the first and the last among them."""
-    if _widest(names) < step:
-        ticks = list(range(len(names)))
-        slant: Style = {}
-    else:
-        ticks = _apart(len(names), ceil(_SLANTED / step))
-        slant = {"rotation": 34, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(ticks, [fitted(names[i], LABEL_WIDTH, TICKS) for i in ticks], **slant)
-
-
-def _apart(n: int, least: int) -> list[int]:
-    """The first and the last of n, and of those between them one in ``least``."""
-    ticks = list(range(0, n - least, least)) or [0]
-    return list(dict.fromkeys([*ticks, n - 1]))
-
-
-def _widest(names: Sequence[str]) -> float:
-    widths = [text_width(fitted(name, LABEL_WIDTH, TICKS), TICKS) for name in names]
-    return max(widths, default=0.0) + 6

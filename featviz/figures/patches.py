@@ -15,7 +15,8 @@ from featviz.figures.blocks import (
     unit_blocks,
     views_note,
 )
-from featviz.figures.page import QUIET, AnyFigure, described, fitted, new_page, titled
+from featviz.figures.page import QUIET, AnyFigure, described, new_page, titled
+from featviz.figures.text import fitted
 from featviz.records.exemplars import Exemplars
 from featviz.views import ViewsLike
 

@@ -8,17 +8,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from featviz.errors import UsageError
-from featviz.figures.page import (
-    INK,
-    QUIET,
-    AnyFigure,
-    Style,
-    array,
-    fitted,
-    new_page,
-    text_width,
-    titled,
-)
+from featviz.figures.page import INK, QUIET, AnyFigure, Style, array, new_page, titled
+from featviz.figures.text import fitted, text_width
 
 _CELL = 42  # pixels
 _LARGEST = 620  # of the matrix

@@ -9,22 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from featviz.errors import UsageError
-from featviz.figures.page import (
-    COLORS,
+from featviz.figures.page import COLORS, INK, NEUTRAL, QUIET, Style, color, new_page, plain, titled
+from featviz.figures.text import (
     DPI,
-    INK,
-    NEUTRAL,
-    QUIET,
-    Style,
-    color,
     fitted,
     name_ticks,
-    new_page,
-    plain,
     room_for_names,
     room_left_of_names,
     text_width,
-    titled,
     written,
 )
 

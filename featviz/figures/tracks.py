@@ -19,13 +19,12 @@ from featviz.figures.page import (
     Area,
     Style,
     array,
-    fitted,
     new_page,
     plain,
     shades,
-    text_width,
     titled,
 )
+from featviz.figures.text import fitted, text_width
 from featviz.methods.evolve import Evolution, Track
 from featviz.tiles import PAPER, resized, sheet, signal_tiles, to_uint8
 

@@ -20,16 +20,12 @@ from featviz.figures.page import (
     Style,
     color,
     fit,
-    fitted,
-    name_ticks,
     new_page,
     plain,
-    room_for_names,
-    room_left_of_names,
-    text_width,
     title_axes,
     titled,
 )
+from featviz.figures.text import fitted, name_ticks, room_for_names, room_left_of_names, text_width
 from featviz.records.checks import Checks
 from featviz.tiles import contrast, signed
 

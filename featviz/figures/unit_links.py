@@ -9,7 +9,8 @@ from torch import Tensor
 
 from featviz.errors import UsageError
 from featviz.figures.blocks import GAP, LABEL, silent_note, unit_block, views_note
-from featviz.figures.page import QUIET, AnyFigure, fitted, new_page, titled
+from featviz.figures.page import QUIET, AnyFigure, new_page, titled
+from featviz.figures.text import fitted
 from featviz.records.exemplars import Exemplars
 from featviz.records.links import Link, Links
 from featviz.units import Unit

@@ -13,7 +13,8 @@ from featviz.figures.blocks import (
     strongest_responses,
     tile_size,
 )
-from featviz.figures.page import QUIET, AnyFigure, Area, described, fitted, new_page, short, titled
+from featviz.figures.page import QUIET, AnyFigure, Area, described, new_page, short, titled
+from featviz.figures.text import fitted
 from featviz.records.exemplars import Exemplars
 from featviz.records.listing import Listing
 from featviz.tiles import sheet
