@@ -15,6 +15,7 @@ from typing import Any
 
 import choose
 import torch
+from classes import add_classes, named
 from shared import heading_of, images_from, model_from, parser, positive, run, write
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from featviz.rules import RULES
 
 def arguments() -> argparse.ArgumentParser:
     result = parser(__doc__, "attributions", layers=None, usual="the last convolution")
+    add_classes(result)
     result.add_argument(
         "--show", type=positive, default=4, metavar="N", help="images in the figure (default: 4)"
     )
@@ -51,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     model = model_from(args)
     methods = choose.named(args.methods, METHODS, "--methods")
     rules = choose.named(args.rule, RULES, "--rule")
-    images = images_from(args, model, synthetic=200)
+    images = named(args, images_from(args, model, synthetic=200))
     indices = choose.some(images, args.show, args.seed)
     classes = choose.classes_of(args, model, images)
     if classes is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from classes import names_of, rows_in
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -139,8 +140,8 @@ def check_labelled(images: Images) -> None:
 
 
 def classes_of(args: argparse.Namespace, model: nn.Module, images: Images) -> list[str] | None:
-    """The names of a model's classes: the images' labels, sorted, or the synthetic images' classes, in
-    their own order, where the model has as many, else ``class 0``, ``class 1`` ...
+    """The names of a model's classes: those of --classes, else the images' labels, sorted, or the synthetic
+    images' classes, in their own order, where the model has as many, else ``class 0``, ``class 1`` ...
 
     None where the classifier is not trained, since only some of the weights were given, or there is
     none.
@@ -151,12 +152,39 @@ def classes_of(args: argparse.Namespace, model: nn.Module, images: Images) -> li
             "the classifier is not trained, or there is none: no classes are shown", file=sys.stderr
         )
         return None
+    if args.classes is not None:
+        names = names_of(rows_in(args.classes))
+        if len(names) != len(outputs):
+            raise UsageError(
+                f"--classes: {str(args.classes)!r} has {len(names)} classes, the model {len(outputs)}"
+            )
+        return names
     labels = sorted({label for label in images.labels if label is not None})
     known = (CLASSES, labels) if args.images is None else (labels, CLASSES)
     for names in known:
         if len(names) == len(outputs):
             return list(names)
     return [f"class {i}" for i in range(len(outputs))]
+
+
+def indices_of(args: argparse.Namespace, model: nn.Module, images: Images) -> list[int]:
+    """The class of each image, as the model counts them.
+
+    Raises:
+        UsageError: the model has no trained classes, or the label of an image is none of them.
+    """
+    classes = classes_of(args, model, images)
+    if classes is None:
+        raise UsageError("the model has no classes that are trained: accuracy cannot be measured")
+    numbers = {name: i for i, name in enumerate(classes)}
+    check_labelled(images)
+    foreign = [label for label in images.labels if label not in numbers]
+    if foreign:
+        raise UsageError(
+            f"--images: the label {foreign[0]!r} is none of the model's {len(classes)} classes: "
+            "give their names by --classes FILE, a folder for each of them, or --labels FILE|PATTERN"
+        )
+    return [numbers[str(label)] for label in images.labels]
 
 
 def class_of(model: nn.Module, images: Images, index: int, classes: Sequence[str]) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 
 import choose
 import torch
+from classes import add_classes, named
 from shared import heading_of, images_from, model_from, parser, positive, run, write
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -42,6 +43,7 @@ def arguments() -> argparse.ArgumentParser:
         layers=None,
         usual="the first convolution and the last hidden layer",
     )
+    add_classes(result)
     result.add_argument(
         "--show", type=positive, default=5, metavar="N", help="images, each a curve (default: 5)"
     )
@@ -58,7 +60,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Transform some images by more and more, see how far their features move, draw."""
     model = model_from(args)
-    images = images_from(args, model, synthetic=200)
+    images = named(args, images_from(args, model, synthetic=200))
     if len(images) < 2:
         raise UsageError("1 image: curves are compared between images, give two or more")
     indices = choose.some(images, args.show, args.seed)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import choose
+from classes import add_classes, named
 from shared import add_fill, heading_of, images_from, model_from, parser, positive, run, write
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -34,6 +35,7 @@ OTHERS = 3
 
 def arguments() -> argparse.ArgumentParser:
     result = parser(__doc__, "occlusion")
+    add_classes(result)
     result.add_argument(
         "--show", type=positive, default=4, metavar="N", help="images in the figure (default: 4)"
     )
@@ -61,7 +63,7 @@ def arguments() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Choose images, cover each window by window, draw."""
     model = model_from(args)
-    images = images_from(args, model, synthetic=200)
+    images = named(args, images_from(args, model, synthetic=200))
     net = choose.anatomy_of(model, images, args.layers)
     layer = choose.rectified(net, choose.with_maps(net, args.layers)[-1])
     indices = chosen(images, args)

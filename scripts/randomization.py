@@ -19,6 +19,7 @@ from typing import Any
 
 import choose
 import torch
+from classes import add_classes, named
 from shared import heading_of, images_from, model_from, parser, positive, run, state_of, write
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -33,6 +34,7 @@ MEASURES = ("rank correlation", "structural similarity")
 
 def arguments() -> argparse.ArgumentParser:
     result = parser(__doc__, "randomization", layers=None, usual="the classes")
+    add_classes(result)
     result.add_argument(
         "--show",
         type=positive,
@@ -55,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
     """Project a unit of each image while more and more layers are random, compare, draw."""
     model = model_from(args)
     names = choose.named(args.rule, RULES, "--rule")
-    images = images_from(args, model, synthetic=200)
+    images = named(args, images_from(args, model, synthetic=200))
     indices = choose.some(images, args.show, args.seed)
     x = choose.inputs(model, images, indices)
     net = choose.anatomy_of(model, images, args.layers or "conv")

@@ -18,11 +18,12 @@ from typing import Any
 
 import choose
 import torch
+from classes import add_classes, named
 from shared import Rows, heading_of, images_from, model_from, parser, run, write
 from torch import Tensor, nn
 
 from featviz import Ablation, Images, Layer, ablate, figures, responses
-from featviz.errors import LayerError, UsageError
+from featviz.errors import LayerError
 from featviz.measures import class_selectivity
 
 
@@ -33,6 +34,7 @@ def arguments() -> argparse.ArgumentParser:
         layers=None,
         usual="the rectifier behind the last convolution",
     )
+    add_classes(result)
     result.add_argument(
         "--by",
         default="zero",
@@ -45,8 +47,8 @@ def arguments() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Ablate every unit of a layer, measure how selective each is, draw."""
     model = model_from(args)
-    images = images_from(args, model, synthetic=1000)
-    labels = labels_of(args, model, images)
+    images = named(args, images_from(args, model, synthetic=1000))
+    labels = choose.indices_of(args, model, images)
     layer = layer_of(model, images, args.layers)
     result = ablate(
         model,
@@ -64,22 +66,6 @@ def main(args: argparse.Namespace) -> None:
     figure = figures.unit_ablation(result, index, heading=heading_of(args))
     write(figure, table(result, index), args.out, "unit_ablation")
     print(summary(result))
-
-
-def labels_of(args: argparse.Namespace, model: nn.Module, images: Images) -> list[int]:
-    """The class of each image, as the model counts them."""
-    classes = choose.classes_of(args, model, images)
-    if classes is None:
-        raise UsageError("the model has no classes that are trained: accuracy cannot be measured")
-    numbers = {name: i for i, name in enumerate(classes)}
-    choose.check_labelled(images)
-    foreign = [label for label in images.labels if label not in numbers]
-    if foreign:
-        raise UsageError(
-            f"--images: the label {foreign[0]!r} is none of the model's {len(classes)} classes: "
-            "give a folder for each of these, or --labels FILE|PATTERN"
-        )
-    return [numbers[str(label)] for label in images.labels]
 
 
 def layer_of(model: nn.Module, images: Images, layers: str | None) -> Layer:

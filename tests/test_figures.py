@@ -270,10 +270,32 @@ SEVERAL: dict[str, Callable[..., Figure]] = {
         ablation(), torch.tensor([0.1, float("nan"), 0.7]), heading=LONG, fig=fig
     ),
 }
+
+
+def classified() -> list[dict[str, Any]]:
+    """The errors of two networks, of which one has too few classes for the second measure."""
+    first = {"top-1 error": 0.4, "top-1 error low": 0.3, "top-1 error high": 0.5}
+    second = {"top-5 error": 0.1, "top-5 error low": 0.05, "top-5 error high": 0.2}
+    both = {"network": "net, trained", "parameters": 1234} | first | second
+    return [both, {"network": LONG} | first]
+
+
+def transferred() -> list[dict[str, Any]]:
+    """Two curves, one with intervals."""
+    ends = {"accuracy low": 0.5, "accuracy high": 0.9}
+    return [
+        {"classifier": kind, "images a class": n, "accuracy": 0.7} | own
+        for kind, own in (("on features", ends), ("alone", {}))
+        for n in (15, 60)
+    ]
+
+
 # and each with a single panel, as a function of ax
 SINGLE: dict[str, Callable[..., Figure]] = {
     "ablation": lambda ax: figures.ablation(ablated(), heading="net", ax=ax),
     "layer probe": lambda ax: figures.layer_probe(probed(LONG), chance=0.1, ax=ax),
+    "classification": lambda ax: figures.classification(classified(), ax=ax),
+    "transfer": lambda ax: figures.transfer(transferred(), chance=0.1, ax=ax),
 }
 
 
@@ -540,11 +562,27 @@ def test_the_rule_that_is_drawn_is_the_one_asked_for() -> None:
         lambda: figures.ablation([]),
         lambda: figures.layer_probe([], chance=0.1),
         lambda: figures.first_layer([]),
+        lambda: figures.classification([]),
+        lambda: figures.transfer([], chance=0.1),
     ],
 )
 def test_nothing_to_draw_is_an_error_that_says_so(draw: Callable[[], Figure]) -> None:
     with pytest.raises(UsageError, match=r"^0 "):
         draw()
+
+
+def test_a_row_of_errors_has_what_was_measured() -> None:
+    drawn = texts(figures.classification(classified()))
+    assert {"40.0", "10.0", "top-1 error", "top-5 error"} <= set(drawn)
+    assert any("1,234 parameters" in text for text in drawn)
+    alone = texts(figures.classification(classified()[1:]))
+    assert "top-5 error" not in alone
+
+
+def test_transfer_has_the_number_of_images_along_its_axis() -> None:
+    figure = figures.transfer(transferred(), chance=0.1)
+    assert {"15", "60", "70", "on features", "alone"} <= set(texts(figure))
+    assert figure.axes[0].get_xscale() == "log"
 
 
 def test_pictures_that_do_not_fit_are_an_error_that_names_them() -> None:

@@ -40,7 +40,7 @@ from featviz import (
     project,
     scan,
 )
-from featviz.data import CLASSES, SyntheticImages
+from featviz.data import CLASSES, LabelledImages, SyntheticImages
 from featviz.errors import FeatvizError
 from featviz.figures import OccludedImage
 from featviz.models import MINI_PREPROCESS
@@ -48,7 +48,7 @@ from featviz.rules import RULES
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
-SHARED = ("choose", "labelled", "resnet20", "seeds", "shared")
+SHARED = ("choose", "classes", "labelled", "resnet20", "seeds", "shared")
 RUNNABLE = [name for name in NAMES if name not in SHARED]
 TINY = """
 from torch import nn
@@ -196,6 +196,8 @@ SMALLEST = {
     "unit_ablation": "--limit 2",
     "randomization": "--limit 1 --show 1 --stages 1 --rule gradient",
     "without_pooling": "--epochs 1 --limit 4 --show 1 --units 1",
+    "classification": "--limit 2",
+    "transfer": "--features 1 --limit 60 --per-class 1 --epochs 1 --seeds 1",
     "layer_probe": "--features 1 --limit 2 --layers conv1 --no-initial",
     "occlusion": "--show 1 --limit 1 --window 96 --stride 96",
     "invariance": "--show 1 --steps 1 --limit 2",
@@ -246,9 +248,15 @@ def test_what_cannot_be_used_is_explained_in_one_line(name: str, fails: Any) -> 
         ("feature_evolution --limit 1 --epochs 1 --at 1 --input-size 48", "1 checkpoint:"),
         ("first_layer --limit 8 --input-size 48", "shape (3, 48, 48)"),
         ("invariance --limit 1", "1 image: curves are compared"),
+        (
+            "classification --limit 1 --beside squeezenet1_0=initial",
+            "is none of the model's 1000 classes",
+        ),
         ("layer_probe --limit 1", "1 training image:"),
         ("layer_probe --limit 8 --layers conv9", "'conv9'"),
         ("layer_probe --test gone", "--test goes with --images"),
+        ("transfer --limit 60 --per-class 1,90", "--per-class 90: class 'face' has 3"),
+        ("transfer --limit 60 --layers conv*", "means 5 layers: give one"),
         ("occlusion --limit 3 --layers fc7", "'fc7': none of them has maps"),
         ("occlusion --limit 3 --only x", "no image 'x'"),
         ("occlusion --limit 3 --window 97", "97"),
@@ -367,7 +375,7 @@ def test_layers_are_spread_from_the_first_to_the_last(most: int, expected: list[
 
 def test_classes_are_those_of_the_labels_or_the_synthetic_ones() -> None:
     choose = script("choose")
-    args = argparse.Namespace(partial=False, images="photos")
+    args = argparse.Namespace(partial=False, images="photos", classes=None)
 
     def images(labels: Sequence[str | None]) -> Images:
         keys = [str(i) for i in range(len(labels))]
@@ -384,12 +392,14 @@ def test_classes_are_those_of_the_labels_or_the_synthetic_ones() -> None:
     ]
     assert choose.classes_of(args, model(96), images(["b"])) == list(CLASSES)
     assert choose.classes_of(args, model(96), images(CLASSES)) == sorted(CLASSES)
-    drawn = argparse.Namespace(partial=False, images=None)
+    drawn = argparse.Namespace(partial=False, images=None, classes=None)
     assert choose.classes_of(drawn, model(96), images(CLASSES)) == list(CLASSES)
     assert choose.classes_of(args, nn.Conv2d(3, 2, 1), images(["b"])) is None
     assert (
         choose.classes_of(
-            argparse.Namespace(partial=True, images="photos"), model(2), images(["b", "a"])
+            argparse.Namespace(partial=True, images="photos", classes=None),
+            model(2),
+            images(["b", "a"]),
         )
         is None
     )
@@ -711,6 +721,117 @@ def test_features_are_averaged_to_the_largest_square_that_is_allowed() -> None:
     assert torch.allclose(pooled(maps, 1), maps.mean(dim=(2, 3)))
     assert pooled(maps, 1000).shape == (2, 4 * 6 * 6)
     assert pooled(maps[:, :, 0, 0], 1).shape == (2, 4)
+
+
+# --- transfer
+
+
+def test_transfer_compares_features_with_the_network_trained_on_the_same_images() -> None:
+    assert run("transfer --limit 200 --per-class 5,2 --seeds 2 --epochs 1 --features 80") == 0
+    table = rows("transfer")
+    kinds = ["logistic regression on drop7, trained", "trained on these images alone"]
+    assert [row["classifier"] for row in table] == [kinds[0]] * 2 + [kinds[1]] * 2
+    assert [row["images a class"] for row in table] == ["2", "5"] * 2
+    for row in table:
+        values = list(map(float, row["accuracies"].split()))
+        assert math.isclose(float(row["accuracy"]), sum(values) / 2, abs_tol=1e-4)
+    assert float(table[1]["accuracy"]) > max(0.5, float(table[0]["accuracy"]))
+    assert run("transfer --limit 60 --per-class 1 --seeds 1 --no-alone --layers conv1") == 0
+    (row,) = rows("transfer")
+    assert row["classifier"] == "logistic regression on conv1, trained"
+    assert "accuracy low" not in row  # one draw has no interval
+
+
+def test_images_are_drawn_in_equal_numbers_fewer_among_more(folders: tuple[str, str]) -> None:
+    this, data = script("transfer"), LabelledImages(open_images(folders[0]))
+    few, many = this.drawn(data, 2, seed=3), this.drawn(data, 5, seed=3)
+    assert set(few) < set(many)
+    assert sorted(data.targets[i] for i in few) == [0, 0, 1, 1]
+    assert this.drawn(data, 2, seed=4) != few
+
+
+def test_accuracy_over_classes_counts_each_class_alike(folders: tuple[str, str]) -> None:
+    this, sets = script("transfer"), script("labelled").Sets
+    names = ["red"] * 8 + ["blue"] * 2
+    images = Images([str(i) for i in range(10)], lambda i: randn(3, 4, 4), Preprocess(), names)
+    data = LabelledImages(images)
+    given = torch.tensor(data.targets)
+    given[:4] = 0  # half of the red ones are taken for blue
+    assert this.over_classes(given, sets(data, data)) == 0.75
+
+
+def test_the_classifiers_features_are_those_of_the_layer_before_it() -> None:
+    this = script("transfer")
+    model = load_model("zfmini", device="cpu")
+    net = list(anatomy(model, (3, 96, 96)).values())
+    assert this.before_classifier(model, net).name == "drop7"
+    lone = nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten())
+    with pytest.raises(FeatvizError, match="give --layers"):
+        this.before_classifier(lone, list(anatomy(lone, (3, 8, 8)).values()))
+
+
+# --- classification
+
+
+def test_classification_counts_what_is_not_among_the_first() -> None:
+    this = script("classification")
+    given = torch.eye(8) + torch.arange(8) / 100  # the true class first, then the last ones
+    assert this.errors(given, torch.arange(8))["top-1 error"] == 0
+    shifted = this.errors(given, torch.arange(8).roll(1))  # 7, 0, 1, ...
+    assert shifted["top-1 error"] == 1
+    by_hand = sum(
+        target not in sorted(range(8), key=lambda c: -float(row[c]))[:5]
+        for target, row in zip(torch.arange(8).roll(1).tolist(), given, strict=True)
+    )
+    assert shifted["top-5 error"] == by_hand / 8
+    assert 0 < shifted["top-5 error low"] < by_hand / 8 < shifted["top-5 error high"] < 1
+    assert "top-5 error" not in this.errors(given[:, :5], torch.zeros(8, dtype=torch.int64))
+    low, high = this.wilson(10, 100)
+    assert (round(low, 4), round(high, 4)) == (0.0552, 0.1744)
+
+
+def test_classification_of_networks_alone_and_together(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("classification --limit 96 --beside zfmini=initial") == 0
+    table = rows("classification")
+    names = [row["network"] for row in table]
+    assert names == ["zfmini, trained", "zfmini, initial weights", "mean of all"]
+    images, model = synthetic(96), load_model("zfmini", device="cpu")
+    with torch.no_grad():
+        x = images.preprocess.normalize(torch.stack([images[i] for i in range(96)]))
+        answers = model(x).argmax(dim=1).tolist()
+    pairs = zip(answers, images.labels, strict=True)
+    wrong = sum(CLASSES[answer] != label for answer, label in pairs)
+    assert math.isclose(float(table[0]["top-1 error"]), wrong / 96)
+    assert float(table[1]["top-1 error"]) > 0.9
+    assert table[0]["parameters"] == "241008"
+
+
+def test_classes_of_a_file(folders: tuple[str, str], fails: Any) -> None:
+    """Any name of a class is a label; the last one is shown, and one that several have with the number."""
+    model = tiny("script_classes")
+    listed = Path("classes.txt")
+    listed.write_text("n1\tnavy blue\nn2\tred\nn3\tred\n")
+    with Path("script_classes.py").open("a") as file:
+        file.write("\n\ndef three():\n    return net(3)\n")
+    own = f"--images test --model {model[:-3]}three --classes {listed}"
+    assert "the label 'red' is of the classes 1, 2" in fails(f"classification {own}")
+    assert "has none of the labels, such as '0.png'" in fails(
+        f"classification {own}", "--labels", r"(\d\.png)"
+    )
+    for path in Path("test").iterdir():
+        path.rename(path.with_name({"blue": "navy_blue", "red": "n3"}[path.name]))
+    assert run(f"classification {own}") == 0
+    names = script("classes").names_of(script("classes").rows_in(listed))
+    assert names == ["navy blue", "red (1)", "red (2)"]
+    args = script("classification").arguments().parse_args(own.split())
+    labels = script("classes").named(args, open_images("test")).labels
+    assert sorted(set(labels)) == ["navy blue", "red (2)"]
+    assert "has 3 classes, the model 2" in fails(
+        f"classification --images test --model {model} --classes {listed}"
+    )
+    assert "'gone.txt' cannot be read" in fails(
+        f"classification --images test --model {model} --classes gone.txt"
+    )
 
 
 # --- attributions

@@ -6,6 +6,7 @@ or part of one.
 """
 
 from featviz.figures.attribution_maps import attributions
+from featviz.figures.classifiers import classification, transfer
 from featviz.figures.counts import Strided, sharing, strides
 from featviz.figures.curves import SweptTransform, correspondence, equivariance, invariance
 from featviz.figures.exemplars import grid, overview
@@ -38,6 +39,7 @@ __all__ = [
     "activation_maps",
     "attributions",
     "cka",
+    "classification",
     "convergence",
     "correspondence",
     "equivariance",
@@ -61,6 +63,7 @@ __all__ = [
     "spectrum",
     "strides",
     "top_patches",
+    "transfer",
     "tuning",
     "unit",
     "unit_ablation",

@@ -114,29 +114,55 @@ def _folds(n: int, folds: int, seed: int) -> list[Tensor]:
     return list(order.tensor_split(folds))
 
 
-def probe(
-    training: Tensor, targets: Tensor, testing: Tensor, truth: Tensor, classes: int, seed: int
-) -> dict[str, float]:
-    """Logistic regression on standardised features (n, features): the weight decay chosen, and the
-    accuracies."""
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """Logistic regression on standardised features.
+
+    Attributes:
+        varying: (features,) bool, those that are used.
+        mean, scale: of these, by which they are standardised.
+        weights: (used features + 1, classes), the last row without a feature.
+        decay: the weight decay that was chosen.
+    """
+
+    varying: Tensor
+    mean: Tensor
+    scale: Tensor
+    weights: Tensor
+    decay: float
+
+    def classes(self, x: Tensor) -> Tensor:
+        """(n,) int64, the most probable class of each row of features (n, features)."""
+        return _most_probable((x[:, self.varying] - self.mean) / self.scale, self.weights)
+
+
+def classifier(training: Tensor, targets: Tensor, classes: int, seed: int) -> Classifier:
+    """A classifier fitted to features (n, features) of images of these classes (n,), its weight decay chosen on a tenth
+    of them among `DECAYS`."""
     mean, deviation = training.mean(dim=0), training.std(dim=0)
     varying = deviation > 1e-6 * deviation.max().clamp(min=1e-30)
     if not bool(varying.any()):
         varying = torch.ones_like(varying)
-    scale = deviation[varying].clamp(min=1e-12)
-    training = (training[:, varying] - mean[varying]) / scale
-    testing = (testing[:, varying] - mean[varying]) / scale
-    fitted_on, chosen_on = split(len(training), _CHOSEN_ON, seed)
+    mean, scale = mean[varying], deviation[varying].clamp(min=1e-12)
+    x = (training[:, varying] - mean) / scale
+    fitted_on, chosen_on = split(len(x), _CHOSEN_ON, seed)
     tried = {}
     for decay in DECAYS:
-        weights = fit(training[fitted_on], targets[fitted_on], classes, decay)
-        tried[decay] = share_right(training[chosen_on], targets[chosen_on], weights)
+        weights = fit(x[fitted_on], targets[fitted_on], classes, decay)
+        tried[decay] = _share(_most_probable(x[chosen_on], weights), targets[chosen_on])
     best = max(tried, key=lambda decay: (tried[decay], decay))
-    weights = fit(training, targets, classes, best)
+    return Classifier(varying, mean, scale, fit(x, targets, classes, best), best)
+
+
+def probe(
+    training: Tensor, targets: Tensor, testing: Tensor, truth: Tensor, classes: int, seed: int
+) -> dict[str, float]:
+    """A classifier's weight decay, and its accuracies on what it is fitted to and on other images."""
+    fitted = classifier(training, targets, classes, seed)
     return {
-        "weight decay": best,
-        "train accuracy": share_right(training, targets, weights),
-        "test accuracy": share_right(testing, truth, weights),
+        "weight decay": fitted.decay,
+        "train accuracy": _share(fitted.classes(training), targets),
+        "test accuracy": _share(fitted.classes(testing), truth),
     }
 
 
@@ -161,7 +187,11 @@ def fit(x: Tensor, targets: Tensor, classes: int, decay: float) -> Tensor:
     return weights.detach()
 
 
-def share_right(x: Tensor, targets: Tensor, weights: Tensor) -> float:
-    """The share of rows of x whose class is the most probable by these weights."""
-    classes = (x @ weights[:-1] + weights[-1]).argmax(dim=1)
+def _most_probable(x: Tensor, weights: Tensor) -> Tensor:
+    """The most probable class of each row of standardised features by these weights."""
+    return (x @ weights[:-1] + weights[-1]).argmax(dim=1)
+
+
+def _share(classes: Tensor, targets: Tensor) -> float:
+    """The share of classes that are right."""
     return float((classes == targets).double().mean())
