@@ -217,6 +217,12 @@ SEVERAL: dict[str, Callable[..., Figure]] = {
     "grid, k=1": lambda c, fig: figures.grid(exemplars(c, k=1, name=LONG), fig=fig),
     "overview": lambda c, fig: figures.overview([exemplars(c), exemplars(c, k=1)], fig=fig),
     "top patches": lambda c, fig: figures.top_patches([exemplars(c, name=LONG)], fig=fig),
+    "architecture": lambda c, fig: figures.architecture(
+        [layer(LONG), replace(layer("relu"), kind="ReLU", kernel=None, parameters=0)],
+        rand(c, 16, 20),
+        heading="net",
+        fig=fig,
+    ),
     "activation maps": lambda c, fig: figures.activation_maps(
         rand(c, 16, 20), [LayerMaps(layer(LONG), [4, 0], randn(2, 6, 7))], fig=fig
     ),
@@ -563,12 +569,23 @@ def test_the_rule_that_is_drawn_is_the_one_asked_for() -> None:
         lambda: figures.layer_probe([], chance=0.1),
         lambda: figures.first_layer([]),
         lambda: figures.classification([]),
+        lambda: figures.architecture([], rand(3, 8, 8)),
         lambda: figures.transfer([], chance=0.1),
     ],
 )
 def test_nothing_to_draw_is_an_error_that_says_so(draw: Callable[[], Figure]) -> None:
     with pytest.raises(UsageError, match=r"^0 "):
         draw()
+
+
+def test_modules_that_hold_others_are_no_boxes() -> None:
+    conv = replace(layer("block.conv"), kernel=(3, 3), stride=(2, 2), parameters=9)
+    relu = replace(layer("block.relu"), kind="ReLU", kernel=None, parameters=0)
+    block = replace(relu, name="block", kind="Block")
+    drawn = texts(figures.architecture([conv, relu, block], rand(3, 8, 8)))
+    assert {"block.conv", "3 x 3, stride 2", "9 parameters"} <= set(drawn)
+    assert not any("Block" in text for text in drawn)
+    assert "then ReLU" in drawn
 
 
 def test_a_row_of_errors_has_what_was_measured() -> None:

@@ -186,6 +186,7 @@ def test_scripts_use_public_functions(name: str) -> None:
 
 SMALLEST = {
     "top_patches": "--limit 1 --units 1 --k 1 --layers conv1",
+    "architecture": "--layers conv1",
     "activation_maps": "--pages 1 --maps 1 --layers conv1",
     "attributions": "--show 1 --limit 1 --methods grad_cam --rule gradient",
     "convergence": "--limit 2 --units 1 --layers conv2 --rule guided",
@@ -227,6 +228,7 @@ def test_what_cannot_be_used_is_explained_in_one_line(name: str, fails: Any) -> 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
+        ("architecture --layers relu1", "0 layers: give convolutions, pooling or fully connected"),
         ("activation_maps --layers fc7", "'fc7': none of them has maps"),
         ("ablation --weights some.pt", "leave it out"),
         (
@@ -721,6 +723,18 @@ def test_features_are_averaged_to_the_largest_square_that_is_allowed() -> None:
     assert torch.allclose(pooled(maps, 1), maps.mean(dim=(2, 3)))
     assert pooled(maps, 1000).shape == (2, 4 * 6 * 6)
     assert pooled(maps[:, :, 0, 0], 1).shape == (2, 4)
+
+
+# --- architecture
+
+
+def test_architecture_has_the_table_of_its_layers() -> None:
+    assert run("architecture") == 0
+    table = {row["layer"]: row for row in rows("architecture")}
+    assert list(table) == list(anatomy(load_model("zfmini", device="cpu"), (3, 96, 96)))
+    conv = {"kind": "Conv2d", "channels": "32", "map": "46x46", "kernel": "7x7", "stride": "2x2"}
+    assert conv.items() <= table["conv1"].items()
+    assert table["fc6"]["parameters"] == "82000"
 
 
 # --- transfer

@@ -12,6 +12,7 @@ from featviz.figures.curves import SweptTransform, correspondence, equivariance,
 from featviz.figures.exemplars import grid, overview
 from featviz.figures.explanation import explain
 from featviz.figures.filters import first_layer
+from featviz.figures.layer_boxes import architecture
 from featviz.figures.maps import LayerMaps, activation_maps, filters_and_maps, map_sizes
 from featviz.figures.maximized_images import maximized
 from featviz.figures.occlusion_maps import OccludedImage, occlusion
@@ -37,6 +38,7 @@ __all__ = [
     "SweptTransform",
     "ablation",
     "activation_maps",
+    "architecture",
     "attributions",
     "cka",
     "classification",
