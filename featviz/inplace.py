@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +68,10 @@ class visible_in_place(TorchFunctionMode):  # a context, named as what it does
 
     def _called(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """What a function gives; an activation that works in place on a view runs out of place."""
+        if func is F.pad and "circular" in (*args[2:3], kwargs.get("mode")):
+            result = func(*args, **kwargs)
+            self._note_all(result)
+            return result
         target = args[0] if args else None
         if not isinstance(target, Tensor) or not _works_in_place(func, args, kwargs):
             return func(*args, **kwargs)
@@ -90,8 +94,19 @@ class visible_in_place(TorchFunctionMode):  # a context, named as what it does
     def _note(self, target: Tensor) -> None:
         base = target._base if target._is_view() else target
         node = None if base is None else base.grad_fn
-        if node is not None and node.name().endswith("CopySlices"):  # torch::autograd:: before it
+        if _copies_into_view(node):
             self.copies.add(node)
+
+    def _note_all(self, padded: Tensor) -> None:
+        """Circular padding copies the middle and its borders into an empty tensor, one by one."""
+        node = padded.grad_fn
+        while _copies_into_view(node):
+            self.copies.add(node)
+            node = node.next_functions[0][0]
+
+
+def _copies_into_view(node: Node | None) -> TypeGuard[Node]:
+    return node is not None and node.name().endswith("CopySlices")  # torch::autograd:: before it
 
 
 def _several_views(func: Callable[..., Any]) -> ModelError:

@@ -148,6 +148,29 @@ def test_in_place_equals_out_of_place(name: str, rule: str) -> None:
     assert expected.any()
 
 
+def wrapped(x: Tensor) -> Tensor:
+    """Circular padding by concatenation: two rows above, one below, one column on either side."""
+    tall = torch.cat([x[:, :, -2:], x, x[:, :, :1]], dim=2)
+    return torch.cat([tall[..., -1:], tall, tall[..., :1]], dim=3)
+
+
+CIRCULAR: dict[str, tuple[Function, Function]] = {
+    "F.pad": (lambda x: F.pad(x, (1, 1, 2, 1), mode="circular"), wrapped),
+    "F.pad by position": (lambda x: F.pad(x, (1, 1, 2, 1), "circular"), wrapped),
+    "nn.CircularPad2d": (nn.CircularPad2d((1, 1, 2, 1)), wrapped),
+}
+
+
+@pytest.mark.parametrize("rule", [*RULES, "lrp"])
+@pytest.mark.parametrize("name", CIRCULAR)
+def test_circular_padding_only_copies(name: str, rule: str) -> None:
+    padded, apart = CIRCULAR[name]
+    expected = signals(lambda x: apart(F.relu(x)).relu(), rule)
+    result = signals(lambda x: padded(F.relu(x)).relu(), rule)
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    assert expected.any()
+
+
 def multiplied_by_a_mask(x: Tensor) -> None:
     x[:, :4].mul_(x[:, :4] > 0)
 

@@ -127,6 +127,47 @@ def test_what_has_no_units_says_why(name: str) -> None:
         layer.check_units()
 
 
+class Table(nn.Module):
+    """Gives a map of parameters, as position biases, or a weight that is normalised, do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.rand(1, 4, 10, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.values * 2
+
+
+class ByNumpy(nn.Module):
+    """Leaves torch, so that it cannot be followed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(2 * x.detach().numpy())
+
+
+class WithTable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.table = Table()
+        self.by_numpy = ByNumpy()
+        self.last = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(self.by_numpy(self.conv(x)) + self.table(x))
+        return result
+
+
+def test_what_is_the_same_for_every_image_has_no_units() -> None:
+    """It has one row for any number of images, over which a scan of all layers would stumble."""
+    model = WithTable().eval()
+    result = scan(model, open_images(torch.rand(3, 3, 12, 12)), "*", k=1)
+    assert list(result) == ["conv", "by_numpy", "last"]
+    for name in ("table", "last.parametrizations.weight"):
+        with pytest.raises(LayerError, match="is the same for every image"):
+            anatomy(model, (3, 12, 12))[name].check_units()
+
+
 class Idle(nn.Module):
     """Modules that are no layers, for three reasons."""
 

@@ -495,6 +495,16 @@ def test_a_refusal_names_what_the_file_holds(tmp_path: Path) -> None:
         load_weights(classifier(), pointer)
     with pytest.raises(WeightsError, match="is a folder"):
         load_weights(classifier(), tmp_path)
+    index, archive = tmp_path / "model.safetensors.index.json", tmp_path / "scripted.pt"
+    index.write_text('{"weight_map": {"0.weight": "model-00001-of-00002.safetensors"}}')
+    with pytest.raises(WeightsError, match=r"JSON.*index of weights.*partial=True") as caught:
+        load_weights(classifier(), index)
+    assert caught.value.arguments == ("weights", "partial")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and still met
+        torch.jit.save(torch.jit.script(classifier()), archive)
+    with pytest.raises(WeightsError, match="is a TorchScript archive"):
+        load_weights(classifier(), archive)
 
 
 def test_safetensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -503,6 +513,9 @@ def test_safetensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     model = classifier()
     assert load_weights(model, tmp_path / "w.safetensors") == []
     assert (model[0].weight == 2).all()
+    (tmp_path / "w.safetensors").rename(tmp_path / "pytorch_model.bin")
+    assert load_weights(classifier(), tmp_path / "pytorch_model.bin") == []
+    (tmp_path / "pytorch_model.bin").rename(tmp_path / "w.safetensors")
     (tmp_path / "damaged.safetensors").write_bytes(b"hello")
     with pytest.raises(WeightsError, match=r"damaged\.safetensors' is no weights file"):
         load_weights(model, tmp_path / "damaged.safetensors")
@@ -530,6 +543,26 @@ def test_tensors_of_other_kinds_are_refused_in_one_line(
     for partial in (False, True):
         with untouched(model), pytest.raises(WeightsError, match=f"'0.weight' is a {kind}"):
             load_weights(model, path, partial=partial)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool])
+def test_packed_weights_are_not_taken_for_numbers(dtype: torch.dtype, tmp_path: Path) -> None:
+    state = {**filled(2), "0.weight": filled(2)["0.weight"].to(dtype)}
+    model = classifier()
+    path = saved(tmp_path / "w.pt", state)
+    for partial in (False, True):
+        with untouched(model), pytest.raises(WeightsError, match=f"'0.weight' is of {dtype}, and"):
+            load_weights(model, path, partial=partial)
+
+
+def test_a_network_beside_its_teacher_is_not_the_teacher(tmp_path: Path) -> None:
+    content = {"state_dict": {**prefixed(filled(1), "teacher."), **filled(2)}}
+    path = saved(tmp_path / "w.pt", content)
+    model = classifier()
+    assert load_weights(model, path) == []
+    assert (model[0].weight == 2).all()
+    load_weights(model, path, key="teacher")
+    assert (model[0].weight == 1).all()
 
 
 def test_timm_s_models_come_with_the_recipe_of_their_weights() -> None:

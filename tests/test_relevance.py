@@ -173,6 +173,8 @@ CONSERVING = {
     "CELU": Block(lambda x: F.celu(x, 2.0)),
     "swish spelled out": Block(lambda x: x * x.sigmoid()),
     "hard-swish spelled out": Block(lambda x: x * (F.relu6(x + 3) / 6)),
+    "hard-swish by a clamp": Block(lambda x: x * ((x + 3).clamp(0, 6) / 6)),
+    "gated by a clamp": Block(lambda x: x * x.mean(dim=1, keepdim=True).clamp(0, 1)),
     "where": Block(lambda x: torch.where(x > 0, x, 0)),
     "maximum": Block(lambda x: torch.maximum(x, 0.5 * x)),
     "product with a mask": Block(lambda x: x * (x > 0)),

@@ -227,6 +227,77 @@ def test_what_has_no_meaning_is_refused_by_name(name: str, rule: str) -> None:
     assert project(net(REFUSED[name]), image(), Unit("c", 0), rule="gradient").any()
 
 
+WRITTEN_OUT = {
+    "SiLU": lambda x: x * x.sigmoid(),
+    "SiLU in place": lambda x: x.clone().mul_(x.sigmoid()),
+    "hard-swish": lambda x: x * F.relu6(x + 3) / 6,
+    "hard-swish by a module": lambda x: x * (F.relu6(x + 3, inplace=True) / 6),
+    "hard-swish by a clamp": lambda x: (x + 3).clamp(0, 6) / 6 * x,
+    "hard-swish by hardsigmoid": lambda x: x * F.hardsigmoid(x),
+    "Mish": lambda x: x * torch.tanh(F.softplus(x)),
+    "GELU": lambda x: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
+    "GELU by tanh": lambda x: 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.045 * x.pow(3)))),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
+def test_an_activation_written_out_as_a_product_is_refused(name: str, rule: str) -> None:
+    """Also beside rectifiers, where it would follow autograd without a word."""
+
+    def beside(x: Tensor) -> Tensor:
+        return F.relu(WRITTEN_OUT[name](x) + 0.5)
+
+    for rectifier in (WRITTEN_OUT[name], beside):
+        with pytest.raises(RuleError, match=r"a product that is an activation.*F\.silu"):
+            project(net(rectifier), image(), Unit("c", 0), rule=rule)
+
+
+def _gated(gate: Any) -> Any:
+    """A rectifier, with its output scaled by a gate of its mean and of its other channels."""
+
+    def forward(x: Tensor) -> Tensor:
+        x = x.relu()
+        return x * gate(x.mean(dim=(2, 3), keepdim=True) - 2) * gate(x.flip(1) - 1)
+
+    return forward
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "gate",
+    [
+        lambda z: F.relu6(z + 3) / 6,
+        lambda z: nn.ReLU6(inplace=True)(z + 3.0) * (1 / 6),
+        lambda z: (z + 3).clamp(0, 6).div(6),
+        lambda z: (z / 6 + 0.5).clamp(0, 1),
+    ],
+    ids=["relu6", "relu6 in place", "clamp", "clamp to 1"],
+)
+def test_a_hard_sigmoid_is_a_gate_in_any_spelling(gate: Any, rule: str) -> None:
+    """Its cut is no rectifier, as it is none in ``F.hardsigmoid``."""
+    expected = project(net(_gated(F.hardsigmoid)), image(), Unit("c", 1, at=(2, 3)), rule=rule)
+    result = project(net(_gated(gate)), image(), Unit("c", 1, at=(2, 3)), rule=rule)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)  # torch's rounds a sixth
+    assert expected.any()
+
+
+def test_products_that_are_no_activations_follow_autograd() -> None:
+    """Gates of other maps, halves of a gated linear unit, squares, norms, a ReLU6 as a factor, and
+    pooling with weights of exp."""
+
+    def products(x: Tensor) -> Tensor:
+        x = x.relu()
+        a, b = torch.cat([x, x.flip(1)], dim=1).chunk(2, dim=1)
+        x = (x / 99).exp() * x
+        y = a * torch.sigmoid(b) + x[:, :1] * torch.sigmoid(x[:, 1:2]) + a * a
+        return F.relu6(y / y.norm(dim=1, keepdim=True).clamp(min=1e-6)) * y
+
+    expected = projection(net(products), image(), "c", 1, (2, 3), "guided")
+    result = project(net(products), image(), Unit("c", 1, at=(2, 3)), rule="guided")
+    torch.testing.assert_close(result[0], expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "gate",
     [torch.tanh, torch.sigmoid, lambda x: x * (x > 0).to(x.dtype), lambda x: x.softmax(1)],

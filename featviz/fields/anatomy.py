@@ -268,6 +268,8 @@ def _refusal(call: Call, layout: Layout | None) -> str:
     """Why the channels of a call cannot score images; empty where they can."""
     if call.is_complex:
         return "gives complex numbers, which have no largest: ask for a layer behind it"
+    if call.is_constant:
+        return "is the same for every image (it is made of parameters): ask for another layer"
     if call.varies:
         return "gives another shape for another image, so it has no units that all images share"
     if call.shape[:1] != (1,):

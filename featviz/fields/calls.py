@@ -31,6 +31,8 @@ class Call:
         elements: how many elements had been computed when it was done.
         is_complex: whether the output is complex.
         varies: whether the output has another shape for another image.
+        unfollowed: the output, where nothing that was followed leads from the image to it.
+        is_constant: whether it is the same for every image.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Call:
     elements: int
     is_complex: bool
     varies: bool = False
+    unfollowed: Tensor | None = None
+    is_constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ def _call(name: str, module: nn.Module, output: Tensor, tracer: Tracer) -> Call:
         kind="global" if footprint is None else footprint.kind,
         elements=tracer.elements,
         is_complex=output.is_complex(),
+        unfollowed=output.detach().clone() if footprint is None else None,
     )
 
 
@@ -122,8 +127,18 @@ def agreed(traces: list[Trace]) -> list[Call]:
             call = replace(call, kind="data", varies=True)
         elif any(other is not None and other.footprint != call.footprint for other in others):
             call = replace(call, kind="data")
-        calls.append(call)
+        calls.append(replace(call, is_constant=_is_constant(call, others), unfollowed=None))
     return calls
+
+
+def _is_constant(call: Call, others: list[Call | None]) -> bool:
+    """Whether a call gives the same in passes of different images, of which there are some: it reads
+    parameters alone. What has left torch on the way cannot be followed either."""
+    values = [None if other is None else other.unfollowed for other in others]
+    if call.unfollowed is None or not values or call.varies:
+        return False
+    own = call.unfollowed
+    return all(value is not None and torch.equal(value, own) for value in values)
 
 
 def _numbered(passed: Trace) -> dict[tuple[str, int], Call]:

@@ -35,7 +35,7 @@ def content_of(path: Path) -> Any:
         raise WeightsError(f"no weights file {str(path)!r}", "weights")
     try:
         _check_head(path)
-        if path.suffix == ".safetensors":
+        if path.suffix == ".safetensors" or _is_safetensors(path):
             return _safetensors(path)
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other protocols: what cannot be read is an error
@@ -45,6 +45,12 @@ def content_of(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise WeightsError(_refusal(path, str(error)), "weights") from error
     except Exception as error:
+        if "TorchScript archive" in str(error):
+            raise WeightsError(
+                f"{str(path)!r} is a TorchScript archive, which holds code: save model.state_dict() "
+                "instead",
+                "weights",
+            ) from error
         # damaged files give errors of every kind: struct.error, IndexError, AssertionError, ...
         raise WeightsError(
             f"{str(path)!r} is no weights file: {type(error).__name__}: {first_line(error)}",
@@ -65,6 +71,19 @@ def _check_head(path: Path) -> None:
         raise WeightsError(
             f"{str(path)!r} is a web page (HTML), not weights: download the file itself", "weights"
         )
+    if head.startswith(b"{"):
+        raise WeightsError(
+            f"{str(path)!r} is a text (JSON), not weights: where it is the index of weights in several "
+            "files, load each of these, with partial=True",
+            "weights",
+            "partial",
+        )
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file of another name is one: the length of a header of JSON, and the header."""
+    with path.open("rb") as file:
+        return file.read(10)[8:] == b'{"'
 
 
 def _safetensors(path: Path) -> Any:

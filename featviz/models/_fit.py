@@ -152,7 +152,19 @@ def _unusable(state: Mapping[str, Any], own: Mapping[str, Any]) -> str:
         kind = _kind(value)
         if kind and kind not in kinds:
             return f"{name!r} is {kind}, and the model has plain ones: save those"
+        if _loses_its_numbers(value, own.get(name)):
+            return (
+                f"{name!r} is of {value.dtype}, and the model's of {own[name].dtype}: such weights are "
+                "packed or quantised, and mean other numbers; save floating point ones"
+            )
     return ""
+
+
+def _loses_its_numbers(value: Any, own: Any) -> bool:
+    """Whether whole numbers stand where the model has floating point."""
+    if not isinstance(value, Tensor) or not isinstance(own, Tensor):
+        return False
+    return own.is_floating_point() and not value.is_floating_point() and value.dim() > 0
 
 
 def _kind(value: Any) -> str:

@@ -29,7 +29,8 @@ def load_weights(
     one prefix before each of the model's names, such as ``module.`` or ``backbone.``; saved on a
     GPU; in an older form that the model's own ``load_state_dict`` converts.
 
-    What lies beside the weights, such as an optimizer's state or names without the prefix, is left.
+    What lies beside the weights, such as an optimizer's state or names without the prefix, is left. Where
+    names with and without a prefix are both the model's, those without are taken.
 
     Args:
         model: changed in place, or not at all where this fails.
@@ -156,8 +157,20 @@ def _candidates(every: list[_StateDict], own: Mapping[str, Any]) -> list[_StateD
     """Every state dict as it is, and below each prefix that leaves names of the model's own."""
     candidates = []
     for state in every:
-        candidates += [state.below(prefix) for prefix in _prefixes(state.entries, own)]
+        prefixes = _prefixes(state.entries, own)
+        candidates.append(_apart(state, [prefix for prefix in prefixes if prefix], own))
+        candidates += [state.below(prefix) for prefix in prefixes if prefix]
     return candidates
+
+
+def _apart(state: _StateDict, prefixes: list[str], own: Mapping[str, Any]) -> _StateDict:
+    """What lies beside these prefixes, where that is all of the model, such as a network beside its
+    teacher; else all there is."""
+    below = tuple(prefixes)
+    entries = {name: v for name, v in state.entries.items() if not name.startswith(below)}
+    if not below or not own.keys() <= entries.keys():
+        return state
+    return _StateDict(state.steps, _with_versions(entries, state.entries, ""))
 
 
 def _likeliest(candidates: list[_StateDict], own: Mapping[str, Any]) -> list[_StateDict]:

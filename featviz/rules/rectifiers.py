@@ -3,11 +3,13 @@
 A rectifier is ReLU in any spelling, ReLU6 (its upper knee belongs to f'), thresholds, and ``clamp``
 with a lower bound of 0. The smooth and leaky rectifiers are given the same lines: GELU, SiLU,
 hard-swish, Mish, softplus, leaky ReLU, PReLU, ELU, CELU and SELU. Everything else that is
-differentiable follows autograd: convolutions, sums, products, gates (sigmoid, tanh, softmax),
-normalisation; max-pooling sends the signal to the positions that won, and where windows overlap
-contributions add up; a clamp from above alone, or from below at a small positive number, is a guard
-and not a rectifier. An operation that may be or hide another rectifier is refused by name. (A product
-with a floating point mask, ``x * (x > 0).float()``, cannot be distinguished from a gate.)
+differentiable follows autograd: convolutions, sums, products, gates (sigmoid, tanh, softmax, and hard
+sigmoids in any spelling, such as ``relu6(x + 3) / 6`` as a factor), normalisation; max-pooling sends
+the signal to the positions that won, and where windows overlap contributions add up; a clamp from above
+alone, or from below at a small positive number, is a guard and not a rectifier. An operation that may
+be or hide another rectifier is refused by name, and so is an activation that is written out as a
+product, such as ``x * sigmoid(x)``. (A product with a floating point mask, ``x * (x > 0).float()``,
+cannot be distinguished from a gate.)
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from featviz.errors import RuleError
+from featviz.rules.gates import hard_gates, is_written_out
 from featviz.rules.graph import Graph, Signals, is_edited, is_foreign, name_of
 
 Hook = Callable[[Node], Any]
@@ -125,9 +128,15 @@ def _rectifiers(graph: Graph) -> list[_Rectifier]:
     """
     rectifiers: list[_Rectifier] = []
     others: set[str] = set()
+    gates = hard_gates(graph)
     for node in graph.nodes:
-        if node in graph.copies or is_edited(node):
+        if node in graph.copies or node in gates or is_edited(node):
             continue
+        if is_written_out(graph, node):
+            raise graph.refusal(
+                "a product that is an activation, as x * sigmoid(x) is (write it as F.silu, "
+                "F.hardswish, F.gelu or F.mish)"
+            )
         name = name_of(node)
         kind = kind_of(node)
         if kind is not None:

@@ -24,7 +24,6 @@ All else is refused by name, attention and softmax among it.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -35,6 +34,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from featviz.rules.gamma import Gamma
+from featviz.rules.gates import gate_of, is_product_of_maps
 from featviz.rules.graph import PARALLEL, Graph, Signals, is_foreign, name_of
 from featviz.rules.layers import NORM, WEIGHTS, merged_norm, output_of, weights_of
 from featviz.rules.quotients import is_rectified, known_input, quotient, saturated
@@ -48,10 +48,6 @@ _OWN_GRADIENT = {
 }  # fmt: skip
 """Besides what is linear: relevance is handed on, in proportion, by the gradient alone."""
 _ALSO_LINEAR = {"NativeChannelShuffle", "PixelShuffle", "PixelUnshuffle", "Col2Im", "Mul", "Div"}
-_GATES = {"Sigmoid", "Hardsigmoid", "Softmax", "Tanh"}
-_VIEW = re.compile(
-    r"\w*View|Expand|Unsqueeze|Squeeze|Permute|Transpose|Reshape\w*|Clone|Select|Slice|Split\w*"
-)
 
 
 def relevance(graph: Graph, restore: ExitStack) -> Counter[str]:
@@ -245,29 +241,10 @@ def _held(graph: Graph) -> dict[Node, int]:
         name = name_of(node)
         if name == "Div" and 1 in graph.operands(node):
             held[node] = 1
-        elif name == "Mul" and len(graph.operands(node)) == 2:
-            gates = [
-                i for i, (factor, _) in enumerate(node.next_functions) if _is_gate(graph, factor)
-            ]
-            held[node] = gates[0] if len(gates) == 1 else -1
+        elif is_product_of_maps(graph, node):
+            gate = gate_of(graph, node)
+            held[node] = -1 if gate is None else gate
     return held
-
-
-def _is_gate(graph: Graph, node: Node | None) -> bool:
-    """Whether a factor is bounded: a sigmoid or the like, seen through views and constant factors."""
-    is_scaled = False
-    while node is not None:
-        name = name_of(node)
-        if name in _GATES:
-            return True
-        if name == "Hardtanh":  # relu6(x + 3) / 6
-            return is_scaled
-        if name in ("Mul", "Div") and len(graph.operands(node)) == 1:
-            is_scaled = True
-        elif not _VIEW.fullmatch(name):
-            return False
-        node = node.next_functions[0][0]
-    return False
 
 
 def _hold(node: Node, operand: int) -> Any:
