@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 
 from featviz.errors import UsageError, did_you_mean, first_line
@@ -76,15 +77,28 @@ def _read(path: Path) -> dict[str, str]:
         ) from error
     if path.suffix.lower() == ".json":
         return _from_json(path, text)
+    try:
+        return _from_rows(path, text)
+    except csv.Error as error:
+        raise UsageError(
+            f"the labels {str(path)!r} cannot be read: {first_line(error)}: "
+            "is there a quote that is not closed?",
+            "labels",
+        ) from error
+
+
+def _from_rows(path: Path, text: str) -> dict[str, str]:
+    """From lines of a key and a label; where that is empty, the image has none."""
     labels = {}
-    lines = csv.reader(text.splitlines(), delimiter=_DELIMITERS[path.suffix.lower()])
+    # not by splitlines, which ends lines at characters that names may have
+    lines = csv.reader(StringIO(text, newline=None), delimiter=_DELIMITERS[path.suffix.lower()])
     for number, row in enumerate(lines, 1):
         if len(row) == 1 or (len(row) > 1 and not row[0]):
             raise UsageError(
                 f"line {number} of {str(path)!r} is {row}: give the key of an image and its label",
                 "labels",
             )
-        if row:
+        if row and row[1]:
             labels[row[0]] = row[1]
     return labels
 
@@ -99,4 +113,4 @@ def _from_json(path: Path, text: str) -> dict[str, str]:
             f"{str(path)!r} holds a {type(value).__name__}: give an object of keys and their labels",
             "labels",
         )
-    return {key: str(label) for key, label in value.items()}
+    return {key: str(label) for key, label in value.items() if label is not None}
