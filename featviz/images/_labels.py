@@ -15,6 +15,8 @@ LabelsLike = Mapping[str, str] | re.Pattern[str] | str | Path
 """As of `Images.labelled`."""
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _FILES = (*_DELIMITERS, ".json")
+_COMPARED = 1000
+"""Keys among which the closest is looked for; of all of a large data set that takes minutes."""
 
 
 def labels_of(keys: Sequence[str], labels: LabelsLike) -> list[str | None]:
@@ -61,7 +63,7 @@ def _by_key(keys: Sequence[str], labels: Mapping[str, str], source: str) -> list
         first = next(iter(labels), "")
         raise UsageError(
             f"{source} names none of the {len(keys)} images: it has {first!r}, an image is "
-            f"{keys[0]!r}{did_you_mean(first, keys)}",
+            f"{keys[0]!r}{did_you_mean(first, keys[:_COMPARED])}",
             "labels",
         )
     return own
