@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from featviz import Images, LayerScan, Listing, Preprocess, Scan, Statistics, merge, open_images
 from featviz.errors import LayerError, RecordError
+from featviz.records import _progress
 from featviz.records._arrays import hash_of
 from featviz.records._progress import checksum
 from featviz.records.fingerprint import weights_fingerprint
@@ -410,7 +411,7 @@ def test_where_there_is_no_record(tmp_path: Path) -> None:
         ("images was", {"data": Samples(seed=3)}),
         (r"input_shape was \[3, 10, 10\], is \[3, 12, 12\]", {"data": Samples(size=12)}),
         ("layers was", {"layers": ["0", "3"]}),
-        ("preprocess was", {"data": open_images(Samples(), Preprocess(mean=(1.0, 0.0, 0.0)))}),
+        ("preprocess mean was", {"data": open_images(Samples(), Preprocess(mean=(1.0, 0.0, 0.0)))}),
     ],
 )
 def test_a_record_of_something_else_is_refused(
@@ -422,6 +423,22 @@ def test_a_record_of_something_else_is_refused(
     assert str(error.value).count(" was ") == 2  # "was made from", and the one thing that differs
     assert error.value.arguments == ("out", "fresh")
     assert same_scan(Scan.load(tmp_path), result)
+
+
+def test_what_differs_is_said_where_much_is_alike() -> None:
+    settings = {f"setting {i}": i for i in range(20)}
+    assert (
+        _progress.change("preprocess", settings, {**settings, "decode": 1})
+        == "preprocess decode was null, is 1"
+    )
+    names = [f"features.{i}" for i in range(30)]
+    fewer = 'layers were 30, are 29, without ["features.28"], with []'
+    assert (
+        _progress.change("layers", names, [name for name in names if name != "features.28"])
+        == fewer
+    )
+    swapped = [*names[:28], names[29], names[28]]
+    assert _progress.change("layers", names, swapped) == "layers are in another order"
 
 
 def test_fingerprints_tell_names_and_bits_apart() -> None:
