@@ -45,7 +45,7 @@ def merge(
         if result is None:
             result = replace(record, shard=None)
         else:
-            result = result.merge(record)
+            result = _merged(result, record, own)
     if result is None:
         raise UsageError("there are no shards to merge: give at least one", "shards")
     missing = without((0, len(result.listing)), result.ranges)
@@ -57,6 +57,17 @@ def merge(
     if out is not None:
         result.save(out)
     return result
+
+
+def _merged(result: Scan, record: Scan, source: Scan | str | Path) -> Scan:
+    """The two as one; an error names the folder of the record, if it is of one."""
+    try:
+        return result.merge(record)
+    except RecordError as error:
+        if isinstance(source, Scan):
+            raise
+        message = f"{str(source)!r} and those before it do not go together: {error}"
+        raise RecordError(message, *error.arguments) from error
 
 
 def _records(shards: str | Path | Iterable[Scan | str | Path]) -> list[Scan | str | Path]:
