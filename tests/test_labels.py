@@ -76,8 +76,8 @@ def test_an_empty_label_is_none_and_only_lines_end_lines(tmp_path: Path) -> None
 
 
 def test_labels_and_keys_that_are_numbers_and_paths_are_kept_as_text(tmp_path: Path) -> None:
-    labels: Any = {KEYS[0]: np.int64(1), KEYS[1]: 0}
-    assert images().labelled(labels).labels == ["1", "0", None]
+    labels: Any = {KEYS[0]: np.int64(1), KEYS[1]: 0, KEYS[2]: torch.tensor(5)}
+    assert images().labelled(labels).labels == ["1", "0", "5"]
     keys: Any = [Path("a.png"), 7]
     numbers: Any = [0, None]
     own = Images(keys, lambda i: torch.full((3, 4, 4), i / 2), Preprocess(), numbers)

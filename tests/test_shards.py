@@ -128,7 +128,7 @@ def test_shards_of_other_things_do_not_merge() -> None:
 def test_the_shard_that_is_of_something_else_is_named(tmp_path: Path) -> None:
     for i in range(5):
         scanned(k=3 if i == 2 else 4, batch_size=3, shard=(i, 5), out=tmp_path)
-    with pytest.raises(RecordError, match="shard-00002-of-00005.* two scans of other k do not"):
+    with pytest.raises(RecordError, match=r"shard-00002-of-00005.* two scans of other k do not"):
         merge(tmp_path)
 
 

@@ -308,6 +308,10 @@ def test_columns_give_labels_by_their_names() -> None:
     assert images.labels == ["cat", "dog", "dog", "cat"]
     assert images[3].shape == (3, 8, 8)
     assert open_images(Columns({"label": None}, columns)).labels == ["0", "1", "1", "0"]
+    columns["label"] = torch.tensor([0, 1, 1, 0])  # as of with_format("torch")
+    assert open_images(Columns({"label": None}, columns)).labels == ["0", "1", "1", "0"]
+    columns["label"] = [0, None, -1, 1]
+    assert open_images(Columns({"label": Names()}, columns)).labels == ["cat", None, None, "dog"]
     assert open_images(Columns({}, columns)).labels == [None] * 4
     with pytest.raises(UsageError, match=r"'train', 'test'.*one of its data sets"):
         open_images({"train": pictures, "test": pictures})

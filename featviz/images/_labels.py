@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from featviz.errors import UsageError, did_you_mean, first_line
 
@@ -17,6 +18,13 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _FILES = (*_DELIMITERS, ".json")
 _COMPARED = 1000
 """Keys among which the closest is looked for; of all of a large data set that takes minutes."""
+
+
+def as_text(label: Any) -> str | None:
+    """A label as text, as records have it: a number too, of numpy's or torch's kind; None stays None."""
+    if label is None:
+        return None
+    return str(label.item() if hasattr(label, "item") else label)
 
 
 def labels_of(keys: Sequence[str], labels: LabelsLike) -> list[str | None]:

@@ -14,7 +14,7 @@ from featviz.errors import ImageError, UsageError
 from featviz.images._batches import check_shape, readable, stacked
 from featviz.images._held import Held
 from featviz.images._items import Read, in_unit_range, read_pixels, unreadable
-from featviz.images._labels import LabelsLike, labels_of
+from featviz.images._labels import LabelsLike, as_text, labels_of
 from featviz.images._reading import Attempts, Outcomes, by_caller, by_threads, by_workers
 from featviz.images._sizes import (
     UNREADABLE,
@@ -85,7 +85,7 @@ class Images(Sequence[Tensor]):
         self.keys = [str(key) for key in keys]
         self.labels: list[str | None] = [None] * len(self.keys)
         if labels is not None:
-            self.labels = [None if label is None else str(label) for label in labels]
+            self.labels = [as_text(label) for label in labels]
         self.preprocess = preprocess
         self.threads = threads
         self.workers = workers
