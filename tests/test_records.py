@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from featviz import Images, LayerScan, Listing, Preprocess, Scan, Statistics, merge, open_images
 from featviz.errors import LayerError, RecordError
 from featviz.records import _progress
+from featviz.records import scan as scan_record
 from featviz.records._arrays import hash_of
 from featviz.records._progress import checksum
 from featviz.records.fingerprint import weights_fingerprint
@@ -297,6 +298,22 @@ def test_a_damaged_listing_is_a_record_error(tmp_path: Path) -> None:
     listing.unlink()
     with pytest.raises(RecordError, match=f"{listing.name} is missing"):
         Scan.load(tmp_path)
+
+
+def test_a_record_that_is_written_again_while_it_is_read_is_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned(out=tmp_path)
+    later = scanned(k=5)
+    unpacked = scan_record.unpacked
+
+    def slow(manifest: Any, folder: Path) -> Any:
+        monkeypatch.undo()
+        later.save(tmp_path)  # as another process does, between the manifest and its arrays
+        return unpacked(manifest, folder)
+
+    monkeypatch.setattr(scan_record, "unpacked", slow)
+    assert same_scan(Scan.load(tmp_path), later)
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
