@@ -12,7 +12,7 @@ from featviz.records.scan import Scan
 
 
 def merge(
-    shards: str | Path | Iterable[Scan | str | Path], *, out: str | Path | None = None
+    shards: str | Path | Scan | Iterable[Scan | str | Path], *, out: str | Path | None = None
 ) -> Scan:
     """Merge scans of parts of a data set to the scan of all of it.
 
@@ -70,7 +70,9 @@ def _merged(result: Scan, record: Scan, source: Scan | str | Path) -> Scan:
         raise RecordError(message, *error.arguments) from error
 
 
-def _records(shards: str | Path | Iterable[Scan | str | Path]) -> list[Scan | str | Path]:
+def _records(shards: str | Path | Scan | Iterable[Scan | str | Path]) -> list[Scan | str | Path]:
+    if isinstance(shards, Scan):  # whose items are its layers
+        return [shards]
     if not isinstance(shards, (str, Path)):
         return list(shards)
     folders = sorted(path.parent for path in Path(shards).glob("shard-*-of-*/scan.json"))
