@@ -310,7 +310,7 @@ def test_a_command_that_fails_leaves_no_empty_folder(command: str, fails: Any, h
         (["--k", "4"], "k was 3, is 4"),
         (["--layers", "conv2"], r'layers was \["conv1"\], is \["conv2"\]'),
         (["--weights", "initial"], "model was"),
-        (["--mean", "0,0,0"], "preprocess was"),
+        (["--mean", "0,0,0"], "preprocess mean was"),
     ],
 )
 def test_a_record_of_another_scan_is_refused_with_what_differs(

@@ -93,6 +93,14 @@ def test_a_mistyped_option_names_the_closest(capsys: pytest.CaptureFixture[str])
         assert f"arguments: {word}; did you mean '--channels'?" in capsys.readouterr().err
 
 
+def test_an_option_before_the_command_is_told_where_it_belongs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--quiet", "scan"])
+    assert "options come behind the command: featviz scan --quiet" in capsys.readouterr().err
+
+
 def test_quiet_leaves_errors_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

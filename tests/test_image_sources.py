@@ -8,6 +8,7 @@ import os
 import tarfile
 import threading
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDat
 
 from featviz import Images, Preprocess, open_images, scan
 from featviz.errors import ImageError, SizeError, UsageError
-from featviz.images import _reading, common_size
+from featviz.images import _decoding, _reading, common_size
 from featviz.images._held import Held
 from featviz.images._items import in_unit_range
 
@@ -436,6 +437,16 @@ def test_a_pipe_is_never_waited_for(tmp_path: Path) -> None:
         open_images(tmp_path / "a.png")
 
 
+def test_only_ends_of_lines_end_the_paths_of_a_list(tmp_path: Path) -> None:
+    names = ["a\u2028b.png", "a\x85b.png", "a b.png"]
+    for name in names:
+        save(tmp_path / name)
+    (tmp_path / "list.txt").write_text("\r\n".join(names), encoding="utf-8", newline="")
+    images = open_images(tmp_path / "list.txt")
+    assert images.keys == names
+    assert len(list(images)) == 3
+
+
 # Archives
 
 
@@ -555,3 +566,34 @@ def test_a_range_that_is_none_is_an_error_that_gives_it(limits: tuple[float, flo
     with pytest.raises(UsageError, match=r"range=\(.*black") as error:
         Preprocess(range=limits)
     assert error.value.arguments == ("range",)
+
+
+# --- a list of pictures, which are given again
+
+
+@pytest.mark.parametrize("decode", ["exact", "fast"])
+def test_pictures_that_are_still_in_their_files_can_be_read_after_their_size(
+    decode: str, pictures: Path
+) -> None:
+    paths = sorted(pictures.rglob("*.*"))
+    images = open_images([Image.open(path) for path in paths], Preprocess(resize=8, decode=decode))
+    sizes = [images.source_size(i) for i in range(len(paths))]
+    own = images.at_own_sizes()
+
+    expected = open_images(paths, Preprocess(resize=8, decode=decode))
+    assert sizes == [expected.source_size(i) for i in range(len(paths))]
+    for i in range(len(paths)):
+        assert torch.equal(own[i], expected[i])
+
+
+def test_a_picture_that_was_decoded_beside_pillow_can_be_read_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def decode(data: bytes) -> Tensor:  # stands for TorchCodec
+        return _decoding.as_tensor(Image.open(BytesIO(data)))
+
+    monkeypatch.setattr(_decoding, "jpeg_decoder", lambda: decode)
+    Image.effect_noise((12, 10), 80).convert("RGB").save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as picture:
+        images = open_images([picture], Preprocess(decode="fast"))
+        assert torch.equal(images.fetch(0), images.fetch(0))

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from nets import plain
 from PIL import Image
 
 from featviz import (
@@ -64,6 +66,26 @@ def test_a_mapping_and_numbers(tmp_path: Path) -> None:
     assert images().labelled(path).labels == [None, None, "5"]
 
 
+def test_an_empty_label_is_none_and_only_lines_end_lines(tmp_path: Path) -> None:
+    path = tmp_path / "null.json"
+    path.write_text('{"plain.jpg": null, "n02_tabby.jpg": "cat"}')
+    assert images().labelled(path).labels == [None, "cat", None]
+    path = tmp_path / "labels.csv"
+    path.write_text('plain.jpg,\na/n02_tabby.jpg,"a cat,\na\u2028tabby"\n', encoding="utf-8")
+    assert images().labelled(path).labels == [None, "a cat,\na\u2028tabby", None]
+
+
+def test_labels_and_keys_that_are_numbers_and_paths_are_kept_as_text(tmp_path: Path) -> None:
+    labels: Any = {KEYS[0]: np.int64(1), KEYS[1]: 0, KEYS[2]: torch.tensor(5)}
+    assert images().labelled(labels).labels == ["1", "0", "5"]
+    keys: Any = [Path("a.png"), 7]
+    numbers: Any = [0, None]
+    own = Images(keys, lambda i: torch.full((3, 4, 4), i / 2), Preprocess(), numbers)
+    scan(plain(), own, "0", k=1, spectrum=True, out=tmp_path / "record")
+    listing = Scan.load(tmp_path / "record").listing
+    assert (listing.keys, listing.labels) == (["a.png", "7"], ["0", None])
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -78,6 +100,7 @@ def test_a_mapping_and_numbers(tmp_path: Path) -> None:
         ("list.json", "holds a list"),
         ("broken.json", "is no JSON"),
         ("latin.csv", "cannot be read"),
+        ("quote.csv", "cannot be read: field larger .*: is there a quote that is not closed"),
     ],
 )
 def test_labels_that_cannot_be_used_are_refused(
@@ -88,6 +111,7 @@ def test_labels_that_cannot_be_used_are_refused(
     Path("list.json").write_text("[1]")
     Path("broken.json").write_text("{")
     Path("latin.csv").write_bytes("plain.jpg,Bär\n".encode("latin-1"))
+    Path("quote.csv").write_text('"' + "plain.jpg,x\n" * 20_000)
     with pytest.raises(UsageError, match=message) as error:
         images().labelled(labels)
     assert error.value.arguments == ("labels",)

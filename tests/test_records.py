@@ -19,8 +19,20 @@ from nets import integers, plain
 from samples import LAYERS, Samples, same_scan, scanned
 from torch import Tensor, nn
 
-from featviz import Images, LayerScan, Listing, Preprocess, Scan, Statistics, merge, open_images
-from featviz.errors import LayerError, RecordError
+from featviz import (
+    Images,
+    LayerScan,
+    Listing,
+    Preprocess,
+    Scan,
+    Statistics,
+    merge,
+    open_images,
+    scan,
+)
+from featviz.errors import LayerError, RecordError, UsageError
+from featviz.records import _progress
+from featviz.records import scan as scan_record
 from featviz.records._arrays import hash_of
 from featviz.records._progress import checksum
 from featviz.records.fingerprint import weights_fingerprint
@@ -298,6 +310,71 @@ def test_a_damaged_listing_is_a_record_error(tmp_path: Path) -> None:
         Scan.load(tmp_path)
 
 
+def test_numbers_of_any_library_and_paths_can_be_kept(tmp_path: Path) -> None:
+    means, size = tuple(np.float32([0.5] * 3)), (np.int64(10), np.int32(10))
+    preprocess = Preprocess(size=size, resize=np.int64(10), mean=means, std=np.array([0.25] * 3))
+    assert preprocess == Preprocess(size=(10, 10), resize=10, mean=(0.5,) * 3, std=(0.25,) * 3)
+    data = open_images(Samples(), preprocess)
+    k: Any = np.int64(3)
+    parts: list[Any] = [(np.int64(0), np.int64(2)), [torch.tensor(1), 2]]
+    sources: Any = {"weights": Path("w.pt"), "epoch": 3}
+    for part in parts:
+        scan(plain(), data, "0", k=k, batch_size=4, shard=part, sources=sources, out=tmp_path)
+    result = merge(tmp_path, out=tmp_path)
+    assert Scan.load(tmp_path).sources == {"weights": "w.pt", "epoch": "3"}
+    assert same_scan(result, scan(plain(), data, "0", k=3, batch_size=4))
+    assert same_scan(merge(result), result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 3.0}, r"k=3\.0: give a whole number"),
+        ({"k": True}, "k=True: give a whole number"),
+        ({"batch_size": 4.5}, r"batch_size=4\.5: give a whole number"),
+        ({"shard": "0/2"}, r"shard='0/2': give \(i, n\)"),
+        ({"shard": (0.0, 2)}, r"shard=\(0\.0, 2\): give \(i, n\)"),
+    ],
+)
+def test_what_is_no_number_is_refused_before_the_scan(
+    arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        scan(plain(), Samples(), out=tmp_path, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 16}, r"size=16: give \(height, width\) in pixels"),
+        ({"size": (0, 16)}, r"size=\(0, 16\): give"),
+        ({"resize": 0}, "resize=0: give a side"),
+        ({"resize": 7.5}, r"resize=7\.5: give a side"),
+        ({"mean": 0.5}, r"mean=0\.5: give a number for each channel"),
+        ({"std": None}, "std=None: give a number for each channel"),
+    ],
+)
+def test_preprocessing_that_is_none_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Preprocess(**settings)
+
+
+def test_a_record_that_is_written_again_while_it_is_read_is_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned(out=tmp_path)
+    later = scanned(k=5)
+    unpacked = scan_record.unpacked
+
+    def slow(manifest: Any, folder: Path) -> Any:
+        monkeypatch.undo()
+        later.save(tmp_path)  # as another process does, between the manifest and its arrays
+        return unpacked(manifest, folder)
+
+    monkeypatch.setattr(scan_record, "unpacked", slow)
+    assert same_scan(Scan.load(tmp_path), later)
+
+
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     other = tmp_path / "scan-of-something-else.npz"
     other.write_bytes(b"another's")
@@ -410,7 +487,7 @@ def test_where_there_is_no_record(tmp_path: Path) -> None:
         ("images was", {"data": Samples(seed=3)}),
         (r"input_shape was \[3, 10, 10\], is \[3, 12, 12\]", {"data": Samples(size=12)}),
         ("layers was", {"layers": ["0", "3"]}),
-        ("preprocess was", {"data": open_images(Samples(), Preprocess(mean=(1.0, 0.0, 0.0)))}),
+        ("preprocess mean was", {"data": open_images(Samples(), Preprocess(mean=(1.0, 0.0, 0.0)))}),
     ],
 )
 def test_a_record_of_something_else_is_refused(
@@ -422,6 +499,22 @@ def test_a_record_of_something_else_is_refused(
     assert str(error.value).count(" was ") == 2  # "was made from", and the one thing that differs
     assert error.value.arguments == ("out", "fresh")
     assert same_scan(Scan.load(tmp_path), result)
+
+
+def test_what_differs_is_said_where_much_is_alike() -> None:
+    settings = {f"setting {i}": i for i in range(20)}
+    assert (
+        _progress.change("preprocess", settings, {**settings, "decode": 1})
+        == "preprocess decode was null, is 1"
+    )
+    names = [f"features.{i}" for i in range(30)]
+    fewer = 'layers were 30, are 29, without ["features.28"], with []'
+    assert (
+        _progress.change("layers", names, [name for name in names if name != "features.28"])
+        == fewer
+    )
+    swapped = [*names[:28], names[29], names[28]]
+    assert _progress.change("layers", names, swapped) == "layers are in another order"
 
 
 def test_fingerprints_tell_names_and_bits_apart() -> None:

@@ -23,6 +23,7 @@ from samples import Samples, same_scan, scanned
 from torch import Tensor, nn
 
 from featviz import Scan, cli, merge
+from featviz.cli.ranks import own_rank
 from featviz.errors import RecordError, SizeError, UsageError
 from featviz.methods._shards import range_of
 from featviz.records._ranges import in_words, is_within, joined, overlap, without
@@ -123,6 +124,13 @@ def test_shards_of_other_things_do_not_merge() -> None:
         PARTS[0].merge(other)
     with pytest.raises(RecordError, match="images"):
         PARTS[0].merge(scanned(Samples(22), batch_size=3, shard=(1, 5)))
+
+
+def test_the_shard_that_is_of_something_else_is_named(tmp_path: Path) -> None:
+    for i in range(5):
+        scanned(k=3 if i == 2 else 4, batch_size=3, shard=(i, 5), out=tmp_path)
+    with pytest.raises(RecordError, match=r"shard-00002-of-00005.* two scans of other k do not"):
+        merge(tmp_path)
 
 
 def test_nothing_to_merge(tmp_path: Path) -> None:
@@ -273,6 +281,24 @@ def test_ranks_of_torchrun_share_the_shards(
 
 
 # --- what must not be mixed
+
+
+def test_ranks_are_those_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables: list[tuple[dict[str, str], Any]] = [
+        ({}, None),
+        ({"WORLD_SIZE": "4"}, None),  # as clusters set it for every job
+        ({"WORLD_SIZE": "1", "RANK": "0"}, None),
+        ({"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "here"}, (3, 4)),
+    ]
+    for own, expected in variables:
+        for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in own.items():
+            monkeypatch.setenv(name, value)
+        assert own_rank() == expected
+    monkeypatch.delenv("MASTER_ADDR")
+    with pytest.raises(UsageError, match="RANK=3 and WORLD_SIZE=4 are set, and MASTER_ADDR is not"):
+        own_rank()
 
 
 def test_images_of_another_size_do_not_come_in_by_a_shard(tmp_path: Path) -> None:

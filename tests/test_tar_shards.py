@@ -6,6 +6,7 @@ import builtins
 import json
 import os
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -160,7 +161,17 @@ def test_a_shard_that_is_damaged_or_missing_is_named(
         open_images(str(shards / pattern))
 
 
+def test_archives_that_were_joined_are_refused(shards: Path, tmp_path: Path) -> None:
+    for names in (["000.tar", "001.tar"], ["002.tar.gz", "002.tar.gz"]):
+        path = tmp_path / f"joined-{names[0]}"
+        path.write_bytes(b"".join((shards / name).read_bytes() for name in names))
+        with pytest.raises(ImageError, match=r"joined-.*more lies behind its end"):
+            open_images(path)
+
+
 def test_braces_stand_for_every_choice() -> None:
+    assert sorted(expanded("{0,{1..2,x}}.tar")) == ["0.tar", "1..2.tar", "x.tar"]
+    assert sorted(expanded("{0,{1..2}}.tar")) == ["0.tar", "1.tar", "2.tar"]
     assert expanded("a{08..11}{x,}.tar")[:4] == ["a08x.tar", "a08.tar", "a09x.tar", "a09.tar"]
     assert len(expanded("{000..127}/{0..9}.tar")) == 1280
 
@@ -199,6 +210,18 @@ def test_a_folder_behind_an_address(memory: Any) -> None:
     memory.pipe("/bucket/photos/dog/2.png", picture(9))
     assert open_images("memory://bucket/photos").fingerprint() != earlier
     assert images.by_content().fingerprint() != earlier
+
+
+def test_another_picture_of_the_same_size_in_a_zip_is_another(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    fingerprints = []
+    for seed in range(2):
+        with zipfile.ZipFile(tmp_path / "photos.zip", "w") as file:
+            file.writestr("cat/1.png", picture(seed))
+        images = open_images(f"zip://::{tmp_path / 'photos.zip'}")
+        fingerprints.append((images.fingerprint(), images.stamps()[0].split()[0]))
+    assert fingerprints[0][0] != fingerprints[1][0]
+    assert fingerprints[0][1] == fingerprints[1][1]
 
 
 @pytest.mark.parametrize(
@@ -285,6 +308,10 @@ def test_columns_give_labels_by_their_names() -> None:
     assert images.labels == ["cat", "dog", "dog", "cat"]
     assert images[3].shape == (3, 8, 8)
     assert open_images(Columns({"label": None}, columns)).labels == ["0", "1", "1", "0"]
+    columns["label"] = torch.tensor([0, 1, 1, 0])  # as of with_format("torch")
+    assert open_images(Columns({"label": None}, columns)).labels == ["0", "1", "1", "0"]
+    columns["label"] = [0, None, -1, 1]
+    assert open_images(Columns({"label": Names()}, columns)).labels == ["cat", None, None, "dog"]
     assert open_images(Columns({}, columns)).labels == [None] * 4
     with pytest.raises(UsageError, match=r"'train', 'test'.*one of its data sets"):
         open_images({"train": pictures, "test": pictures})

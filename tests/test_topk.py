@@ -299,8 +299,9 @@ def test_merged_shards_are_the_scan_of_all(a: list[int], b: list[int], k: int, s
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(UsageError, match="k=0"):
-        TopK.empty(3, 0)
+    for k in (0, 10**11, 10**20):
+        with pytest.raises(UsageError, match=f"k={k}: keep 1 to"):
+            TopK.empty(3, k)
     for other in (TopK.empty(3, 4), TopK.empty(4, 2)):
         shape = r"\(3, 2\).*\({}, {}\)".format(*other.scores.shape)
         with pytest.raises(UsageError, match=shape):

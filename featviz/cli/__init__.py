@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from featviz.cli.output import flushed, print_any_text
 from featviz.cli.signals import ignore_signals, interrupted_code, signals_as_interrupts
 
 
@@ -25,8 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console() -> None:
     """The entry point of the ``featviz`` command."""
+    print_any_text()
     try:
         code = main()
+    except SystemExit as end:  # of help, and of words that are none
+        code = int(end.code or 0)
     finally:
         ignore_signals()
-    sys.exit(code)
+    sys.exit(flushed(code))

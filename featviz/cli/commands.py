@@ -96,6 +96,9 @@ def _arguments(
     args, unknown = parser.parse_known_args(words)
     if unknown:
         options = re.findall(r"--[a-z][a-z-]*", own.format_usage())
-        hint = did_you_mean(unknown[0].partition("=")[0], options)
+        given = unknown[0].partition("=")[0]
+        hint = did_you_mean(given, options)
+        if given in options:
+            hint = f"; options come behind the command: featviz {name} {given}"
         own.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return args

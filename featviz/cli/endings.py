@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from featviz.cli.allocator import keep_freed_memory
+from featviz.cli.output import NOBODY, nobody_reads
 from featviz.cli.signals import interrupted_code, signals_as_interrupts
 from featviz.errors import FeatvizError
 
@@ -46,6 +47,8 @@ def exit_code(
         if interrupt is not None:
             code = interrupted_code(interrupt)
             message = f"\n{prefix}stopped. {args.goes_on}"
+        elif isinstance(error, BrokenPipeError) and nobody_reads():
+            return NOBODY
         elif args.debug or not isinstance(error, _EXPLAINED):
             raise
         else:

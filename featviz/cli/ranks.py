@@ -11,12 +11,25 @@ from datetime import timedelta
 import torch
 
 from featviz.cli.signals import signals_end_at_once
+from featviz.errors import UsageError
 
 
 def own_rank() -> tuple[int, int] | None:
-    """The rank of this process, and how many there are; None: it is alone."""
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    return (int(os.environ["RANK"]), ranks) if ranks > 1 else None
+    """The rank of this process, and how many there are, as torchrun says it; None: it is alone.
+
+    Raises:
+        UsageError: there are several, and they do not know where the first is.
+    """
+    rank, ranks = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if not rank or not ranks or int(ranks) < 2:  # some clusters set one of them for every job
+        return None
+    if "MASTER_ADDR" not in os.environ:
+        raise UsageError(
+            f"RANK={rank} and WORLD_SIZE={ranks} are set, and MASTER_ADDR is not: start ranks by torchrun, or "
+            "independent jobs without these variables, each with a shard of its own",
+            "shard",
+        )
+    return int(rank), int(ranks)
 
 
 @contextmanager

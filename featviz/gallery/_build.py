@@ -19,7 +19,7 @@ from featviz.gallery._maps import activation_maps
 from featviz.gallery._record import begun
 from featviz.gallery._rules import default_rules
 from featviz.images import Images, open_images
-from featviz.methods._shards import check_shard, folder_of
+from featviz.methods._shards import checked_shard, folder_of
 from featviz.methods.links import linked_layers, links
 from featviz.names import MEMORY
 from featviz.records.chosen import Channels, chosen_channels
@@ -101,7 +101,7 @@ def build(
         'index.html'
     """
     check_module(model)
-    check_shard(shard, None)
+    shard = checked_shard(shard, None)
     folder = Path(out)
     if shard is not None:
         folder = folder_of(folder, shard)

@@ -77,6 +77,11 @@ def decoded(image: Image.Image) -> Tensor | None:
         return None  # Pillow says what is wrong with it
 
 
+def is_unread(image: Image.Image) -> bool:
+    """Whether a picture's own pixels are still in its file, since they were decoded beside it."""
+    return bool(getattr(image, "tile", None))
+
+
 def planes(image: Image.Image) -> Tensor:
     """A picture of mode L or RGB as (c, h, w) uint8, color by color in memory. By numpy, which lets other threads go
     on once where torch does so several times."""

@@ -5,6 +5,7 @@ in a dict.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from featviz.errors import FeatvizError, ImageError, UsageError, first_line
+from featviz.images._decoding import is_unread
 from featviz.images.preprocess import SIXTEEN_BITS, Preprocess, check_range
 
 IMAGE_FIELDS = ("image", "img", "pixel_values", "input", "x")
@@ -34,15 +36,24 @@ def read_pixels(read: Read, index: int, key: str, preprocess: Preprocess) -> Ten
     try:
         item = image_of(read(index))
         if isinstance(item, Image.Image):
-            # closed here, also where the picture is damaged or has further frames
-            with item:
-                return _named(key, preprocess.pixels, item)
+            return _named(key, _pixels_of, item, preprocess)
         return _named(key, lambda: _checked(item, preprocess.channels))
     except (ImageError, UsageError):
         raise
     except Exception as error:
         # Pillow and data sets of any make raise errors of every kind
         raise ImageError(unreadable(key, error)) from error
+
+
+def _pixels_of(picture: Image.Image, preprocess: Preprocess) -> Tensor:
+    """A picture's pixels. Its file is closed, also where it is damaged or has further frames, but not while its own pixels
+    are still to be read: a list gives the same picture again."""
+    with ExitStack() as stack:
+        stack.enter_context(picture)
+        pixels = preprocess.pixels(picture)
+        if is_unread(picture):
+            stack.pop_all()
+    return pixels
 
 
 def unreadable(key: str, error: Exception) -> str:

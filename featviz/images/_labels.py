@@ -6,7 +6,9 @@ import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from featviz.errors import UsageError, did_you_mean, first_line
 
@@ -14,6 +16,15 @@ LabelsLike = Mapping[str, str] | re.Pattern[str] | str | Path
 """As of `Images.labelled`."""
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _FILES = (*_DELIMITERS, ".json")
+_COMPARED = 1000
+"""Keys among which the closest is looked for; of all of a large data set that takes minutes."""
+
+
+def as_text(label: Any) -> str | None:
+    """A label as text, as records have it: a number too, of numpy's or torch's kind; None stays None."""
+    if label is None:
+        return None
+    return str(label.item() if hasattr(label, "item") else label)
 
 
 def labels_of(keys: Sequence[str], labels: LabelsLike) -> list[str | None]:
@@ -60,7 +71,7 @@ def _by_key(keys: Sequence[str], labels: Mapping[str, str], source: str) -> list
         first = next(iter(labels), "")
         raise UsageError(
             f"{source} names none of the {len(keys)} images: it has {first!r}, an image is "
-            f"{keys[0]!r}{did_you_mean(first, keys)}",
+            f"{keys[0]!r}{did_you_mean(first, keys[:_COMPARED])}",
             "labels",
         )
     return own
@@ -76,15 +87,28 @@ def _read(path: Path) -> dict[str, str]:
         ) from error
     if path.suffix.lower() == ".json":
         return _from_json(path, text)
+    try:
+        return _from_rows(path, text)
+    except csv.Error as error:
+        raise UsageError(
+            f"the labels {str(path)!r} cannot be read: {first_line(error)}: "
+            "is there a quote that is not closed?",
+            "labels",
+        ) from error
+
+
+def _from_rows(path: Path, text: str) -> dict[str, str]:
+    """From lines of a key and a label; where that is empty, the image has none."""
     labels = {}
-    lines = csv.reader(text.splitlines(), delimiter=_DELIMITERS[path.suffix.lower()])
+    # not by splitlines, which ends lines at characters that names may have
+    lines = csv.reader(StringIO(text, newline=None), delimiter=_DELIMITERS[path.suffix.lower()])
     for number, row in enumerate(lines, 1):
         if len(row) == 1 or (len(row) > 1 and not row[0]):
             raise UsageError(
                 f"line {number} of {str(path)!r} is {row}: give the key of an image and its label",
                 "labels",
             )
-        if row:
+        if row and row[1]:
             labels[row[0]] = row[1]
     return labels
 
@@ -99,4 +123,4 @@ def _from_json(path: Path, text: str) -> dict[str, str]:
             f"{str(path)!r} holds a {type(value).__name__}: give an object of keys and their labels",
             "labels",
         )
-    return {key: str(label) for key, label in value.items()}
+    return {key: str(label) for key, label in value.items() if label is not None}

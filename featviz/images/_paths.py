@@ -111,7 +111,7 @@ def expanded(text: str) -> list[str]:
     paths = []
     for choice in _choices(braces[1]):
         paths += expanded(text[: braces.start()] + choice + text[braces.end() :])
-    return paths
+    return list(dict.fromkeys(paths))  # of braces within braces some come twice
 
 
 def _choices(text: str) -> list[str]:
@@ -158,8 +158,9 @@ def readable() -> str:
 
 def _lines(path: Path) -> list[Path]:
     """The paths in a list, which are relative to it."""
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    lines = [line.strip() for line in text.splitlines()]
+    # not by splitlines, which ends lines at characters that names may have
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        lines = [line.strip() for line in file]
     return [path.parent / line for line in lines if line]
 
 

@@ -19,7 +19,9 @@ from featviz.images._tars import Tar, opened_tar
 from featviz.images.collection import Images
 from featviz.images.preprocess import Preprocess
 
-_CHANGED = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+_CHANGED = (
+    "ETag", "etag", "blob_id", "sha", "CRC", "mtime", "LastModified", "last_modified", "updated", "created",
+)  # fmt: skip
 """Where file systems say which version of a file there is; the first that is there."""
 
 

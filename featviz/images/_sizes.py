@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
 from featviz.images._items import Read, image_of, size_of
+from featviz.images._stamps import head_of
 from featviz.images.preprocess import Preprocess
 
 Size = tuple[int, int]
@@ -24,17 +25,26 @@ def own_sizes(read: Read, n: int, preprocess: Preprocess, threads: int) -> list[
 
     def size(index: int) -> Size:
         try:
-            item = image_of(read(index))
-            if isinstance(item, Image.Image):
-                with item:
-                    return preprocess.output_size(item)
-            return size_of(item, preprocess)
+            return size_at(read, index, preprocess, preprocess.output_size)
         except Exception:  # it is told of when the image is read
             return UNREADABLE
 
     shared: dict[Size, Size] = {}  # one object of each
     with ThreadPoolExecutor(threads) as pool:
         return [shared.setdefault(own, own) for own in pool.map(size, range(n))]
+
+
+def size_at(
+    read: Read, index: int, preprocess: Preprocess, of_picture: Callable[[Image.Image], Size]
+) -> Size:
+    """The size of an image, of a picture by ``of_picture``. A file that is opened for that is closed; a picture that a
+    data set gives is not, since its pixels are still to be read, and a list gives the same one again."""
+    head = head_of(read)
+    if head is not None:
+        with head(index) as picture:
+            return of_picture(picture)
+    item = image_of(read(index))
+    return of_picture(item) if isinstance(item, Image.Image) else size_of(item, preprocess)
 
 
 def chunks(indices: Sequence[int], batch_size: int) -> list[list[int]]:

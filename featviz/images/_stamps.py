@@ -18,10 +18,10 @@ def stamps_of(read: Read) -> Callable[[int], str]:
     return stamp
 
 
-def head_of(read: Read) -> Read:
-    """What tells an image's size: of a source that has heads, no more of it is read."""
-    own: Read = getattr(read, "read_head", read)
-    return own
+def head_of(read: Read) -> Read | None:
+    """What opens an image's file to tell its size, and reads no more of it; None: the source has no such files."""
+    head: Read | None = getattr(read, "read_head", None)
+    return head
 
 
 # Classes and not closures, so that processes can be given them.
@@ -46,8 +46,10 @@ class Chosen:
         own = getattr(self.read, "read_batch", None)
         return own and own([self.indices[i] for i in indices], channels)
 
-    def read_head(self, index: int) -> Any:
-        return head_of(self.read)(self.indices[index])
+    @property
+    def read_head(self) -> Read | None:
+        head = head_of(self.read)
+        return head and (lambda index: head(self.indices[index]))
 
     def stamp(self, index: int) -> str:
         return stamps_of(self.read)(self.indices[index])

@@ -32,6 +32,8 @@ _LABEL_FIELDS = ("label", "cls", "class")
 """Where a ``.json`` has the label; the first that is there."""
 _LARGEST_LABEL = 2**20
 """Bytes of a file that is looked at for a label."""
+_LARGEST_PADDING = 2**20
+"""Bytes behind the end of an archive that may be zeros, up to a whole record."""
 
 Range = Callable[[int, int], bytes]
 """From an offset and a size to so many bytes."""
@@ -211,13 +213,18 @@ def _labelled(image: Member, labels: dict[str, str]) -> Member:
 
 
 def _check_end(stream: Any, end: int) -> None:
-    """Make sure that the listing ended at a block of zeros: tarfile ends it in silence at a damaged
-    header too.
+    """Make sure that the listing ended at a block of zeros, and that no other archive comes after it: tarfile ends it in
+    silence at a damaged header too, and at the end of the first of several that were joined.
     """
     stream.seek(end)
-    block = stream.read(tarfile.BLOCKSIZE)
-    if block.count(0) != tarfile.BLOCKSIZE:
+    rest = stream.read(_LARGEST_PADDING)
+    if len(rest) < tarfile.BLOCKSIZE or any(rest[: tarfile.BLOCKSIZE]):
         raise tarfile.ReadError("it has no end where one is due")
+    if rest.count(0) != len(rest):
+        raise tarfile.ReadError(
+            "more lies behind its end, as where archives are joined by cat: join them by tar -A, or give "
+            "each"
+        )
 
 
 class TarImages:

@@ -8,17 +8,24 @@ from itertools import chain
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from featviz.errors import ImageError, UsageError
 from featviz.images._batches import check_shape, readable, stacked
 from featviz.images._held import Held
-from featviz.images._items import Read, image_of, in_unit_range, read_pixels, size_of, unreadable
-from featviz.images._labels import LabelsLike, labels_of
+from featviz.images._items import Read, in_unit_range, read_pixels, unreadable
+from featviz.images._labels import LabelsLike, as_text, labels_of
 from featviz.images._reading import Attempts, Outcomes, by_caller, by_threads, by_workers
-from featviz.images._sizes import UNREADABLE, WINDOW, Size, chunks, chunks_by_size, own_sizes
-from featviz.images._stamps import ByContent, Chosen, head_of, stamps_of
+from featviz.images._sizes import (
+    UNREADABLE,
+    WINDOW,
+    Size,
+    chunks,
+    chunks_by_size,
+    own_sizes,
+    size_at,
+)
+from featviz.images._stamps import ByContent, Chosen, stamps_of
 from featviz.images.preprocess import Preprocess
 
 
@@ -74,10 +81,11 @@ class Images(Sequence[Tensor]):
                 "threads",
                 "workers",
             )
-        self.keys = list(keys)
+        # text, as records have it, whatever numbers and paths are given
+        self.keys = [str(key) for key in keys]
         self.labels: list[str | None] = [None] * len(self.keys)
         if labels is not None:
-            self.labels = list(labels)
+            self.labels = [as_text(label) for label in labels]
         self.preprocess = preprocess
         self.threads = threads
         self.workers = workers
@@ -147,11 +155,7 @@ class Images(Sequence[Tensor]):
             ImageError: it cannot be read.
         """
         try:
-            item = image_of(head_of(self._read)(index))
-            if isinstance(item, Image.Image):
-                with item:
-                    return size_of(item, self.preprocess)
-            return size_of(item, self.preprocess)
+            return size_at(self._read, index, self.preprocess, self.preprocess.picture_size)
         except Exception as error:
             raise ImageError(unreadable(self.keys[index], error)) from error
 
@@ -171,7 +175,7 @@ class Images(Sequence[Tensor]):
             >>> Images(["a", "b"], items.__getitem__, Preprocess()).at_own_sizes().sizes
             [(4, 4), (4, 6)]
         """
-        sizes = own_sizes(head_of(self._read), len(self), self.preprocess, self.threads)
+        sizes = own_sizes(self._read, len(self), self.preprocess, self.threads)
         readable = set(sizes) - {UNREADABLE}
         if not readable:
             raise ImageError(f"none of the {len(self)} images can be read", "images")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import index
 from typing import Any, cast
 
 import numpy as np
@@ -62,7 +63,7 @@ class Preprocess:
             differ by some steps of 255; see ``docs/speed.md``.
 
     Raises:
-        UsageError: mean and std differ in number or are not of images in [0, 1], an interpolation
+        UsageError: mean and std differ in number or are not of images in [0, 1], a side below 1, an interpolation
             or a way to decode that there is not, or a range whose first number is not below its
             second.
 
@@ -84,6 +85,7 @@ class Preprocess:
     decode: str = "exact"
 
     def __post_init__(self) -> None:
+        self._take_numbers()
         if len(self.mean) != len(self.std) or not self.mean:
             raise UsageError(
                 f"mean has {len(self.mean)} numbers and std {len(self.std)}: "
@@ -111,6 +113,18 @@ class Preprocess:
             raise UsageError(f"decode={self.decode!r}: there are {', '.join(DECODES)}", "decode")
         if self.range is not None:
             _check_black_and_white(self.range)
+
+    def _take_numbers(self) -> None:
+        """Take numbers of any library as Python's own, which records can keep."""
+        own: dict[str, Any] = {}
+        for name in ("mean", "std"):
+            own[name] = _per_channel(name, getattr(self, name))
+        if self.size is not None:
+            own["size"] = _sides("size", self.size, self.size, "(height, width)")
+        if self.resize is not None:
+            own["resize"] = _sides("resize", self.resize, (self.resize, self.resize), "a side")[0]
+        for name, value in own.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of_channels(cls, channels: int) -> Preprocess:
@@ -243,6 +257,27 @@ class Preprocess:
         if turn is not None:
             image = image.transpose(turn)
         return _converted(image, "L" if self.channels == 1 else "RGB", self.range)
+
+
+def _per_channel(name: str, given: Any) -> tuple[float, ...]:
+    """A number for each channel."""
+    try:
+        return tuple(map(float, given))
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{name}={given!r}: give a number for each channel, such as (0.5, 0.5, 0.5)", name
+        ) from None
+
+
+def _sides(name: str, given: Any, sides: Any, what: str) -> tuple[int, int]:
+    """Two sides in whole pixels."""
+    try:
+        height, width = map(index, sides)
+    except (TypeError, ValueError):  # no whole numbers, or not two
+        height = width = 0
+    if min(height, width) < 1:
+        raise UsageError(f"{name}={given!r}: give {what} in pixels, 1 or more", name)
+    return height, width
 
 
 def _of_255(values: tuple[float, ...]) -> tuple[float, ...]:

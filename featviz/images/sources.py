@@ -25,6 +25,7 @@ from featviz.errors import ImageError, SizeError, UsageError
 from featviz.images._batches import hxw
 from featviz.images._folders import folder_of
 from featviz.images._items import channels_of, image_of
+from featviz.images._labels import as_text
 from featviz.images._paths import from_files, from_path, from_shards, is_tar
 from featviz.images._remote import from_address, is_address
 from featviz.images.collection import Images
@@ -257,9 +258,9 @@ def _as_they_are(read: _Items, size: int) -> Preprocess:
 
 
 def _label(target: Any, classes: Any) -> str | None:
-    """The name of a class; None for an index below 0, which stands for no label."""
-    if not classes:
-        return str(target)
+    """The name of a class; None for an index below 0 and for None, which stand for no label."""
+    if not classes or target is None:
+        return as_text(target)
     return str(classes[int(target)]) if int(target) >= 0 else None
 
 

@@ -247,3 +247,15 @@ def as_integer(value: object) -> int | None:
         return index(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):  # ValueError of an array or a tensor of several
         return None
+
+
+def integer_of(name: str, value: object) -> int:
+    """An argument that is a whole number, of whatever library, as one of Python's, which records can keep.
+
+    Raises:
+        UsageError: it is none.
+    """
+    number = as_integer(value)
+    if number is None:
+        raise UsageError(f"{name}={value!r}: give a whole number", name)
+    return number

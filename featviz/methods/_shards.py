@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from operator import index
 from pathlib import Path
 
 from featviz.errors import UsageError
 from featviz.records.listing import Range
 
 
-def check_shard(shard: tuple[int, int] | None, out: str | Path | None) -> None:
-    """Make sure that there is a shard i of n, and that the folder has shards of no other n.
+def checked_shard(shard: tuple[int, int] | None, out: str | Path | None) -> tuple[int, int] | None:
+    """A shard i of n, if there is one, and if the folder has shards of no other n.
 
     Raises:
         UsageError: otherwise.
     """
     if shard is None:
-        return
-    i, n = shard
-    if not 0 <= i < n:
-        raise UsageError(f"shard={shard}: give (i, n), a shard i from 0 to n - 1", "shard")
+        return None
+    try:
+        i, n = map(index, shard)
+        is_there = 0 <= i < n
+    except (TypeError, ValueError):  # no whole numbers, or not two
+        is_there = False
+    if not is_there:
+        raise UsageError(f"shard={shard!r}: give (i, n), a shard i from 0 to n - 1", "shard")
     others = None if out is None else shards_in(Path(out))
     if others not in (None, n):
         raise UsageError(
@@ -27,6 +32,7 @@ def check_shard(shard: tuple[int, int] | None, out: str | Path | None) -> None:
             "shard",
             "out",
         )
+    return i, n
 
 
 def range_of(shard: tuple[int, int], images: int, batch_size: int) -> Range:

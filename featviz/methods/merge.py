@@ -12,7 +12,7 @@ from featviz.records.scan import Scan
 
 
 def merge(
-    shards: str | Path | Iterable[Scan | str | Path], *, out: str | Path | None = None
+    shards: str | Path | Scan | Iterable[Scan | str | Path], *, out: str | Path | None = None
 ) -> Scan:
     """Merge scans of parts of a data set to the scan of all of it.
 
@@ -45,7 +45,7 @@ def merge(
         if result is None:
             result = replace(record, shard=None)
         else:
-            result = result.merge(record)
+            result = _merged(result, record, own)
     if result is None:
         raise UsageError("there are no shards to merge: give at least one", "shards")
     missing = without((0, len(result.listing)), result.ranges)
@@ -59,7 +59,20 @@ def merge(
     return result
 
 
-def _records(shards: str | Path | Iterable[Scan | str | Path]) -> list[Scan | str | Path]:
+def _merged(result: Scan, record: Scan, source: Scan | str | Path) -> Scan:
+    """The two as one; an error names the folder of the record, if it is of one."""
+    try:
+        return result.merge(record)
+    except RecordError as error:
+        if isinstance(source, Scan):
+            raise
+        message = f"{str(source)!r} and those before it do not go together: {error}"
+        raise RecordError(message, *error.arguments) from error
+
+
+def _records(shards: str | Path | Scan | Iterable[Scan | str | Path]) -> list[Scan | str | Path]:
+    if isinstance(shards, Scan):  # whose items are its layers
+        return [shards]
     if not isinstance(shards, (str, Path)):
         return list(shards)
     folders = sorted(path.parent for path in Path(shards).glob("shard-*-of-*/scan.json"))

@@ -22,13 +22,14 @@ from featviz.methods._inputs import (
     check_seconds,
     fingerprints,
     input_shape_of,
+    integer_of,
     smallest_shape,
     with_units,
 )
 from featviz.methods._layout import LayoutReader
 from featviz.methods._reductions import Reduction, name_of, reduction_of
 from featviz.methods._scan_run import ScanRun
-from featviz.methods._shards import check_shard, range_of
+from featviz.methods._shards import checked_shard, range_of
 from featviz.methods._steady import SteadyReader, check_repeats
 from featviz.records._ranges import in_words
 from featviz.records.image_sample import ImageSample
@@ -137,12 +138,13 @@ def scan(
         >>> result["conv1"].top.scores.shape
         torch.Size([32, 3])
     """
+    k, batch_size = integer_of("k", k), integer_of("batch_size", batch_size)
     if batch_size < 1:
         raise UsageError(f"batch_size={batch_size}: give 1 or more", "batch_size")
     if resume and out is None:
         raise UsageError("resume=True: give the folder of the record to go on from", "out")
     scored = _scored(score)
-    check_shard(shard, out)
+    shard = checked_shard(shard, out)
     check_seconds(checkpoint)
     arithmetic = Arithmetic(precision, channels_last)
     arithmetic.check(parameter_of(model))
@@ -243,4 +245,5 @@ def _begin(
         top, statistics = TopK.empty(layer.channels, k), Statistics.empty(layer.channels)
         maxima = ImageSample.empty(layer.channels)
         begun[layer.name] = LayerScan(layer, top, statistics, maxima, listing, score)
-    return Scan(begun, listing, identity, sources=sources), net
+    of_text = {str(what): str(source) for what, source in sources.items()}
+    return Scan(begun, listing, identity, sources=of_text), net

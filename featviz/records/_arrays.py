@@ -44,7 +44,11 @@ def packed(layers: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> by
     for i, own in enumerate(layers):
         arrays |= {f"{i}.{name}": value for name, value in own.items()}
     buffer = BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    # as np.savez_compressed does, which takes several times as long for a tenth less
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
     return buffer.getvalue()
 
 

@@ -155,8 +155,18 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 
 
 def change(key: str, before: Any, now: Any) -> str:
-    """In words, that something is another than it was."""
-    return f"{key} was {short(before)}, is {short(now)}"
+    """In words, that something is another than it was: of settings by name each that is, of lists that begin alike what
+    one of them has alone."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return "; ".join(f"{key} {words}" for words in differences(before, now))
+    lists = isinstance(before, list) and isinstance(now, list)
+    if not lists or short(before) != short(now):
+        return f"{key} was {short(before)}, is {short(now)}"
+    gone = [entry for entry in before if entry not in now]
+    new = [entry for entry in now if entry not in before]
+    if not gone and not new:
+        return f"{key} are in another order"
+    return f"{key} were {len(before)}, are {len(now)}, without {short(gone)}, with {short(new)}"
 
 
 def short(value: Any) -> str:

@@ -101,7 +101,7 @@ class ClassSums:
 
     @property
     def means(self) -> dict[str, Tensor]:
-        """(c,) float64 the mean maximum of each label, labels in order."""
+        """(c,) float64 the mean maximum of each label, labels in order; magnitudes above 2**54 count as that."""
         return {
             label: total_of(self.sums[label]) / self.counts[label] for label in sorted(self.sums)
         }

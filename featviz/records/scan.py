@@ -388,13 +388,17 @@ class Scan(Mapping[str, LayerScan]):
             RecordError: nothing is there, or it is damaged, or of another schema.
         """
         path = Path(folder) / MANIFEST
+        data = b""
         try:
-            manifest = fields.Entry(json.loads(path.read_bytes()))
+            data = path.read_bytes()
+            manifest = fields.Entry(json.loads(data))
             check_schema(path, manifest, SCHEMA, "scan again")
             return cls(**unpacked(manifest, path.parent))
         except FeatvizError:
             raise
         except FileNotFoundError as error:
+            if path.exists() and path.read_bytes() != data:
+                return cls.load(folder)  # a scan that goes on has written it again meanwhile
             missing = Path(error.filename).name
             raise RecordError(f"no scan in {str(folder)!r}: {missing} is missing") from None
         except DAMAGED as error:

@@ -108,7 +108,7 @@ class Statistics:
 
     @property
     def mean(self) -> Tensor:
-        """(c,) float32, of the maxima; infinite where one of them is."""
+        """(c,) float32, of the maxima, in which magnitudes above 2**54 count as that; infinite where one of them is."""
         mean = (self.total / max(self.count, 1)).float()
         return torch.where(self.maximum.cpu() == torch.inf, torch.inf, mean)
 

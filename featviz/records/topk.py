@@ -28,6 +28,8 @@ from featviz.records.peaks import (
 _ARRAYS = ("scores", "images", "positions")
 _LAST = torch.iinfo(torch.int32).min
 """Below the rank of every score, that of -inf too: the rank of an empty slot."""
+_MOST = 2**20
+"""Slots of a unit; more would be for memory that there is not."""
 _BITS = 32
 """Of a rank, and of an index behind it."""
 
@@ -70,10 +72,10 @@ class TopK:
         """No image yet for any of ``channels`` units.
 
         Raises:
-            UsageError: k is below 1.
+            UsageError: k is below 1, or above a million.
         """
-        if k < 1:
-            raise UsageError(f"k={k}: keep at least 1 exemplar of each unit", "k")
+        if not 1 <= k <= _MOST:
+            raise UsageError(f"k={k}: keep 1 to {_MOST:,} exemplars of each unit", "k")
         return cls(
             torch.full((channels, k), -torch.inf),
             torch.full((channels, k), NONE),
