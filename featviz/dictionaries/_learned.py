@@ -8,6 +8,7 @@ from torch import Tensor
 
 from featviz.dictionaries._rows import check_count, checked_rows, unit_length
 from featviz.errors import UsageError
+from featviz.precision import in_full
 
 _NOTHING = 1e-12
 """What is zero in a factor, as a share of its largest entry at first."""
@@ -49,6 +50,7 @@ def principal_components(rows: Tensor, d: int) -> Tensor:
     return result
 
 
+@in_full()
 def nmf(rows: Tensor, d: int, *, iterations: int = 200, seed: int = 0) -> Tensor:
     """Directions of which activations are sums: non-negative matrix factorisation.
 
@@ -110,8 +112,10 @@ def _factors(values: Tensor, d: int, seed: int) -> tuple[Tensor, Tensor]:
     """What factorisation begins with: random numbers, their product as large as the values."""
     generator = torch.Generator().manual_seed(seed)
     scale = (float(values.mean()) / d) ** 0.5 * 2
-    weights = torch.rand(len(values), d, generator=generator) * scale
-    directions = torch.rand(d, values.shape[1], generator=generator) * scale
+    weights, directions = (
+        torch.rand(shape, generator=generator, dtype=torch.float32) * scale
+        for shape in ((len(values), d), (d, values.shape[1]))
+    )
     return weights.to(values), directions.to(values)
 
 

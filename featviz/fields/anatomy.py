@@ -314,7 +314,9 @@ def _images(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Tensor]
     alike holds for every image, unless the model looks at its input with intent."""
     parameter = parameter_of(model)
     generator = torch.Generator().manual_seed(0)
-    random = [torch.rand(1, *input_shape, generator=generator) for _ in range(2)]
+    random = [
+        torch.rand(1, *input_shape, generator=generator, dtype=torch.float32) for _ in range(2)
+    ]
     return [image.to(parameter) for image in (torch.zeros(1, *input_shape), *random)]
 
 

@@ -90,7 +90,7 @@ class Tuning(Mapping[str, Tensor]):
         index = torch.unravel_index(values.flatten(0, -2).argmax(dim=0), values.shape[:-1])
         chosen = {}
         for i, (name, own) in enumerate(self.axes.items()):
-            chosen[name] = torch.tensor(own)[index[i]]
+            chosen[name] = torch.tensor(own, dtype=torch.float32)[index[i]]
         return chosen
 
 

@@ -58,7 +58,7 @@ class Statistics:
         """Of no image yet."""
         zeros = torch.zeros(channels, dtype=torch.int64)
         histogram = torch.zeros(channels, BINS, dtype=torch.int64)
-        maximum = torch.full((channels,), -torch.inf)
+        maximum = torch.full((channels,), -torch.inf, dtype=torch.float32)
         return cls(0, empty_sums(channels), maximum, zeros, histogram)
 
     def update(self, peaks: Tensor) -> Statistics:

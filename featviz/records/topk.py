@@ -75,7 +75,7 @@ class TopK:
         if k < 1:
             raise UsageError(f"k={k}: keep at least 1 exemplar of each unit", "k")
         return cls(
-            torch.full((channels, k), -torch.inf),
+            torch.full((channels, k), -torch.inf, dtype=torch.float32),
             torch.full((channels, k), NONE),
             torch.full((channels, k, 2), NONE),
         )
