@@ -656,6 +656,20 @@ def test_what_is_not_there_is_explained() -> None:
     assert acts.get("1") is None
 
 
+def test_a_layer_stands_for_its_name_in_what_is_read() -> None:
+    model, x = plain(), randn(1, 3, 8, 8)
+    net = anatomy(model, (3, 8, 8))
+    with capture(model, [net["0"]], gradients=True) as acts:
+        model(x).sum().backward()
+    assert net["0"] in acts
+    assert acts[net["0"]] is acts["0"]
+    assert acts.get(net["0"]) is acts["0"]
+    assert same_bits(acts.gradients[net["0"]], acts.gradients["0"])
+    assert acts.gradients.get(net["0"]) is not None
+    assert acts.get(net["1"]) is None
+    assert acts.gradients.get(net["1"]) is None
+
+
 # --- blocks that do not end in order
 
 

@@ -172,6 +172,18 @@ def test_patch_takes_activations_of_another_run(channels: Any, at: Any, region: 
             assert same_bits(model(x), expected)
 
 
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_positions_may_be_an_array(kind: Any) -> None:
+    """Such as what ``nonzero`` gives."""
+    model, x = plain(), image()
+    other = read(model, image(1), "0")
+    for at in ([(3, 1), (0, 0)], (3, 1)):
+        with edit(model, {"0": edits.patch(other, at=at)}):
+            expected = model(x)
+        with edit(model, {"0": edits.patch(other, at=kind(at))}):
+            assert same_bits(model(x), expected)
+
+
 def test_a_patch_keeps_what_it_was_given() -> None:
     """Within the block of a capture, its mapping is that of the last forward."""
     model, x = plain(), image()

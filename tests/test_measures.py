@@ -360,6 +360,12 @@ def test_what_is_refused() -> None:
             call()
 
 
+def test_a_layer_without_tuning_is_not_in_it() -> None:
+    assert "0" in tuned()
+    assert "9" not in tuned()
+    assert tuned().get("9") is None
+
+
 def tuned() -> Any:
     return tuning(plain(), hues((8, 8)), "0")
 

@@ -54,14 +54,14 @@ class Anatomy(Mapping[str, Layer]):
         self.idle = dict(idle or {})
         self.input_shape = input_shape
 
-    def __getitem__(self, name: str) -> Layer:
+    def __getitem__(self, name: str | Layer) -> Layer:
         try:
             return self._layers[str(name)]
         except KeyError:
             self._refuse_idle(str(name))
             raise LayerError(f"no layer {name!r}{did_you_mean(str(name), self._layers)}") from None
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str | Layer, default: Any = None) -> Any:
         """The layer, or ``default`` where there is none."""
         return self._layers.get(str(name), default)  # that of Mapping expects a KeyError
 

@@ -29,7 +29,9 @@ from featviz.units import Layer
 
 EditLike = Edit | Callable[[Any], Any]
 """What is done to a layer's output: an edit, or a function of the output that gives another."""
-Edits = Mapping[str, EditLike] | Mapping[Layer, EditLike] | Mapping[str | Layer, EditLike]
+Edits = Mapping[Any, EditLike]
+"""By layers, names or patterns. Not a union by kinds of keys, of which type checkers could not infer what a
+dictionary that is written out holds."""
 
 _CHANNELS_FIRST = (
     *CONVOLUTIONS,
