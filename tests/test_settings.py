@@ -26,6 +26,7 @@ from featviz import (
     project_exemplars,
     scan,
 )
+from featviz.errors import UsageError
 from featviz.measures import hues
 
 SIZE = 12
@@ -118,3 +119,14 @@ def test_figures_are_drawn_under_autocast() -> None:
         figures.grid(exemplars)
         drawn = exemplars._repr_html_()
     assert drawn == exemplars._repr_html_()
+
+
+def test_another_default_device_is_refused_with_the_block_that_helps() -> None:
+    expected = scanned("max")
+    with torch.device("meta"):
+        for call in (lambda: scanned("max"), lambda: project(NET, PIXELS[0], Unit("2", 1))):
+            with pytest.raises(UsageError, match=r"on meta.*in a block of torch\.device\('cpu'\)"):
+                call()
+        with torch.device("cpu"):
+            found = scanned("max")
+    assert same_bits(found, expected)

@@ -301,8 +301,18 @@ def _idle(model: nn.Module, calls: list[Call], others: Mapping[str, str]) -> dic
 
 
 def parameter_of(model: nn.Module) -> Tensor:
-    """A tensor of the device and type that a model's inputs have: ``x.to(parameter_of(model))``."""
+    """A tensor of the device and type that a model's inputs have: ``x.to(parameter_of(model))``.
+
+    Raises:
+        UsageError: torch makes tensors elsewhere than on the CPU of its own accord.
+    """
     check_module(model)
+    home = torch.get_default_device()
+    if home.type != "cpu":
+        raise UsageError(
+            f"torch.set_default_device or a block of torch.device makes tensors on {home}, and featviz has "
+            "some of its own on the CPU: call it in a block of torch.device('cpu'); the model may be anywhere"
+        )
     for parameter in model.parameters():
         if parameter.is_floating_point():
             return parameter
