@@ -142,13 +142,17 @@ def scale(channels: Channels, factor: float) -> Edit:
         channels: one, several, or None for all.
         factor: 0 is `zero`, 1 changes nothing.
 
+    Raises:
+        UsageError: a factor that is no number, such as one for each channel, or that gradients are to
+            reach: those are for a function of the output.
+
     Example:
         >>> from featviz import edits
         >>> edits.scale(3, -1.0)
         <Edit scale([3], -1.0)>
     """
     chosen = _channels(channels)
-    number = float(factor)
+    number = _number(factor)
 
     def apply(site: Site, output: Tensor) -> Tensor:
         return _chosen(_mask(site, output, chosen), output * number, output)
@@ -308,6 +312,19 @@ def _integer(value: Any) -> int:
     if isinstance(value, (bool, np.bool_)):
         raise TypeError
     return index(value)
+
+
+def _number(factor: Any) -> float:
+    """A factor as a number, which no gradient reaches."""
+    try:
+        if not (isinstance(factor, Tensor) and factor.requires_grad):
+            return float(factor)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise UsageError(
+        f"factor={factor!r}: give a number; what is learned, or differs between channels, is for a function of "
+        "the output, such as lambda y: y * factor"
+    )
 
 
 def _positions(at: Positions) -> tuple[tuple[int, int], ...] | None:

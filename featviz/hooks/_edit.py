@@ -90,6 +90,7 @@ class Editor(Follower):
         jobs: by the name of the layer, its edits in order.
         passed: the forward pass of featviz's that came here last; None: the model was called
             otherwise.
+        applied: the layer whose output is being edited; None: there is none.
     """
 
     def __init__(self, jobs: list[Job], inputs: bool) -> None:
@@ -101,6 +102,7 @@ class Editor(Follower):
             targets.setdefault(target.path, []).append(target)
         super().__init__(targets, inputs)
         self.passed: Pass | None = None
+        self.applied: str | None = None
 
     def enter(self, path: str) -> None:
         self._follow()
@@ -123,12 +125,21 @@ class Editor(Follower):
                 "it would not be edited: turn checkpointing off"
             )
         for target in due:
-            for job in self.jobs[target]:
-                value = job.apply(value)
+            self.applied = target.name
+            try:
+                for job in self.jobs[target]:
+                    value = job.apply(value)
+            finally:
+                self.applied = None
         return value
 
     def _follow(self) -> None:
         """Where a function of featviz's calls the model, all of that is one forward, as in `read`."""
+        if self.applied is not None:
+            raise LayerError(
+                f"the function that edits layer {self.applied!r} runs the model, which is edited there "
+                "again: read what it needs before the block"
+            )
         passed = current_pass()
         if passed is self.passed:
             return
