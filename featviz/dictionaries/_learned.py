@@ -85,6 +85,8 @@ def nmf(rows: Tensor, d: int, *, iterations: int = 200, seed: int = 0) -> Tensor
                 [0.0000, 0.0000, 1.0000]])
     """
     values = checked_rows(rows)
+    # products over all rows are infinite in float16
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
     check_count(d, len(values), "as many as there are rows")
     if iterations < 1:
         raise UsageError(f"iterations={iterations}: give 1 or more", "iterations")
@@ -105,7 +107,7 @@ def nmf(rows: Tensor, d: int, *, iterations: int = 200, seed: int = 0) -> Tensor
         )
     shares = weights.sum(dim=0) * directions.sum(dim=1)
     order = shares.argsort(descending=True, stable=True)
-    return unit_length(directions[order])
+    return unit_length(directions[order]).to(rows.dtype)
 
 
 def _factors(values: Tensor, d: int, seed: int) -> tuple[Tensor, Tensor]:
