@@ -20,10 +20,11 @@ from featviz.errors import LayerError, UnitError, UsageError
 from featviz.rules.graph import mark_edited
 from featviz.units import Layer
 
-Channels = int | Sequence[int] | None
-"""One channel, several, or None for all."""
-Positions = tuple[int, int] | Sequence[tuple[int, int]] | None
-"""One position (y, x) of the map, several, or None for all."""
+Array = Tensor | np.ndarray[Any, Any]
+Channels = int | Sequence[int] | Array | None
+"""One channel, several, a mask of all, or None for all."""
+Positions = tuple[int, int] | Sequence[tuple[int, int]] | Array | None
+"""One position (y, x) of the map, several, such as (n, 2) that ``nonzero`` gives, or None for all."""
 _CHANNEL_DIMS = {"nchw": 1, "nhwc": 3, "nlc": 2, "ncl": 1}
 
 
@@ -141,13 +142,17 @@ def scale(channels: Channels, factor: float) -> Edit:
         channels: one, several, or None for all.
         factor: 0 is `zero`, 1 changes nothing.
 
+    Raises:
+        UsageError: a factor that is no number, such as one for each channel, or that gradients are to
+            reach: those are for a function of the output.
+
     Example:
         >>> from featviz import edits
         >>> edits.scale(3, -1.0)
         <Edit scale([3], -1.0)>
     """
     chosen = _channels(channels)
-    number = float(factor)
+    number = _number(factor)
 
     def apply(site: Site, output: Tensor) -> Tensor:
         return _chosen(_mask(site, output, chosen), output * number, output)
@@ -243,7 +248,7 @@ def patch(
             name and kept as it is now; or the layer's output in it. Of one image, it is put into
             every image; else the images must be as many.
         channels: which are patched; None: all.
-        at: one position (y, x) of the map, several, or None for all.
+        at: one position (y, x) of the map, several, also as an array (n, 2), or None for all.
 
     Source: Vig et al., *Investigating Gender Bias in Language Models Using Causal Mediation
     Analysis*, NeurIPS 2020; Meng et al., *Locating and Editing Factual Associations in GPT*, NeurIPS
@@ -309,14 +314,27 @@ def _integer(value: Any) -> int:
     return index(value)
 
 
+def _number(factor: Any) -> float:
+    """A factor as a number, which no gradient reaches."""
+    try:
+        if not (isinstance(factor, Tensor) and factor.requires_grad):
+            return float(factor)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise UsageError(
+        f"factor={factor!r}: give a number; what is learned, or differs between channels, is for a function of "
+        "the output, such as lambda y: y * factor"
+    )
+
+
 def _positions(at: Positions) -> tuple[tuple[int, int], ...] | None:
     """Positions as pairs of whole numbers from 0 up."""
     if at is None:
         return None
-    several: Any = at
+    several: Any = at.tolist() if isinstance(at, (Tensor, np.ndarray)) else at
     try:
         if not any(isinstance(item, Sequence) for item in several):
-            several = [at]
+            several = [several]
         pairs = tuple((index(y), index(x)) for y, x in several)
     except (TypeError, ValueError):
         raise UnitError(f"at={at!r}: give (y, x), several of these, or None for all") from None

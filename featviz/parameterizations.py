@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featviz.errors import UsageError
+from featviz.precision import in_full
 
 Size = tuple[int, int, int]
 """(c, h, w) of an image."""
@@ -56,7 +57,7 @@ class Pixels:
 
     def begin(self, size: Size, generator: torch.Generator) -> Tensor:
         """Noise of a tenth of the contrast."""
-        return torch.randn(size, generator=generator) * self.contrast / 10
+        return torch.randn(size, generator=generator, dtype=torch.float32) * self.contrast / 10
 
     def signal(self, numbers: Tensor, size: Size) -> Tensor:
         """The pixels themselves."""
@@ -88,7 +89,7 @@ class Fourier:
         """Faint noise in every frequency."""
         _, height, width = size
         shape = (size[0], height, width // 2 + 1, 2)
-        return torch.randn(shape, generator=generator) * _SPREAD
+        return torch.randn(shape, generator=generator, dtype=torch.float32) * _SPREAD
 
     def signal(self, numbers: Tensor, size: Size) -> Tensor:
         """The inverse transform of the weighted spectrum, in correlated colors."""
@@ -124,7 +125,9 @@ class Maco:
     def begin(self, size: Size, generator: torch.Generator) -> Tensor:
         """Any phases."""
         _, height, width = size
-        return (torch.rand(size[0], height, width // 2 + 1, generator=generator) * 2 - 1) * torch.pi
+        shape = (size[0], height, width // 2 + 1)
+        draws = torch.rand(shape, generator=generator, dtype=torch.float32)
+        return (draws * 2 - 1) * torch.pi
 
     def signal(self, numbers: Tensor, size: Size) -> Tensor:
         """The inverse transform of the amplitudes with these phases, in correlated colors."""
@@ -211,6 +214,7 @@ def colors_of(images: Sequence[Tensor] | Tensor) -> Tensor:
     return colors
 
 
+@in_full()
 def spectrum_of(images: Sequence[Tensor] | Tensor, colors: Tensor | None = None) -> Tensor:
     """The mean amplitude of each frequency over images of one size, in colors that are not
     correlated, for `Maco`.
@@ -233,7 +237,7 @@ def spectrum_of(images: Sequence[Tensor] | Tensor, colors: Tensor | None = None)
     """
     if not len(images):
         raise UsageError("0 images: give at least one")
-    total = torch.zeros(())
+    total = torch.zeros((), dtype=torch.float32)
     for i in range(len(images)):
         matrix = _matrix(colors, images[i].float())
         planes = torch.einsum("cd,dhw->chw", torch.linalg.pinv(matrix), images[i].float() - 0.5)
@@ -243,7 +247,10 @@ def spectrum_of(images: Sequence[Tensor] | Tensor, colors: Tensor | None = None)
 
 def _frequencies(height: int, width: int) -> Tensor:
     """Of each entry of a spectrum, (h, w // 2 + 1), in cycles a pixel."""
-    return torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None])
+    return torch.hypot(
+        torch.fft.fftfreq(height, dtype=torch.float32)[:, None],
+        torch.fft.rfftfreq(width, dtype=torch.float32)[None],
+    )
 
 
 def _inverse(size: Size) -> Tensor:
@@ -262,7 +269,7 @@ def _matrix(colors: Tensor | None, like: Tensor) -> Tensor:
     channels = like.shape[-3]
     if colors is None and channels != 3:
         return torch.eye(channels).to(like)
-    matrix = torch.tensor(IMAGENET_COLORS) if colors is None else colors
+    matrix = torch.tensor(IMAGENET_COLORS, dtype=torch.float32) if colors is None else colors
     if tuple(matrix.shape) != (channels, channels):
         raise UsageError(
             f"colors is {tuple(matrix.shape)} for images of {channels} channels: "
@@ -272,6 +279,7 @@ def _matrix(colors: Tensor | None, like: Tensor) -> Tensor:
     return result
 
 
+@in_full()
 def _colored(planes: Tensor, colors: Tensor | None) -> Tensor:
     """Decorrelated channels (n, c, h, w) as those of images."""
     return torch.einsum("cd,ndhw->nchw", _matrix(colors, planes), planes)

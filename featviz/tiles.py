@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featviz.precision import in_full
+
 PAPER = 255
 """The gray between tiles."""
 OUTSIDE = 232
@@ -173,6 +175,7 @@ def blur_of(image: tuple[int, int], patch: tuple[int, int]) -> float:
     return min(MASK_BLUR * min(image), MASK_TINY * min(patch))
 
 
+@in_full()
 def blurred(values: Tensor, deviation: float) -> Tensor:
     """Values (k, h, w) under a Gaussian of this standard deviation in pixels, which ends at four of
     them: the mean of what lies near, at an edge of what there is.

@@ -224,7 +224,7 @@ class UnitSum:
         return self + -1.0 * other
 
     def __mul__(self, factor: float) -> UnitSum:
-        return UnitSum(tuple((factor * weight, unit) for weight, unit in self.terms))
+        return UnitSum(tuple((float(factor) * weight, unit) for weight, unit in self.terms))
 
     __rmul__ = __mul__
 

@@ -47,6 +47,17 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 @contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """A block in which torch makes tensors of a type of their own accord."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Law 1: what happens in the block, also when it raises, leaves the model as it was: hooks,
     ``training`` of every module, ``requires_grad``, ``.grad``, and the bits of weights and buffers."""

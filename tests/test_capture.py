@@ -656,6 +656,38 @@ def test_what_is_not_there_is_explained() -> None:
     assert acts.get("1") is None
 
 
+def test_transforms_of_functions_that_open_a_block() -> None:
+    model, x = plain(), randint(-3, 4, 2, 3, 8, 8)
+
+    def maps(image: Tensor) -> Any:
+        with capture(model, "3") as acts:
+            model(image[None])
+        return acts["3"][0]
+
+    assert same_bits(torch.func.vmap(maps)(x), read(model, x, "3")["3"])
+    image = x[0].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(read(model, image[None], "3")["3"].sum(), image)
+    assert same_bits(torch.func.grad(lambda image: maps(image).sum())(x[0]), expected)
+    with capture(model, "3") as acts:
+        torch.func.vmap(lambda image: model(image[None])[0])(x)
+    with pytest.raises(RuntimeError, match="vmapped"):
+        acts["3"].mean()
+
+
+def test_a_layer_stands_for_its_name_in_what_is_read() -> None:
+    model, x = plain(), randn(1, 3, 8, 8)
+    net = anatomy(model, (3, 8, 8))
+    with capture(model, [net["0"]], gradients=True) as acts:
+        model(x).sum().backward()
+    assert net["0"] in acts
+    assert acts[net["0"]] is acts["0"]
+    assert acts.get(net["0"]) is acts["0"]
+    assert same_bits(acts.gradients[net["0"]], acts.gradients["0"])
+    assert acts.gradients.get(net["0"]) is not None
+    assert acts.get(net["1"]) is None
+    assert acts.gradients.get(net["1"]) is None
+
+
 # --- blocks that do not end in order
 
 

@@ -179,6 +179,24 @@ def test_the_gradient_of_the_classifier_is_zero() -> None:
     assert torch.allclose(normal, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_nmf_of_many_rows_in_half_precision_is_that_in_single(dtype: torch.dtype) -> None:
+    rows = (30 * torch.rand(20000, 4)).to(dtype)
+    found = dictionaries.nmf(rows, 2, iterations=5)
+    assert same_bits(found, dictionaries.nmf(rows.float(), 2, iterations=5).to(dtype))
+    assert bool(found.isfinite().all())
+
+
+def test_rows_may_be_on_a_graph_as_they_are_read() -> None:
+    rows, others = randn(9, 4).abs(), randn(7, 4, seed=1).abs()
+    read = [(own.clone().requires_grad_() * 1) for own in (rows, others)]
+    assert same_bits(dictionaries.concept(*read), dictionaries.concept(rows, others))
+    assert same_bits(dictionaries.nmf(read[0], 2), dictionaries.nmf(rows, 2))
+    components = dictionaries.principal_components(read[0], 2)
+    assert same_bits(components, dictionaries.principal_components(rows, 2))
+    assert not components.requires_grad
+
+
 def test_concepts_that_are_refused() -> None:
     rows = torch.rand(3, 4)
     with pytest.raises(UsageError, match="positive has 4 channels, negative has 5"):

@@ -172,6 +172,47 @@ def test_patch_takes_activations_of_another_run(channels: Any, at: Any, region: 
             assert same_bits(model(x), expected)
 
 
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_positions_may_be_an_array(kind: Any) -> None:
+    """Such as what ``nonzero`` gives."""
+    model, x = plain(), image()
+    other = read(model, image(1), "0")
+    for at in ([(3, 1), (0, 0)], (3, 1)):
+        with edit(model, {"0": edits.patch(other, at=at)}):
+            expected = model(x)
+        with edit(model, {"0": edits.patch(other, at=kind(at))}):
+            assert same_bits(model(x), expected)
+
+
+@pytest.mark.parametrize("run", ["the model", "a read", "the layer"])
+def test_a_function_that_runs_what_it_edits_is_told_so(run: str) -> None:
+    model, x = plain(), image()
+    work: dict[str, Any] = {
+        "the model": lambda output: model(x),
+        "a read": lambda output: read(model, x, "0"),
+        "the layer": model[2],
+    }
+
+    def runs(output: Tensor) -> Tensor:
+        work[run](output)
+        return output
+
+    with (
+        pytest.raises(LayerError, match="that edits layer '2' runs the model"),
+        edit(model, {"2": runs}),
+    ):
+        model(x)
+    with edit(model, {"2": lambda y: y * 2}):  # and nothing is left of it
+        assert same_bits(read(model, x, "2")["2"], 2 * plain()[:3](x))
+
+
+def test_a_factor_that_is_no_number_is_refused() -> None:
+    for factor in (torch.ones(3), torch.ones(1, requires_grad=True), np.ones(3), "x"):
+        with pytest.raises(UsageError, match=r"factor=.*function of the output"):
+            edits.scale(None, factor)  # type: ignore[arg-type]
+    assert repr(edits.scale(3, torch.tensor(2.0))) == "<Edit scale([3], 2.0)>"  # type: ignore[arg-type]
+
+
 def test_a_patch_keeps_what_it_was_given() -> None:
     """Within the block of a capture, its mapping is that of the last forward."""
     model, x = plain(), image()

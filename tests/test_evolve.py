@@ -91,7 +91,9 @@ def check_unit(track: Track, row: int, expected: list[dict[str, Any]]) -> None:
 
 
 def test_the_last_state_is_where_every_layer_arrives(folder: Path) -> None:
-    track = evolve(network(0), pictures(), "3", folder, 4)["3"]
+    result = evolve(network(0), pictures(), "3", folder, 4)
+    assert result.get("9") is None
+    track = result["3"]
     assert track.distance[-1].abs().max() < 1e-6
     assert bool(track.same[-1].all())
     assert float(track.remaining[0]) == 1

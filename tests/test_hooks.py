@@ -480,6 +480,14 @@ def test_what_is_no_layer_is_refused(reading: Any, layers: Any) -> None:
         reading(plain(), image(1, 3, 4, 4), layers)
 
 
+@pytest.mark.parametrize("name", ["second", "second@0"])
+def test_a_second_name_of_a_module_is_told(name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3))
+    model.second = model[0]
+    with pytest.raises(LayerError, match="'second' is the same module as '0': ask for that"):
+        read(model, torch.zeros(1, 3, 5, 5), name)
+
+
 def test_names_of_layers() -> None:
     model = torchvision.models.alexnet(weights=None)
     convolutions = [f"features.{i}" for i in (0, 3, 6, 8, 10)]

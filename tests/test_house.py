@@ -25,7 +25,7 @@ ROOT = HOME.parent
 FLOORS = (
     {"errors", "names", "_lazy"},
     {"geometry", "pooling"},
-    {"bars", "units", "files", "forward", "inplace", "threads"},
+    {"bars", "units", "files", "forward", "inplace", "precision", "threads"},
     {"attached", "patterns", "images", "rules", "tiles", "models.local", "models.zeiler_fergus"},
     {"edits", "parameterizations"},
     {"hooks"},

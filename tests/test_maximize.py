@@ -238,6 +238,16 @@ def test_what_no_pixel_changes_is_refused() -> None:
             maximize(dead_net(), unit, preprocess=CENTRED, steps=3)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_dead_unit_leaves_others_their_images_whatever_the_batches(batch_size: int) -> None:
+    units = [Unit("1", 0), Unit("1", 2), Unit("0", 1)]
+    options: dict[str, Any] = {"preprocess": CENTRED, "steps": 3, "batch_size": batch_size}
+    with pytest.warns(UserWarning, match="1:2"):
+        result = maximize(dead_net(), units, **options)
+    assert bool(result.silent[1])
+    assert result.steps.tolist() == [3, 3, 3]
+
+
 def test_classes_alone_have_settings_of_their_own() -> None:
     def images(targets: Sequence[Unit | int], **settings: Any) -> Tensor:
         model = load_model("zfmini")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import oracles
 import pytest
 import torch
-from laws import generator, randn, same_bits, untouched
+from laws import default_dtype, generator, randn, same_bits, untouched
 from nets import plain
 from torch import Tensor, nn
 
@@ -266,6 +267,56 @@ def test_tuning_finds_what_a_filter_is_made_for() -> None:
     assert same_bits(whole_map["1"].flatten(0, 2), expected)
 
 
+# --- values and labels of any making
+
+
+def test_arrays_and_values_on_the_graph_are_measured_as_tensors_are(tmp_path: Path) -> None:
+    values, others = randn(8, 3), randn(8, 4, seed=1)
+    np.save(tmp_path / "values.npy", values.numpy())
+    mapped = np.load(tmp_path / "values.npy", mmap_mode="r")
+    for own in (
+        values.numpy(),
+        values.numpy()[::-1][::-1],
+        mapped,
+        values.clone().requires_grad_(),
+    ):
+        assert cka(own, others) == cka(values, others)
+        assert same_bits(cka_matrix({"a": own}), cka_matrix({"a": values}))
+        assert dead_units(own) == dead_units(values)
+        assert duplicate_units(own, 0.1) == duplicate_units(values, 0.1)
+        assert same_bits(class_means(own, LABELS)[1], class_means(values, LABELS)[1])
+        probe, expected = (linear_probe(x, LABELS, folds=2) for x in (own, values))
+        assert same_bits(probe.accuracies, expected.accuracies)
+    maps = randn(2, 3, 4, 4)
+    masks = {"half": randn(2, 8, 8) > 0}
+    array_masks = {name: mask.numpy() for name, mask in masks.items()}
+    assert same_bits(mask_iou(maps.numpy(), array_masks, 0.2), mask_iou(maps, masks, 0.2))
+
+
+@pytest.mark.parametrize("labels", [list, torch.tensor, np.array, lambda y: [*torch.tensor(y)]])
+def test_numbers_are_classes_in_the_order_of_their_size(labels: Any) -> None:
+    """An index of a class is its number then, where there are all from 0 on."""
+    numbers = [*range(12), 10, 11]
+    values = torch.eye(12)[numbers]
+    classes, means = class_means(values, labels(numbers))
+    assert classes == [str(i) for i in range(12)]
+    assert same_bits(means, torch.eye(12, dtype=torch.float64))
+    assert class_selectivity(values, labels(numbers)).preferred.tolist() == list(range(12))
+
+
+def test_a_probe_is_fitted_alike_in_any_mode_of_torch() -> None:
+    x = randn(30, 3)
+    labels = (x[:, 1] > 0).tolist()
+    expected = linear_probe(x, labels)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        found = linear_probe(x * 1, labels)
+    with default_dtype(torch.float64):
+        other = linear_probe(x, labels)
+    for own in (found, other):
+        assert same_bits(own.accuracies, expected.accuracies)
+        assert same_bits(own.training, expected.training)
+
+
 # --- what is refused
 
 
@@ -274,6 +325,8 @@ def test_what_is_refused() -> None:
     wrong: list[tuple[type[FeatvizError], str, Any]] = [
         (UsageError, "7 labels for 8", lambda: class_selectivity(x, LABELS[1:])),
         (UsageError, "None", lambda: class_selectivity(x, [None, *LABELS[1:]])),
+        (UsageError, "are nan", lambda: class_selectivity(x, [math.nan, *LABELS[1:]])),
+        (UsageError, "values are a list", lambda: cka(x.tolist(), x)),  # type: ignore[arg-type]
         (UsageError, "all labels are 'a'", lambda: class_selectivity(x, ["a"] * 8)),
         (NumberError, r"NaN.*readable\(\)", lambda: class_selectivity(nan, LABELS)),
         (UsageError, r"\(8,\)", lambda: dead_units(x[:, 0])),
@@ -305,6 +358,12 @@ def test_what_is_refused() -> None:
     for kind, message, call in wrong:
         with pytest.raises(kind, match=message):
             call()
+
+
+def test_a_layer_without_tuning_is_not_in_it() -> None:
+    assert "0" in tuned()
+    assert "9" not in tuned()
+    assert tuned().get("9") is None
 
 
 def tuned() -> Any:

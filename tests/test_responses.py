@@ -12,8 +12,8 @@ from nets import Raises, Reused, integers, plain
 from oracles import output
 from torch import Tensor, nn
 
-from featviz import responses
-from featviz.errors import ImageError, LayerError, UsageError
+from featviz import read, responses, scan
+from featviz.errors import ImageError, LayerError, NumberError, UsageError
 from featviz.images import Images, Preprocess, open_images
 
 X = randint(0, 4, 5, 3, 12, 12) / 4
@@ -113,6 +113,34 @@ def test_a_quantile_is_the_value_of_a_position(share: float) -> None:
     ordered = maps_of("3").flatten(2).sort(dim=2).values
     expected = np.quantile(ordered.numpy(), share, axis=2, method="higher")
     assert same_bits(value, torch.from_numpy(expected))
+
+
+def half(weight: float, dtype: torch.dtype) -> nn.Module:
+    model = nn.Conv2d(3, 2, 1, dtype=dtype).requires_grad_(False)
+    model.weight.fill_(weight)
+    return nn.Sequential(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("weight", [1e-4, 200.0])  # of squares that are 0 and infinite in float16
+def test_the_norm_of_maps_in_half_precision(weight: float, dtype: torch.dtype) -> None:
+    model, pixels = half(weight, dtype), pictures()
+    maps = read(model, pixels.to(dtype), "0")["0"].double()
+    expected = maps.square().sum(dim=(2, 3)).sqrt()
+    result = responses(model, pixels, "0", reduce="l2")["0"]
+    assert result.dtype == dtype
+    assert torch.allclose(result.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-6)
+    top = scan(model, pixels, "0", k=1, score="l2")["0"].top
+    assert torch.allclose(top.scores[:, 0].double(), expected.amax(dim=0), rtol=1e-5)
+
+
+def test_a_sum_that_half_precision_cannot_hold_is_refused_and_taken_in_another() -> None:
+    model, pixels = half(2000, torch.float16), pictures()
+    with pytest.raises(NumberError, match="larger than float16 can hold: give a wider dtype"):
+        responses(model, pixels, "0", reduce="sum")
+    result = responses(model, pixels, "0", reduce="sum", dtype=torch.float32)["0"]
+    maps = read(model, pixels.half(), "0")["0"].float()
+    assert torch.allclose(result, maps.sum(dim=(2, 3)))
 
 
 def test_a_type_of_ones_own() -> None:

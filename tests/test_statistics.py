@@ -157,6 +157,12 @@ def test_an_edge_belongs_to_the_bin_above_it() -> None:
     assert histogram.tolist() == [1, 0, *[1] * (BINS - 2)]  # zero is not above zero
 
 
+def test_the_mean_of_what_is_always_infinite_is_infinite() -> None:
+    peaks = torch.tensor([[-torch.inf, torch.inf, 1.0], [-torch.inf, 2.0, 2.0]])
+    assert Statistics.empty(3).update(peaks).mean.tolist() == [-torch.inf, torch.inf, 1.5]
+    assert Statistics.empty(3).mean.tolist() == [0, 0, 0]
+
+
 def test_infinity_falls_in_the_last_bin() -> None:
     peaks = torch.tensor([[torch.inf], [-torch.inf], [3e38]])
     histogram = Statistics.empty(1).update(peaks).histogram[0]

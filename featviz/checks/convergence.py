@@ -97,7 +97,9 @@ def random_start(subject: Subject, passed: Passed, targets: Sequence[Target], dr
     maps = as_maps(subject.layer, start)  # a view, written to
     for n, target in enumerate(targets):
         draws = generator(subject.seed, subject.layer, "convergence", target, draw)
-        maps[n, :, target.y, target.x] = torch.randn(maps.shape[1], generator=draws).to(maps)
+        maps[n, :, target.y, target.x] = torch.randn(
+            maps.shape[1], generator=draws, dtype=torch.float32
+        ).to(maps)
     return start
 
 

@@ -72,7 +72,7 @@ def _normal(first: Tensor, second: Tensor, penalty: float) -> Tensor:
     rows = rows - centre
     rows = rows / rows.norm(dim=1).mean()
     is_first = torch.cat([torch.ones(len(first)), torch.zeros(len(second))]).to(rows)
-    share = torch.where(is_first > 0, 0.5 / len(first), 0.5 / len(second))
+    share = is_first / (2 * len(first)) + (1 - is_first) / (2 * len(second))
     weights = torch.zeros(rows.shape[1], dtype=rows.dtype, requires_grad=True)
     bias = torch.zeros((), dtype=rows.dtype, requires_grad=True)
     optimiser = torch.optim.LBFGS([weights, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
@@ -124,7 +124,9 @@ def class_weights(
         torch.Size([1000, 512])
     """
     chosen = single_layer(anatomy(model, input_shape, only=[], forward=forward), layer)
-    image = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(
+        1, *input_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32
+    )
     with evaluating(model), torch.no_grad():
         image = image.to(parameter_of(model))
         values, output = read_with_output(model, image, [chosen], forward=forward)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from featviz.dictionaries._rows import check_count, checked_rows, unit_length
 from featviz.errors import UsageError
+from featviz.precision import in_full
 
 _NOTHING = 1e-12
 """What is zero in a factor, as a share of its largest entry at first."""
@@ -49,6 +50,7 @@ def principal_components(rows: Tensor, d: int) -> Tensor:
     return result
 
 
+@in_full()
 def nmf(rows: Tensor, d: int, *, iterations: int = 200, seed: int = 0) -> Tensor:
     """Directions of which activations are sums: non-negative matrix factorisation.
 
@@ -83,6 +85,8 @@ def nmf(rows: Tensor, d: int, *, iterations: int = 200, seed: int = 0) -> Tensor
                 [0.0000, 0.0000, 1.0000]])
     """
     values = checked_rows(rows)
+    # products over all rows are infinite in float16
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
     check_count(d, len(values), "as many as there are rows")
     if iterations < 1:
         raise UsageError(f"iterations={iterations}: give 1 or more", "iterations")
@@ -103,15 +107,17 @@ def nmf(rows: Tensor, d: int, *, iterations: int = 200, seed: int = 0) -> Tensor
         )
     shares = weights.sum(dim=0) * directions.sum(dim=1)
     order = shares.argsort(descending=True, stable=True)
-    return unit_length(directions[order])
+    return unit_length(directions[order]).to(rows.dtype)
 
 
 def _factors(values: Tensor, d: int, seed: int) -> tuple[Tensor, Tensor]:
     """What factorisation begins with: random numbers, their product as large as the values."""
     generator = torch.Generator().manual_seed(seed)
     scale = (float(values.mean()) / d) ** 0.5 * 2
-    weights = torch.rand(len(values), d, generator=generator) * scale
-    directions = torch.rand(d, values.shape[1], generator=generator) * scale
+    weights, directions = (
+        torch.rand(shape, generator=generator, dtype=torch.float32) * scale
+        for shape in ((len(values), d), (d, values.shape[1]))
+    )
     return weights.to(values), directions.to(values)
 
 

@@ -87,7 +87,7 @@ def activations(
 
 
 def checked_rows(rows: Tensor, argument: str = "rows") -> Tensor:
-    """Rows that are a matrix of finite numbers.
+    """Rows that are a matrix of finite numbers, off the graph on which `featviz.read` gives them.
 
     Raises:
         UsageError: they are none.
@@ -103,7 +103,7 @@ def checked_rows(rows: Tensor, argument: str = "rows") -> Tensor:
         raise UsageError(f"{argument} is of {kind}: give floating point numbers", argument)
     if not bool(rows.isfinite().all()):
         raise NumberError(f"{argument} holds values that are not finite: look at the network")
-    return rows
+    return rows.detach()
 
 
 def check_count(d: int, most: int, why: str) -> None:

@@ -54,14 +54,14 @@ class Anatomy(Mapping[str, Layer]):
         self.idle = dict(idle or {})
         self.input_shape = input_shape
 
-    def __getitem__(self, name: str) -> Layer:
+    def __getitem__(self, name: str | Layer) -> Layer:
         try:
             return self._layers[str(name)]
         except KeyError:
             self._refuse_idle(str(name))
             raise LayerError(f"no layer {name!r}{did_you_mean(str(name), self._layers)}") from None
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str | Layer, default: Any = None) -> Any:
         """The layer, or ``default`` where there is none."""
         return self._layers.get(str(name), default)  # that of Mapping expects a KeyError
 
@@ -303,8 +303,18 @@ def _idle(model: nn.Module, calls: list[Call], others: Mapping[str, str]) -> dic
 
 
 def parameter_of(model: nn.Module) -> Tensor:
-    """A tensor of the device and type that a model's inputs have: ``x.to(parameter_of(model))``."""
+    """A tensor of the device and type that a model's inputs have: ``x.to(parameter_of(model))``.
+
+    Raises:
+        UsageError: torch makes tensors elsewhere than on the CPU of its own accord.
+    """
     check_module(model)
+    home = torch.get_default_device()
+    if home.type != "cpu":
+        raise UsageError(
+            f"torch.set_default_device or a block of torch.device makes tensors on {home}, and featviz has "
+            "some of its own on the CPU: call it in a block of torch.device('cpu'); the model may be anywhere"
+        )
     for parameter in model.parameters():
         if parameter.is_floating_point():
             return parameter
@@ -316,7 +326,9 @@ def _images(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Tensor]
     alike holds for every image, unless the model looks at its input with intent."""
     parameter = parameter_of(model)
     generator = torch.Generator().manual_seed(0)
-    random = [torch.rand(1, *input_shape, generator=generator) for _ in range(2)]
+    random = [
+        torch.rand(1, *input_shape, generator=generator, dtype=torch.float32) for _ in range(2)
+    ]
     return [image.to(parameter) for image in (torch.zeros(1, *input_shape), *random)]
 
 

@@ -87,7 +87,11 @@ def _trials(
     trials: list[_Supports] = []
     with evaluating(model), torch.enable_grad():
         for _ in range(TRIALS):
-            x = torch.randn(image.shape, generator=generator).to(image).requires_grad_()
+            x = (
+                torch.randn(image.shape, generator=generator, dtype=torch.float32)
+                .to(image)
+                .requires_grad_()
+            )
             output = read(model, x, layer, forward=forward)[layer.name]
             maps = as_maps(layer, output)
             if not maps.requires_grad:  # whole numbers, or a forward without gradients

@@ -29,7 +29,9 @@ from featviz.units import Layer
 
 EditLike = Edit | Callable[[Any], Any]
 """What is done to a layer's output: an edit, or a function of the output that gives another."""
-Edits = Mapping[str, EditLike] | Mapping[Layer, EditLike] | Mapping[str | Layer, EditLike]
+Edits = Mapping[Any, EditLike]
+"""By layers, names or patterns. Not a union by kinds of keys, of which type checkers could not infer what a
+dictionary that is written out holds."""
 
 _CHANNELS_FIRST = (
     *CONVOLUTIONS,
@@ -88,6 +90,7 @@ class Editor(Follower):
         jobs: by the name of the layer, its edits in order.
         passed: the forward pass of featviz's that came here last; None: the model was called
             otherwise.
+        applied: the layer whose output is being edited; None: there is none.
     """
 
     def __init__(self, jobs: list[Job], inputs: bool) -> None:
@@ -99,6 +102,7 @@ class Editor(Follower):
             targets.setdefault(target.path, []).append(target)
         super().__init__(targets, inputs)
         self.passed: Pass | None = None
+        self.applied: str | None = None
 
     def enter(self, path: str) -> None:
         self._follow()
@@ -121,12 +125,21 @@ class Editor(Follower):
                 "it would not be edited: turn checkpointing off"
             )
         for target in due:
-            for job in self.jobs[target]:
-                value = job.apply(value)
+            self.applied = target.name
+            try:
+                for job in self.jobs[target]:
+                    value = job.apply(value)
+            finally:
+                self.applied = None
         return value
 
     def _follow(self) -> None:
         """Where a function of featviz's calls the model, all of that is one forward, as in `read`."""
+        if self.applied is not None:
+            raise LayerError(
+                f"the function that edits layer {self.applied!r} runs the model, which is edited there "
+                "again: read what it needs before the block"
+            )
         passed = current_pass()
         if passed is self.passed:
             return

@@ -44,7 +44,11 @@ def targets_of(modules: Mapping[str, nn.Module], layers: LayersLike) -> dict[str
     known = {path: isinstance(module, CONVOLUTIONS) for path, module in modules.items() if path}
     calls: dict[str, int | None] = {}
     for item in items_of(layers, known):
-        calls |= _calls(item, known)
+        try:
+            calls |= _calls(item, known)
+        except LayerError:
+            _check_own_name(modules, str(item))
+            raise
     targets: dict[str, list[Target]] = {}
     for name, call in calls.items():
         path = name if name in known else split_call(name)[0]
@@ -52,6 +56,17 @@ def targets_of(modules: Mapping[str, nn.Module], layers: LayersLike) -> dict[str
             raise LayerError(f"no layer {name!r}{did_you_mean(name, known)}")
         targets.setdefault(path, []).append(Target(name, path, modules[path], call))
     return targets
+
+
+def _check_own_name(modules: Mapping[str, nn.Module], item: str) -> None:
+    """Make sure that a name that is not known is no second one of a module."""
+    name_of = {module: path for path, module in modules.items()}
+    path, _ = split_call(item)
+    for name, module in modules[""].named_modules(remove_duplicate=False):
+        if name == path and name_of.get(module, path) != path:
+            raise LayerError(
+                f"layer {path!r} is the same module as {name_of[module]!r}: ask for that"
+            ) from None
 
 
 def _calls(item: str | Layer, known: Mapping[str, bool]) -> dict[str, int | None]:

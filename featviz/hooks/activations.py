@@ -14,6 +14,7 @@ from torch import Tensor
 from featviz.errors import LayerError, UsageError
 from featviz.hooks._keeping import Keeping
 from featviz.hooks._structure import leaves, mapped
+from featviz.units import Layer
 
 LISTED = 4  # layers that a repr has, at most
 
@@ -52,6 +53,17 @@ class Activations(dict[str, Any]):
             )
         return self._gradients
 
+    # a `Layer` stands for its name, as in other records
+    def __getitem__(self, name: str | Layer) -> Any:
+        return super().__getitem__(str(name))
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(str(name))
+
+    def get(self, name: str | Layer, default: Any = None) -> Any:
+        """What was read of a layer, or ``default`` where nothing was."""
+        return super().get(str(name), default)
+
     def __missing__(self, name: str) -> Any:
         if name not in self._names:
             raise LayerError(
@@ -83,7 +95,8 @@ class Gradients(Mapping[str, Any]):
     def __init__(self) -> None:
         self.arrivals: dict[str, Any] = {}
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str | Layer) -> Any:
+        name = str(name)
         if name not in self:
             raise LayerError(
                 f"no gradient arrived at layer {name!r}: nothing that was carried back depends on what "
@@ -91,6 +104,13 @@ class Gradients(Mapping[str, Any]):
                 "torch.no_grad() and in checkpoint(..., use_reentrant=True)"
             )
         return mapped(self.arrivals[name], lambda arrival: arrival.value, Arrival)
+
+    def get(self, name: str | Layer, default: Any = None) -> Any:
+        """What arrived at a layer, or ``default`` where nothing did."""
+        try:
+            return self[name]
+        except LayerError:  # that of Mapping expects a KeyError
+            return default
 
     def __contains__(self, name: object) -> bool:
         arrivals = leaves(self.arrivals.get(str(name)), Arrival)

@@ -245,7 +245,9 @@ class Preprocess:
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, (c, 1, 1) each."""
-        values = torch.tensor([self.mean, self.std]).to(device, non_blocking=True)
+        values = torch.tensor([self.mean, self.std], dtype=torch.float32).to(
+            device, non_blocking=True
+        )
         mean, std = values.view(2, -1, 1, 1)
         return mean, std
 

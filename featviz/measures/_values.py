@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from math import isnan
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from featviz.errors import NumberError, UsageError
 
+Values = Tensor | np.ndarray[Any, Any]
+"""Responses of images."""
+Labels = Sequence[object] | Tensor | np.ndarray[Any, Any]
+"""A label for each image: anything that divides them."""
 AT_ONCE = 2**22
 """Numbers that are brought to double precision at once, so that arrays on disk stay there."""
 
 
-def by_unit(values: Tensor) -> Tensor:
+def tensor_of(values: Values) -> Tensor:
+    """Responses as a tensor on the CPU, off the graph on which `featviz.read` gives them.
+
+    Raises:
+        UsageError: they are no tensor and no array.
+    """
+    if isinstance(values, np.ndarray):
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of a file that is mapped for reading: nothing is written
+            return torch.from_numpy(np.ascontiguousarray(values))
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    raise UsageError(f"values are a {type(values).__name__}: give a tensor or an array", "values")
+
+
+def by_unit(values: Values) -> Tensor:
     """Responses (n, c) as they are, or maps (n, c, h, w) as (n * h * w, c): each position a sample.
 
     Raises:
         UsageError: they are neither, or there are none.
         NumberError: one is not a number.
     """
+    values = tensor_of(values)
     if values.dim() not in (2, 4) or not values.numel():
         raise UsageError(
             f"values of shape {tuple(values.shape)}: give responses (images, c) or maps (images, c, h, w)",
@@ -31,13 +57,14 @@ def by_unit(values: Tensor) -> Tensor:
     return values
 
 
-def by_image(values: Tensor) -> Tensor:
+def by_image(values: Values) -> Tensor:
     """Responses (n, ...) as (n, features).
 
     Raises:
         UsageError: there are none.
         NumberError: one is not a number.
     """
+    values = tensor_of(values)
     if values.dim() < 2 or not values.numel():
         raise UsageError(
             f"values of shape {tuple(values.shape)}: give (images, features)", "values"
@@ -65,21 +92,30 @@ def rows_at_once(values: Tensor) -> int:
     return max(1, AT_ONCE * len(values) // max(1, values.numel()))
 
 
-def class_indices(labels: Sequence[object], n: int) -> tuple[list[str], Tensor]:
-    """The classes of n labels in order, and the index (n,) of each label.
+def class_indices(labels: Labels, n: int) -> tuple[list[str], Tensor]:
+    """The classes of n labels in order, numbers by their size, and the index (n,) of each label.
 
     Raises:
         UsageError: there are more or fewer labels, one is missing, or all are of one class.
     """
     if len(labels) != n:
         raise UsageError(f"{len(labels)} labels for {n} images: give one for each", "labels")
-    if any(label is None for label in labels):
-        raise UsageError("some labels are None: leave out images without a label", "labels")
-    names = [str(label) for label in labels]
-    classes = sorted(set(names))
+    values = list(map(_plain, labels))
+    for label in values:
+        if label is None or (isinstance(label, float) and isnan(label)):
+            raise UsageError(f"some labels are {label}: leave out images without a label", "labels")
+    names = list(map(str, values))
+    value_of: dict[str, Any] = dict(zip(names, values, strict=True))
+    are_numbers = all(isinstance(label, (int, float)) for label in values)
+    classes = sorted(value_of, key=value_of.__getitem__ if are_numbers else None)
     if len(classes) < 2:
         raise UsageError(
             f"all labels are {classes[0]!r}: give images of at least 2 classes", "labels"
         )
     index = {name: i for i, name in enumerate(classes)}
     return classes, torch.tensor([index[name] for name in names])
+
+
+def _plain(label: Any) -> object:
+    """A label that may be a number of torch's or numpy's."""
+    return label.item() if isinstance(label, (Tensor, np.generic)) else label

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UsageError
-from featviz.measures._values import AT_ONCE, by_image
+from featviz.measures._values import AT_ONCE, Values, by_image
 
 
-def cka(a: Tensor, b: Tensor, *, space: str = "auto") -> float:
+def cka(a: Values, b: Values, *, space: str = "auto") -> float:
     """The linear centred kernel alignment of two representations of the same images, in [0, 1]: 1 where
     one is the other but for rotation, scale and offset.
 
@@ -52,7 +52,10 @@ def cka(a: Tensor, b: Tensor, *, space: str = "auto") -> float:
     return float(across**2 / (_products(a, a).norm() * _products(b, b).norm()))
 
 
-def cka_matrix(a: Mapping[str, Tensor], b: Mapping[str, Tensor] | None = None) -> Tensor:
+def cka_matrix(
+    a: Mapping[str, Tensor] | Mapping[str, Values],
+    b: Mapping[str, Tensor] | Mapping[str, Values] | None = None,
+) -> Tensor:
     """The linear CKA of each layer with each.
 
     Args:

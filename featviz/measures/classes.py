@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from featviz.measures._values import by_unit, class_indices
+from featviz.measures._values import Labels, Values, by_unit, class_indices, tensor_of
 
 
 class ClassSelectivity(NamedTuple):
@@ -18,7 +17,7 @@ class ClassSelectivity(NamedTuple):
         selectivity: (c,) in [0, 1]: 0 where all classes excite a unit alike, 1 where one does alone; NaN
             where none does.
         preferred: (c,) int64, the class with the highest mean, as an index into ``classes``.
-        classes: their names, in order.
+        classes: their names, in order, numbers by their size.
     """
 
     selectivity: Tensor
@@ -26,7 +25,7 @@ class ClassSelectivity(NamedTuple):
     classes: list[str]
 
 
-def class_means(values: Tensor, labels: Sequence[object]) -> tuple[list[str], Tensor]:
+def class_means(values: Values, labels: Labels) -> tuple[list[str], Tensor]:
     """The mean response of each unit to each class. Labels can be anything that divides the images: one
     factor of a class, such as its colour, gives a tuning curve over that factor.
 
@@ -35,7 +34,7 @@ def class_means(values: Tensor, labels: Sequence[object]) -> tuple[list[str], Te
         labels: of each image.
 
     Returns:
-        The classes in order, and (classes, c) float64.
+        The classes in order, numbers by their size, and (classes, c) float64.
 
     Raises:
         UsageError: values or labels that do not go together, or a single class.
@@ -49,6 +48,7 @@ def class_means(values: Tensor, labels: Sequence[object]) -> tuple[list[str], Te
                 [8.]], dtype=torch.float64))
     """
     by_unit(values)  # checks
+    values = tensor_of(values)
     classes, indices = class_indices(labels, len(values))
     means = []
     for i in range(len(classes)):
@@ -57,7 +57,7 @@ def class_means(values: Tensor, labels: Sequence[object]) -> tuple[list[str], Te
     return classes, torch.stack(means)
 
 
-def class_selectivity(values: Tensor, labels: Sequence[object]) -> ClassSelectivity:
+def class_selectivity(values: Values, labels: Labels) -> ClassSelectivity:
     """(highest - others) / (highest + others) of each unit: the highest of its mean responses to a
     class, and the mean of those to the other classes. Responses below zero count as zero.
 
@@ -79,7 +79,7 @@ def class_selectivity(values: Tensor, labels: Sequence[object]) -> ClassSelectiv
         >>> class_selectivity(values, ["a", "a", "b"]).selectivity.tolist()
         [0.5, 0.0]
     """
-    classes, means = class_means(values.clamp(min=0), labels)
+    classes, means = class_means(tensor_of(values).clamp(min=0), labels)
     highest, preferred = means.max(dim=0)
     others = (means.sum(dim=0) - highest) / (len(classes) - 1)
     return ClassSelectivity((highest - others) / (highest + others), preferred, classes)

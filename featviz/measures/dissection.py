@@ -11,12 +11,14 @@ from torch import Tensor
 
 from featviz.data import SyntheticImages
 from featviz.errors import UsageError
-from featviz.measures._values import by_unit
+from featviz.measures._values import Values, by_unit, tensor_of
 
 _IMAGES = 64  # whose maps are enlarged at once
 
 
-def mask_iou(maps: Tensor, masks: Mapping[str, Tensor], share: float = 0.005) -> Tensor:
+def mask_iou(
+    maps: Values, masks: Mapping[str, Tensor] | Mapping[str, Values], share: float = 0.005
+) -> Tensor:
     """The intersection over union of each unit's strongest activations with the masks of concepts.
 
     A unit's threshold is the value that this share of all positions of all images exceeds. Its maps are
@@ -48,6 +50,7 @@ def mask_iou(maps: Tensor, masks: Mapping[str, Tensor], share: float = 0.005) ->
     """
     if not 0 < share < 1:
         raise UsageError(f"share={share}: give a number above 0 and below 1", "share")
+    maps = tensor_of(maps)
     if maps.dim() != 4:
         raise UsageError(f"maps of shape {tuple(maps.shape)}: give (images, c, h, w)", "maps")
     by_unit(maps)  # checks
@@ -88,13 +91,13 @@ def synthetic_concepts(data: SyntheticImages) -> dict[str, Tensor]:
     return dict(sorted(masks.items()))
 
 
-def _stacked(masks: Mapping[str, Tensor], n: int) -> Tensor:
+def _stacked(masks: Mapping[str, Tensor] | Mapping[str, Values], n: int) -> Tensor:
     """(images, concepts, height, width) bool."""
     shapes = {tuple(mask.shape) for mask in masks.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 3 or next(iter(shapes))[0] != n:
         shown = ", ".join(map(str, sorted(shapes))) or "none"
         raise UsageError(f"masks of shapes {shown}: give ({n}, height, width) for each", "masks")
-    return torch.stack([mask.bool() for mask in masks.values()], dim=1)
+    return torch.stack([tensor_of(mask).bool() for mask in masks.values()], dim=1)
 
 
 def _threshold(values: Tensor, share: float) -> Tensor:

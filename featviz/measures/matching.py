@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UsageError
-from featviz.measures._values import by_unit
+from featviz.measures._values import Values, by_unit
 from featviz.records.correlation import common_rows, correlations
 from featviz.records.layer_scan import LayerScan
 
@@ -28,7 +28,7 @@ class Matching(NamedTuple):
     correlations: Tensor
 
 
-def match_units(first: Tensor | LayerScan, second: Tensor | LayerScan) -> Matching:
+def match_units(first: Values | LayerScan, second: Values | LayerScan) -> Matching:
     """Match the units of one layer with those of another, such as the same layer of a network that was
     trained from another seed: one to one, such that the sum of the correlations of responses is the
     largest. Of two layers of which one is larger, units of the larger are left without a match.
@@ -66,7 +66,7 @@ def match_units(first: Tensor | LayerScan, second: Tensor | LayerScan) -> Matchi
     return Matching(units, values)
 
 
-def _responses(first: Tensor | LayerScan, second: Tensor | LayerScan) -> tuple[Tensor, Tensor]:
+def _responses(first: Values | LayerScan, second: Values | LayerScan) -> tuple[Tensor, Tensor]:
     if isinstance(first, LayerScan) and isinstance(second, LayerScan):
         if first.listing.keys != second.listing.keys:
             raise UsageError("first and second are scans of other images: give two of the same")

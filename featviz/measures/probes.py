@@ -11,7 +11,8 @@ from torch import Tensor
 
 from featviz.data import split
 from featviz.errors import UsageError
-from featviz.measures._values import by_image, class_indices
+from featviz.measures._values import Labels, Values, by_image, class_indices
+from featviz.precision import in_full
 
 DECAYS = (1e-1, 1e-2, 1e-3)
 """The weight decays that are tried."""
@@ -27,7 +28,7 @@ class Probe:
         training: (folds,) float64, on those that it was fitted to.
         decays: the weight decay of each fold.
         chance: the share of the most frequent class.
-        classes: their names, in order.
+        classes: their names, in order, numbers by their size.
     """
 
     accuracies: Tensor
@@ -48,9 +49,11 @@ class Probe:
         return float(self.accuracies.mean())
 
 
+@torch.inference_mode(False)
+@in_full()
 def linear_probe(
-    values: Tensor,
-    labels: Sequence[object],
+    values: Values,
+    labels: Labels,
     *,
     folds: int = 5,
     test: Sequence[int] | None = None,
@@ -169,8 +172,8 @@ def probe(
 def fit(x: Tensor, targets: Tensor, classes: int, decay: float) -> Tensor:
     """The weights (features + 1, classes) of least cross-entropy plus ``decay`` times half their
     squares, by L-BFGS."""
-    x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
-    weights = torch.zeros(x.shape[1], classes, requires_grad=True)
+    x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
+    weights = x.new_zeros(x.shape[1], classes).requires_grad_()
     optimiser = torch.optim.LBFGS(
         [weights], max_iter=40, history_size=8, line_search_fn="strong_wolfe"
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from featviz.errors import UsageError, did_you_mean
-from featviz.measures._values import by_unit, rows_at_once
+from featviz.measures._values import Values, by_unit, rows_at_once
 
 LIKENESSES = ("correlation", "cosine")
 
@@ -21,7 +21,7 @@ class Pair(NamedTuple):
     likeness: float
 
 
-def dead_units(values: Tensor) -> list[int]:
+def dead_units(values: Values) -> list[int]:
     """The channels that no image activates: none of their values is above zero.
 
     Args:
@@ -37,14 +37,12 @@ def dead_units(values: Tensor) -> list[int]:
         >>> dead_units(torch.tensor([[0.0, 1.0], [-2.0, 0.0]]))
         [0]
     """
-    by_unit(values)  # checks
-    over = [axis for axis in range(values.dim()) if axis != 1]
-    channels: list[int] = (values.amax(dim=over) <= 0).nonzero().flatten().tolist()
+    channels: list[int] = (by_unit(values).amax(dim=0) <= 0).nonzero().flatten().tolist()
     return channels
 
 
 def duplicate_units(
-    values: Tensor,
+    values: Values,
     threshold: float = 0.95,
     likeness: Literal["correlation", "cosine"] = "correlation",
 ) -> list[Pair]:

@@ -127,5 +127,9 @@ def hues(
     if values is None:
         values = list(range(0, 360, 30))
     colors = [colorsys.hsv_to_rgb((hue % 360) / 360, saturation, 1.0) for hue in values]
-    images = torch.tensor(colors)[:, :, None, None].expand(-1, -1, *size).contiguous()
+    images = (
+        torch.tensor(colors, dtype=torch.float32)[:, :, None, None]
+        .expand(-1, -1, *size)
+        .contiguous()
+    )
     return Stimuli(images, {"hue, degrees": list(map(float, values))})

@@ -42,12 +42,19 @@ class Tuning(Mapping[str, Tensor]):
     layers: dict[str, Layer]
     axes: dict[str, list[float]]
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str | Layer) -> Tensor:
         try:
             return self.tensors[str(name)]
         except KeyError:
             nearest = did_you_mean(str(name), self.tensors)
             raise LayerError(f"layer {str(name)!r} has no tuning here{nearest}") from None
+
+    def get(self, name: str | Layer, default: Any = None) -> Any:
+        """The layer's tuning, or ``default`` where there is none."""
+        return self.tensors.get(str(name), default)  # that of Mapping expects a KeyError
+
+    def __contains__(self, name: object) -> bool:
+        return str(name) in self.tensors
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -90,7 +97,7 @@ class Tuning(Mapping[str, Tensor]):
         index = torch.unravel_index(values.flatten(0, -2).argmax(dim=0), values.shape[:-1])
         chosen = {}
         for i, (name, own) in enumerate(self.axes.items()):
-            chosen[name] = torch.tensor(own)[index[i]]
+            chosen[name] = torch.tensor(own, dtype=torch.float32)[index[i]]
         return chosen
 
 

@@ -70,8 +70,12 @@ class Ascent:
         as_read: dict[str, Any] = json.loads(json.dumps(settings))
         return as_read
 
-    def of(self, targets: Sequence[Target], start: Tensor | None) -> Maximized:
-        """The images of the units of one batch."""
+    def of(self, targets: Sequence[Target], start: Tensor | None, are_all: bool) -> Maximized:
+        """The images of the units of one batch.
+
+        Args:
+            are_all: whether no others are asked for, so that there must be something to maximize.
+        """
         rows = [target for target in targets for _ in range(self.variants)]
         objectives = Objectives(self.model, self.net, rows, self.forward)
         numbers = self._begin(len(targets))
@@ -88,7 +92,7 @@ class Ascent:
                     images = self._images(numbers, start)
                     gradient, scores = self._gradient(objectives, rows, images, generator)
                     numbers.grad = -torch.autograd.grad(images, numbers, gradient)[0]
-                if step == 0 and not gradient.any():
+                if are_all and step == 0 and not gradient.any():
                     names = ", ".join(map(name_of, targets))
                     raise UsageError(f"no pixel changes {names}: there is nothing to maximize")
                 optimizer.step()

@@ -46,7 +46,9 @@ def added_by(
     if not given.requires_grad:
         return {}
     draws = torch.Generator().manual_seed(1)
-    signal = torch.rand(given.shape, generator=draws).to(given).requires_grad_()
+    signal = (
+        torch.rand(given.shape, generator=draws, dtype=torch.float32).to(given).requires_grad_()
+    )
     try:
         gradients = torch.autograd.grad(
             given, list(leaves.values()), signal, create_graph=True, allow_unused=True
@@ -93,8 +95,8 @@ class _Product(NamedTuple):
         _, n, *size = as_maps(self.layer, self.leaf).shape
         draws = torch.Generator().manual_seed(0)
         # other values at every position, since what a filter takes of equal ones may cancel
-        noise = (torch.rand(size, generator=draws) + 0.5).to(self.leaf)
-        codes = torch.rand(n, generator=draws).to(self.leaf) + 0.5
+        noise = (torch.rand(size, generator=draws, dtype=torch.float32) + 0.5).to(self.leaf)
+        codes = torch.rand(n, generator=draws, dtype=torch.float32).to(self.leaf) + 0.5
 
         def coded(code: Tensor) -> Tensor:
             own = torch.empty_like(self.leaf)

@@ -36,7 +36,9 @@ class Noise(NamedTuple):
         if not self.samples:
             return image[None]
         generator = torch.Generator().manual_seed(self.seed + _STEP * (key + 1))
-        noise = torch.randn(self.samples, *image.shape, generator=generator).to(image)
+        noise = torch.randn(
+            self.samples, *image.shape, generator=generator, dtype=torch.float32
+        ).to(image)
         deviation = LEVEL * (image.max() - image.min())
         return torch.cat([image[None], image + noise * deviation])
 

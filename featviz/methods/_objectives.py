@@ -14,6 +14,7 @@ from featviz.fields.maps import as_maps
 from featviz.forward import Forward, call_model
 from featviz.hooks import read, read_with_output
 from featviz.methods._inputs import has_classes
+from featviz.precision import in_full
 from featviz.units import Layer, Position, Unit, UnitSum, terms_of
 
 Target = Unit | UnitSum | int
@@ -166,9 +167,10 @@ def _alike(alike: Tensor, terms: Sequence[Term], maps: Tensor, variants: int) ->
     if variants == 1:
         return alike
     rows = torch.tensor(sorted({term.row for term in terms}), device=maps.device)
-    return alike.index_add(0, rows, likeness(maps[rows], variants))
+    return alike.index_add(0, rows, likeness(maps[rows].to(alike), variants))
 
 
+@in_full()
 def likeness(maps: Tensor, variants: int) -> Tensor:
     """How alike each image's features are to those of the other variants of its unit, (n,): the mean
     cosine of the products of channels.

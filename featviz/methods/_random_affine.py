@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featviz.precision import in_full
+
 
 @dataclass(frozen=True)
 class RandomAffine:
@@ -27,6 +29,7 @@ class RandomAffine:
     scale: float = 0.1
     turn: float = 10.0
 
+    @in_full()
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Images (n, c, h, w), moved."""
         draws = torch.rand(4, generator=generator, dtype=torch.float64) * 2 - 1

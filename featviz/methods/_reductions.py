@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from featviz.errors import UsageError, did_you_mean
@@ -16,10 +17,16 @@ Reduction = str | Callable[[Tensor], Tensor]
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "max": lambda maps: maps.amax(dim=(2, 3)),
     "mean": lambda maps: maps.mean(dim=(2, 3)),
-    "sum": lambda maps: maps.sum(dim=(2, 3)),
-    "l2": lambda maps: maps.square().sum(dim=(2, 3)).sqrt(),
+    "sum": lambda maps: _wide(maps).sum(dim=(2, 3)),
+    "l2": lambda maps: _wide(maps).square().sum(dim=(2, 3)).sqrt(),
     "map": lambda maps: maps,
 }
+
+
+def _wide(maps: Tensor) -> Tensor:
+    """Maps in single precision, at least: a sum of squares of float16 is soon infinite, and its root is not."""
+    is_narrow = maps.is_floating_point() and maps.dtype.itemsize < torch.float32.itemsize
+    return maps.float() if is_narrow else maps
 
 
 def reduction_of(reduce: Reduction, argument: str = "reduce") -> Callable[[Tensor], Tensor]:

@@ -38,8 +38,12 @@ class Rescale(TorchFunctionMode):
             return func(*args, **kwargs)
         x = args[0]
 
+        others = args[
+            1:
+        ]  # x, which may come to lie behind it on the graph, is not to be held by it
+
         def function(x: Tensor) -> Tensor:
-            result: Tensor = func(x, *args[1:], **kwargs)
+            result: Tensor = func(x, *others, **kwargs)
             return result
 
         before = x.clone()  # what works in place writes over it

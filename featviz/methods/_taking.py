@@ -3,7 +3,10 @@ of all layers at once, by operations that Python need not see."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +55,10 @@ class Taking:
         self.order: list[
             str
         ] = []  # of the layers in the first forward, and of their columns in all
-        self.replay = Replay(reader.steady.model, self._of_all)
+        # by a method of its own the two would hold each other, and images and batches with them, until
+        # Python next looks for garbage
+        own: Any = weakref.proxy(self)
+        self.replay = Replay(reader.steady.model, partial(Taking._of_all, own))
         self._begun = 0  # images of which it is not known whether they go a slower way
 
     def again(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from featviz import edits
 from featviz.attached import attached
 from featviz.bars import bar as progress_bar
-from featviz.edits import Edit, Site
+from featviz.edits import Array, Edit, Site
 from featviz.errors import FeatvizError, LayerError, NumberError, UsageError
 from featviz.fields.anatomy import anatomy, parameter_of
 from featviz.fields.maps import as_maps
@@ -40,11 +40,11 @@ def ablate(
     model: nn.Module,
     images: Any,
     layer: str | Layer,
-    units: int | Sequence[int] | None = None,
+    units: int | Sequence[int] | Array | None = None,
     *,
     by: Literal["zero", "mean"] | Tensor = "zero",
     score: Score | None = None,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int] | Array | None = None,
     forward: Forward | None = None,
     batch_size: int = 64,
     progress: bool = False,
@@ -128,7 +128,7 @@ def _label(label: object) -> int:
     return number
 
 
-def _channels(layer: Layer, units: int | Sequence[int] | None) -> list[int]:
+def _channels(layer: Layer, units: int | Sequence[int] | Array | None) -> list[int]:
     """The channels that are asked for, each in the layer."""
     layer.check_units()
     if units is None:

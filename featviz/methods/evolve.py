@@ -151,12 +151,16 @@ class Evolution(Mapping[str, Track]):
     listing: Listing
     rule: str
 
-    def __getitem__(self, name: str) -> Track:
+    def __getitem__(self, name: str | Layer) -> Track:
         try:
-            return self.tracks[name]
+            return self.tracks[str(name)]
         except KeyError:
-            nearest = did_you_mean(name, self.tracks)
-            raise LayerError(f"layer {name!r} was not followed{nearest}") from None
+            nearest = did_you_mean(str(name), self.tracks)
+            raise LayerError(f"layer {str(name)!r} was not followed{nearest}") from None
+
+    def get(self, name: str | Layer, default: Any = None) -> Any:
+        """The layer's track, or ``default`` where there is none."""
+        return self.tracks.get(str(name), default)  # that of Mapping expects a KeyError
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tracks)
@@ -165,7 +169,7 @@ class Evolution(Mapping[str, Track]):
         return len(self.tracks)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.tracks
+        return str(name) in self.tracks
 
     __hash__ = object.__hash__
 

@@ -262,7 +262,8 @@ class _Run:
         on half as many units are made at once."""
         start = None if self.start is None else self.start[rows]
         try:
-            return self.ascent.of([self.targets[i] for i in rows], start)
+            are_all = len(rows) == len(self.targets)
+            return self.ascent.of([self.targets[i] for i in rows], start, are_all)
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise

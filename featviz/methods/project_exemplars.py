@@ -333,8 +333,8 @@ def _empty(
     return Exemplars(
         layer=layer,
         channels=channels,
-        patches=torch.zeros(pixels),
-        projections={rule: torch.zeros(pixels) for rule in settings.rules},
+        patches=torch.zeros(pixels, dtype=torch.float32),
+        projections={rule: torch.zeros(pixels, dtype=torch.float32) for rule in settings.rules},
         visible=torch.zeros(*shape, *size, dtype=torch.bool),
         boxes=torch.zeros(*shape, 4, dtype=torch.int64),
         centers=torch.zeros(*shape, 2, dtype=torch.int64),

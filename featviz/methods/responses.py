@@ -326,8 +326,11 @@ class _Run:
             value = maps[:, :, 0, 0]
         else:
             value = self.reduction(maps)
-        if isinstance(value, Tensor) and self.how.dtype is not None:
-            return self._converted(name, value, self.how.dtype)
+        dtype = self.how.dtype
+        if dtype is None and maps.is_floating_point() and not callable(self.how.reduce):
+            dtype = maps.dtype  # which a sum may have left for a wider one
+        if isinstance(value, Tensor) and dtype not in (None, value.dtype):
+            return self._converted(name, value, dtype)
         return value
 
     def _converted(self, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:

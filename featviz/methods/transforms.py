@@ -15,6 +15,7 @@ from torchvision.transforms import functional as transforms
 
 from featviz.errors import UsageError
 from featviz.geometry import ReceptiveField
+from featviz.precision import in_full
 
 Transform = Callable[[Tensor], Tensor]
 """From images (n, c, h, w) to images of the same shape."""
@@ -169,6 +170,7 @@ class Scale(Affine):
         return Motion(scale=float(self.factor))
 
 
+@in_full()
 def _moved(x: Tensor, motion: Motion, center: tuple[float, float] | None) -> Tensor:
     """torchvision's affine transform about ``center``, (y, x) from the edge of the first pixel;
     None: the middle."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from featviz.errors import UsageError
 from featviz.names import QUANTILE
+from featviz.precision import in_full
 from featviz.records.image_sample import ImageSample
 from featviz.records.listing import Listing
 from featviz.records.peaks import NONE, Peaks
@@ -104,7 +105,7 @@ class LayerScan:
         """The same, with nothing held."""
         if not self.held:
             return self
-        with torch.autocast("cpu", enabled=False):  # in which a scan may be asked for
+        with in_full():  # in which a scan may be asked for
             return self._counted()
 
     def _counted(self) -> LayerScan:
@@ -124,7 +125,7 @@ class LayerScan:
 
     def merge(self, other: LayerScan) -> LayerScan:
         """This layer over its images and over others."""
-        with torch.autocast("cpu", enabled=False):
+        with in_full():
             return self._merged(other)
 
     def _merged(self, other: LayerScan) -> LayerScan:

@@ -116,8 +116,7 @@ def upper_edges() -> Tensor:
     numbers = torch.arange(1, _LEVELS, dtype=torch.int16) * _HALVES
     pairs = torch.stack([numbers, numbers + 1]).view(torch.float16).float()
     edges = pairs.mean(dim=0)  # which are rounded to the lower of two numbers, the even one
-    lowest = torch.tensor([2.0**-25])
-    zero, endless = torch.zeros(1), torch.tensor([torch.inf])
+    lowest, zero, endless = torch.tensor([[2.0**-25], [0.0], [torch.inf]], dtype=torch.float32)
     return torch.cat([-edges.flip(0), -lowest, zero, edges, endless])
 
 

@@ -71,14 +71,14 @@ class Responses(Mapping[str, Tensor]):
     done: int
     skipped: list[Skipped] = field(default_factory=list)
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str | Layer) -> Tensor:
         try:
             return self.tensors[str(name)]
         except KeyError:
             nearest = did_you_mean(str(name), self.tensors)
             raise LayerError(f"layer {str(name)!r} is not in the responses{nearest}") from None
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str | Layer, default: Any = None) -> Any:
         """The layer's responses, or ``default`` where there are none."""
         # the one of Mapping expects a KeyError, whose messages would show with quotes around them
         return self.tensors.get(str(name), default)

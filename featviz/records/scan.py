@@ -45,7 +45,7 @@ from featviz.records.listing import (
     save_listing,
 )
 from featviz.records.spectrum import Spectrum
-from featviz.units import LayersLike, Unit
+from featviz.units import Layer, LayersLike, Unit
 
 SCHEMA = 8
 MANIFEST = "scan.json"
@@ -95,14 +95,14 @@ class Scan(Mapping[str, LayerScan]):
     far: Far = field(default_factory=Far)
     slower: dict[str, int] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> LayerScan:
+    def __getitem__(self, name: str | Layer) -> LayerScan:
         try:
             return self.layers[str(name)]
         except KeyError:
             nearest = did_you_mean(str(name), self.layers)
             raise LayerError(f"layer {str(name)!r} is not in the scan{nearest}") from None
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str | Layer, default: Any = None) -> Any:
         """The layer's scan, or ``default`` where there is none."""
         # the one of Mapping expects a KeyError, whose messages would show with quotes around them
         return self.layers.get(str(name), default)

@@ -58,7 +58,7 @@ class Statistics:
         """Of no image yet."""
         zeros = torch.zeros(channels, dtype=torch.int64)
         histogram = torch.zeros(channels, BINS, dtype=torch.int64)
-        maximum = torch.full((channels,), -torch.inf)
+        maximum = torch.full((channels,), -torch.inf, dtype=torch.float32)
         return cls(0, empty_sums(channels), maximum, zeros, histogram)
 
     def update(self, peaks: Tensor) -> Statistics:
@@ -108,9 +108,12 @@ class Statistics:
 
     @property
     def mean(self) -> Tensor:
-        """(c,) float32, of the maxima, in which magnitudes above 2**54 count as that; infinite where one of them is."""
+        """(c,) float32, of the maxima; infinite where one of them is, or all are below any number. Of some that
+        are, or of numbers beyond 2**54, each counts as that."""
         mean = (self.total / max(self.count, 1)).float()
-        return torch.where(self.maximum.cpu() == torch.inf, torch.inf, mean)
+        largest = self.maximum.cpu()
+        is_infinite = largest.isinf() & (self.count > 0)
+        return torch.where(is_infinite, largest, mean)
 
     @property
     def fraction_active(self) -> Tensor:

@@ -77,7 +77,7 @@ class TopK:
         if not 1 <= k <= _MOST:
             raise UsageError(f"k={k}: keep 1 to {_MOST:,} exemplars of each unit", "k")
         return cls(
-            torch.full((channels, k), -torch.inf),
+            torch.full((channels, k), -torch.inf, dtype=torch.float32),
             torch.full((channels, k), NONE),
             torch.full((channels, k, 2), NONE),
         )

@@ -118,6 +118,8 @@ def _parameter(graph: Graph, node: Node, operand: int) -> Tensor:
             "a layer whose bias has requires_grad=False: set it before the forward pass"
         )
     if not hasattr(holder, "variable"):
-        raise graph.refusal("a layer whose bias is computed in the forward pass")
+        raise graph.refusal(
+            "a layer whose bias is computed in the forward pass, or cast, as under autocast"
+        )
     variable: Tensor = holder.variable
     return variable.detach()
