@@ -140,6 +140,15 @@ def focus_note(layers: Sequence[Exemplars]) -> list[str]:
     ]
 
 
+def edge_note(layers: Sequence[Exemplars]) -> list[str]:
+    """The note on tiles of which some lies beyond the edge of the image, where there are any."""
+    for exemplars in layers:
+        drawn = (exemplars.images >= 0) & ~exemplars.dead[:, None]
+        if not bool(exemplars.visible[drawn].all()):
+            return ["Light grey: beyond the edge of the image."]
+    return []
+
+
 def blocks_size(blocks: Tensor, columns: int) -> tuple[int, int]:
     """(width, height) in pixels of blocks in rows of ``columns``, with their labels."""
     height, width = blocks.shape[-2:]

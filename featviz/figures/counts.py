@@ -18,7 +18,7 @@ from featviz.figures.page import (
     QUIET,
     AnyFigure,
     Style,
-    fitted,
+    layer_name,
     name_ticks,
     new_page,
     plain,
@@ -98,7 +98,7 @@ def sharing(
 def _shapes(name: str, own: Connections) -> str:
     """A layer's name above the shapes of its input and output."""
     inputs, outputs = "x".join(map(str, own.inputs)), "x".join(map(str, own.outputs))
-    return f"{fitted(name, 160, 8)}\n{inputs}\nto {outputs}"
+    return f"{layer_name(name, 160, 8)}\n{inputs}\nto {outputs}"
 
 
 def _bars(axes: Axes, series: Mapping[str, Sequence[int]], colors: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from featviz.figures.page import (
     Style,
     color,
     fitted,
+    layer_name,
     new_page,
     plain,
     text_width,
@@ -225,7 +226,7 @@ def equivariance(
     for i, layer in enumerate(strides):
         if layer in empty:
             continue
-        label = f"{fitted(layer, 200, 8)}, {strides[layer]}"
+        label = f"{layer_name(layer, 200, 8)}, {strides[layer]}"
         styles[layer] = {"color": color(i), "marker": MARKS[i % len(MARKS)], "label": label}
     labels = [str(style["label"]) for style in styles.values()]
     total = len(panels) * (width + gap)

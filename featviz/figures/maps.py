@@ -14,7 +14,7 @@ from featviz.figures.page import (
     QUIET,
     AnyFigure,
     field_of,
-    fitted,
+    layer_name,
     new_page,
     short,
     text_width,
@@ -108,7 +108,7 @@ def _words(layer: Layer) -> tuple[str, str, str]:
     """What stands beside a row: the layer's name, its maps, its receptive field."""
     height, width = layer.map_size
     units = f"{layer.channels} maps of {height} x {width}"
-    return fitted(layer.name, 180, 9, bold=True), units, f"field {field_of(layer)}"
+    return layer_name(layer.name, 180, 9, bold=True), units, f"field {field_of(layer)}"
 
 
 def _words_width(name: str, units: str, field: str) -> float:
@@ -200,7 +200,7 @@ def map_sizes(
     scale = min(1.2, 900 / sum(image.shape[-1] for image in images))
     widths = [max(64, round(image.shape[-1] * scale)) for image in images]
     tall = round(scale * max(image.shape[-2] for image in images))
-    names = [fitted(name, 160, 9, bold=True) for name in maps]
+    names = [layer_name(name, 160, 9, bold=True) for name in maps]
     left = max(70, *(text_width(name, 9, bold=True) + 14 for name in names))
     room, step = 120, 146
     row_top = tall + 42

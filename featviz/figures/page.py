@@ -328,6 +328,18 @@ def fitted(text: str, width: float, size: float, bold: bool = False) -> str:
     return shorter
 
 
+def layer_name(name: str, width: float, size: float, bold: bool = False) -> str:
+    """The name of a layer in one line of at most ``width`` pixels, legible: the beginning of a longer
+    one is left out, for layers differ at the end."""
+    name = legible(name)
+    shorter = name
+    kept = len(name)
+    while kept > 1 and text_width(shorter, size, bold) > width:
+        kept -= 1
+        shorter = f"…{name[-kept:]}"
+    return shorter
+
+
 def short(value: float) -> str:
     """A number in three digits: 27.7 k, 30.7 M."""
     for limit, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
@@ -446,7 +458,7 @@ def name_ticks(axes: Axes, names: Sequence[str], step: float) -> None:
     else:
         ticks = _apart(len(names), ceil(_SLANTED / step))
         slant = {"rotation": 34, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(ticks, [fitted(names[i], LABEL_WIDTH, TICKS) for i in ticks], **slant)
+    axes.set_xticks(ticks, [layer_name(names[i], LABEL_WIDTH, TICKS) for i in ticks], **slant)
 
 
 def _apart(n: int, least: int) -> list[int]:
@@ -456,5 +468,5 @@ def _apart(n: int, least: int) -> list[int]:
 
 
 def _widest(names: Sequence[str]) -> float:
-    widths = [text_width(fitted(name, LABEL_WIDTH, TICKS), TICKS) for name in names]
+    widths = [text_width(layer_name(name, LABEL_WIDTH, TICKS), TICKS) for name in names]
     return max(widths, default=0.0) + 6

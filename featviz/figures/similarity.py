@@ -14,7 +14,7 @@ from featviz.figures.page import (
     AnyFigure,
     Style,
     array,
-    fitted,
+    layer_name,
     new_page,
     text_width,
     titled,
@@ -62,8 +62,8 @@ def cka(
         )
     cell = min(_CELL, _LARGEST / max(len(rows), len(columns)))
     width, height = cell * len(columns), cell * len(rows)
-    row_names = [fitted(name, 160, _NAMES) for name in rows]
-    column_names = [fitted(name, 160, _NAMES) for name in columns]
+    row_names = [layer_name(name, 160, _NAMES) for name in rows]
+    column_names = [layer_name(name, 160, _NAMES) for name in columns]
     left = 12 + max(text_width(name, _NAMES) for name in row_names)
     below = 12 + max(text_width(name, _NAMES) for name in column_names)
     between = (20.0, 20.0) if names else (0.0, 0.0)

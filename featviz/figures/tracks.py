@@ -20,6 +20,7 @@ from featviz.figures.page import (
     Style,
     array,
     fitted,
+    layer_name,
     new_page,
     plain,
     shades,
@@ -163,7 +164,7 @@ def _settled(result: Evolution, name: str) -> str:
     """A layer's name and the epoch at which it has gone half the way."""
     when = result[name].settled(result.epochs)
     words = f"epoch {when:.1f}" if isfinite(when) else "unknown"
-    return f"{fitted(name, 160, 8)}: {words}"
+    return f"{layer_name(name, 160, 8)}: {words}"
 
 
 def _numbers_width(track: Track) -> float:

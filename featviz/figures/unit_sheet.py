@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from featviz.figures.blocks import (
     DEAD,
+    edge_note,
     focus_note,
     ranked_by,
     silent_note,
@@ -69,6 +70,7 @@ def unit(
         f"Its {strongest_responses(exemplars)}, from the left; below them score"
         f"{ranked_by(exemplars)}, image and class.",
         *focus_note([exemplars]),
+        *edge_note([exemplars]),
     ]
     for rule in rules:
         notes += silent_note([exemplars], rule)
