@@ -669,6 +669,22 @@ def test_what_lies_beyond_the_edge_of_an_image_is_named() -> None:
     assert not any("beyond the edge" in text for text in texts(figures.grid(empty)))
 
 
+def test_of_fewer_images_than_k_no_empty_cells_are_drawn() -> None:
+    own = exemplars(k=9)
+    own.images[:, 4:] = -1
+    few = exemplars(k=4)
+    assert unit_block(own, 0, "deconvnet", 20).shape == unit_block(few, 0, "deconvnet", 20).shape
+    listing = Listing(["a"], [None], (3, 9, 9))
+    widths = [figures.unit(e, 2, listing).get_figwidth() for e in (own, few)]
+    assert widths[0] == widths[1]
+
+
+def test_channels_that_are_no_colours_are_named() -> None:
+    note = "Of the 4 channels of images and projections the mean is drawn."
+    for c in (1, 3, 4):
+        assert (note in texts(figures.grid(exemplars(c)))) == (c == 4)
+
+
 def test_projections_of_an_occluded_image_that_do_not_tell_maps_apart_are_named() -> None:
     row = occluded()
     others = row.projections[:1] + 0.1 * randn(2, 3, 16, 20, seed=3)

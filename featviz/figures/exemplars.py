@@ -14,6 +14,7 @@ from featviz.figures.blocks import (
     GAP,
     LABEL,
     blocks_size,
+    channels_note,
     draw_blocks,
     edge_note,
     focus_note,
@@ -95,6 +96,7 @@ def grid(
         f"left: {views_note(rule, views)}{image}.",
         *focus_note([exemplars]),
         *edge_note([exemplars]),
+        *channels_note([exemplars]),
         *silent_note([exemplars], rule),
         *_remarks(exemplars, rule),
     ]
@@ -160,6 +162,7 @@ def overview(
         f"Above each unit its number; below it under {rule}, from above: {views_note(rule, views)}.",
         *focus_note(layers),
         *edge_note(layers),
+        *channels_note(layers),
         *silent_note(layers, rule),
     ]
     area = new_page(width, sum(heights), title, notes, fig)

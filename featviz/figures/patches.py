@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from featviz.errors import UsageError
 from featviz.figures.blocks import (
     blocks_size,
+    channels_note,
     draw_blocks,
     edge_note,
     silent_note,
@@ -77,6 +78,7 @@ def top_patches(
     notes = [
         f"Under {rule}, from the left: {views_note(rule, views)}.",
         *edge_note(layers),
+        *channels_note(layers),
         *silent_note(layers, rule),
     ]
     area = new_page(width, height, title, notes, fig)

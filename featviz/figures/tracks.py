@@ -84,8 +84,8 @@ def evolution(
         widths.append(sum(left + blocks[name].shape[2] + _GAP for name in row) - _GAP)
         heights.append(_HEAD + max(blocks[name].shape[1] for name in row) + _GAP)
     what = (
-        f"the {result.rule} projection of the unit's strongest response then (middle grey = 0; each "
-        "tile has its own contrast)"
+        f"the {result.rule} projection of the unit's strongest response then (middle grey = 0, light "
+        "grey: beyond the edge of the image; each tile has its own contrast)"
     )
     if maximized:
         what = "the image that was made to drive the unit then, from the same noise"
