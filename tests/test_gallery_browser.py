@@ -924,6 +924,20 @@ def test_figures_are_downloaded_as_png_and_pdf(
     assert data[picture.end() + int(picture[3]) :].startswith(b"\nendstream\nendobj\n")
 
 
+def test_views_in_a_downloaded_figure_are_further_apart_than_tiles(tab: Tab) -> None:
+    page = tab.go("layer-001.html#unit-5")
+    _, data = downloaded(page, "[data-figure=unit][data-format=png]")
+    with Image.open(BytesIO(data)) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    row = pixels[pixels.shape[0] // 2]
+    paper = (row == 255).all(axis=1)
+    edges = np.flatnonzero(np.diff(paper.astype(int)))
+    widths = sorted(b - a for a, b in pairwise(edges) if paper[a + 1])
+    apart = page.evaluate("featviz.panel.panelBlocks(featviz.page.data).length") - 1
+    assert len(widths) > apart
+    assert widths[-apart] >= 2 * widths[-apart - 1]
+
+
 def test_two_galleries_face_each_other_in_tiles_and_in_the_panel(
     opened: Callable[..., Tab], small: Path, tmp_path: Path
 ) -> None:
