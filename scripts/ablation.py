@@ -263,7 +263,7 @@ def note_of(args: argparse.Namespace, sets: Sets) -> str:
     if args.images is not None:
         source = str(args.images)
     images = f"{len(sets.training)} images of {source}, {len(sets.classes)} classes"
-    return f"{images}, {args.epochs} epochs"
+    return f"{images}, {args.epochs} epoch{'' if args.epochs == 1 else 's'}"
 
 
 if __name__ == "__main__":

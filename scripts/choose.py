@@ -102,6 +102,21 @@ def strongest(model: nn.Module, layer: Layer, x: Tensor) -> list[Unit]:
     return units
 
 
+def responding_beside(
+    model: nn.Module, layer: Layer, channel: int, x: Tensor, n: int, seed: int
+) -> list[Unit]:
+    """Up to n other units of a layer, drawn at random, that respond in an image (1, c, h, w) in model
+    space where this channel does most; at that position.
+    """
+    with evaluating(model), torch.no_grad():
+        maps = as_maps(layer, read(model, x, [layer])[layer.name])[0]
+    row, column = divmod(int(maps[channel].argmax()), maps.shape[2])
+    responding = (maps[:, row, column] > 0).nonzero().flatten().tolist()
+    others = [other for other in responding if other != channel]
+    chosen = random.Random(seed).sample(others, min(n, len(others)))
+    return [layer.unit(other, at=(row, column)) for other in chosen]
+
+
 # --- images
 
 
@@ -147,7 +162,7 @@ def classes_of(args: argparse.Namespace, model: nn.Module, images: Images) -> li
     none.
     """
     outputs = _answer(model, images, 0)
-    if args.partial or outputs is None:
+    if args.left_initial or outputs is None:
         print(
             "the classifier is not trained, or there is none: no classes are shown", file=sys.stderr
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -281,7 +281,11 @@ def sizes(subject: Subject) -> None:
     if not results:
         given = ", ".join(map(str, sides))
         raise ModelError(f"the network takes none of the sizes {given}: give others (--sizes)")
-    shown = {name: chosen_maps(results, name) for name in results[0].maps}
+    channels = {name: strongest_of_all(results, name) for name in results[0].maps}
+    shown = {
+        f"{name}, map {channel}": [result.maps[name][channel] for result in results]
+        for name, channel in channels.items()
+    }
     parameters = sum(parameter.numel() for parameter in subject.model.parameters())
     figure = figures.map_sizes(
         [result.picture for result in results],
@@ -290,7 +294,7 @@ def sizes(subject: Subject) -> None:
         note=f"The same {parameters:,} parameters at every size: "
         "a larger image has larger maps, no other filters.",
     )
-    subject.write(figure, size_rows(results, parameters), "sizes")
+    subject.write(figure, size_rows(results, channels, parameters), "sizes")
 
 
 def usual_sides(image: Tensor) -> list[int]:
@@ -318,14 +322,15 @@ def maps_at(subject: Subject, picture: Tensor) -> dict[str, Tensor]:
     return subject.maps(subject.model, layers, picture)
 
 
-def chosen_maps(results: Sequence[Sized], name: str) -> list[Tensor]:
-    """A layer's map at each size: of the channel that responds most at all sizes together."""
+def strongest_of_all(results: Sequence[Sized], name: str) -> int:
+    """The channel of a layer that responds most at all sizes together."""
     peaks = torch.stack([result.maps[name].amax(dim=(1, 2)) for result in results])
-    channel = int(peaks.sum(dim=0).argmax())
-    return [result.maps[name][channel] for result in results]
+    return int(peaks.sum(dim=0).argmax())
 
 
-def size_rows(results: Sequence[Sized], parameters: int) -> list[dict[str, Any]]:
+def size_rows(
+    results: Sequence[Sized], channels: Mapping[str, int], parameters: int
+) -> list[dict[str, Any]]:
     """A row for each size and layer."""
     rows = []
     for result in results:
@@ -333,6 +338,7 @@ def size_rows(results: Sequence[Sized], parameters: int) -> list[dict[str, Any]]
             row = {
                 "input": result.side,
                 "layer": name,
+                "map": channels[name],
                 "map height": maps.shape[1],
                 "map width": maps.shape[2],
                 "parameters": parameters,

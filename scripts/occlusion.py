@@ -33,6 +33,12 @@ OTHERS = 3
 """So many other images, those that excite the map most, are projected beside each."""
 
 
+OTHER_MAPS = 5
+"""So many maps that respond where the strongest does are projected, too: whether projections tell them
+apart."""
+RULE = "deconvnet"
+
+
 def arguments() -> argparse.ArgumentParser:
     result = parser(__doc__, "occlusion")
     add_classes(result)
@@ -125,7 +131,8 @@ def occluded(
         progress=True,
     )
     x = choose.inputs(model, images, [index, *most_excited(sums[:, channel], index)])
-    projections = project(model, x, [layer.unit(channel)] * len(x)).cpu()
+    projections = project(model, x, [layer.unit(channel)] * len(x), rule=RULE).cpu()
+    others = choose.responding_beside(model, layer, channel, x[:1], OTHER_MAPS, args.seed)
     return OccludedImage(
         image=images[index],
         maps=maps,
@@ -135,6 +142,8 @@ def occluded(
         label=label,
         probability=None if classes is None else PROBABILITY,
         name=images.keys[index].rpartition("/")[2],
+        rule=RULE,
+        others=project(model, x[0], others, rule=RULE).cpu() if others else None,
     )
 
 

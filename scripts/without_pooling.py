@@ -33,7 +33,7 @@ RULES = ("deconvnet", "guided", "gradient")
 MEASURES = ("specificity", "image_dependence")
 SYNTHETIC = 48  # pixels
 NOTE = (
-    "The unit that responds most to the image in each network. Specificity: at 1 all units have the "
+    "The unit of {layer} that responds most to the image in each network. Specificity: at 1 all units have the "
     "same picture. Image dependence: at 1 a unit has the same picture in all images."
 )
 LOOKED_AT = 100
@@ -103,7 +103,8 @@ def main(args: argparse.Namespace) -> None:
         known = {"network": network.name, "test error": network.error}
         table += [known | row for row in checks.rows()]
     pixels = torch.stack([images[i] for i in indices])
-    figure = figures.networks(pixels, pictures, numbers, note=NOTE, heading=args.model)
+    note = NOTE.format(layer=layer.name)
+    figure = figures.networks(pixels, pictures, numbers, note=note, heading=args.model)
     write(figure, table, args.out, "without_pooling")
 
 

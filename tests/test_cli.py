@@ -405,8 +405,8 @@ def _written_to(file: io.StringIO) -> Callable[..., None]:
 
 
 def test_figures_say_whose_weights_nobody_has_trained() -> None:
-    def args(model: str, weights: str | None = None) -> argparse.Namespace:
-        return argparse.Namespace(model=model, weights=weights)
+    def args(model: str, weights: str | None = None, *left: str) -> argparse.Namespace:
+        return argparse.Namespace(model=model, weights=weights, left_initial=list(left))
 
     Path("some.pt").touch()
     headings = {
@@ -423,6 +423,41 @@ def test_figures_say_whose_weights_nobody_has_trained() -> None:
         assert provenance.heading_of(args(model, weights)) == heading
         usual = "initial weights" if "initial" in heading else "trained"
         assert provenance.state_of(args(model, weights)) == states.get(model, usual)
+    left = ["fc.weight", "fc.bias", "scale"]
+    some = args("resnet18", "some.pt", *left)
+    assert provenance.heading_of(some) == "resnet18 (initial weights in fc, scale)"
+    assert provenance.sources_of(argparse.Namespace(**vars(some), images=None))["weights"] == (
+        "some.pt (initial weights in fc, scale)"
+    )
+    many = args("resnet18", "some.pt", *(f"layer{i}.weight" for i in range(9)))
+    assert provenance.heading_of(many).endswith("in layer0, layer1, layer2, ...)")
+    assert provenance.heading_of(args(str(Path.cwd().parent / "nets.py:net"))) == "nets.py:net"
+
+
+def test_figures_and_galleries_say_what_a_partial_file_of_weights_leaves_initial() -> None:
+    state = {k: v for k, v in load_model("zfmini").state_dict().items() if "fc8" not in k}
+    torch.save(state, "some.pt")
+    few = ["--weights", "some.pt", "--partial", "--k", "1", "--limit", "2", "--layers", "conv1"]
+    few += ["--max-channels", "1"]
+    assert cli.main(["gallery", *few, "--rule", "gradient", "--out", "gallery"]) == 0
+    assert "<h1>zfmini (initial weights in fc8)</h1>" in Path("gallery/index.html").read_text()
+    assert Scan.load("gallery/scan").sources["weights"] == "some.pt (initial weights in fc8)"
+    assert (
+        cli.main(["gallery", *few, "--rule", "gradient", "--out", "gallery"]) == 0
+    )  # nothing to do
+    again = ["gallery", "--weights", "initial", *few[3:], "--rule", "gradient", "--out", "again"]
+    assert cli.main(again) == 0
+    assert "<h1>zfmini, initial weights</h1>" in Path("again/index.html").read_text()
+
+
+def test_pdfs_of_grids_are_those_that_publishers_take() -> None:
+    command = ["grid", "--max-channels", "1", "--k", "1", "--limit", "2", "--layers", "conv1"]
+    assert cli.main([*command, "--format", "pdf", "--out", "once"]) == 0
+    assert cli.main([*command, "--format", "pdf", "--out", "twice"]) == 0
+    for name in ("00-conv1.pdf", "overview.pdf"):
+        data = Path("once", name).read_bytes()
+        assert b"/Type3" not in data
+        assert data == Path("twice", name).read_bytes()
 
 
 def test_flags_that_a_command_has_not_are_not_named() -> None:

@@ -703,9 +703,96 @@ def test_pictures_of_all_layers_that_say_nothing_are_named() -> None:
     own = exemplars(name="conv_head")
     assert not any("hardly tell" in text for text in texts(figures.top_patches([own])))
     alike = replace(own, likeness={"deconvnet": Likeness(0.97, 0.4, 8, 8)})
-    note = " ".join(texts(figures.top_patches([own, alike])))
-    assert "conv_head: These deconvnet pictures hardly tell one unit from another" in note
-    assert "(cosine 0.97)" in note
+    for draw in (figures.top_patches, figures.overview):
+        drawn = texts(draw([own, alike]))
+        remark = "These deconvnet pictures hardly tell one unit from another (cosine 0.97)."
+        assert drawn.count(remark) == 1  # below the name of the layer that it is of
+        assert drawn.index(remark) > drawn.index("conv_head", drawn.index("conv_head") + 1)
+
+
+def test_what_lies_beyond_the_edge_of_an_image_is_named() -> None:
+    own = exemplars()
+    inside = replace(own, visible=torch.ones_like(own.visible))
+    empty = replace(own, images=torch.full_like(own.images, -1))
+    for draw in (
+        figures.grid,
+        lambda e: figures.overview([e]),
+        lambda e: figures.top_patches([e]),
+        lambda e: figures.unit(e, e.channels[0], Listing(["a"], [None], (3, 9, 9))),
+    ):
+        assert "Light grey: beyond the edge of the image." in texts(draw(own))
+        assert not any("beyond the edge" in text for text in texts(draw(inside)))
+    assert not any("beyond the edge" in text for text in texts(figures.grid(empty)))
+
+
+def test_of_fewer_images_than_k_no_empty_cells_are_drawn() -> None:
+    own = exemplars(k=9)
+    own.images[:, 4:] = -1
+    few = exemplars(k=4)
+    assert unit_block(own, 0, "deconvnet", 20).shape == unit_block(few, 0, "deconvnet", 20).shape
+    listing = Listing(["a"], [None], (3, 9, 9))
+    widths = [figures.unit(e, 2, listing).get_figwidth() for e in (own, few)]
+    assert widths[0] == widths[1]
+
+
+def test_channels_that_are_no_colours_are_named() -> None:
+    note = "Of the 4 channels of images and projections the mean is drawn."
+    for c in (1, 3, 4):
+        assert (note in texts(figures.grid(exemplars(c)))) == (c == 4)
+
+
+def test_projections_of_an_occluded_image_that_do_not_tell_maps_apart_are_named() -> None:
+    row = occluded()
+    others = row.projections[:1] + 0.1 * randn(2, 3, 16, 20, seed=3)
+    drawn = " ".join(texts(figures.occlusion([replace(row, others=others)])))
+    assert "These deconvnet pictures hardly tell one unit from another (cosine" in drawn
+    for other in (None, randn(2, 3, 16, 20, seed=3)):
+        drawn = " ".join(texts(figures.occlusion([replace(row, others=other)])))
+        assert "hardly" not in drawn
+    assert "Projections under guided" in " ".join(
+        texts(figures.occlusion([replace(row, rule="guided")]))
+    )
+
+
+def test_a_class_under_few_squares_is_not_said_to_be_under_none() -> None:
+    row = occluded()
+    classes = torch.zeros(20, 20, dtype=torch.int64)
+    classes[0, 0] = 1
+    few = replace(row, maps=replace(row.maps, classes=classes))
+    drawn = [text for text in texts(figures.occlusion([few])) if "of squares" in text]
+    assert [text.split("\n")[1] for text in drawn] == ["100% of squares", "< 1% of squares"]
+
+
+def test_a_rule_has_one_colour_in_all_panels_and_gaps_where_nothing_arrived() -> None:
+    def number(rule: str, layer: str, step: str) -> Measured:
+        return Measured(rule, layer, "convergence", step, 0.4, 0.3, 0.5, 5, 5, 5)
+
+    steps = {"conv3": ["conv2", "conv1", "image"], "conv2": ["conv1", "image"]}
+    missing = {("gradient", "conv3", "conv1"), ("gradient", "conv2", "conv1")}
+    missing |= {("gradient", "conv2", "image")}
+    numbers = [
+        number(rule, layer, step)
+        for rule in ("gradient", "lrp")
+        for layer, own in steps.items()
+        for step in own
+        if (rule, layer, step) not in missing
+    ]
+    figure = figures.convergence(Checks(numbers))
+    first, last = figure.axes
+    for axes in (first, last):
+        colors = {str(line.get_label()): line.get_color() for line in axes.lines}
+        assert colors == {"gradient": page.COLORS[0], "lrp": page.COLORS[1]}
+    assert np.isnan(first.lines[0].get_ydata()).tolist() == [False, True, False]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["gradient", "lrp"]
+
+
+def test_long_names_of_layers_that_differ_before_their_ends_stay_apart() -> None:
+    names = [f"features.denseblock{i}.denselayer16.conv2" for i in (3, 4)]
+    shown = [page.layer_name(name, page.LABEL_WIDTH, 8) for name in names]
+    assert len(set(shown)) == 2
+    assert page.text_width(shown[0], 8) <= page.LABEL_WIDTH
+    assert page.layer_name("conv1", 100, 8) == "conv1"
 
 
 def test_projections_beside_attributions_that_are_alike_are_named() -> None:

@@ -584,6 +584,23 @@ def test_a_comparison_follows_no_links(built: Path, tmp_path: Path) -> None:
         gallery.compare([foreign, built], tmp_path / "both")
 
 
+def test_the_front_page_says_how_many_exemplars_and_channels_there_are(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 3, 3), nn.ReLU())
+    images = open_images(
+        torch.rand(2, 4, 9, 9, generator=generator()), Preprocess(mean=(0.5,) * 4, std=(0.5,) * 4)
+    )
+    result = featviz.scan(model, images, "0", k=9)
+    for name in ("a", "b"):
+        gallery.build(result, model, images, tmp_path / name, rules=["gradient"], title=name)
+    front = " ".join((tmp_path / "a/index.html").read_text().split())
+    assert (
+        "each unit of this network responds to: its 2 strongest responses among 2 images" in front
+    )
+    assert "9 × 9 px, 4 channels, drawn as their mean" in front
+    gallery.compare([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    assert "each unit of these networks responds to" in (tmp_path / "both/index.html").read_text()
+
+
 def test_an_infinite_response_is_shown_as_any_other(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 1))
     pictures = torch.ones(4, 3, 8, 8) * torch.tensor([1.0, 0.5, 0.25, 0.75]).view(4, 1, 1, 1)

@@ -924,6 +924,20 @@ def test_figures_are_downloaded_as_png_and_pdf(
     assert data[picture.end() + int(picture[3]) :].startswith(b"\nendstream\nendobj\n")
 
 
+def test_views_in_a_downloaded_figure_are_further_apart_than_tiles(tab: Tab) -> None:
+    page = tab.go("layer-001.html#unit-5")
+    _, data = downloaded(page, "[data-figure=unit][data-format=png]")
+    with Image.open(BytesIO(data)) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    row = pixels[pixels.shape[0] // 2]
+    paper = (row == 255).all(axis=1)
+    edges = np.flatnonzero(np.diff(paper.astype(int)))
+    widths = sorted(b - a for a, b in pairwise(edges) if paper[a + 1])
+    apart = page.evaluate("featviz.panel.panelBlocks(featviz.page.data).length") - 1
+    assert len(widths) > apart
+    assert widths[-apart] >= 2 * widths[-apart - 1]
+
+
 def test_two_galleries_face_each_other_in_tiles_and_in_the_panel(
     opened: Callable[..., Tab], small: Path, tmp_path: Path
 ) -> None:
@@ -1546,7 +1560,7 @@ def test_front_and_layer_pages_are_printed_with_their_pictures(tab: Tab) -> None
     page = tab.go("index.html")
     assert printed(page)[1] > 5_000
     tab.go("layer-001.html")
-    page.evaluate("print = () => { document.title = 'printed'; }")
+    page.evaluate("void (print = () => { document.title = 'printed'; })")
     page.click("#print")
     tab.wait("document.title === 'printed'")
     drawn = "[...document.querySelectorAll('#tiles .picture:not(.dead)')].every((picture) => picture.style.backgroundImage)"
@@ -1554,19 +1568,42 @@ def test_front_and_layer_pages_are_printed_with_their_pictures(tab: Tab) -> None
     assert printed(page)[1] > 5_000
 
 
-def test_the_page_of_an_image_is_printed_with_all_patches(tab: Tab) -> None:
+@pytest.mark.parametrize("asked", ["button", "Control+p", "Meta+p"])
+def test_the_page_of_an_image_is_printed_with_all_patches(tab: Tab, asked: str) -> None:
     tab.page.set_viewport_size({"width": 1280, "height": 300})
     page = tab.go("image.html#image-2")
     page.wait_for_selector(PICTURED)
-    page.evaluate("print = () => { document.title = 'printed'; }")
+    page.evaluate("void (print = () => { document.title = 'printed'; })")
     patches = "[...document.querySelectorAll('.liked')]"
     assert not page.evaluate(f"{patches}.every((own) => own.style.backgroundImage)")
-    page.click("#print")
+    if asked == "button":
+        page.click("#print")
+    else:
+        page.keyboard.press(asked)
     tab.wait("document.title === 'printed'")
     assert page.evaluate(f"{patches}.every((own) => own.style.backgroundImage)")
     page.emulate_media(media="print")
     inside = "(own) => getComputedStyle(own).breakInside"
     assert page.eval_on_selector(PICTURED, inside) == "avoid"
+
+
+def test_a_print_from_the_browser_s_menu_has_all_patches_of_an_image_s_page(tab: Tab) -> None:
+    tab.page.set_viewport_size({"width": 1280, "height": 300})
+    page = tab.go("image.html#image-2")
+    page.wait_for_selector(PICTURED)
+    tab.wait("[...document.querySelectorAll('.liked')].every((own) => own.style.backgroundImage)")
+
+
+def test_the_keys_of_a_print_leave_an_open_panel_to_the_browser(tab: Tab) -> None:
+    page = tab.go("layer-001.html#unit-5")
+    page.wait_for_selector("#unit[open]")
+    page.evaluate("void (print = () => { document.title = 'printed'; })")
+    page.evaluate(
+        "addEventListener('keydown', (event) => { window.stopped = event.defaultPrevented; event.preventDefault(); })"
+    )
+    page.keyboard.press("Control+p")
+    assert page.evaluate("window.stopped") is False
+    assert page.title() != "printed"
 
 
 # --- for who reads by ear or without a mouse

@@ -74,6 +74,20 @@ def test_its_spectrum_is_that_of_the_scan(built: Path, result: Scan) -> None:
     assert set(shown) <= named
 
 
+def test_an_image_has_one_score_on_a_page(built: Path, result: Scan) -> None:
+    own = result["conv2"]
+    assert own.spectrum is not None
+    for unit in (~own.statistics.dead).nonzero().flatten().tolist():
+        known: dict[int, float] = {}
+        for top in (own.top, own.spectrum.weakest):
+            known |= zip(top.images[unit].tolist(), top.scores[unit].tolist(), strict=True)
+        spectrum = details_of(built / "layers/001", unit)["spectrum"]
+        shown = [pair for images in (spectrum["weakest"], *spectrum["tenths"]) for pair in images]
+        both = [(score, known[image]) for image, score in shown if image in known]
+        assert len(both) > 4
+        assert [score for score, _ in both] == [float(f"{exact:.4g}") for _, exact in both]
+
+
 def test_its_classes_are_by_their_mean(built: Path, result: Scan) -> None:
     spectrum = result["conv2"].spectrum
     assert spectrum is not None

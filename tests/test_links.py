@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from featviz import (
     scan,
 )
 from featviz.models import load_model
+from featviz.records.likeness import Likeness
 
 
 def images_of(n: int = 6, side: int = 16) -> Images:
@@ -200,6 +202,10 @@ def test_a_figure_of_a_unit_and_its_links() -> None:
     assert any("units that inhibit it" in text for text in texts) == bool(own.inhibiting(unit, 3))
     with pytest.raises(UsageError, match="no exemplars of unit"):
         figures.links(own, unit, shown[:1], n=3)
+    alike = [replace(e, likeness={"gradient": Likeness(0.97, 0.1, 4, 4)}) for e in shown]
+    figure = figures.links(own, unit, alike, n=3)
+    remark = f"{shown[0].layer.name}: These gradient pictures hardly tell one unit from another"
+    assert any(text.get_text().startswith(remark) for text in figure.findobj(Text))
 
 
 # --- both ways

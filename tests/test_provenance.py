@@ -28,7 +28,7 @@ from featviz.cli.provenance import shown_path, shown_word, sources_of
     ],
 )
 def test_weights_in_words(model: str, weights: str | None, words: str) -> None:
-    assert sources_of(Namespace(model=model, weights=weights, images=None)) == {
+    assert sources_of(Namespace(model=model, weights=weights, images=None, left_initial=[])) == {
         "model": model,
         "weights": words,
         "images": "synthetic",

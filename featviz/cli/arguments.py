@@ -53,6 +53,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="what is black and white in pictures of 16 bits or floating point, such as 0,4095",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(left_initial=[])  # the entries that a partial file has not
 
 
 def add_examples(parser: argparse.ArgumentParser, *lines: str) -> None:

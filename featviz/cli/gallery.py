@@ -14,6 +14,7 @@ from featviz.cli.arguments import slug
 from featviz.cli.browser import open_page
 from featviz.cli.channels import channels_of, check_channels, check_choice
 from featviz.cli.directed import directed
+from featviz.cli.provenance import heading_of
 from featviz.cli.ranks import among_ranks, own_rank, wait_for_ranks
 from featviz.cli.sources import images_from, network_from
 from featviz.cli.work import in_turn, report, report_fallbacks, scanned
@@ -123,7 +124,7 @@ def _built(
         views=args.view,
         full_fields=args.full_fields,
         channels=_channels(args, result),
-        title=args.title,
+        title=_title(args),
         # all shards say the same
         command=re.sub(r" --shard[ =]\S+", "", args.command),
         fresh=args.fresh,
@@ -133,6 +134,11 @@ def _built(
         maximize=args.maximize,
         progress=not args.quiet,
     )
+
+
+def _title(args: argparse.Namespace) -> str:
+    """The heading of the pages: what is asked for, or the model, as figures name it."""
+    return args.title or heading_of(args)
 
 
 def _channels(args: argparse.Namespace, result: Scan) -> dict[str, list[int]]:
@@ -147,7 +153,7 @@ def _make_of(
     rules = args.rule or _default_rules(result, model, images, None if args.fresh else out, forward)
     channels = _channels(args, result)
     if not args.fresh and gallery.is_finished(
-        result, out, rules, args.title, args.view, args.full_fields, channels, args.maximize
+        result, out, rules, _title(args), args.view, args.full_fields, channels, args.maximize
     ):
         print(f"nothing to do, the gallery is there: {out / 'index.html'}")
         _report(out)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -19,7 +18,6 @@ from featviz.cli.provenance import heading_of
 from featviz.cli.sources import images_from, network_from
 from featviz.cli.work import in_turn, report, report_fallbacks, scanned
 from featviz.fields.sizes import LayersBySize
-from featviz.files import write_atomic
 from featviz.forward import Forward
 from featviz.images import Images
 from featviz.methods._maximize_layer import maximize_layer
@@ -170,10 +168,10 @@ def _draw_overview(
 ) -> list[Path]:
     """Draw the network on one page; of a deep one, every second layer or fewer."""
     step = -(-len(rows) // OVERVIEW_LAYERS)
-    which = "every layer" if step == 1 else f"one layer in {step}"
+    which = "" if step == 1 else f", one layer in {step}"
     written: list[Path] = []
     for rule in args.rule:
-        heading = f"{heading_of(args)}: {which}"
+        heading = f"{heading_of(args)}{which}"
         figure = figures.overview(
             rows[::step], rule=rule, views=args.view, dead=dead, heading=heading
         )
@@ -188,10 +186,4 @@ def _suffix(rule: str, args: argparse.Namespace) -> str:
 def _saved(figure: Figure, args: argparse.Namespace, out: Path, stem: str) -> list[Path]:
     """Write a figure in each format that is asked for."""
     suffixes: Sequence[str] = ("png", "pdf") if args.format == "both" else (args.format,)
-    return [_save(figure, out / f"{stem}.{suffix}") for suffix in suffixes]
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    buffer = BytesIO()
-    figure.savefig(buffer, format=path.suffix.removeprefix("."), dpi=figures.DPI)
-    return write_atomic(path, buffer.getvalue())
+    return [figures.save(figure, out / f"{stem}.{suffix}") for suffix in suffixes]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from featviz.cli.arguments import first_few
 from featviz.models.load import is_file
 from featviz.models.recipes import TIMM
 
@@ -28,10 +29,19 @@ def state_of(args: argparse.Namespace) -> str:
 
 
 def heading_of(args: argparse.Namespace) -> str:
-    """The model as the title of a figure begins, which says so where nothing is learned."""
+    """The model as the title of a figure begins, which says so where nothing is learned, or where
+    only some layers are."""
+    model = shown_path(args.model)
     if state_of(args) == INITIAL:
-        return f"{args.model}, {INITIAL}"
-    return str(args.model)
+        return f"{model}, {INITIAL}"
+    return f"{model}{_left_initial(args)}"
+
+
+def _left_initial(args: argparse.Namespace) -> str:
+    """Behind a name, the modules that a partial file of weights leaves as they were; empty where there
+    are none."""
+    modules = dict.fromkeys(name.rpartition(".")[0] or name for name in args.left_initial)
+    return f" ({INITIAL} in {first_few(list(modules), 3)})" if modules else ""
 
 
 def is_factory(model: str) -> bool:
@@ -41,7 +51,7 @@ def is_factory(model: str) -> bool:
 
 def _weights(args: argparse.Namespace) -> str:
     if is_file(args.weights):
-        return shown_path(args.weights)
+        return shown_path(args.weights) + _left_initial(args)
     if args.weights not in (None, "initial"):
         return str(args.weights)
     if is_factory(args.model):

@@ -67,6 +67,7 @@ def _partial_model(
         args.model, "initial", device=device, num_classes=num_classes
     )
     left = load_weights(model, args.weights, partial=True, key=args.weights_key)
+    args.left_initial = left
     message = f"{args.weights}: {len(left)} entries left at their initial values"
     if left:
         message += f" ({first_few(left, 5)})"

@@ -25,10 +25,14 @@ _DEAD_GRAY = 244
 def strongest_responses(exemplars: Exemplars) -> str:
     """The caption of the tiles of a unit: how many, k unless there are fewer images; says what ranks
     them if it is not the maximum."""
-    filled = int((exemplars.images >= 0).sum(dim=1).max())
-    k = filled or exemplars.k
+    k = most_filled(exemplars)
     caption = "strongest response" if k == 1 else f"{k} strongest responses"
     return caption + ranked_by(exemplars)
+
+
+def most_filled(exemplars: Exemplars) -> int:
+    """How many exemplars a unit has: k unless there are fewer images."""
+    return int((exemplars.images >= 0).sum(dim=1).max()) or exemplars.k
 
 
 def ranked_by(exemplars: Exemplars) -> str:
@@ -46,11 +50,12 @@ def tile_size(shape: Sequence[int], side: int) -> tuple[int, int]:
 def unit_tiles(
     exemplars: Exemplars, row: int, rule: str, side: int, views: ViewsLike = None
 ) -> Tensor:
-    """One unit's exemplars in each view, and then its patches, as tiles: (views + 1, k, 3, h, w)
-    uint8, the longer side ``side``."""
+    """One unit's exemplars in each view, and then its patches, as tiles: (views + 1, n, 3, h, w)
+    uint8, the longer side ``side``, n as `most_filled`."""
     size = tile_size(exemplars.visible.shape, side)
     shown = [*views_for(rule, views), PATCH]
-    return torch.stack([view_tiles(exemplars, row, rule, view, size) for view in shown])
+    tiles = torch.stack([view_tiles(exemplars, row, rule, view, size) for view in shown])
+    return tiles[:, : most_filled(exemplars)]
 
 
 def unit_block(
@@ -139,6 +144,23 @@ def focus_note(layers: Sequence[Exemplars]) -> list[str]:
         f"{which} cut to the layer's effective field, which holds {share}% of the energy of its "
         f"projections: {', '.join(sizes)} pixels."
     ]
+
+
+def edge_note(layers: Sequence[Exemplars]) -> list[str]:
+    """The note on tiles of which some lies beyond the edge of the image, where there are any."""
+    for exemplars in layers:
+        drawn = (exemplars.images >= 0) & ~exemplars.dead[:, None]
+        if not bool(exemplars.visible[drawn].all()):
+            return ["Light grey: beyond the edge of the image."]
+    return []
+
+
+def channels_note(layers: Sequence[Exemplars]) -> list[str]:
+    """The note on images whose channels are no colours, where there are any."""
+    channels = layers[0].patches.shape[2]
+    if channels in (1, 3):
+        return []
+    return [f"Of the {channels} channels of images and projections the mean is drawn."]
 
 
 def blocks_size(blocks: Tensor, columns: int) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from featviz.figures.page import (
     short,
     titled,
 )
-from featviz.figures.text import fitted, name_ticks, room_for_names, text_width
+from featviz.figures.text import layer_name, name_ticks, room_for_names, text_width
 from featviz.methods.connections import Connections
 from featviz.units import Layer
 
@@ -95,7 +95,7 @@ def sharing(
 def _shapes(name: str, own: Connections) -> str:
     """A layer's name above the shapes of its input and output."""
     inputs, outputs = "x".join(map(str, own.inputs)), "x".join(map(str, own.outputs))
-    return f"{fitted(name, 160, 8)}\n{inputs}\nto {outputs}"
+    return f"{layer_name(name, 160, 8)}\n{inputs}\nto {outputs}"
 
 
 def _bars(axes: Axes, series: Mapping[str, Sequence[int]], colors: Sequence[str]) -> None:

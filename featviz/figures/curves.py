@@ -30,7 +30,7 @@ from featviz.figures.page import (
     title_axes,
     titled,
 )
-from featviz.figures.text import fitted, text_width
+from featviz.figures.text import fitted, layer_name, text_width
 from featviz.geometry import Box
 from featviz.methods.correspondence import Correspondence
 from featviz.methods.sweep import SweepResult
@@ -224,7 +224,7 @@ def equivariance(
     for i, layer in enumerate(strides):
         if layer in empty:
             continue
-        label = f"{fitted(layer, 200, 8)}, {strides[layer]}"
+        label = f"{layer_name(layer, 200, 8)}, {strides[layer]}"
         styles[layer] = {"color": color(i), "marker": MARKS[i % len(MARKS)], "label": label}
     labels = [str(style["label"]) for style in styles.values()]
     total = len(panels) * (width + gap)

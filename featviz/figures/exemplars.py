@@ -14,7 +14,9 @@ from featviz.figures.blocks import (
     GAP,
     LABEL,
     blocks_size,
+    channels_note,
     draw_blocks,
+    edge_note,
     focus_note,
     ranked_by,
     silent_note,
@@ -31,6 +33,7 @@ from featviz.tiles import sheet
 from featviz.views import ViewsLike, views_for
 
 _ABOVE = 50  # pixels: above the tiles of a layer in the overview
+_REMARK = 14  # pixels: for what has to be known of a layer's pictures
 _BETWEEN = 2  # pixels: between the tiles of the overview
 _BELOW = 8  # pixels: below the tiles of a layer
 _DEAD = 10  # dead units that are named
@@ -93,6 +96,8 @@ def grid(
         f"Above each unit its number. Its {strongest_responses(exemplars)} under {rule}, from the "
         f"left: {views_note(rule, views)}{image}.",
         *focus_note([exemplars]),
+        *edge_note([exemplars]),
+        *channels_note([exemplars]),
         *silent_note([exemplars], rule),
         *_remarks(exemplars, rule),
     ]
@@ -145,7 +150,11 @@ def overview(
         raise UsageError("0 layers: give the exemplars of at least 1", "layers")
     rule = layers[0].rule(rule)
     strips = [_strip(exemplars, exemplars.rule(rule), tile, views) for exemplars in layers]
-    heights = [_ABOVE + _strip_height(strip) + _BELOW for strip in strips]
+    remarks = [exemplars.remark(rule) for exemplars in layers]
+    above = [_ABOVE + (_REMARK if remark else 0) for remark in remarks]
+    heights = [
+        head + _strip_height(strip) + _BELOW for head, strip in zip(above, strips, strict=True)
+    ]
     width = max(_strip_width(strip) for strip in strips)
     title = titled(
         heading, f"the strongest response{ranked_by(layers[0])} of some units of each layer"
@@ -153,24 +162,29 @@ def overview(
     notes = [
         f"Above each unit its number; below it under {rule}, from above: {views_note(rule, views)}.",
         *focus_note(layers),
+        *edge_note(layers),
+        *channels_note(layers),
         *silent_note(layers, rule),
     ]
     area = new_page(width, sum(heights), title, notes, fig)
     top = 0
-    for exemplars, strip, height in zip(layers, strips, heights, strict=True):
+    for exemplars, strip, remark, head, height in zip(
+        layers, strips, remarks, above, heights, strict=True
+    ):
         layer = exemplars.layer
         name = fitted(layer.name, area.width, 9, bold=True)
         note = fitted(described(layer) + _dead_units(exemplars, dead), area.width, 7)
         area.text(0, top + 12, name, size=9, weight="bold")
         area.text(0, top + 27, note, size=7, color=QUIET)
+        area.text(0, top + 27 + _REMARK, fitted(remark, area.width, 7), size=7)
         living = _living(exemplars)
         for i, row in enumerate(living):
             x = i * (strip.shape[-1] + _BETWEEN)
-            area.text(x, top + _ABOVE - 3, str(exemplars.channels[row]), size=7, va="bottom")
+            area.text(x, top + head - 3, str(exemplars.channels[row]), size=7, va="bottom")
         if living:
-            area.sheet(0, top + _ABOVE, sheet(strip.flatten(0, 1), len(living), _BETWEEN))
+            area.sheet(0, top + head, sheet(strip.flatten(0, 1), len(living), _BETWEEN))
         else:
-            area.text(0, top + _ABOVE, "no image activates any of these units", color=QUIET)
+            area.text(0, top + head, "no image activates any of these units", color=QUIET)
         top += height
     return area.finish()
 

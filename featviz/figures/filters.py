@@ -93,7 +93,8 @@ def first_layer(
     if any("second" in network for network in networks):
         rows = 2
         notes.append(
-            "Below: projections of the strongest responses of layer 2, each on its own scale."
+            "Below: projections of the strongest responses of layer 2, each on its own scale; light "
+            "grey: beyond the edge of the image."
         )
     charts = _ABOVE + rows * _ROW + 40
     area = new_page(width, charts + _SPECTRUM + 14, title, notes, fig)

@@ -22,7 +22,7 @@ from featviz.figures.page import (
     new_page,
     titled,
 )
-from featviz.figures.text import fitted
+from featviz.figures.text import fitted, layer_name
 from featviz.units import Layer
 
 _CELL, _LINE = 142, 14  # pixels: a layer with its text, lines of that
@@ -207,7 +207,7 @@ def _face(box: _Box, start: Point, end: Point, down: bool) -> list[Point]:
 
 def _texts(area: Area, x: float, y: float, name: str, lines: Sequence[str]) -> None:
     """A name, and lines below it."""
-    area.text(x, y + 12, fitted(name, _CELL - 6, 8), color=INK)
+    area.text(x, y + 12, layer_name(name, _CELL - 6, 8), color=INK)
     for i, line in enumerate(lines, 1):
         area.text(x, y + 12 + i * _LINE, fitted(line, _CELL - 6, 7.5), size=7.5, color=QUIET)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featviz.errors import UsageError
 from featviz.figures.page import QUIET, AnyFigure, field_of, new_page, short, titled
-from featviz.figures.text import fitted, text_width
+from featviz.figures.text import layer_name, text_width
 from featviz.units import Layer
 
 _TILE, _GAP = 72, 8  # pixels: a map, between maps
@@ -100,7 +100,7 @@ def _words(layer: Layer) -> tuple[str, str, str]:
     """What stands beside a row: the layer's name, its maps, its receptive field."""
     height, width = layer.map_size
     units = f"{layer.channels} maps of {height} x {width}"
-    return fitted(layer.name, 180, 9, bold=True), units, f"field {field_of(layer)}"
+    return layer_name(layer.name, 180, 9, bold=True), units, f"field {field_of(layer)}"
 
 
 def _words_width(name: str, units: str, field: str) -> float:
@@ -176,7 +176,7 @@ def map_sizes(
 
     Args:
         images: (c, h, w) in [0, 1], of growing size.
-        maps: by layer, one (h, w) for each image.
+        maps: by layer, or whatever names a row, one (h, w) for each image.
         heading: comes first in the title.
         note: below it.
         fig: a figure, or part of one, to draw into; None: a new one.
@@ -192,7 +192,7 @@ def map_sizes(
     scale = min(1.2, 900 / sum(image.shape[-1] for image in images))
     widths = [max(64, round(image.shape[-1] * scale)) for image in images]
     tall = round(scale * max(image.shape[-2] for image in images))
-    names = [fitted(name, 160, 9, bold=True) for name in maps]
+    names = [layer_name(name, 240, 9, bold=True) for name in maps]
     left = max(70, *(text_width(name, 9, bold=True) + 14 for name in names))
     room, step = 120, 146
     row_top = tall + 42
@@ -202,7 +202,7 @@ def map_sizes(
     notes = [note] if note else []
     notes.append(
         "Above: the pictures, to scale. Below: a map of each layer, to scale within a row; "
-        "white is its largest value."
+        "black is zero or below, white its largest value."
     )
     area = new_page(width, height, title, notes, fig)
     for row, name in enumerate(names):

@@ -33,6 +33,7 @@ from featviz.figures.page import (
 )
 from featviz.figures.text import fitted
 from featviz.methods.occlude import OcclusionMaps
+from featviz.records.likeness import Likeness, cosine, remark
 from featviz.tiles import AGAINST, FOR, HEAT_BASE, contrast, signed
 
 _SIDE = 210  # pixels: of a panel
@@ -69,7 +70,10 @@ class OccludedImage:
         image: (c, h, w) in [0, 1].
         maps: from `featviz.occlude`, with a score for each name below.
         response: the name of the feature map's score, and ``unit`` what to call that map.
-        projections: (m, c, h, w), any sign: the map's projection in this image, then in others.
+        projections: (m, c, h, w), any sign: the map's projection in this image, then in others, and
+            ``rule`` what they are made under.
+        others: (r, c, h, w), projections in this image of other maps that respond where this one
+            does most: whether projections tell maps apart; None: it is not said.
         label: the class whose probability is shown; ``probability`` the name of its score. None
             where there are no classes.
         name: stands above the image.
@@ -83,6 +87,8 @@ class OccludedImage:
     label: str | None = None
     probability: str | None = None
     name: str = ""
+    rule: str = "deconvnet"
+    others: Tensor | None = None
 
     @property
     def with_classes(self) -> bool:
@@ -143,8 +149,9 @@ def occlusion(
         "overlaps the border. Red: covering lowers the score; blue: it raises it; the image alone: it changes "
         "nothing. Frame: the square where the score is lowest. Line on the colour bar: the score of the "
         "image without a square.",
-        "Projections: middle grey = 0; framed: of this image; then: of the images "
-        "that excite the map most.",
+        f"Projections under {rows[0].rule}, each cut to its signal: middle grey = 0; framed: of this "
+        "image; then: of the images that excite the map most.",
+        *_remarks(rows),
     ]
     title = f"{scores} while a grey square covers some of the image"
     height = 14 + len(rows) * (_ABOVE + _SIDE + _BELOW)
@@ -161,6 +168,18 @@ def occlusion(
             _map(area, panels[3], y, row, row.probability, row.label or "", limits)
             _most_probable(area, panels[4], y, row, classes)
     return area.finish()
+
+
+def _remarks(rows: Sequence[OccludedImage]) -> list[str]:
+    """The line on projections that hardly differ from map to map, if they do not."""
+    pairs = [
+        cosine(row.projections[0], other)
+        for row in rows
+        if row.others is not None
+        for other in row.others
+    ]
+    rule = rows[0].rule
+    return list(filter(None, [remark(rule, {rule: Likeness.of(pairs, ())})]))
 
 
 def _image(area: Area, x: float, y: float, row: OccludedImage) -> None:
@@ -319,7 +338,8 @@ def _most_probable(
     for i, (k, share) in enumerate(zip(common, shares, strict=True)):
         kind[row.maps.classes == k] = i
         name = fitted(_class_name(k, classes), _LEGEND - 24, 7)
-        label = f"{name}\n{share:.0%} of squares"
+        percent = f"{share:.0%}" if share >= 0.01 else "< 1%"
+        label = f"{name}\n{percent} of squares"
         handles.append(Patch(color=COLORS[i], label=label))
     if len(result) > len(common):
         handles.append(Patch(color=NEUTRAL, label=f"{len(result) - len(common)} more"))

@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from featviz.errors import UsageError
 from featviz.figures.blocks import (
     blocks_size,
+    channels_note,
     draw_blocks,
+    edge_note,
     silent_note,
     strongest_responses,
     unit_blocks,
@@ -21,6 +23,7 @@ from featviz.records.exemplars import Exemplars
 from featviz.views import ViewsLike
 
 _HEAD, _BETWEEN = 36, 12  # pixels: above the blocks of a layer, between layers
+_REMARK = 15  # pixels: for what has to be known of a layer's pictures
 
 
 def top_patches(
@@ -69,26 +72,26 @@ def top_patches(
     columns = min(most, columns or min((4, 3), key=lambda c: (-most % c, -c)))
     sizes = [blocks_size(own, min(columns, len(own))) for own in blocks]
     width = max(size[0] for size in sizes)
-    height = sum(_HEAD + size[1] + _BETWEEN for size in sizes) - _BETWEEN
+    remarks = [exemplars.remark(rule) for exemplars in layers]
+    heads = [_HEAD + (_REMARK if remark else 0) for remark in remarks]
+    height = sum(heads) + sum(size[1] + _BETWEEN for size in sizes) - _BETWEEN
     title = titled(heading, f"the {strongest_responses(layers[0])} of some units of each layer")
     notes = [
         f"Under {rule}, from the left: {views_note(rule, views)}.",
+        *edge_note(layers),
+        *channels_note(layers),
         *silent_note(layers, rule),
-        *_remarks(layers, rule),
     ]
     area = new_page(width, height, title, notes, fig)
     top = 0
-    for exemplars, own, size in zip(layers, blocks, sizes, strict=True):
+    for exemplars, own, size, remark, head in zip(
+        layers, blocks, sizes, remarks, heads, strict=True
+    ):
         layer = exemplars.layer
         name = fitted(layer.name, area.width, 10, bold=True)
         area.text(0, top + 10, name, size=10, weight="bold")
         area.text(0, top + 27, fitted(described(layer), area.width, 7.5), size=7.5, color=QUIET)
-        draw_blocks(area, 0, top + _HEAD, exemplars, own, min(columns, len(own)))
-        top += _HEAD + size[1] + _BETWEEN
+        area.text(0, top + 27 + _REMARK, fitted(remark, area.width, 7.5), size=7.5)
+        draw_blocks(area, 0, top + head, exemplars, own, min(columns, len(own)))
+        top += head + size[1] + _BETWEEN
     return area.finish()
-
-
-def _remarks(layers: Sequence[Exemplars], rule: str) -> list[str]:
-    """What a reader has to know of the projections of each layer, where there is something."""
-    remarks = [(exemplars.layer.name, exemplars.remark(rule)) for exemplars in layers]
-    return [f"{name}: {remark}" for name, remark in remarks if remark]

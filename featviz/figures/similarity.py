@@ -9,7 +9,7 @@ from torch import Tensor
 
 from featviz.errors import UsageError
 from featviz.figures.page import INK, QUIET, AnyFigure, Style, array, new_page, titled
-from featviz.figures.text import fitted, text_width
+from featviz.figures.text import layer_name, text_width
 
 _CELL = 42  # pixels
 _LARGEST = 620  # of the matrix
@@ -53,8 +53,8 @@ def cka(
         )
     cell = min(_CELL, _LARGEST / max(len(rows), len(columns)))
     width, height = cell * len(columns), cell * len(rows)
-    row_names = [fitted(name, 160, _NAMES) for name in rows]
-    column_names = [fitted(name, 160, _NAMES) for name in columns]
+    row_names = [layer_name(name, 160, _NAMES) for name in rows]
+    column_names = [layer_name(name, 160, _NAMES) for name in columns]
     left = 12 + max(text_width(name, _NAMES) for name in row_names)
     below = 12 + max(text_width(name, _NAMES) for name in column_names)
     between = (20.0, 20.0) if names else (0.0, 0.0)

@@ -17,6 +17,8 @@ from matplotlib.textpath import text_to_path
 
 DPI = 100
 TICKS = 8.0  # points, of the numbers on axes
+
+
 LABEL_WIDTH = 150  # pixels that the name of a layer may take below an axis
 _SLANTED = 22  # pixels from name to name, along an axis, where names aslant do not touch
 
@@ -102,6 +104,18 @@ def fitted(text: str, width: float, size: float, bold: bool = False) -> str:
     return shorter
 
 
+def layer_name(name: str, width: float, size: float, bold: bool = False) -> str:
+    """The name of a layer in one line of at most ``width`` pixels, legible: the beginning of a longer
+    one is left out, for layers differ at the end."""
+    name = legible(name)
+    shorter = name
+    kept = len(name)
+    while kept > 1 and text_width(shorter, size, bold) > width:
+        kept -= 1
+        shorter = f"…{name[-kept:]}"
+    return shorter
+
+
 def room_for_names(names: Sequence[str], step: float) -> float:
     """The pixels that `name_ticks` takes below axes whose names are ``step`` pixels apart."""
     widest = _widest(names)
@@ -123,7 +137,7 @@ def name_ticks(axes: Axes, names: Sequence[str], step: float) -> None:
     else:
         ticks = _apart(len(names), ceil(_SLANTED / step))
         slant = {"rotation": 34, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(ticks, [fitted(names[i], LABEL_WIDTH, TICKS) for i in ticks], **slant)
+    axes.set_xticks(ticks, [layer_name(names[i], LABEL_WIDTH, TICKS) for i in ticks], **slant)
 
 
 def _apart(n: int, least: int) -> list[int]:
@@ -133,5 +147,5 @@ def _apart(n: int, least: int) -> list[int]:
 
 
 def _widest(names: Sequence[str]) -> float:
-    widths = [text_width(fitted(name, LABEL_WIDTH, TICKS), TICKS) for name in names]
+    widths = [text_width(layer_name(name, LABEL_WIDTH, TICKS), TICKS) for name in names]
     return max(widths, default=0.0) + 6

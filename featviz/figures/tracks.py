@@ -24,7 +24,7 @@ from featviz.figures.page import (
     shades,
     titled,
 )
-from featviz.figures.text import fitted, text_width
+from featviz.figures.text import fitted, layer_name, text_width
 from featviz.methods.evolve import Evolution, Track
 from featviz.tiles import PAPER, resized, sheet, signal_tiles, to_uint8
 
@@ -82,8 +82,8 @@ def evolution(
         widths.append(sum(left + blocks[name].shape[2] + _GAP for name in row) - _GAP)
         heights.append(_HEAD + max(blocks[name].shape[1] for name in row) + _GAP)
     what = (
-        f"the {result.rule} projection of the unit's strongest response then (middle grey = 0; each "
-        "tile has its own contrast)"
+        f"the {result.rule} projection of the unit's strongest response then (middle grey = 0, light "
+        "grey: beyond the edge of the image; each tile has its own contrast)"
     )
     if maximized:
         what = "the image that was made to drive the unit then, from the same noise"
@@ -162,7 +162,7 @@ def _settled(result: Evolution, name: str) -> str:
     """A layer's name and the epoch at which it has gone half the way."""
     when = result[name].settled(result.epochs)
     words = f"epoch {when:.1f}" if isfinite(when) else "unknown"
-    return f"{fitted(name, 160, 8)}: {words}"
+    return f"{layer_name(name, 160, 8)}: {words}"
 
 
 def _numbers_width(track: Track) -> float:

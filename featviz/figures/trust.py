@@ -5,6 +5,7 @@ alike signals are, and projections of several networks beside each other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import nan
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,7 +26,14 @@ from featviz.figures.page import (
     title_axes,
     titled,
 )
-from featviz.figures.text import fitted, name_ticks, room_for_names, room_left_of_names, text_width
+from featviz.figures.text import (
+    fitted,
+    layer_name,
+    name_ticks,
+    room_for_names,
+    room_left_of_names,
+    text_width,
+)
 from featviz.records.checks import Checks
 from featviz.tiles import contrast, signed
 
@@ -98,7 +106,7 @@ def randomisation(
     area.text(0, 8, "image", size=9, weight="bold")
     area.image(0, _HEAD, side, side, image)
     for column, text in enumerate(steps):
-        words = fitted(text, step - 4, 9, bold=True)
+        words = layer_name(text, step - 4, 9, bold=True)
         area.text(left + column * step, 8, words, size=9, weight="bold")
     for row, rule in enumerate(rules):
         y = _HEAD + row * (high + _GAP)
@@ -142,6 +150,11 @@ def convergence(checks: Checks, *, heading: str = "", fig: AnyFigure | None = No
     if not layers:
         raise UsageError("0 curves: give checks with the check 'convergence'", "checks")
     steps = {layer: _steps_of(checks, layer) for layer in layers}
+    rules = [
+        rule
+        for rule in checks.rules
+        if any(checks.curve(layer, rule, "convergence") for layer in layers)
+    ]
     plot = max(330.0, 700 / len(layers))
     apart = min(plot / max(1, len(names) - 1) for names in steps.values())
     everything = [name for names in steps.values() for name in names]
@@ -160,20 +173,21 @@ def convergence(checks: Checks, *, heading: str = "", fig: AnyFigure | None = No
         axes = area.axes(gap + i * (gap + plot) - 10, _HEAD, plot, _HIGH + 60)
         curves: dict[str, list[float]] = {}
         lowest = 0.0
-        for rule in checks.rules:
+        for number, rule in enumerate(rules):
             measured = checks.curve(layer, rule, "convergence")
-            if list(measured) == steps[layer]:
-                curves[rule] = [number.value for number in measured.values()]
-                lows = [number.low for number in measured.values()]
-                highs = [number.high for number in measured.values()]
-                band: Style = {"color": color(len(curves) - 1), "alpha": 0.15, "linewidth": 0}
-                lowest = min(lowest, *lows)
-                axes.fill_between(range(len(lows)), lows, highs, **band)
+            # nothing may have arrived at some layers, or come from this one: the curve has gaps
+            own = [measured.get(step) for step in steps[layer]]
+            curves[rule] = [at.value if at else nan for at in own]
+            lows = [at.low if at else nan for at in own]
+            highs = [at.high if at else nan for at in own]
+            band: Style = {"color": color(number), "alpha": 0.15, "linewidth": 0}
+            lowest = min(lowest, *lows)
+            axes.fill_between(range(len(lows)), lows, highs, **band)
         _draw_curves(axes, curves, steps[layer], apart, lowest)
         title_axes(axes, f"from {layer} to the image", plot)
         if i == 0:
             axes.set_ylabel("cosine", size=9, color=QUIET)
-    area.legend(gap - 10, _HEAD + _HIGH + 66 + room, axes, len(checks.rules))
+    area.legend(gap - 10, _HEAD + _HIGH + 66 + room, axes, len(rules))
     return area.finish()
 
 

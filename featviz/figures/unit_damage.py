@@ -100,7 +100,7 @@ def _notes(result: Ablation) -> list[str]:
     return [
         f"{images} Without a unit its map is {put} everywhere. Percentage points; below 0 accuracy "
         "is won.",
-        f"Orange: the class that loses most, of {int((labelled > 0).sum())} with {least} images or more "
+        f"Orange: the class that loses most, of {int((labelled > 0).sum())} with {least} or more images "
         f"each, so that one image is up to {100 / least:.3g} points.",
     ]
 

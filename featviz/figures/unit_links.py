@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from featviz.errors import UsageError
-from featviz.figures.blocks import GAP, LABEL, silent_note, unit_block, views_note
+from featviz.figures.blocks import GAP, LABEL, edge_note, silent_note, unit_block, views_note
 from featviz.figures.page import QUIET, AnyFigure, new_page, titled
 from featviz.figures.text import fitted
 from featviz.records.exemplars import Exemplars
@@ -80,7 +80,9 @@ def links(
         f"Shares of its response, the mean over {int(result.exemplars[unit.layer][unit.channel])} "
         f"exemplars ({response:.3g}); biases and shifts add {rest:.3g}. "
         f"From the left under {rule}: {views_note(rule, views)}.",
+        *edge_note(layers),
         *silent_note(layers, rule),
+        *[f"{own.layer.name}: {own.remark(rule)}" for own in layers if own.remark(rule)],
     ]
     title = titled(heading, f"unit {unit.channel} of {unit.layer}, and the units linked with it")
     area = new_page(width, height, title, notes, fig)

@@ -7,7 +7,10 @@ from matplotlib.figure import Figure
 
 from featviz.figures.blocks import (
     DEAD,
+    channels_note,
+    edge_note,
     focus_note,
+    most_filled,
     ranked_by,
     silent_note,
     strongest_responses,
@@ -70,6 +73,8 @@ def unit(
         f"Its {strongest_responses(exemplars)}, from the left; below them score"
         f"{ranked_by(exemplars)}, image and class.",
         *focus_note([exemplars]),
+        *edge_note([exemplars]),
+        *channels_note([exemplars]),
     ]
     for rule in rules:
         notes += silent_note([exemplars], rule)
@@ -79,7 +84,8 @@ def unit(
     for rule in rules:
         lines += [(rule, view) for view in views_for(rule, views)]
     lines.append((rules[0], PATCH))
-    across = exemplars.k * (width + _GAP) - _GAP
+    n = most_filled(exemplars)
+    across = n * (width + _GAP) - _GAP
     down = len(lines) * (_LABEL + height + _GAP) + 3 * _LINE
     if exemplars.dead[row]:
         area = new_page(across, _LABEL, title, notes, fig)
@@ -88,10 +94,10 @@ def unit(
     area = new_page(across, down, title, notes, fig)
     top = 0
     for rule, view in lines:
-        tiles = view_tiles(exemplars, row, rule, view, (height, width))
+        tiles = view_tiles(exemplars, row, rule, view, (height, width))[:n]
         text = "image patches" if view == PATCH else f"{rule}, {view}: {VIEWS[view]}"
         area.text(0, top + _LABEL / 2, fitted(text, across, 8))
-        area.sheet(0, top + _LABEL, sheet(tiles, exemplars.k, _GAP))
+        area.sheet(0, top + _LABEL, sheet(tiles, n, _GAP))
         top += _LABEL + height + _GAP
     _name_exemplars(area, exemplars, row, listing, top, width)
     return area.finish()

@@ -3,7 +3,7 @@ below the strongest responses."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from featviz.records.layer_scan import LayerScan
 from featviz.records.peaks import NONE
 from featviz.records.scan import Scan
 from featviz.records.spectrum import Spectrum
+from featviz.records.topk import TopK
 
 ALIKE = 6  # units that respond to the same images, of the layer and of others
 IMAGES = 4  # of each group of a spectrum
@@ -58,16 +59,16 @@ class Details:
 
     def _spectrum(self, spectrum: Spectrum, channel: int) -> Record:
         sample, weakest = self._scan.maxima, spectrum.weakest
-        filled = weakest.images[channel] != NONE
-        images = weakest.images[channel][filled].tolist()[:IMAGES]
-        scores = weakest.scores[channel][filled].tolist()[:IMAGES]
+        known = _scores(self._scan.top, channel) | _scores(weakest, channel)
+        images = list(_scores(weakest, channel))[:IMAGES]
         tenths = []
         for group in range(GROUPS):
             chosen = sample.sample(channel, group, IMAGES)
-            tenths.append(_scored(chosen, sample.scores_of(channel, chosen)))
+            tenths.append(_scored(chosen, sample.scores_of(channel, chosen), known))
             self.images.update(chosen)
         self.images.update(images)
-        return {"weakest": _scored(images, scores), "tenths": tenths}
+        weakest_images = [[image, rounded(known[image])] for image in images]
+        return {"weakest": weakest_images, "tenths": tenths}
 
     def _classes(self, spectrum: Spectrum, channel: int) -> list[list[Any]]:
         """All classes where they are few, or those of the highest and of the lowest means."""
@@ -90,9 +91,20 @@ def _alike(best: MostCorrelated, row: int) -> list[list[Any]]:
     ]
 
 
-def _scored(images: list[int], scores: list[float]) -> list[list[Any]]:
-    """Images with three digits of their scores, as many as half precision is sure of."""
-    return [[image, float(f"{score:.3g}")] for image, score in zip(images, scores, strict=True)]
+def _scores(top: TopK, channel: int) -> dict[int, float]:
+    """The scores of a unit's strongest, or weakest, images, by image."""
+    filled = top.images[channel] != NONE
+    images, scores = top.images[channel][filled].tolist(), top.scores[channel][filled].tolist()
+    return dict(zip(images, scores, strict=True))
+
+
+def _scored(images: list[int], scores: list[float], known: Mapping[int, float]) -> list[list[Any]]:
+    """Images with the scores that are known of them, so that an image has one number on a page; of others
+    three digits, about as many as half precision is sure of."""
+    return [
+        [image, rounded(known[image]) if image in known else float(f"{score:.3g}")]
+        for image, score in zip(images, scores, strict=True)
+    ]
 
 
 def _class_means(layer_scan: LayerScan) -> tuple[list[str], Tensor]:

@@ -76,7 +76,7 @@ def _about(
         "images": len(listing),
         "skipped": len(result.skipped),
         "input": list(listing.input_shape),
-        "k": result.k,
+        "k": min(result.k, len(listing)),  # as many as there are
         "ranked_by": "" if result.score == "max" else f" by {result.score}",
         "rules": rules,
         "views": list(dict.fromkeys(block["view"] for block in blocks[1:])),

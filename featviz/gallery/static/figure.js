@@ -35,7 +35,9 @@ featviz.download = (() => {
     const n = blocks.length;
     const first = shown.length ? await pictureOf(shown[0]) : { width: 300, height: 100 }; // all of a layer are of one size
     const scale = figureScale(shown.length, n, first.height);
-    const [w, h] = [(first.width / data.blocks.length) * n * scale, first.height * scale];
+    const [blockWide, h] = [(first.width / data.blocks.length) * scale, first.height * scale];
+    const apart = Math.round(Math.max(6, 0.03 * h, 4 * scale)); // more than between tiles, so that it is seen where a block ends
+    const w = n * (blockWide + apart) - apart;
     const columns = Math.max(1, Math.min(shown.length, Math.round(Math.sqrt((1.3 * shown.length * (h + 28)) / (w + 12)))));
     const rows = Math.ceil(shown.length / columns);
     const marks = marksOf(shown, blocks);
@@ -47,7 +49,7 @@ featviz.download = (() => {
       const [x, y] = [12 + (i % columns) * (w + 12), head + Math.floor(i / columns) * (h + 28)];
       const blockWidth = picture.width / data.blocks.length;
       pen.fillText(data.sides.length > 1 ? `${featviz.ownNumber(side.units[unit])}, ${side.title}` : String(unit), x, y + 13, w);
-      blocks.forEach((block, column) => pen.drawImage(picture, blockWidth * block, 0, blockWidth, picture.height, x + (w / n) * column, y + 18, w / n - 2, h));
+      blocks.forEach((block, column) => pen.drawImage(picture, blockWidth * block, 0, blockWidth, picture.height, x + (blockWide + apart) * column, y + 18, blockWide, h));
     };
     for (let start = 0; start < shown.length; start += 16) { // a few at a time, so that not all are held unpacked
       const group = shown.slice(start, start + 16);

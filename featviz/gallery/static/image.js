@@ -2,7 +2,9 @@
 "use strict";
 featviz.imagePage = (() => {
   const { $, make, breakable, load, fetched, decoded, paint, percent, images } = featviz;
+  const PAUSE = 1500; // milliseconds: from the pictures in view to the others
   let data = null;
+  let others = 0; // the timer of the pictures out of view
 
   const asked = () => Number(/^#image-(\d+)$/.exec(location.hash)?.[1] ?? NaN);
   /** What the script of an image calls. */
@@ -17,6 +19,7 @@ featviz.imagePage = (() => {
     const { key, label, title } = images.names(id);
     neighbours(id);
     notice("");
+    clearTimeout(others);
     $("#of-layers").replaceChildren();
     $("#image-title").replaceChildren(...breakable(there ? title : "No such image"));
     document.title = `${$("#image-title").textContent} · ${featviz.network.title}`;
@@ -34,6 +37,7 @@ featviz.imagePage = (() => {
     if (!own) return notice("What the network makes of this image is missing.");
     $("#of-layers").replaceChildren(...own.layers.map((layer, row) => section(id, layer, own.size, picture, row)));
     document.querySelectorAll("#of-layers li").forEach((item) => watch.observe(item));
+    others = setTimeout(fillAll, PAUSE); // a print from the browser's menu does not wait for them
     return notice(own.layers.length ? "" : "No unit of any layer responds to this image.");
   }
   function notice(text) {

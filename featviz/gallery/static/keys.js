@@ -4,6 +4,10 @@ featviz.keys = (() => {
   const { $ } = featviz;
 
   function pressed(event) {
+    if (asksForPrint(event)) {
+      event.preventDefault();
+      $("#print").click();
+    }
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const typing = event.target.matches("input:not([type='radio'], [type='checkbox']), select, textarea");
     if ($("#search").open) {
@@ -16,6 +20,11 @@ featviz.keys = (() => {
     } else if (featviz.page) pageKeys(event, typing);
     else if (event.key === "Escape" && !typing && $("#images")) location.href = "index.html";
     else featviz.imagePage.keys(event, typing);
+  }
+  /** Whether the browser's keys to print are pressed on a page that loads its pictures first: the browser would not wait for them. */
+  function asksForPrint(event) {
+    const keys = (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey && event.key.toLowerCase() === "p";
+    return keys && $("#print") && !$("dialog[open]");
   }
   function pageKeys(event, typing) {
     const panel = $("#unit").open;
