@@ -28,6 +28,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md"]
 CODE_FILE = re.compile(r"(?:benchmarks|featviz|scripts|tests)/[\w/]+\.py")
 LINK = re.compile(r"\]\(([^)#\s]+)")
+ANCHOR = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
 
 
 def snippets(page: Path) -> Iterator[str]:
@@ -94,6 +95,28 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         if not re.match(r"[a-z]+:", target):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Those of a page's headings, as GitHub and mkdocs make them."""
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.stem)
+def test_links_to_headings_lead_to_headings(page: Path) -> None:
+    for target, anchor in ANCHOR.findall(page.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:", target):
+            other = page.parent / target if target else page
+            assert anchor in anchors(other), f"{page.name} links to {target}#{anchor}"
+
+
+@pytest.mark.parametrize("index", [README, ROOT / "docs" / "index.md"], ids=["README", "index"])
+def test_every_page_is_linked(index: Path) -> None:
+    targets = LINK.findall(index.read_text(encoding="utf-8"))
+    linked = {(index.parent / target).resolve() for target in targets}
+    pages = set(PAGES) - {README, ROOT / "docs" / "index.md"}
+    assert pages <= linked
 
 
 def test_ci_runs_the_readmes_commands() -> None:
