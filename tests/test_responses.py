@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from featviz import responses
 from featviz.errors import ImageError, LayerError, UsageError
 from featviz.images import Images, Preprocess, open_images
+from featviz.methods._reductions import reduction_of
 
 X = randint(0, 4, 5, 3, 12, 12) / 4
 REDUCED: dict[Any, Any] = {
@@ -113,6 +114,12 @@ def test_a_quantile_is_the_value_of_a_position(share: float) -> None:
     ordered = maps_of("3").flatten(2).sort(dim=2).values
     expected = np.quantile(ordered.numpy(), share, axis=2, method="higher")
     assert same_bits(value, torch.from_numpy(expected))
+
+
+def test_the_rank_of_a_quantile_is_exact() -> None:
+    maps = torch.arange(101.0).view(1, 1, 1, 101)
+    for percent in range(101):
+        assert reduction_of(f"quantile:{percent / 100}")(maps).item() == percent
 
 
 def test_a_type_of_ones_own() -> None:
