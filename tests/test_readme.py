@@ -17,7 +17,20 @@ import matplotlib.pyplot as plt
 import pytest
 
 import featviz
+from featviz import load_model
 from featviz.cli.commands import COMMANDS
+from featviz.data import SyntheticImages
+from featviz.gallery._image_pages import LIMIT
+from featviz.gallery._maps import SIDE
+from featviz.images._sizes import WINDOW
+from featviz.methods._random_affine import RandomAffine
+from featviz.methods.maximize import CLASS_FOURIER
+from featviz.names import PER_SHARD
+from featviz.records._focus import ENERGY, LARGEST, SMALLEST
+from featviz.records.image_sample import SAMPLE
+from featviz.records.likeness import HIGH
+from featviz.records.position_sample import MOST
+from featviz.tiles import MASK_BLUR, MASK_PERCENTILE, MASK_POWER
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -243,3 +256,32 @@ def test_the_readme_lists_every_option_with_its_commands() -> None:
         for command in named:
             listed[command] |= set(re.findall(r"--[\w-]+", options))
     assert listed == have
+
+
+# --- numbers
+
+DEFAULT = RandomAffine()
+NUMBERS = [
+    ("README.md", f"{sum(own.numel() for own in load_model('zfmini').parameters()):,} parameters"),
+    ("README.md", f"{SyntheticImages().n:,} synthetic images"),
+    ("docs/reading.md", f"its {MASK_PERCENTILE * 100:.0f}th percentile) ** {MASK_POWER},"),
+    ("docs/reading.md", f"a Gaussian of {MASK_BLUR * 224:.0f} pixels of a 224-pixel image"),
+    ("docs/reading.md", f"that holds {ENERGY:.0%} of the energy"),
+    ("docs/reading.md", f"more than {LARGEST} of it, and those with fields of up to {SMALLEST} pix"),
+    ("docs/reading.md", f"the mean cosine is above {HIGH},"),
+    ("docs/reading.md", f"no more than {MOST:,} in all images"),
+    ("docs/reading.md", f"a seeded sample of {SAMPLE:,} images"),
+    ("docs/reading.md", f"{SIDE} x {SIDE} at most"),
+    ("docs/reading.md", f"Where more than {LIMIT} images are"),
+    ("docs/scaling.md", f"({PER_SHARD:,} images each,"),
+    ("docs/your-images.md", f"sorted by size within {WINDOW} batches"),
+    ("docs/maximize.md", f"turned by up to {DEFAULT.turn:.0f} degrees, scaled by up to {DEFAULT.scale:.0%}"),
+    ("docs/maximize.md", f"shifted by up to a {1 / DEFAULT.shift:.0f}th of its side"),
+    ("docs/maximize.md", f"(decay {CLASS_FOURIER.decay}, rate {CLASS_FOURIER.rate})"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("page", "words"), NUMBERS)
+def test_numbers_of_the_docs_are_those_of_the_code(page: str, words: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert words in text
