@@ -449,6 +449,11 @@ def test_the_last_pixel_that_no_window_reaches_is_outside_the_extent() -> None:
     assert field.box(2, 3) == Box(4, 6, 7, 9)
 
 
+def test_what_is_cut_off_is_outside_the_extent() -> None:
+    field = law6(chain(conv(3, 3), nn.ZeroPad2d(-2)), (3, 17, 16))
+    assert field.extent == Box(2, 2, 15, 14)
+
+
 def test_rows_and_columns_are_apart() -> None:
     model = chain(conv(3, 3, (1, 7), stride=(2, 1), padding=(0, 3)))
     field = receptive_fields(model, (3, 20, 20))["0"]
