@@ -33,7 +33,7 @@ def speed(args: argparse.Namespace) -> None:
     images = open_images(args.images, Preprocess(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3))
     net = anatomy(model, (3, 32, 32), only=[])
     print(f"{len(images):,} images, batches of {BATCH}, {device_name(args.device)}\n")
-    print("| layer | units | a forward for each | `ablate` | times faster | largest difference |")
+    print("| layer | units | a forward for each | `ablate` | ratio | largest difference |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name in args.layers:
         print(timed_row(model, images, net[name], args), flush=True)
@@ -65,7 +65,7 @@ def timed_row(model: nn.Module, images: Images, layer: Layer, args: argparse.Nam
         str(len(units)),
         f"{statistics.median(slow):.1f} s",
         f"{statistics.median(fast):.1f} s",
-        f"{statistics.median(ratios):.1f}",
+        f"{statistics.median(ratios):.1f}x",
         f"{difference:.1g}",
     )
     return f"| {' | '.join(cells)} |"

@@ -20,8 +20,6 @@ from featviz.cli.arguments import (
     add_memory,
     add_model_arguments,
     add_rules,
-    numbers,
-    positive,
 )
 from featviz.cli.endings import exit_code
 from featviz.cli.provenance import heading_of, state_of
@@ -33,6 +31,7 @@ from featviz.cli.sources import (
     recipe_from,
     square_side,
 )
+from featviz.cli.words import numbers, positive
 from featviz.files import check_writable, write_atomic
 
 # the commands' own arguments, which the scripts take from here

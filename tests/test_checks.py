@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,17 @@ def test_an_interval_covers_units_that_differ() -> None:
     values = [Value("r", "m", "", u, i, float(u)) for u in range(4) for i in range(100)]
     _, low, high = interval(values, 0)
     assert high - low > 1
+    by_image = [Value("r", "m", "", i, u, float(u)) for u in range(4) for i in range(100)]
+    _, low, high = interval(by_image, 0)
+    assert high - low > 1
+
+
+def test_an_interval_is_that_of_95_percent() -> None:
+    """Of independent values it is as wide as that of a normal distribution."""
+    draws = randn(400, seed=3)
+    values = [Value("r", "m", "", u, 0, float(draw)) for u, draw in enumerate(draws)]
+    _, low, high = interval(values, 0)
+    assert high - low == pytest.approx(2 * 1.96 * float(draws.std()) / 400**0.5, rel=0.08)
 
 
 def test_the_interval_of_one_value_is_the_value() -> None:
@@ -459,6 +471,11 @@ def test_reactivation_is_the_oracles(
         )
         assert points["kept", f"{share:.0%}"] == pytest.approx(kept, abs=1e-3)
         assert points["removed", f"{share:.0%}"] == pytest.approx(removed, abs=1e-3)
+    for measure in ("kept", "removed"):
+        curve = [points[measure, f"{share:.0%}"] for share in SHARES]
+        steps = zip(pairwise(SHARES), pairwise(curve), strict=True)
+        area = sum((q - p) * (a + b) / 2 for (p, q), (a, b) in steps)
+        assert points[measure, ""] == pytest.approx(area / (SHARES[-1] - SHARES[0]))
 
 
 # --- localisation

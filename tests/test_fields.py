@@ -279,6 +279,7 @@ def test_exact_fields_are_the_gradients_support(name: str) -> None:
 BOUND = {
     "padding behind a layer": lambda: chain(conv(3, 3), nn.ZeroPad2d(1)),
     "wide padding": lambda: chain(conv(3, 3), conv(3, 3, padding=4)),
+    "padding that just holds a window": lambda: chain(conv(3, 3), conv(3, 3, padding=3)),
     "dilation at the border": lambda: chain(conv(3, 3), conv(3, 3, dilation=2, padding=2)),
     "dilation with holes": lambda: chain(conv(3, 3, dilation=3), conv(3, 3, 1)),
     "stride with holes": lambda: chain(conv(3, 3, 1, stride=2), conv(3, 3, padding=1)),
@@ -314,6 +315,17 @@ BOUND = {
 @pytest.mark.parametrize("name", BOUND)
 def test_bounds_contain_the_gradients_support(name: str) -> None:
     assert law6(BOUND[name](), (3, 17, 16)).kind == "bound"
+
+
+@pytest.mark.parametrize(("n", "m"), [(17, 4), (16, 5), (13, 7), (20, 6)])
+def test_uneven_cells_are_bounded_to_a_pixel(n: int, m: int) -> None:
+    """Of an adaptive pool: cell i holds what lies between i n / m and (i + 1) n / m."""
+    field = receptive_fields(chain(nn.AdaptiveAvgPool2d(m)), (3, n, n))["0"]
+    for i in range(m):
+        first, end = i * n // m, -(-(i + 1) * n // m)
+        box = field.box(i, i)
+        assert first - 1 <= box.top <= first
+        assert end <= box.bottom <= end + 1
 
 
 class Attention(nn.Module):
@@ -435,6 +447,11 @@ def test_the_last_pixel_that_no_window_reaches_is_outside_the_extent() -> None:
     field = law6(chain(conv(3, 3, 3, stride=2)), (3, 8, 9))
     assert field.extent == Box(0, 0, 7, 9)
     assert field.box(2, 3) == Box(4, 6, 7, 9)
+
+
+def test_what_is_cut_off_is_outside_the_extent() -> None:
+    field = law6(chain(conv(3, 3), nn.ZeroPad2d(-2)), (3, 17, 16))
+    assert field.extent == Box(2, 2, 15, 14)
 
 
 def test_rows_and_columns_are_apart() -> None:

@@ -15,6 +15,8 @@ from laws import generator, randn, same_bits, untouched
 from matplotlib.figure import Figure
 from nets import OneSize, plain
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import affine
 
 from featviz import (
     Maximized,
@@ -172,6 +174,19 @@ def test_colors_are_a_root_of_the_covariance() -> None:
     torch.testing.assert_close(
         colors @ colors.T, images.transpose(0, 1).flatten(1).cov(), rtol=1e-4, atol=1e-6
     )
+
+
+def test_an_image_is_turned_and_scaled_about_its_centre() -> None:
+    """By as much as is drawn, as another library does it, also where it is wider than high."""
+    y, x = torch.meshgrid(torch.linspace(0, 3, 40), torch.linspace(0, 6, 80), indexing="ij")
+    image = torch.stack([torch.sin(x + 0.3 * y), torch.cos(y), torch.sin(2 * y - x)])[None].double()
+    for seed in range(3):
+        draws = 2 * torch.rand(4, generator=generator(seed), dtype=torch.float64) - 1
+        turn, factor = float(-30 * draws[0]), float(1 + 0.4 * draws[1])
+        moved = RandomAffine(shift=0, scale=0.4, turn=30)(image, generator(seed))
+        expected = affine(image, turn, [0, 0], factor, [0.0], InterpolationMode.BILINEAR)
+        inner = (..., slice(14, 26), slice(25, 55))
+        assert torch.allclose(moved[inner], expected[inner], atol=1e-6)
 
 
 def test_diversity_makes_variants_differ() -> None:

@@ -17,8 +17,21 @@ import matplotlib.pyplot as plt
 import pytest
 
 import featviz
+from featviz import load_model
 from featviz.cli import commands
 from featviz.cli.commands import COMMANDS
+from featviz.data import SyntheticImages
+from featviz.gallery._image_pages import LIMIT
+from featviz.gallery._maps import SIDE
+from featviz.images._sizes import WINDOW
+from featviz.methods._random_affine import RandomAffine
+from featviz.methods.maximize import CLASS_FOURIER
+from featviz.names import PER_SHARD
+from featviz.records._focus import ENERGY, LARGEST, SMALLEST
+from featviz.records.image_sample import SAMPLE
+from featviz.records.likeness import HIGH
+from featviz.records.position_sample import MOST
+from featviz.tiles import MASK_BLUR, MASK_PERCENTILE, MASK_POWER
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -31,6 +44,7 @@ CODE_FILE = re.compile(r"(?:benchmarks|featviz|scripts|tests)/[\w/]+\.py")
 LINK = re.compile(r"\]\(([^)#\s]+)")
 COMMANDS_PAGE = ROOT / "docs" / "commands.md"
 ROW_OF_OPTIONS = re.compile(r"^\| (`--[^|]*) \| ([^|]*) \|", re.MULTILINE)
+ANCHOR = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
 
 
 def snippets(page: Path) -> Iterator[str]:
@@ -141,6 +155,28 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def anchors(page: Path) -> set[str]:
+    """Those of a page's headings, as GitHub and mkdocs make them."""
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.stem)
+def test_links_to_headings_lead_to_headings(page: Path) -> None:
+    for target, anchor in ANCHOR.findall(page.read_text(encoding="utf-8")):
+        if not re.match(r"[a-z]+:", target):
+            other = page.parent / target if target else page
+            assert anchor in anchors(other), f"{page.name} links to {target}#{anchor}"
+
+
+@pytest.mark.parametrize("index", [README, ROOT / "docs" / "index.md"], ids=["README", "index"])
+def test_every_page_is_linked(index: Path) -> None:
+    targets = LINK.findall(index.read_text(encoding="utf-8"))
+    linked = {(index.parent / target).resolve() for target in targets}
+    pages = set(PAGES) - {README, ROOT / "docs" / "index.md"}
+    assert pages <= linked
+
+
 def test_ci_runs_the_readmes_commands() -> None:
     """The test command is copied as it stands."""
     commands = re.findall(
@@ -237,3 +273,32 @@ def test_limitations_quotes_what_the_code_says(error: str, message: str) -> None
     strings = messages()
     for fragment in filter(None, (piece.strip(" ;,") for piece in message.split("…"))):
         assert fragment in strings, f"no message says {fragment!r}"
+
+
+# --- numbers
+
+DEFAULT = RandomAffine()
+NUMBERS = [
+    ("README.md", f"{sum(own.numel() for own in load_model('zfmini').parameters()):,} parameters"),
+    ("README.md", f"{SyntheticImages().n:,} synthetic images"),
+    ("docs/reading.md", f"its {MASK_PERCENTILE * 100:.0f}th percentile) ** {MASK_POWER},"),
+    ("docs/reading.md", f"a Gaussian of {MASK_BLUR * 224:.0f} pixels of a 224-pixel image"),
+    ("docs/reading.md", f"that holds {ENERGY:.0%} of the energy"),
+    ("docs/reading.md", f"more than {LARGEST} of it, and those with fields of up to {SMALLEST} pix"),
+    ("docs/reading.md", f"the mean cosine is above {HIGH},"),
+    ("docs/reading.md", f"no more than {MOST:,} in all images"),
+    ("docs/reading.md", f"a seeded sample of {SAMPLE:,} images"),
+    ("docs/reading.md", f"{SIDE} x {SIDE} at most"),
+    ("docs/reading.md", f"Where more than {LIMIT} images are"),
+    ("docs/scaling.md", f"({PER_SHARD:,} images each,"),
+    ("docs/your-images.md", f"sorted by size within {WINDOW} batches"),
+    ("docs/maximize.md", f"turned by up to {DEFAULT.turn:.0f} degrees, scaled by up to {DEFAULT.scale:.0%}"),
+    ("docs/maximize.md", f"shifted by up to a {1 / DEFAULT.shift:.0f}th of its side"),
+    ("docs/maximize.md", f"(decay {CLASS_FOURIER.decay}, rate {CLASS_FOURIER.rate})"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("page", "words"), NUMBERS)
+def test_numbers_of_the_docs_are_those_of_the_code(page: str, words: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert words in text

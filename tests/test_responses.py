@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from featviz import read, responses, scan
 from featviz.errors import ImageError, LayerError, NumberError, UsageError
 from featviz.images import Images, Preprocess, open_images
+from featviz.methods._reductions import reduction_of
 
 X = randint(0, 4, 5, 3, 12, 12) / 4
 REDUCED: dict[Any, Any] = {
@@ -141,6 +142,12 @@ def test_a_sum_that_half_precision_cannot_hold_is_refused_and_taken_in_another()
     result = responses(model, pixels, "0", reduce="sum", dtype=torch.float32)["0"]
     maps = read(model, pixels.half(), "0")["0"].float()
     assert torch.allclose(result, maps.sum(dim=(2, 3)))
+
+
+def test_the_rank_of_a_quantile_is_exact() -> None:
+    maps = torch.arange(101.0).view(1, 1, 1, 101)
+    for percent in range(101):
+        assert reduction_of(f"quantile:{percent / 100}")(maps).item() == percent
 
 
 def test_a_type_of_ones_own() -> None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featviz.checks.check import check
-from featviz.cli.arguments import slug
 from featviz.cli.options.check import FORMULA
 from featviz.cli.sources import images_from, network_from
+from featviz.cli.words import slug
 from featviz.cli.work import in_turn, report, scanned
 from featviz.records.checks import Checks, check_has_best
 from featviz.rules import RULES

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import nn
 
-from featviz.cli.arguments import slug
 from featviz.cli.channels import channels_of, check_channels, check_choice
 from featviz.cli.directed import directed
 from featviz.cli.sources import images_from, network_from
+from featviz.cli.words import slug
 from featviz.cli.work import in_turn, report, scanned
 from featviz.exports.export import export
 from featviz.forward import Forward

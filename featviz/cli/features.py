@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from featviz.cli.arguments import slug
 from featviz.cli.sources import images_from, network_from
+from featviz.cli.words import slug
 from featviz.cli.work import in_turn, report_skipped
 from featviz.methods.responses import responses
 from featviz.records.responses import MANIFEST, Responses

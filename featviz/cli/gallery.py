@@ -10,13 +10,13 @@ from pathlib import Path
 from torch import nn
 
 from featviz import gallery
-from featviz.cli.arguments import slug
 from featviz.cli.browser import open_page
 from featviz.cli.channels import channels_of, check_channels, check_choice
 from featviz.cli.directed import directed
 from featviz.cli.provenance import heading_of
 from featviz.cli.ranks import among_ranks, own_rank, wait_for_ranks
 from featviz.cli.sources import images_from, network_from
+from featviz.cli.words import slug
 from featviz.cli.work import in_turn, report, report_fallbacks, scanned
 from featviz.errors import UsageError
 from featviz.forward import Forward

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from featviz import figures
-from featviz.cli.arguments import slug
 from featviz.cli.channels import channels_of, check_channels, check_choice
 from featviz.cli.directed import directed
 from featviz.cli.provenance import heading_of
 from featviz.cli.sources import images_from, network_from
+from featviz.cli.words import slug
 from featviz.cli.work import in_turn, report, report_fallbacks, scanned
 from featviz.fields.sizes import LayersBySize
 from featviz.forward import Forward

@@ -11,13 +11,10 @@ from PIL import Image
 from torch import nn
 
 from featviz import figures
-from featviz.cli.arguments import (
-    first_few,
-    slug,
-)
 from featviz.cli.directed import directed
 from featviz.cli.provenance import heading_of
 from featviz.cli.sources import network_from, normalisation, recipe_from
+from featviz.cli.words import first_few, slug
 from featviz.cli.work import in_turn
 from featviz.errors import UsageError
 from featviz.fields.anatomy import anatomy

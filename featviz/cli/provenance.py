@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from featviz.cli.arguments import first_few
+from featviz.cli.words import first_few
 from featviz.models.load import is_file
 from featviz.models.recipes import TIMM
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from featviz.cli.arguments import slug
 from featviz.cli.ranks import among_ranks, own_rank, wait_for_ranks
 from featviz.cli.signals import signals_end_at_once
 from featviz.cli.sources import images_from, network_from
+from featviz.cli.words import slug
 from featviz.cli.work import in_turn, report, scanned
 from featviz.errors import UsageError
 from featviz.forward import Forward

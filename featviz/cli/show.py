@@ -8,11 +8,11 @@ from pathlib import Path
 from torch import nn
 
 from featviz import figures
-from featviz.cli.arguments import slug
 from featviz.cli.browser import open_page
 from featviz.cli.directed import directed
 from featviz.cli.provenance import heading_of
 from featviz.cli.sources import images_from, network_from
+from featviz.cli.words import slug
 from featviz.cli.work import in_turn, scanned
 from featviz.errors import LayerError
 from featviz.forward import Forward

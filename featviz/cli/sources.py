@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from featviz.cli.arguments import first_few
 from featviz.cli.provenance import is_factory
+from featviz.cli.words import first_few
 from featviz.cli.work import default_device
 from featviz.data import SyntheticImages
 from featviz.errors import ModelError, UsageError

@@ -12,7 +12,6 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from featviz.cli.arguments import slug
 from featviz.cli.sources import (
     images_from,
     labelled,
@@ -21,6 +20,7 @@ from featviz.cli.sources import (
     recipe_from,
     square_side,
 )
+from featviz.cli.words import slug
 from featviz.cli.work import in_turn
 from featviz.data import LabelledImages, SyntheticImages, split, train
 from featviz.data.training import Labelled

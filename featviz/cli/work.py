@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from featviz.cli.arguments import first_few
 from featviz.cli.directed import source_of_directions
 from featviz.cli.provenance import sources_of
+from featviz.cli.words import first_few
 from featviz.files import claimed
 from featviz.forward import Forward
 from featviz.images import Images

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from featviz.data._shapes import (
+    TURN,
+    Plane,
+    coordinates,
+    coverage_of,
+    mixed,
+    shape_distance,
+    texture_distance,
+    turned,
+    wave,
+    window_around,
+    with_features,
+)
 from featviz.errors import UsageError
 from featviz.geometry import Box
-
-Plane = NDArray[np.floating[Any]]
 
 SHAPES = ("disc", "ring", "square", "cross", "triangle", "star", "crescent", "face")
 TEXTURES = ("striped", "checked", "dotted")
@@ -39,18 +49,7 @@ CLASSES = tuple(
     f"{texture} {color} {shape}" for shape, texture, color in product(SHAPES, TEXTURES, COLORS)
 )
 
-_TURN = 256
-"""Angles are whole numbers of 1/256 turn; the cosines' table is far from any rounding tie."""
-_COS = (np.round(np.cos(np.arange(_TURN) * (2 * np.pi / _TURN)) * 4096) / 4096).astype(np.float32)
 _LUMA = np.array([77, 150, 29], np.float32) / np.float32(256)
-_WHITE = np.full(3, 250, np.float32)
-_BLACK = np.full(3, 12, np.float32)
-_FEATURES = {
-    "left eye": (-0.4, -0.22, 0.24),
-    "right eye": (0.4, -0.22, 0.24),
-    "nose": (0.0, 0.14, 0.16),
-}
-"""Where a face has them, and how far they reach, in radii of the face: (u, v, reach)."""
 
 
 @dataclass(frozen=True)
@@ -182,21 +181,21 @@ def draw(seed: int, index: int, size: int = 96) -> Sample:
     x = draws.between(0.8 * radius, size - 0.8 * radius)
     y = draws.between(0.8 * radius, size - 0.8 * radius)
     angle = _angle(shape, draws)
-    texture_angle = draws.below(_TURN)
+    texture_angle = draws.below(TURN)
     period = draws.between(0.06, 0.14) * size
     pigment = _pigment(color, draws)
     second = _second_color(pigment, draws)
 
-    window, u, v = _window(x, y, radius, angle, size)
-    distance = _distance(shape, u, v, radius)
-    a, b = _turned(u, v, texture_angle)
-    blend = _texture(texture, a / period, b / period) * np.float32(period)
-    paint = _mix(second, pigment, _coverage(blend))
+    window, u, v = window_around(x, y, radius, angle, size)
+    distance = shape_distance(shape, u, v, radius)
+    a, b = turned(u, v, texture_angle)
+    blend = texture_distance(texture, a / period, b / period) * np.float32(period)
+    paint = mixed(second, pigment, coverage_of(blend))
     parts: dict[str, Box] = {}
     if shape == "face":
-        paint, parts = _features(paint, u, v, x, y, radius, angle, size)
-    coverage = _coverage(distance)
-    canvas[:, window[0], window[1]] = _mix(canvas[:, window[0], window[1]], paint, coverage)
+        paint, parts = with_features(paint, u, v, x, y, radius, angle, size)
+    coverage = coverage_of(distance)
+    canvas[:, window[0], window[1]] = mixed(canvas[:, window[0], window[1]], paint, coverage)
 
     noise = draws.bytes(3, size, size).astype(np.float32) * np.float32(draws.between(0.0, 0.12))
     pixels = np.clip(np.floor(canvas + noise), 0, 255).astype(np.uint8)
@@ -206,8 +205,8 @@ def draw(seed: int, index: int, size: int = 96) -> Sample:
         "shape": shape,
         "texture": texture,
         "color": color,
-        "angle": angle / _TURN,
-        "texture_angle": texture_angle / _TURN,
+        "angle": angle / TURN,
+        "texture_angle": texture_angle / TURN,
         "period": period,
         "radius": radius,
         "x": x,
@@ -219,8 +218,8 @@ def draw(seed: int, index: int, size: int = 96) -> Sample:
 def _angle(shape: str, draws: _Draws) -> int:
     """Faces are drawn upright to within 1/10 of a turn, as people see them; all else at any angle."""
     if shape == "face":
-        return (draws.below(52) - 26) % _TURN
-    return draws.below(_TURN)
+        return (draws.below(52) - 26) % TURN
+    return draws.below(TURN)
 
 
 def _pigment(color: str, draws: _Draws) -> Plane:
@@ -244,10 +243,10 @@ def _ground(draws: _Draws, size: int) -> Plane:
     """
     low = _soft_color(draws)
     high = _soft_color(draws)
-    ground = _mix(low, high, _blobs(draws, size))
+    ground = mixed(low, high, _blobs(draws, size))
     if draws.below(2):
-        u, _ = _turned(*_grid(0, 0, slice(0, size), slice(0, size)), draws.below(_TURN))
-        grating = _wave(u / np.float32(draws.between(0.05, 0.25) * size))
+        u, _ = turned(*coordinates(0, 0, slice(0, size), slice(0, size)), draws.below(TURN))
+        grating = wave(u / np.float32(draws.between(0.05, 0.25) * size))
         ground += grating * np.float32(draws.between(6, 30))
     return ground
 
@@ -278,152 +277,12 @@ def _clutter(canvas: Plane, draws: _Draws) -> None:
         thickness = draws.between(0.01, 0.05) * size
     x = draws.between(0, size)
     y = draws.between(0, size)
-    window, u, v = _window(x, y, length, draws.below(_TURN), size)
+    window, u, v = window_around(x, y, length, draws.below(TURN), size)
     if is_bar:
         distance = np.minimum(np.float32(length) - np.abs(u), np.float32(thickness) - np.abs(v))
     else:
         distance = np.float32(length / 3) - np.sqrt(u * u + v * v)
     ink = np.array([draws.between(0, 255) for _ in range(3)], np.float32)
-    canvas[:, window[0], window[1]] = _mix(
-        canvas[:, window[0], window[1]], ink, _coverage(distance)
+    canvas[:, window[0], window[1]] = mixed(
+        canvas[:, window[0], window[1]], ink, coverage_of(distance)
     )
-
-
-def _grid(x: float, y: float, rows: slice, cols: slice) -> tuple[Plane, Plane]:
-    """Coordinates of the pixels' centres around (x, y): u (1, w) to the right, v (h, 1) down."""
-    u = np.arange(cols.start, cols.stop, dtype=np.float32)[None, :] + np.float32(0.5 - x)
-    v = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + np.float32(0.5 - y)
-    return u, v
-
-
-def _cos_sin(angle: int) -> tuple[np.float32, np.float32]:
-    """From a table: a library's cosine is not the same to the last bit everywhere."""
-    return _COS[angle % _TURN], _COS[(angle - _TURN // 4) % _TURN]
-
-
-def _turned(u: Plane, v: Plane, angle: int) -> tuple[Plane, Plane]:
-    """Coordinates turned by ``angle``."""
-    cos, sin = _cos_sin(angle)
-    return cos * u + sin * v, cos * v - sin * u
-
-
-def _window(
-    x: float, y: float, reach: float, angle: int, size: int
-) -> tuple[tuple[slice, slice], Plane, Plane]:
-    """The rows and columns within ``reach`` (and a little) of (x, y), with turned coordinates around
-    that point.
-    """
-    margin = reach * 1.45 + 2
-    rows = slice(max(0, int(y - margin)), max(1, min(size, int(y + margin) + 1)))
-    cols = slice(max(0, int(x - margin)), max(1, min(size, int(x + margin) + 1)))
-    return (rows, cols), *_turned(*_grid(x, y, rows, cols), angle)
-
-
-def _coverage(distance: Plane) -> Plane:
-    """How much of each pixel a shape covers: a one pixel wide ramp over the signed distance to its
-    edge.
-    """
-    return np.clip(distance + np.float32(0.5), 0, 1)
-
-
-def _mix(under: Plane, over: Plane, coverage: Plane) -> Plane:
-    """``over`` laid upon ``under``; each is one color (3,) or an image (3, h, w)."""
-    under = _as_image(under)
-    over = _as_image(over)
-    return under + (over - under) * coverage
-
-
-def _as_image(color: Plane) -> Plane:
-    if color.ndim == 1:
-        return color[:, None, None]
-    return color
-
-
-def _wave(x: Plane) -> Plane:
-    """A triangle wave of period 1 between -1 and 1, zero crossings at multiples of 1/2."""
-    return 1 - np.float32(4) * np.abs(x - np.floor(x) - np.float32(0.5))
-
-
-def _texture(name: str, a: Plane, b: Plane) -> Plane:
-    """A signed distance in periods: positive where the pigment goes."""
-    if name == "striped":
-        return _wave(a) / 4
-    if name == "checked":
-        return _wave(a / 2) * _wave(b / 2)
-    da = a - np.floor(a) - np.float32(0.5)
-    db = b - np.floor(b) - np.float32(0.5)
-    return np.float32(0.34) - np.sqrt(da * da + db * db)
-
-
-def _distance(shape: str, u: Plane, v: Plane, r: float) -> Plane:
-    """Signed distance in pixels to the outline of a shape of radius r, positive inside."""
-    r32 = np.float32(r)
-    if shape == "square":
-        return r32 * np.float32(0.82) - np.maximum(np.abs(u), np.abs(v))
-    if shape == "cross":
-        thin = r32 * np.float32(0.34)
-        across = np.minimum(r32 - np.abs(u), thin - np.abs(v))
-        down = np.minimum(thin - np.abs(u), r32 - np.abs(v))
-        return np.maximum(across, down)
-    if shape == "triangle":
-        return np.minimum.reduce([r32 * np.float32(0.55) - side for side in _sides(u, v, 3)])
-    if shape == "star":
-        sides = np.stack([r32 * np.float32(0.45) - side for side in _sides(u, v, 5)])
-        return np.partition(sides, 1, axis=0)[1]  # inside all sides but one: a pentagram
-    centre = np.sqrt(u * u + v * v)
-    if shape == "ring":
-        return np.minimum(r32 - centre, centre - r32 * np.float32(0.55))
-    if shape == "crescent":
-        offset = u - r32 * np.float32(0.45)
-        return np.minimum(r32 - centre, np.sqrt(offset * offset + v * v) - r32 * np.float32(0.8))
-    return r32 - centre
-
-
-def _sides(u: Plane, v: Plane, n: int) -> list[Plane]:
-    """The coordinate across each of the n sides of a regular polygon."""
-    return [_turned(u, v, round(i * _TURN / n))[1] for i in range(n)]
-
-
-def _features(
-    paint: Plane, u: Plane, v: Plane, x: float, y: float, r: float, angle: int, size: int
-) -> tuple[Plane, dict[str, Box]]:
-    """Two eyes, a nose and a mouth over the paint of a face, and the boxes of eyes and nose."""
-    parts = {}
-    for name, (du, dv, reach) in _FEATURES.items():
-        around_u = u - np.float32(du * r)
-        around_v = v - np.float32(dv * r)
-        if name == "nose":
-            paint = _nose(paint, around_u, around_v, reach * r)
-        else:
-            paint = _eye(paint, around_u, around_v, reach * r)
-        parts[name] = _part_box(x, y, du * r, dv * r, reach * r, angle, size)
-    across = np.float32(0.34 * r) - np.abs(u)
-    down = np.float32(0.07 * r) - np.abs(v - np.float32(0.52 * r))
-    return _mix(paint, _BLACK, _coverage(np.minimum(across, down))), parts
-
-
-def _nose(paint: Plane, u: Plane, v: Plane, reach: float) -> Plane:
-    """A dark triangle."""
-    triangle = np.float32(reach * 0.7) - np.maximum.reduce(_sides(u, v, 3))
-    return _mix(paint, _BLACK, _coverage(triangle))
-
-
-def _eye(paint: Plane, u: Plane, v: Plane, reach: float) -> Plane:
-    """A white disc with a dark pupil."""
-    far = np.sqrt(u * u + v * v)
-    paint = _mix(paint, _WHITE, _coverage(np.float32(reach) - far))
-    return _mix(paint, _BLACK, _coverage(np.float32(reach * 0.5) - far))
-
-
-def _part_box(x: float, y: float, du: float, dv: float, reach: float, angle: int, size: int) -> Box:
-    """The box of what reaches ``reach`` around a point that lies (du, dv) from (x, y), turned."""
-    cos, sin = _cos_sin(angle)
-    center_x = x + float(cos) * du - float(sin) * dv
-    center_y = y + float(sin) * du + float(cos) * dv
-    box = Box(
-        int(center_y - reach),
-        int(center_x - reach),
-        int(center_y + reach + 1),
-        int(center_x + reach + 1),
-    )
-    return box.clip(Box(0, 0, size, size))

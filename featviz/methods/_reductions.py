@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -67,10 +68,11 @@ def _quantile_of(reduce: str, argument: str) -> Callable[[Tensor], Tensor]:
         raise UsageError(
             f"{argument}={reduce!r}: give a number from 0 to 1, such as {QUANTILE}0.99", argument
         )
-    return lambda maps: _quantile(maps, share)
+    exact = Fraction(str(share))  # 0.55 * 100 is more than 55
+    return lambda maps: _quantile(maps, exact)
 
 
-def _quantile(maps: Tensor, share: float) -> Tensor:
+def _quantile(maps: Tensor, share: Fraction) -> Tensor:
     """The smallest value of each map that has this share of the others below or at it, (n, c): one
     that a position has, and no mean of two."""
     values = maps.flatten(2)

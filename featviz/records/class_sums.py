@@ -57,7 +57,7 @@ class ClassSums:
             before, after = [sums[label] for label in known], [more.pop(label) for label in known]
             sums.update(zip(known, torch._foreach_add(before, after), strict=True))
         for label, sum_of_class in more.items():
-            sums[label] = sum_of_class.clone()
+            sums[label] = sum_of_class.clone()  # a view would hold the sums of all others
         return ClassSums(sums, dict(Counter(self.counts) + counted))
 
     def merge(self, other: ClassSums) -> ClassSums:

@@ -13,8 +13,8 @@ from featviz.cli.arguments import (
     add_model_arguments,
     add_output,
     add_rules,
-    positive,
 )
+from featviz.cli.words import positive
 from featviz.names import ATTRIBUTIONS, CHECKS
 
 FORMULA = "the highest mean of 1 - specificity, 1 - image_dependence and kept"

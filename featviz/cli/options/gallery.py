@@ -21,9 +21,9 @@ from featviz.cli.arguments import (
     add_score,
     add_spectrum,
     add_views,
-    share,
 )
 from featviz.cli.browser import add_open
+from featviz.cli.words import share
 
 
 def register(parser: argparse.ArgumentParser) -> None:

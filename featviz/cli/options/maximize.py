@@ -11,10 +11,8 @@ from featviz.cli.arguments import (
     add_memory,
     add_model_arguments,
     add_output,
-    height_width,
-    numbers,
-    positive,
 )
+from featviz.cli.words import height_width, numbers, positive
 from featviz.names import MAXIMIZE_MEMORY, PARAMETERIZATIONS, STEPS
 
 

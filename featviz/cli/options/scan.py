@@ -14,9 +14,8 @@ from featviz.cli.arguments import (
     add_output,
     add_score,
     add_spectrum,
-    positive,
-    share,
 )
+from featviz.cli.words import positive, share
 from featviz.names import PER_SHARD, PRECISIONS
 
 

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from featviz.cli.arguments import (
-    add_examples,
-    add_image_arguments,
-    add_model_arguments,
-    add_output,
-    numbers,
-    positive,
-)
+from featviz.cli.arguments import add_examples, add_image_arguments, add_model_arguments, add_output
+from featviz.cli.words import numbers, positive
 from featviz.names import PAPER_EPOCHS
 
 
