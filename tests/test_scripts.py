@@ -377,7 +377,7 @@ def test_layers_are_spread_from_the_first_to_the_last(most: int, expected: list[
 
 def test_classes_are_those_of_the_labels_or_the_synthetic_ones() -> None:
     choose = script("choose")
-    args = argparse.Namespace(partial=False, images="photos", classes=None)
+    args = argparse.Namespace(left_initial=[], images="photos", classes=None)
 
     def images(labels: Sequence[str | None]) -> Images:
         keys = [str(i) for i in range(len(labels))]
@@ -394,12 +394,12 @@ def test_classes_are_those_of_the_labels_or_the_synthetic_ones() -> None:
     ]
     assert choose.classes_of(args, model(96), images(["b"])) == list(CLASSES)
     assert choose.classes_of(args, model(96), images(CLASSES)) == sorted(CLASSES)
-    drawn = argparse.Namespace(partial=False, images=None, classes=None)
+    drawn = argparse.Namespace(left_initial=[], images=None, classes=None)
     assert choose.classes_of(drawn, model(96), images(CLASSES)) == list(CLASSES)
     assert choose.classes_of(args, nn.Conv2d(3, 2, 1), images(["b"])) is None
     assert (
         choose.classes_of(
-            argparse.Namespace(partial=True, images="photos", classes=None),
+            argparse.Namespace(left_initial=["fc.weight"], images="photos", classes=None),
             model(2),
             images(["b", "a"]),
         )
