@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +10,8 @@ LIMBS = 4
 """Each sum is so many int64, of which number i counts multiples of 2**(32 i - 64)."""
 _BELOW = 64
 _BITS = 32
+_UNITS = np.array([1 << (_BITS * i) for i in range(LIMBS)], dtype=object)
+"""What each limb counts, in multiples of 2**-64."""
 _LARGEST = float(2**54)
 """Larger magnitudes, and infinite ones, are counted as this."""
 
@@ -62,8 +65,7 @@ def _limbs(values: Tensor) -> list[Tensor]:
 
 def total_of(sums: Tensor) -> Tensor:
     """Sums (c, LIMBS) as numbers (c,) float64, each rounded once."""
-    totals = []
-    for limbs in sums.tolist():
-        integer = sum(limb << (_BITS * i) for i, limb in enumerate(limbs))
-        totals.append(integer / 2**_BELOW)
-    return torch.tensor(totals, dtype=torch.float64)
+    integers = (
+        sums.cpu().numpy().astype(object) @ _UNITS
+    )  # of Python's, which have any number of digits
+    return torch.from_numpy((integers / 2**_BELOW).astype(np.float64))
