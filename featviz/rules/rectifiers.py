@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from featviz.errors import RuleError
-from featviz.rules.graph import Graph, Signals, is_edited, is_foreign, name_of
+from featviz.rules.graph import HOOKED, Graph, Signals, is_edited, is_foreign, name_of
 
 Hook = Callable[[Node], Any]
 """Sets a hook on the node of a rectifier, and returns the hook's handle."""
@@ -129,6 +129,8 @@ def _rectifiers(graph: Graph) -> list[_Rectifier]:
         if node in graph.copies or is_edited(node):
             continue
         name = name_of(node)
+        if name == HOOKED:
+            continue
         kind = kind_of(node)
         if kind is not None:
             rectifiers.append(_Rectifier(kind, node))
