@@ -387,3 +387,19 @@ def test_a_rectifier_beside_what_is_not_one_does_not_hide_it(act: Any) -> None:
     with pytest.raises(RuleError, match="no meaning") as error:
         project(mixed.double().eval(), image(), Unit("3", 0), rule="deconvnet")
     assert error.value.arguments == ("rule",)
+
+
+def test_a_model_with_backward_hooks_of_its_own_is_projected() -> None:
+    """They are on a node of the graph, and stand between layers whose relevance is taken together."""
+    x, model = randn(3, 12, 12), plain()
+    units = [Unit("0", 1), Unit("3", 2), Unit("4", 2)]
+    expected = {rule: project(model, x, units, rule=rule) for rule in RULES}
+    called = []
+    for module in model:
+        module.register_full_backward_hook(lambda module, *signals: called.append(module))
+    with untouched(model):
+        for rule in RULES:
+            assert same_bits(project(model, x, units, rule=rule), expected[rule])
+        with pytest.raises(RuleError, match=r"backward hooks.*remove them"):
+            project(model, x, units, rule="lrp")
+    assert called

@@ -9,7 +9,7 @@ from math import isfinite
 
 from torch.autograd.graph import Node
 
-from featviz.rules.graph import Graph, name_of
+from featviz.rules.graph import HOOKED, Graph, name_of
 from featviz.rules.quotients import bounds
 
 _BOUNDED = {"Sigmoid", "Hardsigmoid", "Softmax", "Tanh"}
@@ -20,7 +20,7 @@ _VIEW = re.compile(
 _SQUASHING = {"Sigmoid", "Hardsigmoid", "Tanh", "Erf", "Hardtanh", "Clamp"}
 _ELEMENTWISE = _SQUASHING | {
     "Add", "Sub", "Rsub", "Neg", "Mul", "Div", "Pow", "Exp", "Softplus", "Relu", "ClampMin", "ClampMax",
-    "Log", "Log1P", "Reciprocal", "Clone", "ToCopy",
+    "Log", "Log1P", "Reciprocal", "Clone", "ToCopy", HOOKED,
 }  # fmt: skip
 """Operations of which each element depends on the same element of what they are given."""
 
@@ -53,7 +53,7 @@ def bounding(graph: Graph, node: Node | None) -> Node | None:
             return node if has_bounds and (is_scaled or high == 1) else None
         if name in ("Mul", "Div") and len(graph.operands(node)) == 1:
             is_scaled = True
-        elif not _VIEW.fullmatch(name):
+        elif name != HOOKED and not _VIEW.fullmatch(name):
             return None
         node = node.next_functions[0][0]
     return None

@@ -19,6 +19,8 @@ Signals = tuple[Tensor | None, ...]
 """What a node is given, or hands on: one for each of its outputs or operands, None where there is none."""
 _EDITED = "featviz: edited"
 PARALLEL = {"Gather", "Scatter", "Broadcast"}  # torch.nn.DataParallel's own, all linear
+HOOKED = "BackwardHookFunction"
+"""Where a module has its backward hooks: the identity."""
 
 
 class Graph:

@@ -26,7 +26,7 @@ from torch.autograd.graph import Node
 
 from featviz.errors import RuleError
 from featviz.rules.gates import hard_gates, is_written_out
-from featviz.rules.graph import Graph, Signals, is_edited, is_foreign, name_of
+from featviz.rules.graph import HOOKED, Graph, Signals, is_edited, is_foreign, name_of
 
 Hook = Callable[[Node], Any]
 """Sets a hook on the node of a rectifier, and returns the hook's handle."""
@@ -138,6 +138,8 @@ def _rectifiers(graph: Graph) -> list[_Rectifier]:
                 "F.hardswish, F.gelu or F.mish)"
             )
         name = name_of(node)
+        if name == HOOKED:
+            continue
         kind = kind_of(node)
         if kind is not None:
             rectifiers.append(_Rectifier(kind, node))

@@ -35,7 +35,7 @@ from torch.autograd.graph import Node
 
 from featviz.rules.gamma import Gamma
 from featviz.rules.gates import gate_of, is_product_of_maps
-from featviz.rules.graph import PARALLEL, Graph, Signals, is_foreign, name_of
+from featviz.rules.graph import HOOKED, PARALLEL, Graph, Signals, is_foreign, name_of
 from featviz.rules.layers import NORM, WEIGHTS, merged_norm, output_of, weights_of
 from featviz.rules.quotients import is_rectified, known_input, quotient, saturated
 from featviz.rules.rectifiers import LINEAR, kind_of
@@ -111,6 +111,8 @@ def _is_proportional(graph: Graph, node: Node, name: str) -> bool:
 
 
 def _reason(node: Node, name: str) -> str:
+    if name == HOOKED:
+        return "a module with backward hooks, which stand between layers that belong together (remove them)"
     if is_foreign(node):
         return f"{name!r}, an autograd function of the model's own"
     if "Attention" in name:
