@@ -14,7 +14,6 @@ import sys
 from typing import Any
 
 import choose
-import torch
 from classes import add_classes, named
 from shared import heading_of, images_from, model_from, parser, positive, run, write
 from torch import Tensor
@@ -83,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
         names.append(f"{choose.name_of(images, i)}: {label}, {probabilities[row]:.0%}")
         measured = {name: float(values[row].sum()) for name, values in maps.items()}
         table.append({"image": images.keys[i], "class": label} | measured)
-    pixels = torch.stack([images[i] for i in indices])
+    pixels = choose.stacked(images, indices)
     figure = figures.attributions(
         pixels, maps, projections=signals, names=names, heading=heading_of(args)
     )

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from featviz import Anatomy, Images, Layer, Unit, anatomy, read
 from featviz.data import CLASSES
-from featviz.errors import LayerError, ModelError, RuleError, UsageError
+from featviz.errors import LayerError, ModelError, RuleError, SizeError, UsageError
 from featviz.fields.maps import as_maps
 from featviz.hooks import evaluating
 from featviz.rules import RULES
@@ -125,10 +125,27 @@ def some(images: Images, n: int, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(len(images)), min(n, len(images))))
 
 
+def stacked(images: Images, indices: Sequence[int]) -> Tensor:
+    """Images (n, c, h, w) in [0, 1].
+
+    Raises:
+        SizeError: they differ in size.
+    """
+    pixels = [images[i] for i in indices]
+    sizes = {tuple(own.shape[1:]): i for own, i in zip(pixels, indices, strict=True)}
+    if len(sizes) > 1:
+        named = " and ".join(
+            f"{images.keys[i]!r} of {h}x{w}" for (h, w), i in list(sizes.items())[:2]
+        )
+        raise SizeError(
+            f"the figure is of images of one size, and there are {named}: give one", "size"
+        )
+    return torch.stack(pixels)
+
+
 def inputs(model: nn.Module, images: Images, indices: Sequence[int]) -> Tensor:
     """Images as the model takes them, (n, c, h, w), where the model is."""
-    pixels = torch.stack([images[i] for i in indices])
-    x: Tensor = images.preprocess.normalize(pixels)
+    x: Tensor = images.preprocess.normalize(stacked(images, indices))
     return x.to(next(model.parameters()))
 
 

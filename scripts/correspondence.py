@@ -21,7 +21,6 @@ import sys
 from collections.abc import Sequence
 
 import choose
-import torch
 from shared import add_fill, heading_of, images_from, model_from, parser, run, write
 from torch import nn
 
@@ -71,7 +70,7 @@ def main(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         progress=True,
     )
-    examples = torch.stack([images[i] for i in indices[:EXAMPLES]])
+    examples = choose.stacked(images, indices[:EXAMPLES])
     figure = figures.correspondence(
         result, examples, by_part, chance=RANDOM, heading=heading_of(args)
     )

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import choose
 import seeds
 import torch
 import torch.nn.functional as F
@@ -331,7 +332,7 @@ def folded(layer: nn.Conv2d, sets: Sets, n: int = 32) -> float:
     energy of their maps beyond the frequency that positions ``stride`` pixels apart can tell; it is
     folded onto lower ones, which is aliasing.
     """
-    images = torch.stack([sets.images[i] for i in range(min(n, len(sets.images)))])
+    images = choose.stacked(sets.images, range(min(n, len(sets.images))))
     x = sets.recipe.normalize(images).to(layer.weight)
     moved_by_1 = F.conv2d(x, layer.weight, stride=1, dilation=layer.dilation, groups=layer.groups)
     maps = moved_by_1.float().cpu()

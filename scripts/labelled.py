@@ -96,7 +96,14 @@ def train_from_initial(args: argparse.Namespace, networks: str, size: int) -> No
 def classes_in(args: argparse.Namespace) -> int:
     """How many classes a network has that is trained on the images that the arguments name: on
     synthetic ones their shapes.
+
+    Raises:
+        UsageError: images are to keep their sizes.
     """
+    if args.resize is not None:
+        raise UsageError(
+            "a batch to train on is of one size: give --input-size instead of --resize"
+        )
     if args.images is None:
         return len(SHAPES)
     return len(_labelled(args, open_images(args.images)).classes)

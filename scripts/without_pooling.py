@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"    {rule:10} {numbers[title][rule]}")
         known = {"network": network.name, "test error": network.error}
         table += [known | row for row in checks.rows()]
-    pixels = torch.stack([images[i] for i in indices])
+    pixels = choose.stacked(images, indices)
     note = NOTE.format(layer=layer.name)
     figure = figures.networks(pixels, pictures, numbers, note=note, heading=args.model)
     write(figure, table, args.out, "without_pooling")

@@ -226,6 +226,31 @@ def test_what_cannot_be_used_is_explained_in_one_line(name: str, fails: Any) -> 
 
 
 @pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (
+            "attributions",
+            "'a/0.png' of 96x96 and 'b/1.png' of 96x104: give one (--input-size PIXELS)",
+        ),
+        ("occlusion", "images of one size"),
+        ("invariance", "images of one size"),
+        ("ablation", "a batch to train on is of one size"),
+        ("feature_evolution", "a batch to train on is of one size"),
+        ("first_layer", "a batch to train on is of one size"),
+        ("without_pooling", "a batch to train on is of one size"),
+    ],
+)
+def test_figures_of_one_size_say_so_of_several(
+    script: str, message: str, fails: Any, tmp_path: Path
+) -> None:
+    for i, name in enumerate(("a", "b")):
+        (tmp_path / "mixed" / name).mkdir(parents=True)
+        picture = Image.new("RGB", (96 + 8 * i, 96))
+        picture.save(tmp_path / "mixed" / name / f"{i}.png")
+    assert message in fails(f"{script} --images {tmp_path / 'mixed'} --resize none")
+
+
+@pytest.mark.parametrize(
     ("command", "message"),
     [
         ("architecture --layers relu1", "0 layers: give convolutions, pooling or fully connected"),
