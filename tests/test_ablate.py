@@ -110,6 +110,35 @@ def test_scores_are_those_of_a_forward_pass_for_each(name: str, value: int) -> N
         assert result.replays <= 5 * c
 
 
+class ByImage(nn.Module):
+    """Chooses its classifier by the image's mean, in a way that no operation of torch shows."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.dark, self.bright = nn.Linear(4, 3), nn.Linear(4, 3)
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x).relu().mean((2, 3))
+        head = self.bright if float(x.numpy().mean()) > self.threshold else self.dark
+        logits: Tensor = head(maps)
+        return logits
+
+
+def test_a_decision_that_cannot_be_seen_is_noticed_by_the_scores() -> None:
+    torch.manual_seed(0)
+    means = pixels().double().mean((1, 2, 3)).sort().values
+    model = ByImage(float(means[2:4].mean())).double().eval()
+    result = ablate(model, pictures(), "conv", batch_size=1)
+    for channel in range(4):
+        rows = oracles.ablated(model, "conv", pixels().double(), channel, 0)
+        expected = torch.tensor(rows, dtype=torch.float64).mean(dim=0)
+        assert torch.allclose(result.ablated[channel], expected, atol=1e-12)
+    assert result.replays
+    assert result.fallbacks
+
+
 @pytest.mark.parametrize(
     ("name", "layers"),
     [

@@ -65,6 +65,7 @@ def test_units_that_do_not_vary_are_correlated_with_none(result: Scan) -> None:
     assert result.correlated(Unit("0", 2)) == []
     others = [other.unit.channel for other in result.correlated(Unit("0", 0), 9)]
     assert sorted(others) == [1, 3, 4, 6]
+    assert others == [other.unit.channel for other in result.correlated(Unit("0", 0), 4)]
 
 
 def test_dead_units_are_correlated_with_none(result: Scan) -> None:
@@ -140,12 +141,13 @@ def test_of_two_images_with_one_hash_the_first_comes_first() -> None:
 
 
 def test_two_samples_are_compared_on_the_images_that_both_have() -> None:
-    values = torch.randn(9, 2, generator=generator()).half()
+    values = torch.randn(10, 2, generator=generator()).half()
     first = ImageSample.empty(2).update(values[:7], list(range(7)))
-    second = ImageSample.empty(2).update(values[3:], list(range(3, 9)))
-    own, other = common_rows(first, second)
-    assert same_bits(own, other)
-    assert sorted(own[:, 0].tolist()) == sorted(values[3:7, 0].tolist())
+    for n in (8, 9, 10):  # samples of one size, too
+        second = ImageSample.empty(2).update(values[3:n], list(range(3, n)))
+        own, other = common_rows(first, second)
+        assert same_bits(own, other)
+        assert sorted(own[:, 0].tolist()) == sorted(values[3:7, 0].tolist())
     assert correlations(own[:0], other[:0]).isnan().all()
 
 

@@ -851,6 +851,16 @@ def test_large_maps_are_pooled_and_cover_their_image() -> None:
     assert _maps.page_data(flat, [8, 8]) == {}
 
 
+def test_a_large_map_keeps_what_is_largest() -> None:
+    maps = torch.randn(2, 48, 3)
+    small = _maps._at_size(maps, (28, 6))  # of which the columns are repeated
+    assert small.shape == (2, 28, 6)
+    assert torch.equal(small.amax(dim=(1, 2)), maps.amax(dim=(1, 2)))
+    assert torch.equal(small[..., ::2], small[..., 1::2])
+    for column in range(3):
+        assert set(small[0, :, 2 * column].tolist()) <= set(maps[0, :, column].tolist())
+
+
 def patch_of(images: Images, exemplars: Exemplars, unit: int, rank: int) -> Any:
     """The pixels of an exemplar's box, cut out of its image, (pixels, 3), 0 to 255."""
     top, left, bottom, right = exemplars.boxes[unit, rank].tolist()

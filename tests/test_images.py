@@ -11,6 +11,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -558,3 +559,14 @@ def test_the_next_batch_is_read_while_the_last_is_worked_on(
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     few, many = (memory.peak(memory.filled(tmp_path / str(n), n)) for n in (1000, 20000))
     assert many < 1.05 * few
+
+
+def test_a_picture_that_is_not_turned_has_the_size_of_its_pixels() -> None:
+    content = BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", (60, 40)).save(content, "JPEG", exif=exif)
+    for turned, size in ((True, (60, 40)), (False, (40, 60))):
+        recipe = Preprocess(exif=turned)
+        assert recipe.output_size(Image.open(content)) == size
+        assert tuple(recipe.pixels(Image.open(content)).shape[1:]) == size

@@ -135,6 +135,7 @@ REMARKS = {
         {"a": Likeness(0.1, 0.95, 4, 4), "b": Likeness(0.85, 0.1, 4, 4)},
         "These a pictures hardly tell one image from another (cosine 0.95); no other rule does better here.",
     ),
+    "nearly as much": ({"a": Likeness(0.795, 0.795, 4, 4)}, ""),
     "one unit alone": (
         {"a": Likeness(nan, 0.95, 0, 4)},
         "These a pictures hardly tell one image from another (cosine 0.95).",

@@ -311,6 +311,7 @@ class Beside(nn.Module):
         (3.0, 0.0, "classes:0", torch.bfloat16),
         (3.0, 0.0, "classes:0", torch.float16),
         (3.0, 3000.0, "class 0", torch.float32),
+        (0.005, 0.0, "class 0", torch.float32),  # by a twentieth of what windows change
         (0.0, 0.0, "color:0", torch.float32),  # which the output does not depend on
     ],
 )

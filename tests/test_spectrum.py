@@ -360,3 +360,12 @@ def test_maps_of_any_type_are_counted(dtype: torch.dtype) -> None:
     maps = torch.randint(-40, 40, (5, 2, 6, 7), generator=generator(0)).to(dtype)
     counts = PositionCounts.empty(2).update(maps)
     assert same_bits(counts.kinds, PositionCounts.empty(2).update(maps.float()).kinds)
+
+
+def test_the_rank_of_a_quantile_over_positions_is_exact() -> None:
+    """Also where 0.55 of 100 positions is a little more than 55 in floating point."""
+    number = torch.arange(100)
+    values = (1 + (number % 8 + 0.5) / 8) * 2.0 ** (number // 8 - 6)  # in the middle of a bin each
+    counts = PositionCounts.empty(1).update(values.view(1, 1, 10, 10))
+    for percent in range(1, 100):
+        assert values[percent - 1] <= counts.quantile(percent / 100).item() < values[percent]

@@ -321,3 +321,12 @@ def test_arrays_round_trip() -> None:
 
 def test_repr_is_one_line() -> None:
     assert repr(TopK.empty(3, 5)) == "<TopK of 3 units, k=5>"
+
+
+def test_of_an_image_that_comes_twice_the_stronger_response_stays() -> None:
+    """As of a file that was changed between two scans that are merged."""
+    weak, strong = torch.full((1, 1, 1, 1), 1.0), torch.full((1, 1, 1, 1), 2.0)
+    for first, second in ((weak, strong), (strong, weak)):
+        top = TopK.empty(1, 2).update(first, [3]).merge(TopK.empty(1, 2).update(second, [3]))
+        assert top.scores.tolist() == [[2.0, -torch.inf]]
+        assert top.images.tolist() == [[3, -1]]
