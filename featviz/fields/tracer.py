@@ -87,10 +87,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _record(self, output: Tensor, footprint: Footprint, is_in_place: bool) -> None:
         before = self.of(output)
         self._footprints[output] = footprint
-        base = output._base
-        if is_in_place and base is not None and footprint != before:
-            # what was written is one slice of a larger tensor, the rest of which is what it was
-            self._footprints[base] = footprint.worse("unknown")
+        if is_in_place and footprint != before:
+            self._written(output, footprint)
+
+    def _written(self, output: Tensor, footprint: Footprint) -> None:
+        """Something was written in place: the tensor that it is a view of, and the other views of that, hold
+        some of it beside what they were."""
+        base = output if output._base is None else output._base
+        views = [tensor for tensor in self._footprints if tensor._base is base]
+        for tensor in (base, *views):
+            if tensor is not output:
+                self._footprints[tensor] = footprint.worse("unknown")
 
 
 def _layout(footprint: Footprint) -> dict[str, Any]:
