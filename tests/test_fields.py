@@ -422,6 +422,18 @@ def test_what_is_written_into_a_part_is_not_forgotten() -> None:
     assert law6(chain(conv(3, 4), assembled), (3, 11, 12)).kind != "exact"
 
 
+def test_what_leaves_as_a_number_may_be_in_all_that_follows() -> None:
+    """As a factor it is in no graph; an assertion about the image is not in what follows."""
+
+    def asserted(x: Tensor) -> Tensor:
+        assert not x.isnan().any()
+        return x
+
+    field = law6(chain(conv(3, 4), lambda x: x / x.abs().max().item()), (3, 11, 12))
+    assert field.kind == "global"
+    assert law6(chain(conv(3, 4), asserted), (3, 11, 12)).kind == "exact"
+
+
 def _read_by_an_older_view(x: Tensor) -> Tensor:
     """The mean of the map, written beneath a view that was made before."""
     x = x * 1
