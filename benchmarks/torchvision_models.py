@@ -219,7 +219,8 @@ def spread(layers: list[Layer], n: int) -> list[Layer]:
     """n layers with maps, or vectors of all tokens together, spread evenly over the depth, and the
     last.
     """
-    usable = [layer for layer in layers if layer.has_units]
+    # the oracle looks for channels in the second axis
+    usable = [layer for layer in layers if layer.has_units and layer.layout == "nchw"]
     last = len(usable) - 1
     chosen = [usable[round(i * last / n)] for i in range(1, n + 1)]
     return list(dict.fromkeys(chosen))

@@ -434,6 +434,39 @@ def test_what_is_written_into_a_part_is_not_forgotten() -> None:
     assert law6(chain(conv(3, 4), assembled), (3, 11, 12)).kind != "exact"
 
 
+def test_what_leaves_as_a_number_may_be_in_all_that_follows() -> None:
+    """As a factor it is in no graph; an assertion about the image is not in what follows."""
+
+    def asserted(x: Tensor) -> Tensor:
+        assert not x.isnan().any()
+        return x
+
+    field = law6(chain(conv(3, 4), lambda x: x / x.abs().max().item()), (3, 11, 12))
+    assert field.kind == "global"
+    assert law6(chain(conv(3, 4), asserted), (3, 11, 12)).kind == "exact"
+
+
+def _read_by_an_older_view(x: Tensor) -> Tensor:
+    """The mean of the map, written beneath a view that was made before."""
+    x = x * 1
+    rows = x.flatten(2)
+    x += x.mean(dim=(2, 3), keepdim=True)
+    return rows.view(x.shape) * 1
+
+
+def _read_by_a_sibling(x: Tensor) -> Tensor:
+    """The same, written to one of two views of a map and read from the other."""
+    x = x * 1
+    first, second = x.flatten(2), x.view(x.shape)
+    first += first.mean(dim=2, keepdim=True)
+    return second * 1
+
+
+@pytest.mark.parametrize("function", [_read_by_an_older_view, _read_by_a_sibling])
+def test_what_is_written_in_place_is_seen_by_other_views(function: Callable[..., Tensor]) -> None:
+    assert not law6(chain(conv(3, 4), function), (3, 11, 12)).is_local
+
+
 @pytest.mark.parametrize(
     "second",
     [conv(3, 3, stride=5, dilation=2, padding=1), nn.MaxPool2d(3, 11, dilation=2, ceil_mode=True)],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from laws import randint, randn, same_bits, untouched
 from nets import OneSize, Raises, Reused, SqueezeExcite, integers, plain
@@ -551,3 +552,20 @@ def test_a_negative_activation_goes_back_with_its_sign(rule: str) -> None:
     crop = project(model, x, unit, rule=rule, start="activation")
     full = project(model, x, unit + 0 * unit, rule=rule, start="activation")
     torch.testing.assert_close(crop, full)
+
+
+def test_a_forward_that_is_random_is_named_as_a_reason() -> None:
+    """Dropout as a function is on in eval mode too, and there was no scan."""
+
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.b(F.dropout(self.a(x), 0.5))
+            return result
+
+    torch.manual_seed(0)
+    with pytest.raises(RecordError, match="the forward pass is random, or the scan was made with"):
+        project(Dropping().eval(), randn(3, 16, 16), Unit("b", 1), rule="gradient")

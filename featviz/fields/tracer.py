@@ -35,6 +35,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._footprints[image] = Footprint.of_image(image.shape[-2], image.shape[-1])
         self.unknown: set[str] = set()
         self.elements = 0
+        self._has_left = False  # a number, by which it may come back into any operation
 
     def of(self, tensor: Tensor) -> Footprint | None:
         """The footprint of a tensor; None if it does not depend on the image."""
@@ -48,6 +49,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         footprints = map(self.of, tensors([args, kwargs]))
         inputs = [footprint for footprint in footprints if footprint is not None]
         name = func._schema.name.removeprefix("aten::").rstrip("_")
+        if (
+            inputs and name == "_local_scalar_dense"
+        ):  # of a boolean: which way the code takes is seen
+            self._has_left |= args[0].is_floating_point()
         if inputs and name not in SHAPE_ONLY:
             for output in outputs:
                 operation = Operation(name, args, kwargs, output, inputs, self.of)
@@ -58,6 +63,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The footprint of the output of an operation."""
         worst = max((footprint.kind for footprint in operation.inputs), key=KINDS.index)
         handler = HANDLERS.get(operation.name)
+        if self._has_left:
+            return self._located(operation).worse("global").worse(worst)
         if handler is None:
             self.unknown.add(operation.name)
             return self._located(operation).worse("unknown")
@@ -87,10 +94,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _record(self, output: Tensor, footprint: Footprint, is_in_place: bool) -> None:
         before = self.of(output)
         self._footprints[output] = footprint
-        base = output._base
-        if is_in_place and base is not None and footprint != before:
-            # what was written is one slice of a larger tensor, the rest of which is what it was
-            self._footprints[base] = footprint.worse("unknown")
+        if is_in_place and footprint != before:
+            self._written(output, footprint)
+
+    def _written(self, output: Tensor, footprint: Footprint) -> None:
+        """Something was written in place: the tensor that it is a view of, and the other views of that, hold
+        some of it beside what they were."""
+        base = output if output._base is None else output._base
+        views = [tensor for tensor in self._footprints if tensor._base is base]
+        for tensor in (base, *views):
+            if tensor is not output:
+                self._footprints[tensor] = footprint.worse("unknown")
 
 
 def _layout(footprint: Footprint) -> dict[str, Any]:

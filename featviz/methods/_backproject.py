@@ -345,7 +345,8 @@ class _Engine:
     def _other_network(self, job: Job, response: float) -> RecordError:
         return RecordError(
             f"unit {self.layer.name}:{job.channel} gives {response:.4g} where {job.score:.4g} was "
-            "recorded: the scan was made with other weights or other images; scan again",
+            "recorded: the forward pass is random, or the scan was made with other weights or other "
+            "images; scan again",
             "fresh",
         )
 
