@@ -49,9 +49,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         footprints = map(self.of, tensors([args, kwargs]))
         inputs = [footprint for footprint in footprints if footprint is not None]
         name = func._schema.name.removeprefix("aten::").rstrip("_")
-        if (
-            inputs and name == "_local_scalar_dense"
-        ):  # of a boolean: which way the code takes is seen
+        if inputs and name == "_local_scalar_dense":
+            # of a boolean it is seen which way the code takes
             self._has_left |= args[0].is_floating_point()
         if inputs and name not in SHAPE_ONLY:
             for output in outputs:

@@ -29,9 +29,8 @@ def tensor_of(values: Values) -> Tensor:
     """
     if isinstance(values, np.ndarray):
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of a file that is mapped for reading: nothing is written
+            # of a file that is mapped for reading: nothing is written
+            warnings.simplefilter("ignore")
             return torch.from_numpy(np.ascontiguousarray(values))
     if isinstance(values, Tensor):
         return values.detach().cpu()

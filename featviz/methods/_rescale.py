@@ -38,9 +38,8 @@ class Rescale(TorchFunctionMode):
             return func(*args, **kwargs)
         x = args[0]
 
-        others = args[
-            1:
-        ]  # x, which may come to lie behind it on the graph, is not to be held by it
+        # x, which may come to lie behind the function on the graph, is not to be held by it
+        others = args[1:]
 
         def function(x: Tensor) -> Tensor:
             result: Tensor = func(x, *others, **kwargs)

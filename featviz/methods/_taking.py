@@ -52,9 +52,8 @@ class Taking:
         self.score = score
         self.same_size = same_size
         self.layers: Mapping[str, LayerScan] = {}
-        self.order: list[
-            str
-        ] = []  # of the layers in the first forward, and of their columns in all
+        # of the layers in the first forward, and of their columns in all
+        self.order: list[str] = []
         # by a method of its own the two would hold each other, and images and batches with them, until
         # Python next looks for garbage
         own: Any = weakref.proxy(self)

@@ -65,7 +65,6 @@ def _limbs(values: Tensor) -> list[Tensor]:
 
 def total_of(sums: Tensor) -> Tensor:
     """Sums (c, LIMBS) as numbers (c,) float64, each rounded once."""
-    integers = (
-        sums.cpu().numpy().astype(object) @ _UNITS
-    )  # of Python's, which have any number of digits
+    # integers of Python's, which have any number of digits
+    integers = sums.cpu().numpy().astype(object) @ _UNITS
     return torch.from_numpy((integers / 2**_BELOW).astype(np.float64))
