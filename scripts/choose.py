@@ -193,9 +193,9 @@ def classes_of(args: argparse.Namespace, model: nn.Module, images: Images) -> li
         return names
     labels = sorted({label for label in images.labels if label is not None})
     known = (CLASSES, labels) if args.images is None else (labels, CLASSES)
-    for names in known:
-        if len(names) == len(outputs):
-            return list(names)
+    for own in known:
+        if len(own) == len(outputs):
+            return list(own)
     return [f"class {i}" for i in range(len(outputs))]
 
 

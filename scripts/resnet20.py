@@ -37,7 +37,8 @@ class Block(nn.Module):
         residual = self.norm2(self.conv2(residual))
         identity = x[..., :: self.stride, :: self.stride]
         identity = F.pad(identity, (0, 0, 0, 0, 0, self.added))
-        return (residual + identity).relu()
+        result: Tensor = (residual + identity).relu()
+        return result
 
 
 def resnet20(num_classes: int = 10) -> nn.Module:

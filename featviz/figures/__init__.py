@@ -6,7 +6,7 @@ or part of one.
 """
 
 from featviz.figures.attribution_maps import attributions
-from featviz.figures.classifiers import classification, transfer
+from featviz.figures.classifiers import layer_probe, transfer
 from featviz.figures.counts import Strided, sharing, strides
 from featviz.figures.curves import SweptTransform, correspondence, equivariance, invariance
 from featviz.figures.exemplars import grid, overview
@@ -19,7 +19,7 @@ from featviz.figures.occlusion_maps import OccludedImage, occlusion
 from featviz.figures.page import Page, save
 from featviz.figures.patches import top_patches
 from featviz.figures.similarity import cka
-from featviz.figures.tables import ablation, layer_probe
+from featviz.figures.tables import ablation, classification
 from featviz.figures.text import DPI
 from featviz.figures.tracks import evolution, settling
 from featviz.figures.trust import convergence, networks, randomisation

@@ -1,4 +1,4 @@
-"""How well networks classify, and classifiers on what networks have learned, by the number of images."""
+"""Accuracies of classifiers on what a network has learned: layer by layer, and by the number of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from matplotlib.ticker import NullLocator
 
 from featviz.errors import UsageError
 from featviz.figures.page import (
-    COLORS,
     INK,
     MARKS,
     QUIET,
@@ -21,28 +20,26 @@ from featviz.figures.page import (
     plain,
     titled,
 )
-from featviz.figures.text import fitted, text_width, written
+from featviz.figures.text import DPI, name_ticks, room_for_names, room_left_of_names, written
 
-_PLOT = 480  # pixels: a row's errors
-_ROW = 46
-_MEASURES = ("top-1 error", "top-5 error")
 _WIDE, _HIGH = 560, 320  # pixels: curves
 
 
-def classification(
+def layer_probe(
     rows: Sequence[Mapping[str, Any]],
     *,
+    chance: float,
     heading: str = "",
     note: str = "",
     ax: Axes | None = None,
 ) -> Figure:
-    """Table 2 of the paper with its numbers as dots: a network in each row, and the share of images that it does not
-    classify right.
+    """Table 7 of the paper as a curve: the accuracy of a linear classifier on the features of each
+    layer, by depth.
 
     Args:
-        rows: with ``network``, ``top-1 error`` and, of more than five classes, ``top-5 error`` (0 to 1), each with
-            the ends of its interval, ``top-1 error low`` and ``top-1 error high``; and ``parameters``, if they are to
-            be written.
+        rows: with ``weights`` (which curve), ``layer``, ``train accuracy`` and ``test accuracy`` (0
+            to 1).
+        chance: the accuracy of naming the most frequent class whatever the image.
         heading: comes first in the title.
         note: below it.
         ax: axes to draw on, without heading and note; None: a new figure.
@@ -50,63 +47,72 @@ def classification(
     Raises:
         UsageError: there are no rows.
 
-    Source: Zeiler & Fergus, table 2.
+    Source: Zeiler & Fergus, table 7.
 
     Example:
         >>> from featviz import figures
-        >>> row = {"network": "a", "top-1 error": 0.3, "top-1 error low": 0.2, "top-1 error high": 0.4}
-        >>> figure = figures.classification([row])
+        >>> row = {"weights": "trained", "layer": "fc7", "train accuracy": 0.9, "test accuracy": 0.8}
+        >>> figure = figures.layer_probe([row], chance=0.1)
     """
     if not rows:
-        raise UsageError("0 rows: give the errors of at least 1 network", "rows")
+        raise UsageError("0 rows: give the accuracy of at least 1 layer", "rows")
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
     if ax is not None:
-        _errors(ax, rows)
-        ax.legend(fontsize=8, frameon=False)
+        _accuracies(ax, rows, layers, chance, ax.bbox.width / ax.figure.dpi * DPI)
         written(ax)
         return ax.figure.figure  # also where the axes lie in a subfigure
-    labels = [_label(row) for row in rows]
-    left = 14 + max(text_width(line, 8) for line in "\n".join(labels).split("\n"))
-    high = _ROW * len(rows) + 14
+    step = 75
+    plot = max(560, step * len(layers))
+    title = titled(heading, "a linear classifier on each layer")
     notes = [note] if note else []
-    notes.append("Lines: 95% intervals for the choice of images.")
-    title = titled(heading, "error of networks on labelled images")
-    area = new_page(left + _PLOT, high + 62, title, notes)
-    axes = area.axes(left, 6, _PLOT, high)
-    _errors(axes, rows)
-    area.legend(left, high + 48, axes, len(_MEASURES))
+    notes.append("Dotted: naming the most frequent class of the test images, whatever the image.")
+    height = 26 + 320 + room_for_names(layers, plot / len(layers)) + 20
+    left = max(54, room_left_of_names(layers, plot / len(layers)))
+    area = new_page(left + plot + 80, height, title, notes)
+    axes = area.axes(left, 26, plot, 320)
+    _accuracies(axes, rows, layers, chance, plot)
     return area.finish()
 
 
-def _errors(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Two dots for each network, one above the other."""
-    highest = 0.0
-    for i, measure in enumerate(_MEASURES):
-        own = [(y + (i - 0.5) * 0.36, row) for y, row in enumerate(rows) if measure in row]
-        for y, row in own:
-            highest = max(highest, _dot(axes, row, measure, y, i))
-        if own:
-            axes.plot([], [], color=COLORS[i], marker=MARKS[i], label=measure)
+def _accuracies(
+    axes: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    layers: Sequence[str],
+    chance: float,
+    width: float,
+) -> None:
+    """Two curves for each kind of weights, in test and in training."""
+    for i, weights in enumerate(dict.fromkeys(row["weights"] for row in rows)):
+        own = [row for row in rows if row["weights"] == weights]
+        depths = [layers.index(row["layer"]) for row in own]
+        test = [100 * row["test accuracy"] for row in own]
+        training = [100 * row["train accuracy"] for row in own]
+        line: Style = {"color": color(i), "linewidth": 1.8, "markersize": 5}
+        axes.plot(depths, test, "o-", label=f"{weights}, test", **line)
+        faint: Style = {"color": color(i), "linewidth": 1.2, "alpha": 0.7}
+        axes.plot(depths, training, "--", label=f"{weights}, training", **faint)
+        above = 7 if i == 0 else -13  # the numbers of two curves do not meet
+        label: Style = {"textcoords": "offset points", "size": 8, "ha": "center", "color": INK}
+        for depth, value in zip(depths, test, strict=True):
+            number = axes.annotate(f"{value:.0f}", (depth, value), (0, above), **label)
+            # so that the dotted line does not cross it
+            number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.4})
     plain(axes)
-    axes.set(ylim=(len(rows) - 0.5, -0.6), xlim=(0, max(5.0, 1.1 * highest)))
-    axes.set_yticks(range(len(rows)), [_label(row) for row in rows], color=INK)
-    axes.set_xlabel("error, % of images", size=8, color=QUIET)
-
-
-def _label(row: Mapping[str, Any]) -> str:
-    name = fitted(row["network"], 300, 8)
-    if "parameters" not in row:
-        return name
-    return f"{name}\n{row['parameters']:,} parameters"
-
-
-def _dot(axes: Axes, row: Mapping[str, Any], measure: str, y: float, i: int) -> float:
-    """A dot with its interval and its number; where the interval ends."""
-    value, low, high = (100 * row[f"{measure}{end}"] for end in ("", " low", " high"))
-    style: Style = {"color": COLORS[i], "marker": MARKS[i], "markersize": 5, "linewidth": 1.6}
-    axes.errorbar(value, y, xerr=[[value - low], [high - value]], **style)
-    beside: Style = {"textcoords": "offset points", "size": 8, "color": INK, "va": "center"}
-    axes.annotate(f"{value:.1f}", (high, y), (5, 0), **beside)
-    return float(high)
+    name_ticks(axes, layers, width / len(layers))
+    axes.axhline(100 * chance, color=QUIET, linewidth=0.9, linestyle=":")
+    beside: Style = {
+        "transform": axes.get_yaxis_transform(),
+        "size": 8,
+        "va": "center",
+        "color": QUIET,
+    }
+    axes.text(1.01, 100 * chance, f"most frequent\nclass {100 * chance:.0f}", **beside)
+    axes.set_ylim(-7, 104)  # room for the numbers below the lowest points
+    axes.set_ylabel("accuracy, % of images", size=8, color=QUIET)
+    axes.set_xlabel("features of layer, in the order of the network", size=8, color=QUIET)
+    corner: Style = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    columns = max(1, int(width / 130))
+    axes.legend(ncols=columns, fontsize=8, frameon=False, **corner)
 
 
 def transfer(
