@@ -467,6 +467,25 @@ def test_what_is_written_in_place_is_seen_by_other_views(function: Callable[...,
     assert not law6(chain(conv(3, 4), function), (3, 11, 12)).is_local
 
 
+def test_what_is_written_in_place_is_not_seen_by_views_beside_it() -> None:
+    """As in coupling blocks, of which each half of the channels is changed by the other."""
+
+    class Coupled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = conv(3, 3, padding=1), conv(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            halves = torch.cat([x, x], dim=1)
+            a, b = halves[:, :3], halves[:, 3:]
+            a += self.first(b)
+            result: Tensor = self.second(b)
+            return result
+
+    field = anatomy(Coupled(), (3, 11, 12))["second"].field  # of which autograd knows no gradient
+    assert (field.kind, field.size) == ("exact", (3, 3))
+
+
 @pytest.mark.parametrize(
     "second",
     [conv(3, 3, stride=5, dilation=2, padding=1), nn.MaxPool2d(3, 11, dilation=2, ceil_mode=True)],

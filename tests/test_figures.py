@@ -36,7 +36,7 @@ from featviz import (
 from featviz.errors import RuleError, UsageError
 from featviz.figures import LayerMaps, OccludedImage, Strided, SweptTransform, page
 from featviz.figures.blocks import tile_size, unit_block, unit_tiles
-from featviz.figures.text import fitted, legible, text_width, wrapped
+from featviz.figures.text import LABEL_WIDTH, fitted, layer_name, legible, text_width, wrapped
 from featviz.geometry import ReceptiveField
 from featviz.methods.connections import Connections
 from featviz.methods.evolve import Evolution, Track
@@ -789,10 +789,10 @@ def test_a_rule_has_one_colour_in_all_panels_and_gaps_where_nothing_arrived() ->
 
 def test_long_names_of_layers_that_differ_before_their_ends_stay_apart() -> None:
     names = [f"features.denseblock{i}.denselayer16.conv2" for i in (3, 4)]
-    shown = [page.layer_name(name, page.LABEL_WIDTH, 8) for name in names]
+    shown = [layer_name(name, LABEL_WIDTH, 8) for name in names]
     assert len(set(shown)) == 2
-    assert page.text_width(shown[0], 8) <= page.LABEL_WIDTH
-    assert page.layer_name("conv1", 100, 8) == "conv1"
+    assert text_width(shown[0], 8) <= LABEL_WIDTH
+    assert layer_name("conv1", 100, 8) == "conv1"
 
 
 def test_projections_beside_attributions_that_are_alike_are_named() -> None:
@@ -904,8 +904,8 @@ def test_a_curve_for_each_image_layer_and_checkpoint() -> None:
     figure = figures.invariance([row], "first", "top", names=["a", "b"])
     plots = [axes for axes in figure.axes if axes.lines]
     assert len(plots) == 3
-    for plot, layer_name in zip(plots[:2], ("first", "top"), strict=True):
-        for line, curve in zip(plot.lines, row.result.distances[layer_name], strict=True):
+    for plot, name in zip(plots[:2], ("first", "top"), strict=True):
+        for line, curve in zip(plot.lines, row.result.distances[name], strict=True):
             assert list(line.get_ydata()) == pytest.approx(curve.tolist())
     assert row.result.probabilities is not None
     second = list(plots[2].lines[1].get_ydata())

@@ -1061,7 +1061,7 @@ def test_the_command_compares(
         side["title"]
         for side in data_of(Path("outputs/compare-trained-random/layer-000.html"))["sides"]
     ]
-    assert titles == ["zfmini (bundled)", "zfmini (random)"]
+    assert titles == ["zfmini", "zfmini, initial weights"]
     assert cli.main(["gallery", "--compare", "trained", "missing"]) == 1
     assert "no gallery in 'missing'" in capsys.readouterr().err
 

@@ -555,6 +555,25 @@ def test_packed_weights_are_not_taken_for_numbers(dtype: torch.dtype, tmp_path: 
             load_weights(model, path, partial=partial)
 
 
+def test_safetensors_whose_length_looks_as_a_text_are_read(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "w.bin"
+    for padding in range(0, 4000, 8):
+        safetensors.save_file(filled(2), path, metadata={"x": "y" * padding})
+        if path.read_bytes()[:2].lstrip()[:1] == b"{":
+            break
+    assert path.read_bytes()[:2].lstrip()[:1] == b"{"
+    assert load_weights(classifier(), path) == []
+
+
+def test_whole_numbers_of_a_buffer_are_taken(tmp_path: Path) -> None:
+    model = classifier()
+    model.register_buffer("mean", torch.zeros(3))
+    path = saved(tmp_path / "w.pt", {**filled(2), "mean": torch.tensor([123, 117, 104])})
+    assert load_weights(model, path) == []
+    assert model.get_buffer("mean").tolist() == [123, 117, 104]
+
+
 def test_a_network_beside_its_teacher_is_not_the_teacher(tmp_path: Path) -> None:
     content = {"state_dict": {**prefixed(filled(1), "teacher."), **filled(2)}}
     path = saved(tmp_path / "w.pt", content)

@@ -283,14 +283,16 @@ def test_a_hard_sigmoid_is_a_gate_in_any_spelling(gate: Any, rule: str) -> None:
 
 
 def test_products_that_are_no_activations_follow_autograd() -> None:
-    """Gates of other maps, halves of a gated linear unit, squares, norms, a ReLU6 as a factor, and
-    pooling with weights of exp."""
+    """Gates of other maps, halves of a gated linear unit, squares, also of what is squashed, norms, a ReLU6 as a
+    factor, also of half of it, and pooling with weights of exp."""
 
     def products(x: Tensor) -> Tensor:
         x = x.relu()
         a, b = torch.cat([x, x.flip(1)], dim=1).chunk(2, dim=1)
         x = (x / 99).exp() * x
         y = a * torch.sigmoid(b) + x[:, :1] * torch.sigmoid(x[:, 1:2]) + a * a
+        share, capped = torch.sigmoid(a), F.relu6(b - 1)
+        y = y + share * (1 - share) + capped * capped + F.relu6(a - 1) * 0.5 * b.sin()
         return F.relu6(y / y.norm(dim=1, keepdim=True).clamp(min=1e-6)) * y
 
     expected = projection(net(products), image(), "c", 1, (2, 3), "guided")

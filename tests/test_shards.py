@@ -283,7 +283,7 @@ def test_ranks_of_torchrun_share_the_shards(
 # --- what must not be mixed
 
 
-def test_ranks_are_those_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_are_those_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     variables: list[tuple[dict[str, str], Any]] = [
         ({}, None),
         ({"WORLD_SIZE": "4"}, None),  # as clusters set it for every job
@@ -297,6 +297,9 @@ def test_ranks_are_those_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(name, value)
         assert own_rank() == expected
     monkeypatch.delenv("MASTER_ADDR")
+    out = tmp_path / "shards"
+    command = f"scan --layers conv1 --limit 2 --shard 0/2 --device cpu --quiet --out {out}"
+    assert cli.main(command.split()) == 0  # a job of its own, whatever its cluster says
     with pytest.raises(UsageError, match="RANK=3 and WORLD_SIZE=4 are set, and MASTER_ADDR is not"):
         own_rank()
 

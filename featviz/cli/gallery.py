@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
         return
     check_choice(args)
     out = args.out or Path("outputs") / f"{slug(args.model)}-gallery"
-    ranks = own_rank()
+    ranks = own_rank() if args.shard is None else None
     if args.fresh and (args.shard or ranks):
         raise UsageError(
             "--fresh would scan again for each shard: remove the folder, or give another"

@@ -26,8 +26,8 @@ from featviz.records.scan import MANIFEST, Scan
 def run(args: argparse.Namespace) -> None:
     """Scan, and print what there is."""
     out = args.out or Path("outputs") / f"{slug(args.model)}-scan"
-    ranks = own_rank()
-    if ranks is not None and args.shard is None:
+    ranks = own_rank() if args.shard is None else None
+    if ranks is not None:
         with among_ranks(args):
             _by_ranks(args, out, *ranks)
         return

@@ -269,7 +269,10 @@ def _refusal(call: Call, layout: Layout | None) -> str:
     if call.is_complex:
         return "gives complex numbers, which have no largest: ask for a layer behind it"
     if call.is_constant:
-        return "is the same for every image (it is made of parameters): ask for another layer"
+        return (
+            "is the same for every image that was tried (it may be made of parameters alone): "
+            "ask for another layer"
+        )
     if call.varies:
         return "gives another shape for another image, so it has no units that all images share"
     if call.shape[:1] != (1,):

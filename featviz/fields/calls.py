@@ -99,16 +99,18 @@ def trace(model: nn.Module, image: Tensor, forward: Forward | None = None) -> Tr
 
 
 def _call(name: str, module: nn.Module, output: Tensor, tracer: Tracer) -> Call:
-    footprint = tracer.of(output)
+    footprint, elements = tracer.of(output), tracer.elements
+    unfollowed = output.detach().clone() if footprint is None else None
+    tracer.elements = elements  # a copy of featviz's own is none of the network's
     return Call(
         name=name,
         module=module,
         shape=tuple(output.shape),
         footprint=footprint,
         kind="global" if footprint is None else footprint.kind,
-        elements=tracer.elements,
+        elements=elements,
         is_complex=output.is_complex(),
-        unfollowed=output.detach().clone() if footprint is None else None,
+        unfollowed=unfollowed,
     )
 
 

@@ -102,8 +102,21 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         base = output if output._base is None else output._base
         views = [tensor for tensor in self._footprints if tensor._base is base]
         for tensor in (base, *views):
-            if tensor is not output:
+            if tensor is not output and _overlap(tensor, output):
                 self._footprints[tensor] = footprint.worse("unknown")
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two views of one tensor may have numbers in common: of one image, channels lie one after the other."""
+    (start, stop), (other_start, other_stop) = map(_span, (a, b))
+    return start < other_stop and other_start < stop
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """Where the first of a tensor's numbers lies in memory, and behind its last."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    start = int(tensor.storage_offset())
+    return start, start + 1 + sum((n - 1) * stride for n, stride in steps)
 
 
 def _layout(footprint: Footprint) -> dict[str, Any]:

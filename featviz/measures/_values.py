@@ -31,7 +31,7 @@ def tensor_of(values: Values) -> Tensor:
         with warnings.catch_warnings():
             # of a file that is mapped for reading: nothing is written
             warnings.simplefilter("ignore")
-            return torch.from_numpy(np.ascontiguousarray(values))
+            return torch.from_numpy(np.ascontiguousarray(values, values.dtype.newbyteorder("=")))
     if isinstance(values, Tensor):
         return values.detach().cpu()
     raise UsageError(f"values are a {type(values).__name__}: give a tensor or an array", "values")

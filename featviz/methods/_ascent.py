@@ -34,6 +34,7 @@ class Ascent:
     Attributes:
         interrupt: the Ctrl-C that came, after which no more is to be done.
         bar: of progress.
+        is_moved: whether a pixel changed a unit of those that were begun; None: none was.
     """
 
     model: nn.Module
@@ -50,6 +51,17 @@ class Ascent:
     forward: Forward | None
     interrupt: KeyboardInterrupt | None = None
     bar: Any = None
+    is_moved: bool | None = None
+
+    def check_moved(self, targets: Sequence[Target]) -> None:
+        """Make sure that, of what was begun, pixels change something.
+
+        Raises:
+            UsageError: they change none of these targets.
+        """
+        if self.is_moved is False:
+            names = ", ".join(map(name_of, targets))
+            raise UsageError(f"no pixel changes {names}: there is nothing to maximize")
 
     def identity(self, start: Tensor | None) -> dict[str, Any]:
         """What images are made from, as it reads back from JSON."""
@@ -92,9 +104,10 @@ class Ascent:
                     images = self._images(numbers, start)
                     gradient, scores = self._gradient(objectives, rows, images, generator)
                     numbers.grad = -torch.autograd.grad(images, numbers, gradient)[0]
-                if are_all and step == 0 and not gradient.any():
-                    names = ", ".join(map(name_of, targets))
-                    raise UsageError(f"no pixel changes {names}: there is nothing to maximize")
+                if step == 0:
+                    self.is_moved = bool(self.is_moved) or bool(gradient.any())
+                if are_all:
+                    self.check_moved(targets)
                 optimizer.step()
                 moved += gradient.abs().mean(dim=1)
                 done = step + 1

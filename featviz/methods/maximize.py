@@ -199,6 +199,8 @@ def maximize(
             files = MaximizedFiles(Path(out), ascent.identity(start))
             files.begin(resume=resume)
             result = run.recorded(files, progress)
+    if ascent.interrupt is None:
+        ascent.check_moved(targets)
     _report_silent(result)
     return result
 

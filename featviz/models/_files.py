@@ -34,8 +34,12 @@ def content_of(path: Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"no weights file {str(path)!r}", "weights")
     try:
-        _check_head(path)
-        if path.suffix == ".safetensors" or _is_safetensors(path):
+        is_safetensors = _is_safetensors(
+            path
+        )  # whose first bytes are a number, which may look as any text
+        if not is_safetensors:
+            _check_head(path)
+        if path.suffix == ".safetensors" or is_safetensors:
             return _safetensors(path)
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other protocols: what cannot be read is an error
@@ -83,7 +87,8 @@ def _check_head(path: Path) -> None:
 def _is_safetensors(path: Path) -> bool:
     """Whether a file of another name is one: the length of a header of JSON, and the header."""
     with path.open("rb") as file:
-        return file.read(10)[8:] == b'{"'
+        head = file.read(10)
+    return head[7:8] == b"\0" and head[8:] == b'{"'
 
 
 def _safetensors(path: Path) -> Any:

@@ -161,10 +161,10 @@ def _unusable(state: Mapping[str, Any], own: Mapping[str, Any]) -> str:
 
 
 def _loses_its_numbers(value: Any, own: Any) -> bool:
-    """Whether whole numbers stand where the model has floating point."""
+    """Whether whole numbers stand where the model has a matrix of floating point; a mean may be one of whole numbers."""
     if not isinstance(value, Tensor) or not isinstance(own, Tensor):
         return False
-    return own.is_floating_point() and not value.is_floating_point() and value.dim() > 0
+    return own.is_floating_point() and not value.is_floating_point() and value.dim() > 1
 
 
 def _kind(value: Any) -> str:

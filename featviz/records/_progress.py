@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -162,11 +163,28 @@ def change(key: str, before: Any, now: Any) -> str:
     lists = isinstance(before, list) and isinstance(now, list)
     if not lists or short(before) != short(now):
         return f"{key} was {short(before)}, is {short(now)}"
-    gone = [entry for entry in before if entry not in now]
-    new = [entry for entry in now if entry not in before]
+    gone, new = _missing(before, now), _missing(now, before)
     if not gone and not new:
         return f"{key} are in another order"
-    return f"{key} were {len(before)}, are {len(now)}, without {short(gone)}, with {short(new)}"
+    without, with_ = _apart(gone, new)
+    return f"{key} were {len(before)}, are {len(now)}, without {without}, with {with_}"
+
+
+def _missing(entries: list[Any], others: list[Any]) -> list[Any]:
+    """Those entries that are not among others."""
+    there = set(map(json.dumps, others))
+    return [entry for entry in entries if json.dumps(entry) not in there]
+
+
+def _apart(before: Any, now: Any) -> tuple[str, str]:
+    """Two values in short; where those begin alike, from shortly before they differ."""
+    texts = json.dumps(before), json.dumps(now)
+    if short(before) != short(now):
+        return short(before), short(now)
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))
+    start = max(0, len(list(alike)) - 30)
+    first, second = (f"...{text[start : start + 54]}..." for text in texts)
+    return first, second
 
 
 def short(value: Any) -> str:

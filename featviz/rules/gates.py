@@ -5,8 +5,9 @@ written out as products.
 from __future__ import annotations
 
 import re
-from math import isfinite
+from math import isfinite, nan
 
+from torch import Tensor
 from torch.autograd.graph import Node
 
 from featviz.rules.graph import HOOKED, Graph, name_of
@@ -14,11 +15,13 @@ from featviz.rules.quotients import bounds
 
 _BOUNDED = {"Sigmoid", "Hardsigmoid", "Softmax", "Tanh"}
 _CLAMPS = {"Hardtanh", "Clamp"}
+_ROUNDING = 1e-3  # of a sixth that is written out
 _VIEW = re.compile(
     r"\w*View|Expand|Unsqueeze|Squeeze|Permute|Transpose|Reshape\w*|Clone|Select|Slice|Split\w*"
 )
-_SQUASHING = {"Sigmoid", "Hardsigmoid", "Tanh", "Erf", "Hardtanh", "Clamp"}
-_ELEMENTWISE = _SQUASHING | {
+_SQUASHING = {"Sigmoid", "Hardsigmoid", "Tanh", "Erf"}
+_ELEMENTWISE = {
+    *_SQUASHING, *_CLAMPS,
     "Add", "Sub", "Rsub", "Neg", "Mul", "Div", "Pow", "Exp", "Softplus", "Relu", "ClampMin", "ClampMax",
     "Log", "Log1P", "Reciprocal", "Clone", "ToCopy", HOOKED,
 }  # fmt: skip
@@ -40,23 +43,34 @@ def is_product_of_maps(graph: Graph, node: Node) -> bool:
 
 
 def bounding(graph: Graph, node: Node | None) -> Node | None:
-    """The node that bounds a factor: a sigmoid, or the clamp of a hard one, ``relu6(x + 3) / 6`` or
-    ``clamp(x, 0, 1)``, seen through views and constant factors; None where nothing does."""
-    is_scaled = False
+    """The node that bounds a factor: a sigmoid, or the clamp of a hard one, which reaches 1, as ``relu6(x + 3) / 6`` and
+    ``clamp(x, 0, 1)`` do, seen through views and constant factors; None where nothing does."""
+    scale = 1.0
     while node is not None:
         name = name_of(node)
         if name in _BOUNDED:
             return node
         if name in _CLAMPS:
-            low, high = bounds(graph, node)
-            has_bounds = isfinite(low) and isfinite(high)
-            return node if has_bounds and (is_scaled or high == 1) else None
+            _, high = bounds(graph, node)
+            return node if _has_bounds(graph, node) and abs(high * scale - 1) < _ROUNDING else None
         if name in ("Mul", "Div") and len(graph.operands(node)) == 1:
-            is_scaled = True
+            scale *= _constant(graph, node)
         elif name != HOOKED and not _VIEW.fullmatch(name):
             return None
         node = node.next_functions[0][0]
     return None
+
+
+def _has_bounds(graph: Graph, clamp: Node) -> bool:
+    return all(map(isfinite, bounds(graph, clamp)))
+
+
+def _constant(graph: Graph, node: Node) -> float:
+    """The number by which a node multiplies; NaN where it is none."""
+    factor = getattr(node, "_saved_self" if graph.operands(node) == [1] else "_saved_other", None)
+    if not isinstance(factor, Tensor) or factor.numel() != 1 or not float(factor):
+        return nan
+    return 1 / float(factor) if name_of(node) == "Div" else float(factor)
 
 
 def hard_gates(graph: Graph) -> set[Node]:
@@ -75,21 +89,22 @@ def hard_gates(graph: Graph) -> set[Node]:
 
 
 def is_written_out(graph: Graph, node: Node) -> bool:
-    """Whether a product is an activation: of a map and of a squashed copy of it, as ``x * sigmoid(x)``."""
+    """Whether a product is an activation: of a map and of a squashed copy of it, as ``x * sigmoid(x)``; not of two that
+    are squashed alike, as the square of a sigmoid."""
     if not is_product_of_maps(graph, node):
         return False
-    (first, squashes_first), (second, squashes_second) = (
+    (first, squashed_first), (second, squashed_second) = (
         _sources(graph, operand) for operand in node.next_functions
     )
-    return first == second and (squashes_first or squashes_second)
+    return first == second and squashed_first != squashed_second
 
 
-def _sources(graph: Graph, operand: _Source) -> tuple[set[_Source], bool]:
-    """What an operand is made of, element by element; and whether it is squashed on the way."""
+def _sources(graph: Graph, operand: _Source) -> tuple[set[_Source], set[Node]]:
+    """What an operand is made of, element by element; and what squashes it on the way."""
     stack = [operand]
     known: set[_Source] = set()
     sources = set()
-    squashes = False
+    squashing = set()
     while stack:
         value = stack.pop()
         if value in known:
@@ -99,6 +114,8 @@ def _sources(graph: Graph, operand: _Source) -> tuple[set[_Source], bool]:
         if node is None or name_of(node) not in _ELEMENTWISE:
             sources.add(value)
             continue
-        squashes |= name_of(node) in _SQUASHING
+        name = name_of(node)
+        if name in _SQUASHING or (name in _CLAMPS and _has_bounds(graph, node)):
+            squashing.add(node)
         stack += [node.next_functions[i] for i in graph.operands(node)]
-    return sources, squashes
+    return sources, squashing
