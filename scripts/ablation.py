@@ -28,7 +28,7 @@ import choose
 import seeds
 import torch
 from labelled import Sets, add_training_arguments, classes_in, sets_from, train_from_initial
-from shared import model_from, parser, run, write
+from shared import model_from, parser, run, shown_path, write
 from torch import Tensor, nn
 
 from featviz import anatomy, figures, read
@@ -45,7 +45,8 @@ UNITS = {"zfmini": 80, "zfnet": 4096}
 ORIGINAL = "as it is"
 SYNTHETIC = 48  # pixels
 
-Build = Callable[[], nn.Module]
+Build = Callable[..., nn.Module]
+"""From a ``seed`` of the initial weights to a network."""
 Run = dict[str, float]
 """The parameters and the errors of one network, trained with one seed."""
 STILL = 0.1
@@ -128,8 +129,11 @@ def paper(model: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def built(model: str, classes: int, device: torch.device, **options: Any) -> nn.Module:
+def built(
+    model: str, classes: int, device: torch.device, *, seed: int, **options: Any
+) -> nn.Module:
     """One of the two networks, with other widths."""
+    torch.manual_seed(seed)
     return BUILDERS[model](classes, **options).to(device)
 
 
@@ -176,9 +180,9 @@ def shape_taken(name: str, given: Any) -> tuple[int, ...] | None:
     return None
 
 
-def without(make: Build, name: str) -> nn.Module:
+def without(make: Build, name: str, *, seed: int) -> nn.Module:
     """A network without one of its layers."""
-    model = make()
+    model = make(seed=seed)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Identity())
     return model
@@ -189,8 +193,7 @@ def without(make: Build, name: str) -> nn.Module:
 
 def measured(build: Build, args: argparse.Namespace, sets: Sets, seed: int) -> Run:
     """Make and train one network; its parameters and errors."""
-    torch.manual_seed(seed)  # of the initial weights
-    model = build()
+    model = build(seed=seed)
     anatomy(model, sets.shape, only=[])  # raises now if it does not take such images
     to_model = sets.recipe.normalize
     train(
@@ -261,7 +264,7 @@ def note_of(args: argparse.Namespace, sets: Sets) -> str:
     """What the networks were trained on."""
     source = "synthetic shapes"
     if args.images is not None:
-        source = str(args.images)
+        source = shown_path(str(args.images))
     images = f"{len(sets.training)} images of {source}, {len(sets.classes)} classes"
     return f"{images}, {args.epochs} epoch{'' if args.epochs == 1 else 's'}"
 

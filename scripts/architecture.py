@@ -38,8 +38,7 @@ def row_of(layer: Layer) -> dict[str, Any]:
     return {
         "layer": layer.name,
         "kind": layer.kind,
-        "channels": layer.channels,
-        "map": "x".join(map(str, layer.shape[1:])),
+        "output": "x".join(map(str, layer.shape)),
         "kernel": "x".join(map(str, layer.kernel or ())),
         "stride": "x".join(map(str, layer.stride or ())),
         "receptive field": str(layer.field),

@@ -212,9 +212,11 @@ def indices_of(args: argparse.Namespace, model: nn.Module, images: Images) -> li
     check_labelled(images)
     foreign = [label for label in images.labels if label not in numbers]
     if foreign:
+        remedy = "give their names by --classes FILE, a folder for each of them, or --labels FILE|PATTERN"
+        if args.classes is not None:
+            remedy = f"{str(args.classes)!r} has no such name: add it to its line, or give --labels FILE|PATTERN"
         raise UsageError(
-            f"--images: the label {foreign[0]!r} is none of the model's {len(classes)} classes: "
-            "give their names by --classes FILE, a folder for each of them, or --labels FILE|PATTERN"
+            f"--images: the label {foreign[0]!r} is none of the model's {len(classes)} classes: {remedy}"
         )
     return [numbers[str(label)] for label in images.labels]
 
@@ -229,6 +231,26 @@ def class_of(model: nn.Module, images: Images, index: int, classes: Sequence[str
     outputs = _answer(model, images, index)
     assert outputs is not None  # a model without classes has no ``classes``
     return int(outputs.argmax())
+
+
+def answers(model: nn.Module, images: Images, batch_size: int) -> Tensor:
+    """(images, classes) float64, what a model gives for each image.
+
+    Raises:
+        ModelError: it gives no scores of classes.
+    """
+    parameter = next(model.parameters())
+    rows: dict[int, Tensor] = {}
+    bar = tqdm(total=len(images), desc="classify", unit="image", leave=False)
+    with bar, evaluating(model), torch.no_grad():
+        for indices, batch in images.batches(range(len(images)), batch_size):
+            x = images.preprocess.normalize(batch.to(parameter.device)).to(parameter)
+            output = model(x)
+            if not isinstance(output, Tensor) or output.dim() != 2:
+                raise ModelError("the model gives no scores of classes, (n, classes)")
+            rows |= zip(indices, output.double().cpu(), strict=True)
+            bar.update(len(indices))
+    return torch.stack([rows[i] for i in range(len(images))])
 
 
 def most_probable(model: nn.Module, x: Tensor) -> tuple[list[int], list[float]]:

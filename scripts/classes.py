@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import csv
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
 from featviz import Images
@@ -36,8 +38,10 @@ def rows_in(path: Path) -> list[Row]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--classes: {str(path)!r} cannot be read: {error}") from error
-    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
-    rows = [line.split(delimiter) for line in text.splitlines() if line.strip()]
+    if path.suffix.lower() == ".csv":
+        rows = [row for row in csv.reader(StringIO(text, newline="")) if row]
+    else:
+        rows = [line.split("\t") for line in text.split("\n") if line.strip()]
     if not rows:
         raise UsageError(f"--classes: {str(path)!r} is empty: give a class in each line")
     return [[_plain(name) for name in row] for row in rows]

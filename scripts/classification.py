@@ -5,8 +5,10 @@
 
 The error is the share of images whose class is not the most probable one, and the share whose class is
 not among the five most probable ones, with intervals of 95% (Wilson's) for the choice of images. Of
-several networks, each with its own preprocessing, the last row is of the mean of their probabilities.
-The labels of the images are the networks' classes: as folders, by --labels, or by --classes."""
+several networks, each with the preprocessing of its weights where none is given, the last row is of the
+mean of their probabilities; networks give logits, or logarithms of probabilities. The labels of the
+images are the networks' classes: as folders, by --labels, or by --classes. An image that cannot be read
+is an error."""
 
 from __future__ import annotations
 
@@ -16,19 +18,17 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from math import sqrt
-from pathlib import Path
 from typing import Any
 
 import choose
 import torch
-from classes import add_classes, named
-from shared import images_from, model_from, parser, run, state_of, write
+from classes import add_classes, named, rows_in
+from labelled import trained
+from shared import images_from, parser, run, shown_path, state_of, write
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from featviz import Images, figures
 from featviz.errors import NumberError
-from featviz.hooks import evaluating
 
 TOP = 5
 """An image counts as right in the second measure where its class is among so many."""
@@ -54,29 +54,33 @@ def arguments() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Ask every network for the class of every image, count, draw."""
     rows: list[dict[str, Any]] = []
-    total = torch.zeros(())
+    together: Tensor | None = None
+    named_classes = None if args.classes is None else len(rows_in(args.classes))
     for own in networks(args):
-        model = model_from(own)
+        model = trained(own, named_classes)
         images = named(own, images_from(own, model, synthetic=1000))
         targets = torch.tensor(choose.indices_of(own, model, images))
         classes = choose.classes_of(own, model, images) or []
-        given = probabilities(model, images, len(classes), args.batch_size)
+        given = log_probabilities(model, images, args.batch_size)
         rows.append({"network": name_of(own)} | size_of(model) | errors(given, targets))
-        total = total + given
+        together = given if together is None else torch.logaddexp(together, given)
+    assert together is not None
     if len(rows) > 1:
-        rows.append({"network": TOGETHER} | errors(total, targets))
-    note = f"{len(targets):,} images of {len(set(targets.tolist())):,} classes.{confused(total, targets, classes)}"
+        rows.append({"network": TOGETHER} | errors(together, targets))
+    note = f"{len(targets):,} images of {len(set(targets.tolist())):,} classes."
+    note += confused(together, targets, classes, TOGETHER if len(rows) > 1 else "")
     print(note)
     write(figures.classification(rows, note=note), rows, args.out, "classification")
 
 
 def networks(args: argparse.Namespace) -> list[argparse.Namespace]:
-    """The arguments of each network."""
+    """The arguments of each network: what is said of the weights' file is said of the first's."""
     result = [args]
     for text in args.beside:
         name, _, weights = text.partition("=")
         own = copy.copy(args)
         own.model, own.weights = name, weights or None
+        own.partial, own.weights_key, own.left_initial = False, None, []
         result.append(own)
     return result
 
@@ -85,26 +89,19 @@ def name_of(args: argparse.Namespace) -> str:
     """A network, and which weights it has."""
     if args.weights in (None, "initial"):
         return f"{args.model}, {state_of(args)}"
-    return f"{args.model}, {Path(args.weights).name}"
+    return f"{args.model}, {shown_path(args.weights)}"
 
 
 # --- measures
 
 
-def probabilities(model: nn.Module, images: Images, classes: int, batch_size: int) -> Tensor:
-    """(images, classes) float32, of each image.
+def log_probabilities(model: nn.Module, images: Images, batch_size: int) -> Tensor:
+    """(images, classes) float64, of each image; in logarithms, of which none is too small to be told from others.
 
     Raises:
         NumberError: one is not a number.
     """
-    result = torch.empty(len(images), classes)
-    parameter = next(model.parameters())
-    bar = tqdm(total=len(images), desc="classify", unit="image", leave=False)
-    with bar, evaluating(model), torch.no_grad():
-        for indices, batch in images.batches(range(len(images)), batch_size):
-            x = images.preprocess.normalize(batch.to(parameter.device)).to(parameter)
-            result[indices] = model(x).float().softmax(dim=1).cpu()
-            bar.update(len(indices))
+    result = choose.answers(model, images, batch_size).log_softmax(dim=1)
     if bool(result.isnan().any()):
         raise NumberError("the model gives NaN: check weights and preprocessing")
     return result
@@ -135,7 +132,7 @@ def wilson(count: int, n: int) -> tuple[float, float]:
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
 
 
-def confused(given: Tensor, targets: Tensor, classes: Sequence[str]) -> str:
+def confused(given: Tensor, targets: Tensor, classes: Sequence[str], whose: str = "") -> str:
     """Which classes are taken for which most often, in words; nothing where none is more than once."""
     pairs = zip(targets.tolist(), given.argmax(dim=1).tolist(), strict=True)
     counts = Counter((true, answer) for true, answer in pairs if true != answer)
@@ -144,7 +141,8 @@ def confused(given: Tensor, targets: Tensor, classes: Sequence[str]) -> str:
         for (true, answer), count in sorted(counts.items(), key=lambda own: (-own[1], own[0]))
         if count > 1
     ]
-    return f" Taken most often: {'; '.join(words[:MOST_CONFUSED])}." if words else ""
+    taken = f"Taken most often, by the {whose}:" if whose else "Taken most often:"
+    return f" {taken} {'; '.join(words[:MOST_CONFUSED])}." if words else ""
 
 
 if __name__ == "__main__":

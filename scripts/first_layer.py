@@ -119,8 +119,8 @@ def trained(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
             runs[name] = []
             for seed in seeds.seeds_of(args):
                 print(f"{name}, seed {seed}", file=sys.stderr)
-                torch.manual_seed(seed)  # of the initial weights
-                model = model_from(args, num_classes=classes)
+                model = model_from(args, num_classes=classes, seed=seed)
+                torch.manual_seed(seed)  # of the first layer
                 replace_first(model, kernel, stride, padding)
                 anatomy(model, sets.shape, only=[])  # raises now if it does not take such images
                 error = trained_error(model, sets, args, radius, seed)

@@ -10,14 +10,22 @@ from dataclasses import dataclass
 
 import choose
 import torch
-from shared import images_from, labelled, normalisation, positive, recipe_from, square_side
+from shared import (
+    images_from,
+    labelled,
+    model_from,
+    normalisation,
+    positive,
+    recipe_from,
+    square_side,
+)
 from torch import nn
 from tqdm import tqdm
 
 from featviz import Images, Preprocess, open_images
 from featviz.data import LabelledImages, SyntheticImages, split
 from featviz.data.synthetic import SHAPES
-from featviz.errors import UsageError
+from featviz.errors import UsageError, WeightsError
 
 HELD_OUT = 0.1
 """The share of a user's images that is tested on, where there is no test set."""
@@ -100,13 +108,36 @@ def classes_in(args: argparse.Namespace) -> int:
     Raises:
         UsageError: images are to keep their sizes.
     """
+    check_one_size(args)
+    if args.images is None:
+        return len(SHAPES)
+    return len(_labelled(args, open_images(args.images)).classes)
+
+
+def check_one_size(args: argparse.Namespace) -> None:
+    """Make sure that images can be put in batches to train on.
+
+    Raises:
+        UsageError: they are to keep their sizes.
+    """
     if args.resize is not None:
         raise UsageError(
             "a batch to train on is of one size: give --input-size instead of --resize"
         )
-    if args.images is None:
-        return len(SHAPES)
-    return len(_labelled(args, open_images(args.images)).classes)
+
+
+def trained(args: argparse.Namespace, classes: int | None = None) -> nn.Module:
+    """The network; where its weights are of another number of outputs, that of the images' classes is tried.
+
+    Args:
+        classes: how many; None: those of the images.
+    """
+    try:
+        return model_from(args)
+    except WeightsError:
+        if args.images is None:
+            raise
+        return model_from(args, num_classes=classes or classes_in(args))
 
 
 def _labelled(

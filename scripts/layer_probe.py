@@ -3,7 +3,7 @@
     python scripts/layer_probe.py                                 # zfmini, synthetic images
     python scripts/layer_probe.py --model alexnet --weights DEFAULT --images train/ --test val/
 
-Features are what a layer returns, rectified and averaged to at most --features numbers; the
+Features are what a layer returns, rectified, and maps averaged to at most --features numbers, or to one each; the
 classifier is logistic regression, its weight decay chosen on a tenth of the training images. The
 same is done with the network's initial weights, and with the pixels."""
 
@@ -19,14 +19,14 @@ from typing import Any
 import choose
 import torch
 import torch.nn.functional as F
-from labelled import Sets, add_training_arguments, classes_in, sets_from
-from shared import heading_of, model_from, parser, positive, run, state_of, write
+from labelled import Sets, add_training_arguments, sets_from, trained
+from shared import heading_of, parser, positive, run, state_of, write
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz import Images, Layer, anatomy, figures, load_model, responses
 from featviz.data import LabelledImages
-from featviz.errors import LayerError, UsageError, WeightsError
+from featviz.errors import LayerError, UsageError
 from featviz.measures.probes import probe
 
 PIXELS = "pixels"
@@ -47,7 +47,7 @@ def arguments() -> argparse.ArgumentParser:
         type=positive,
         default=1024,
         metavar="N",
-        help="at most, of a layer (default: 1024)",
+        help="at most, of the maps of a layer, or one of each map (default: 1024)",
     )
     result.add_argument(
         "--no-initial", action="store_true", help="leave out the network with its initial weights"
@@ -75,24 +75,12 @@ def main(args: argparse.Namespace) -> None:
         chance=max(Counter(truth).values()) / len(truth),
         heading=heading_of(args),
         note=f"{len(sets.training):,} training and {len(truth):,} test images "
-        f"of {len(sets.classes)} classes; at most {args.features} features a layer",
+        f"of {len(sets.classes)} classes; maps averaged to at most {args.features} features a layer, or one each",
     )
     write(figure, rows, args.out, "layer_probe")
 
 
 # --- networks and layers
-
-
-def trained(args: argparse.Namespace) -> nn.Module:
-    """The network; where its weights are of another number of outputs, that of the images' classes
-    is tried.
-    """
-    try:
-        return model_from(args)
-    except WeightsError:
-        if args.images is None:
-            raise
-        return model_from(args, num_classes=classes_in(args))
 
 
 def untrained(args: argparse.Namespace, model: nn.Module) -> nn.Module:

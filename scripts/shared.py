@@ -22,7 +22,7 @@ from featviz.cli.arguments import (
     add_rules,
 )
 from featviz.cli.endings import exit_code
-from featviz.cli.provenance import heading_of, state_of
+from featviz.cli.provenance import heading_of, shown_path, state_of
 from featviz.cli.sources import (
     images_from,
     labelled,
@@ -53,6 +53,7 @@ __all__ = [
     "positives",
     "recipe_from",
     "run",
+    "shown_path",
     "square_side",
     "state_of",
     "write",

@@ -4,11 +4,11 @@ a trained network, and a network that is trained on these images alone.
     python scripts/transfer.py                                    # zfmini, synthetic images
     python scripts/transfer.py --model alexnet --weights DEFAULT --images caltech256/ --per-class 15,30,45,60
 
-The features are what the classifier of the network takes, or what one layer of --layers returns, rectified and
-averaged to at most --features numbers; the classifier on them is logistic regression, its weight decay chosen on a
-tenth of the training images. The other network has initial weights and is trained for as many steps on few images as
-on many: --epochs passes over the most. Images are drawn anew with each of --seeds, fewer of them among more.
-Accuracy is the mean over the classes of the test images."""
+The features are what the classifier of the network takes, or what one layer of --layers returns, rectified, and maps
+averaged to at most --features numbers, or to one each; the classifier on them is logistic regression, its weight decay
+chosen on a tenth of the training images. The other network begins with initial weights and is trained for as many
+steps on few images as on many: --epochs passes over the most. With each of --seeds images are drawn anew, fewer of them
+among more, and initial weights. Accuracy is the mean over the classes of the test images."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import ceil
 from typing import Any
 
 import choose
 import seeds
 import torch
-from labelled import Sets, add_training_arguments, sets_from
-from layer_probe import Features, layer_features, trained
-from shared import heading_of, parser, positive, positives, run, state_of, write
+from labelled import Sets, add_training_arguments, check_one_size, sets_from, trained
+from layer_probe import Features, layer_features
+from shared import heading_of, parser, positive, positives, run, shown_path, state_of, write
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from featviz import Layer, anatomy, figures, load_model
 from featviz.data import LabelledImages, train
 from featviz.errors import LayerError, UsageError
-from featviz.hooks import evaluating
 from featviz.measures.probes import classifier
 
-PAPER = (5, 15, 30, 60)
-"""Training images of each class, as far as there are so many."""
+USUAL = (5, 15, 30, 60)
+"""Training images of each class, as far as there are so many: of table 5 three, and fewer."""
 ALONE = "trained on these images alone"
 
 
@@ -55,7 +55,7 @@ def arguments() -> argparse.ArgumentParser:
         type=positive,
         default=1024,
         metavar="N",
-        help="at most, of an image (default: 1024)",
+        help="at most, of the maps of an image, or one of each map (default: 1024)",
     )
     result.add_argument(
         "--no-alone",
@@ -67,11 +67,15 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """A classifier for each number of images, in turn a network that is trained on them."""
+    check_one_size(args)
     model = trained(args)
     sets = sets_from(args, model, coarse=True)
     if len(sets.classes) < 2:
         raise UsageError(f"{len(sets.classes)} class: a classifier needs images of at least 2")
     numbers = per_class(args.per_class, sets.training)
+    device = next(model.parameters()).device
+    if not args.no_alone:
+        check_begins_anew(args, sets, device)
     layer = layer_of(model, sets, args.layers)
     features = Features(
         *(
@@ -82,7 +86,7 @@ def main(args: argparse.Namespace) -> None:
     kind = f"logistic regression on {layer.name}, {state_of(args)}"
     rows = measured(kind, partial(by_classifier, features, sets), numbers, sets, args)
     if not args.no_alone:
-        make = partial(by_network, args, sets, numbers[-1])
+        make = partial(by_network, args, sets, device, numbers[-1])
         rows += measured(ALONE, make, numbers, sets, args)
     figure = figures.transfer(
         rows, chance=1 / len(sets.classes), heading=heading_of(args), note=note_of(args, sets)
@@ -102,7 +106,12 @@ def per_class(given: Sequence[int] | None, training: LabelledImages) -> list[int
     counts = Counter(training.targets)
     fewest = min(range(len(training.classes)), key=lambda i: counts[i])
     most = counts[fewest]
-    numbers = sorted(set(given or [n for n in PAPER if n <= most] or [max(1, most)]))
+    numbers = sorted(set(given or [n for n in USUAL if n <= most] or [max(1, most)]))
+    if given is None and not most:
+        raise UsageError(
+            f"class {training.classes[fewest]!r} has no images but those that are tested on: give more, or a test set "
+            "of its own (--test)"
+        )
     if numbers[-1] > most:
         raise UsageError(
             f"--per-class {numbers[-1]}: class {training.classes[fewest]!r} has {most} training images"
@@ -177,37 +186,65 @@ def by_classifier(features: Features, sets: Sets, chosen: list[int], seed: int) 
     return over_classes(fitted.classes(features.testing), sets)
 
 
+def begun(args: argparse.Namespace, sets: Sets, device: torch.device, seed: int) -> nn.Module:
+    """The network with initial weights."""
+    classes = len(sets.classes)
+    return load_model(args.model, "initial", device=device, num_classes=classes, seed=seed)
+
+
+def check_begins_anew(args: argparse.Namespace, sets: Sets, device: torch.device) -> None:
+    """Make sure that a network with initial weights can be made for these classes.
+
+    Raises:
+        UsageError: it has the same weights whatever the seed, as a finished or a trained one has, or other outputs.
+    """
+    first = begun(args, sets, device, 0)
+    kept = [parameter.detach().clone() for parameter in first.parameters()]
+    second = begun(args, sets, device, 1)
+    for before, now in zip(kept, second.parameters(), strict=True):
+        if before.dim() > 1 and torch.equal(before, now) and bool(before.ne(before.mean()).any()):
+            raise UsageError(
+                f"--model {args.model}: its weights are the same whatever the seed, so it is not trained on these images "
+                "alone: give --no-alone"
+            )
+    outputs = choose.answers(second, sets.testing.images.subset([0]), 1).shape[1]
+    if outputs != len(sets.classes):
+        raise UsageError(
+            f"--model {args.model} gives {outputs} scores for {len(sets.classes)} classes: let it take num_classes, or "
+            "give --no-alone"
+        )
+
+
 def by_network(
-    args: argparse.Namespace, sets: Sets, most: int, chosen: list[int], seed: int
+    args: argparse.Namespace,
+    sets: Sets,
+    device: torch.device,
+    most: int,
+    chosen: list[int],
+    seed: int,
 ) -> float:
     """The accuracy of the network with initial weights, trained on some training images."""
-    torch.manual_seed(seed)  # of the initial weights
-    model = load_model(args.model, "initial", device=args.device, num_classes=len(sets.classes))
+    model = begun(args, sets, device, seed)
+    parameter = next(model.parameters())
     images = LabelledImages(sets.training.images.subset(chosen), sets.classes)
-    passes = max(1, round(args.epochs * most * len(sets.classes) / len(chosen)))
+    steps = args.epochs * steps_of(most * len(sets.classes), args.batch_size)
     train(
         model,
         images,
-        epochs=passes,
+        epochs=ceil(steps / steps_of(len(images), args.batch_size)),
         checkpoints=(),
-        batch_size=min(args.batch_size, len(images)),
+        batch_size=args.batch_size,
         learning_rate=args.learning_rate,
-        preprocess=sets.recipe.normalize,
+        preprocess=lambda pixels: sets.recipe.normalize(pixels).to(parameter),
         seed=seed,
     )
-    return over_classes(answers(model, sets.testing, args.batch_size), sets)
+    given = choose.answers(model, sets.testing.images, args.batch_size)
+    return over_classes(given.argmax(dim=1), sets)
 
 
-def answers(model: nn.Module, data: LabelledImages, batch_size: int) -> Tensor:
-    """The class (n,) that a network gives each image."""
-    device = next(model.parameters()).device
-    images = data.images
-    result = torch.empty(len(images), dtype=torch.int64)
-    with evaluating(model), torch.no_grad():
-        for indices, batch in images.batches(range(len(images)), batch_size):
-            x = images.preprocess.normalize(batch.to(device))
-            result[indices] = model(x).argmax(dim=1).cpu()
-    return result
+def steps_of(images: int, batch_size: int) -> int:
+    """The steps of a pass over so many images, as `train` takes it: whole batches, or one."""
+    return max(1, images // batch_size)
 
 
 def over_classes(given: Tensor, sets: Sets) -> float:
@@ -220,7 +257,7 @@ def over_classes(given: Tensor, sets: Sets) -> float:
 
 def note_of(args: argparse.Namespace, sets: Sets) -> str:
     """What was classified, and how often."""
-    source = "synthetic shapes" if args.images is None else str(args.images)
+    source = "synthetic shapes" if args.images is None else shown_path(str(args.images))
     draws = "1 draw" if args.seeds == 1 else f"{args.seeds} draws, with 95% intervals of their mean"
     return f"{source}, {len(sets.classes)} classes, {len(sets.testing):,} test images; {draws}."
 

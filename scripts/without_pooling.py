@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     """Train both networks, project units of the same images in all of them, measure, draw."""
     train_from_initial(args, "both networks are", SYNTHETIC)
     torch.manual_seed(args.seed)
-    pooled = model_from(args, num_classes=classes_in(args))
+    pooled = model_from(args, num_classes=classes_in(args), seed=args.seed)
     sets = sets_from(args, pooled, coarse=True)
     strided = without_pooling(pooled, sets)
     images = looked_at(sets, args.seed)

@@ -581,11 +581,19 @@ def test_nothing_to_draw_is_an_error_that_says_so(draw: Callable[[], Figure]) ->
 def test_modules_that_hold_others_are_no_boxes() -> None:
     conv = replace(layer("block.conv"), kernel=(3, 3), stride=(2, 2), parameters=9)
     relu = replace(layer("block.relu"), kind="ReLU", kernel=None, parameters=0)
-    block = replace(relu, name="block", kind="Block")
+    block = replace(relu, name="block@1", call="block@1", kind="Block")
     drawn = texts(figures.architecture([conv, relu, block], rand(3, 8, 8)))
     assert {"block.conv", "3 x 3, stride 2", "9 parameters"} <= set(drawn)
     assert not any("Block" in text for text in drawn)
     assert "then ReLU" in drawn
+
+
+def test_of_what_has_no_units_a_box_has_the_shape() -> None:
+    tokens = replace(layer("mlp"), kind="Linear", kernel=None, shape=(17, 64))
+    norm = replace(tokens, name="norm", call="norm@0", kind="LayerNorm")
+    drawn = texts(figures.architecture([tokens, norm], rand(3, 8, 8)))
+    assert {"mlp", "17 x 64", "then LayerNorm"} <= set(drawn)
+    assert "norm" not in drawn
 
 
 def test_a_row_of_errors_has_what_was_measured() -> None:

@@ -574,6 +574,23 @@ def test_whole_numbers_of_a_buffer_are_taken(tmp_path: Path) -> None:
     assert model.get_buffer("mean").tolist() == [123, 117, 104]
 
 
+@pytest.mark.parametrize("spec", ["zfmini", "squeezenet1_1", "own_begun:net"])
+def test_initial_weights_are_those_of_a_seed(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own_begun.py").write_text(
+        "from torch import nn\n\n\ndef net():\n    return nn.Linear(3, 2)\n"
+    )
+
+    def first(**options: Any) -> torch.Tensor:
+        return next(load_model(spec, "initial", device="cpu", **options).parameters())
+
+    assert torch.equal(first(), first(seed=0))
+    assert torch.equal(first(seed=3), first(seed=3))
+    assert not torch.equal(first(), first(seed=3))
+
+
 def test_a_network_beside_its_teacher_is_not_the_teacher(tmp_path: Path) -> None:
     content = {"state_dict": {**prefixed(filled(1), "teacher."), **filled(2)}}
     path = saved(tmp_path / "w.pt", content)

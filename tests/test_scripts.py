@@ -757,7 +757,7 @@ def test_architecture_has_the_table_of_its_layers() -> None:
     assert run("architecture") == 0
     table = {row["layer"]: row for row in rows("architecture")}
     assert list(table) == list(anatomy(load_model("zfmini", device="cpu"), (3, 96, 96)))
-    conv = {"kind": "Conv2d", "channels": "32", "map": "46x46", "kernel": "7x7", "stride": "2x2"}
+    conv = {"kind": "Conv2d", "output": "32x46x46", "kernel": "7x7", "stride": "2x2"}
     assert conv.items() <= table["conv1"].items()
     assert table["fc6"]["parameters"] == "82000"
 
@@ -779,6 +779,32 @@ def test_transfer_compares_features_with_the_network_trained_on_the_same_images(
     (row,) = rows("transfer")
     assert row["classifier"] == "logistic regression on conv1, trained"
     assert "accuracy low" not in row  # one draw has no interval
+
+
+def test_transfer_refuses_networks_that_do_not_begin_anew(fails: Any, folders: Any) -> None:
+    model = tiny("script_begun")
+    with Path("script_begun.py").open("a") as file:
+        file.write("\n\nfinished = net(2)\n\n\ndef wide():\n    return net(5)\n")
+    own = "transfer --images train --test test --per-class 1 --epochs 1 --seeds 1 --features 64"
+    assert run(f"{own} --model {model}") == 0
+    message = fails(f"{own} --model {model[:-3]}finished")
+    assert "its weights are the same whatever the seed" in message
+    assert "gives 5 scores for 2 classes" in fails(f"{own} --model {model[:-3]}wide")
+    assert run(f"{own} --model {model[:-3]}finished --no-alone") == 0
+    assert "of one size" in fails(f"{own} --model {model} --resize none")
+
+
+def test_networks_are_trained_for_as_many_steps_on_few_images_as_on_many() -> None:
+    steps_of = script("transfer").steps_of
+    for size in (1, 15, 16, 17, 40, 480):
+        kept = torch.utils.data.DataLoader(range(size), 16, drop_last=size > 16)
+        assert steps_of(size, 16) == len(kept)
+
+
+def test_a_class_without_training_images_is_named(folders: tuple[str, str]) -> None:
+    data = LabelledImages(open_images(folders[0]), ["blue", "red", "green"])
+    with pytest.raises(FeatvizError, match="class 'green' has no images but those"):
+        script("transfer").per_class(None, data)
 
 
 def test_images_are_drawn_in_equal_numbers_fewer_among_more(folders: tuple[str, str]) -> None:
@@ -825,6 +851,8 @@ def test_classification_counts_what_is_not_among_the_first() -> None:
     assert shifted["top-5 error"] == by_hand / 8
     assert 0 < shifted["top-5 error low"] < by_hand / 8 < shifted["top-5 error high"] < 1
     assert "top-5 error" not in this.errors(given[:, :5], torch.zeros(8, dtype=torch.int64))
+    far = (given * 1e4).double().log_softmax(dim=1)  # whose probabilities are 0 but for one
+    assert this.errors(far, torch.arange(8).roll(1)) == shifted
     low, high = this.wilson(10, 100)
     assert (round(low, 4), round(high, 4)) == (0.0552, 0.1744)
 
@@ -862,6 +890,9 @@ def test_classes_of_a_file(folders: tuple[str, str], fails: Any) -> None:
     assert run(f"classification {own}") == 0
     names = script("classes").names_of(script("classes").rows_in(listed))
     assert names == ["navy blue", "red (1)", "red (2)"]
+    table = Path("classes.csv")
+    table.write_text('"n1","navy, blue"\nn2,red\n')
+    assert script("classes").rows_in(table) == [["n1", "navy, blue"], ["n2", "red"]]
     args = script("classification").arguments().parse_args(own.split())
     labels = script("classes").named(args, open_images("test")).labels
     assert sorted(set(labels)) == ["navy blue", "red (2)"]

@@ -161,6 +161,24 @@ def test_training_is_this_loop_to_the_last_bit() -> None:
     assert same(model.state_dict(), plain.state_dict())
 
 
+@pytest.mark.parametrize("epochs", range(1, 11))
+def test_training_takes_any_number_of_steps(epochs: int) -> None:
+    assert len(train(zfmini(), SyntheticImages(4, seed=0), epochs=epochs, batch_size=4)) == epochs
+
+
+def test_a_model_that_returns_several_things_is_an_error() -> None:
+    class Aside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = zfmini()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.inner(x), x
+
+    with pytest.raises(UsageError, match="returns a tuple"):
+        train(Aside(), SyntheticImages(4, seed=0), epochs=1, batch_size=4)
+
+
 def test_training_is_the_same_twice_and_its_seed_matters() -> None:
     states = []
     for seed in (0, 0, 1):

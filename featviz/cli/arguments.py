@@ -126,7 +126,10 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes that read images, for a slow source or a fast GPU (default: 0, up to four threads read)",
     )
     group.add_argument(
-        "--batch-size", type=positive, default=32, help="images in a forward pass (default: 32)"
+        "--batch-size",
+        type=positive,
+        default=32,
+        help="images in a forward pass (default: %(default)s)",
     )
 
 

@@ -20,13 +20,19 @@ from featviz.models.load import is_file
 from featviz.models.recipes import image_channels, model_recipe
 
 
-def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> nn.Module:
+def model_from(
+    args: argparse.Namespace, *, num_classes: int | None = None, seed: int = 0
+) -> nn.Module:
     """The model that the arguments name, called as ``model(images)``.
+
+    Args:
+        num_classes: number of outputs, where the model's factory takes it.
+        seed: of initial weights.
 
     Raises:
         ModelError: it has a forward of its own.
     """
-    model, forward = network_from(args, num_classes=num_classes)
+    model, forward = network_from(args, num_classes=num_classes, seed=seed)
     if forward is not None:
         raise ModelError(
             f"{args.model!r} gives a model and its forward, which only calls of model(images) "
@@ -37,7 +43,7 @@ def model_from(args: argparse.Namespace, *, num_classes: int | None = None) -> n
 
 
 def network_from(
-    args: argparse.Namespace, *, num_classes: int | None = None
+    args: argparse.Namespace, *, num_classes: int | None = None, seed: int = 0
 ) -> tuple[nn.Module, Forward | None]:
     """The model that the arguments name, and how it is called; prints the entries that a partial
     file left initial."""
@@ -47,7 +53,12 @@ def network_from(
     if args.weights_key is not None and not is_file(args.weights):
         raise UsageError("--weights-key goes with --weights FILE")
     model, forward = load_with_forward(
-        args.model, args.weights, device=device, num_classes=num_classes, key=args.weights_key
+        args.model,
+        args.weights,
+        device=device,
+        num_classes=num_classes,
+        key=args.weights_key,
+        seed=seed,
     )
     if args.weights is None and args.model != "zfmini" and not is_factory(args.model):
         print(

@@ -180,13 +180,18 @@ def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], i: int) -> None:
     """The accuracies of one classifier, with their intervals and numbers."""
     numbers = [row["images a class"] for row in rows]
     values = [100 * row["accuracy"] for row in rows]
-    lows = [100 * row.get("accuracy low", row["accuracy"]) for row in rows]
-    highs = [100 * row.get("accuracy high", row["accuracy"]) for row in rows]
+    lows = [100 * max(0.0, row.get("accuracy low", row["accuracy"])) for row in rows]
+    highs = [100 * min(1.0, row.get("accuracy high", row["accuracy"])) for row in rows]
     reach = [
         [value - low for value, low in zip(values, lows, strict=True)],
         [high - value for value, high in zip(values, highs, strict=True)],
     ]
-    line: Style = {"color": color(i), "marker": MARKS[i], "markersize": 5, "linewidth": 1.8}
+    line: Style = {
+        "color": color(i),
+        "marker": MARKS[i % len(MARKS)],
+        "markersize": 5,
+        "linewidth": 1.8,
+    }
     axes.errorbar(numbers, values, yerr=reach, elinewidth=1, label=rows[0]["classifier"], **line)
     below = 8 if i == 0 else -15  # the numbers of two curves do not meet
     label: Style = {"textcoords": "offset points", "size": 8, "ha": "center", "color": INK}

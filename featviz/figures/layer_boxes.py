@@ -118,14 +118,14 @@ class _Box:
 
     @property
     def shade(self) -> str:
-        if not self.layer.has_maps:
+        if self.layer.kernel is None:
             return COLORS[4]
         return COLORS[5] if self.layer.parameters else NEUTRAL
 
 
 def _is_box(layer: Layer) -> bool:
     """Whether a layer is drawn: a convolution, pooling, or fully connected."""
-    return layer.kernel is not None or bool(layer.parameters and layer.shape and not layer.has_maps)
+    return layer.kernel is not None or layer.kind.endswith("Linear")
 
 
 def _drawn(layers: Sequence[Layer]) -> list[int]:
@@ -146,12 +146,18 @@ def _after(layers: Sequence[Layer], i: int) -> list[str]:
 
 def _holds(layer: Layer, layers: Sequence[Layer]) -> bool:
     """Whether a layer is a module that holds others of these."""
-    return any(other.name.startswith(f"{layer.name}.") for other in layers)
+    inner = f"{_module_of(layer)}."
+    return any(_module_of(other).startswith(inner) for other in layers)
+
+
+def _module_of(layer: Layer) -> str:
+    """The name of a layer's module, whichever of its calls the layer is."""
+    return layer.call.rpartition("@")[0]
 
 
 def _box(layer: Layer, size: tuple[int, int], after: list[str]) -> _Box:
     """The box of a layer for images of a size."""
-    many = log2(1 + layer.channels)
+    many = log2(1 + (layer.channels if layer.has_units else max(layer.shape, default=1)))
     if not layer.has_maps:
         return _Box(layer, 7 * many, 10, 0, after)
     high, wide = (
@@ -187,10 +193,7 @@ def _layer(area: Area, x: float, y: float, box: _Box) -> None:
         }
         axes.add_patch(Polygon(points, alpha=alpha, **style))
     layer = box.layer
-    units = f"{layer.channels:,} units"
-    if layer.has_maps:
-        units = f"{layer.channels:,} maps, {' x '.join(map(str, layer.map_size))}"
-    lines = [_window_of(layer), units]
+    lines = [_window_of(layer), _units_of(layer)]
     if layer.parameters:
         lines.append(f"{layer.parameters:,} parameters")
     if box.after:
@@ -210,6 +213,15 @@ def _texts(area: Area, x: float, y: float, name: str, lines: Sequence[str]) -> N
     area.text(x, y + 12, layer_name(name, _CELL - 6, 8), color=INK)
     for i, line in enumerate(lines, 1):
         area.text(x, y + 12 + i * _LINE, fitted(line, _CELL - 6, 7.5), size=7.5, color=QUIET)
+
+
+def _units_of(layer: Layer) -> str:
+    """How many maps of what size, or units; of what has none, such as tokens, the shape."""
+    if layer.has_maps:
+        return f"{layer.channels:,} maps, {' x '.join(map(str, layer.map_size))}"
+    if layer.has_units:
+        return f"{layer.channels:,} units"
+    return " x ".join(map(str, layer.shape))
 
 
 def _window_of(layer: Layer) -> str:

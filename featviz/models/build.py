@@ -151,10 +151,11 @@ def _from_timm(name: str, named: str | None, options: dict[str, Any]) -> nn.Modu
 def _from_factory(spec: str, options: dict[str, Any]) -> tuple[nn.Module, Forward | None]:
     """A user's own model, ``package.module:factory``, and how it is called."""
     module_name, _, attribute = spec.partition(":")
+    seed = torch.initial_seed()
     module = _imported(module_name, spec)
     if not hasattr(module, attribute):
         raise ModelError(f"module {module_name!r} has no {attribute!r}", "model")
-    torch.manual_seed(0)  # whatever the import has drawn
+    torch.manual_seed(seed)  # whatever the import has drawn
     try:
         made = _called(getattr(module, attribute), options)
     except Exception as error:

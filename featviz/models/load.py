@@ -26,6 +26,7 @@ def load_model(
     partial: bool = False,
     num_classes: int | None = None,
     key: str | None = None,
+    seed: int = 0,
 ) -> nn.Module:
     """A model by name, with weights, in eval mode.
 
@@ -36,11 +37,12 @@ def load_model(
             ``package.module:factory``, a function without required arguments that returns a module.
         weights: a file with a state dict; a name of the model's own weights (``DEFAULT``,
             ``IMAGENET1K_V1``); ``initial`` for untrained; None: bundled ones for zfmini, else
-            initial. Initial values are those of seed 0.
+            initial.
         device: where it goes, ``cpu`` or ``cuda``; None: where it was made.
         partial: let the file cover only some of the model; `load_weights` returns what it left.
         num_classes: number of outputs, where the model's factory takes it.
         key: where in the file the weights are, as of `load_weights`.
+        seed: of the initial values.
 
     Raises:
         ModelError: no such model, its factory fails, or gives a model with its forward, which
@@ -54,7 +56,7 @@ def load_model(
         241008
     """
     model, forward = load_with_forward(
-        spec, weights, device=device, partial=partial, num_classes=num_classes, key=key
+        spec, weights, device=device, partial=partial, num_classes=num_classes, key=key, seed=seed
     )
     if forward is not None:
         raise ModelError(
@@ -73,13 +75,14 @@ def load_with_forward(
     partial: bool = False,
     num_classes: int | None = None,
     key: str | None = None,
+    seed: int = 0,
 ) -> tuple[nn.Module, Forward | None]:
     """A model as `load_model` gives it, and how it is called.
 
     Args:
         spec: as of `load_model`; the factory may return a pair, the model and a function
             ``forward(model, images)``, which every function that runs a model takes as ``forward``.
-        weights, device, partial, num_classes, key: as of `load_model`.
+        weights, device, partial, num_classes, key, seed: as of `load_model`.
 
     Returns:
         The model, in eval mode; and its forward, None where it is called as ``model(images)``.
@@ -96,7 +99,7 @@ def load_with_forward(
     if device is not None:
         device = find_device(str(device))  # known before the work, not after
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model, forward = build(spec, _own_name(weights), num_classes)
     if weights is not None and is_file(weights):
         load_weights(model, weights, partial=partial, key=key)
