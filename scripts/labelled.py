@@ -108,13 +108,13 @@ def classes_in(args: argparse.Namespace) -> int:
     Raises:
         UsageError: images are to keep their sizes.
     """
-    check_one_size(args)
+    check_same_size(args)
     if args.images is None:
         return len(SHAPES)
     return len(_labelled(args, open_images(args.images)).classes)
 
 
-def check_one_size(args: argparse.Namespace) -> None:
+def check_same_size(args: argparse.Namespace) -> None:
     """Make sure that images can be put in batches to train on.
 
     Raises:

@@ -23,7 +23,7 @@ from typing import Any
 import choose
 import seeds
 import torch
-from labelled import Sets, add_training_arguments, check_one_size, sets_from, trained
+from labelled import Sets, add_training_arguments, check_same_size, sets_from, trained
 from layer_probe import Features, layer_features
 from shared import heading_of, parser, positive, positives, run, shown_path, state_of, write
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """A classifier for each number of images, in turn a network that is trained on them."""
-    check_one_size(args)
+    check_same_size(args)
     model = trained(args)
     sets = sets_from(args, model, coarse=True)
     if len(sets.classes) < 2:
