@@ -63,6 +63,11 @@ class Layer:
         return f"<Layer {self.name}: {self.kind} {self.shape}, field {self.field}>"
 
     @property
+    def module(self) -> str:
+        """The name of the module of which it is a call."""
+        return self.call.rpartition("@")[0]
+
+    @property
     def channels(self) -> int:
         """The number of units; 1 for an output that is one number."""
         return self.shape[0] if self.shape else 1

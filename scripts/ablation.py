@@ -24,7 +24,6 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-import choose
 import seeds
 import torch
 from labelled import Sets, add_training_arguments, classes_in, sets_from, train_from_initial
@@ -168,7 +167,7 @@ def removable(model: nn.Module, layers: str, image: Tensor) -> list[str]:
         taken = read(model, image[None], chosen, inputs=True, reduce=shape_taken)
     fits: dict[str, bool] = {}
     for layer in chosen:
-        name = choose.module_of(layer)
+        name = layer.module
         fits[name] = taken[layer.name] == layer.shape and fits.get(name, True)
     return [name for name, fitting in fits.items() if fitting]
 

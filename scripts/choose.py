@@ -45,11 +45,6 @@ def with_maps(net: Anatomy, layers: str) -> list[Layer]:
     return chosen
 
 
-def module_of(layer: Layer) -> str:
-    """The name of a layer's module, whichever of its calls the layer is."""
-    return layer.call.rpartition("@")[0]
-
-
 def rectified(net: Anatomy, layer: Layer) -> Layer:
     """The rectifier right behind a layer, where responses are never below zero; the layer itself if
     there is none.

@@ -68,13 +68,13 @@ def main(args: argparse.Namespace) -> None:
     images = images_from(args, model, synthetic=8)
     net = choose.anatomy_of(model, images, args.layers)
     counts = connections(model, net.input_shape)
-    layers = [layer for layer in net.select(args.layers) if choose.module_of(layer) in counts]
+    layers = [layer for layer in net.select(args.layers) if layer.module in counts]
     if not layers:
         raise LayerError(
             f"layers {args.layers!r}: none of them is a convolution; "
             f"the first of this model is {next(iter(counts))!r}"
         )
-    first = next(layer for layer in net.values() if choose.module_of(layer) in counts)
+    first = next(layer for layer in net.values() if layer.module in counts)
     subject = Subject(args, model, images, first, layers)
     sharing(subject, counts)
     strides(subject)
@@ -116,7 +116,7 @@ class Subject:
         """The module of the first layer, in the network or a copy of it; None if its weights are
         not shared.
         """
-        module = model.get_submodule(choose.module_of(self.first))
+        module = model.get_submodule(self.first.module)
         if isinstance(module, nn.Conv2d):
             return module
         return None
@@ -136,7 +136,7 @@ def left_out(what: str, why: str) -> None:
 
 def sharing(subject: Subject, counts: dict[str, Connections]) -> None:
     """Connections and parameters of each layer as it is, unshared, and fully connected."""
-    names = dict.fromkeys(choose.module_of(layer) for layer in subject.layers)
+    names = dict.fromkeys(layer.module for layer in subject.layers)
     shown = {name: counts[name] for name in names}
     figure = figures.sharing(shown, heading=heading_of(subject.args))
     subject.write(figure, [own.row() for own in shown.values()], "sharing")

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import choose
 import torch
 import torch.nn.functional as F
 from labelled import Sets, add_training_arguments, sets_from, trained
@@ -105,7 +104,7 @@ def usual(model: nn.Module, layers: Sequence[Layer]) -> list[Layer]:
     """Every convolution and fully connected layer but the last, if that is a classifier itself."""
     chosen = []
     for layer in layers:
-        module = model.get_submodule(choose.module_of(layer))
+        module = model.get_submodule(layer.module)
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             chosen.append(layer)
     if not chosen:

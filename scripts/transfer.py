@@ -140,7 +140,7 @@ def before_classifier(model: nn.Module, layers: Sequence[Layer]) -> Layer:
 
 def has_weights(model: nn.Module, layer: Layer) -> bool:
     """Whether a layer is a convolution or fully connected."""
-    return isinstance(model.get_submodule(choose.module_of(layer)), (nn.Conv2d, nn.Linear))
+    return isinstance(model.get_submodule(layer.module), (nn.Conv2d, nn.Linear))
 
 
 def drawn(training: LabelledImages, n: int, seed: int) -> list[int]:

@@ -165,7 +165,7 @@ def without_pooling(model: nn.Module, sets: Sets) -> nn.Module:
     before: nn.Conv2d | None = None
     pools = 0
     for layer in anatomy(model, sets.shape, only=[]).values():
-        name = choose.module_of(layer)
+        name = layer.module
         module = network.get_submodule(name)
         if isinstance(module, nn.Conv2d):
             before = module

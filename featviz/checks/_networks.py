@@ -61,7 +61,7 @@ def _in_order(model: nn.Module, image: Tensor, forward: Forward | None) -> dict[
     net = anatomy(model, (channels, height, width), only=[], forward=forward)
     finished: dict[str, int] = {}
     for i, layer in enumerate(net.values()):
-        finished.setdefault(layer.call.rpartition("@")[0], i)
+        finished.setdefault(layer.module, i)
     return finished
 
 

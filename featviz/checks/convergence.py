@@ -56,7 +56,7 @@ def layers_on_the_way(subject: Subject) -> list[Layer]:
     layers = list(net.values())
     names = [layer.name for layer in layers]
     earlier = layers[: names.index(subject.layer.name)]
-    return [layer for layer in reversed(earlier) if layer.call.rpartition("@")[0] in below]
+    return [layer for layer in reversed(earlier) if layer.module in below]
 
 
 def _of_batch(

@@ -62,14 +62,14 @@ def layer_probe(
         written(ax)
         return ax.figure.figure  # also where the axes lie in a subfigure
     step = 75
-    plot = max(560, step * len(layers))
+    plot = max(_WIDE, step * len(layers))
     title = titled(heading, "a linear classifier on each layer")
     notes = [note] if note else []
     notes.append("Dotted: naming the most frequent class of the test images, whatever the image.")
-    height = 26 + 320 + room_for_names(layers, plot / len(layers)) + 20
+    height = 26 + _HIGH + room_for_names(layers, plot / len(layers)) + 20
     left = max(54, room_left_of_names(layers, plot / len(layers)))
     area = new_page(left + plot + 80, height, title, notes)
-    axes = area.axes(left, 26, plot, 320)
+    axes = area.axes(left, 26, plot, _HIGH)
     _accuracies(axes, rows, layers, chance, plot)
     return area.finish()
 

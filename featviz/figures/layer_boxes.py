@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from math import log2, sqrt
 
 from matplotlib.figure import Figure
@@ -64,7 +65,8 @@ def architecture(
         >>> figure = figures.architecture(list(net.values()), torch.rand(3, 96, 96))
     """
     size = image.shape[1], image.shape[2]
-    boxes = [_box(layers[i], size, _after(layers, i)) for i in _drawn(layers)]
+    own = _without_holders(layers)
+    boxes = [_box(own[i], size, _after(own[i + 1 :])) for i in range(len(own)) if _is_box(own[i])]
     if not boxes:
         raise UsageError("0 layers: give convolutions, pooling or fully connected ones", "layers")
     notes = [note] if note else []
@@ -128,31 +130,20 @@ def _is_box(layer: Layer) -> bool:
     return layer.kernel is not None or layer.kind.endswith("Linear")
 
 
-def _drawn(layers: Sequence[Layer]) -> list[int]:
-    """Which layers are drawn: no modules that hold others."""
-    return [i for i, layer in enumerate(layers) if _is_box(layer) and not _holds(layer, layers)]
+def _without_holders(layers: Sequence[Layer]) -> list[Layer]:
+    """Layers but for modules that hold others of these."""
+    holders = set()
+    for layer in layers:
+        names = layer.module.split(".")
+        holders |= {".".join(names[:n]) for n in range(1, len(names))}
+    return [layer for layer in layers if layer.module not in holders]
 
 
-def _after(layers: Sequence[Layer], i: int) -> list[str]:
-    """The kinds of what follows a layer, up to the next one that is drawn, each once."""
-    kinds = []
-    for layer in layers[i + 1 :]:
-        if _is_box(layer):
-            break
-        if not _holds(layer, layers) and layer.kind not in _CHANGES_NOTHING:
-            kinds.append(layer.kind.removesuffix("2d"))
-    return list(dict.fromkeys(kinds))
-
-
-def _holds(layer: Layer, layers: Sequence[Layer]) -> bool:
-    """Whether a layer is a module that holds others of these."""
-    inner = f"{_module_of(layer)}."
-    return any(_module_of(other).startswith(inner) for other in layers)
-
-
-def _module_of(layer: Layer) -> str:
-    """The name of a layer's module, whichever of its calls the layer is."""
-    return layer.call.rpartition("@")[0]
+def _after(layers: Sequence[Layer]) -> list[str]:
+    """The kinds of layers up to the next one that is drawn, each once."""
+    between = takewhile(lambda own: not _is_box(own), layers)
+    kinds = (layer.kind for layer in between if layer.kind not in _CHANGES_NOTHING)
+    return list(dict.fromkeys(kind.removesuffix("2d") for kind in kinds))
 
 
 def _box(layer: Layer, size: tuple[int, int], after: list[str]) -> _Box:

@@ -428,7 +428,7 @@ def _responses(
 
 
 def _module_of(model: nn.Module, layer: Layer) -> nn.Module:
-    path = layer.call.rpartition("@")[0]
+    path = layer.module
     try:
         return submodule(model, path)
     except AttributeError:
